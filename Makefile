@@ -1,0 +1,46 @@
+# demo and test set up all that they need; a second call finds it there.
+VENV   := .venv
+CORES  ?= all
+# An interpreter that the locked packages have wheels for. PYTHON=/path/to/python3 overrides.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+            $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: demo test bench lint schema clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/snakemake --profile profiles/local --cores $(CORES)
+	@echo
+	@echo "The report: $(CURDIR)/results/report/index.html"
+
+test: $(VENV)/.installed-dev
+	@bash tests/install_debian_packages.sh
+	$(VENV)/bin/python -m pytest
+
+bench: $(VENV)/.installed-dev
+	@for script in $(wildcard benchmarks/bench_*.py); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/snakefmt --check Snakefile rules
+	$(VENV)/bin/snakemake --lint
+
+schema: $(VENV)/.installed
+	$(VENV)/bin/python -m brainscm.schema
+
+$(VENV)/.installed: requirements.lock
+	@test -n "$(PYTHON)" || { echo "BrainSCM needs Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot create a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing the pinned packages into $(VENV) (a minute or two) ..."
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	@# The scripts find the library by themselves; this line gives it to python -m and to the tests.
+	@echo "$(CURDIR)/scripts" > $$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/brainscm.pth
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-dev.lock
+	@touch $@
+
+clean:
+	rm -rf results work .snakemake

@@ -1,0 +1,38 @@
+"""BrainSCM: raw T1w scans in, counterfactual volumes and quality-control reports out."""
+
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
+
+
+include: "rules/common.smk"
+include: "rules/cohort.smk"
+include: "rules/preprocess.smk"
+include: "rules/autoencoder.smk"
+include: "rules/latents.smk"
+include: "rules/scm.smk"
+include: "rules/counterfactuals.smk"
+include: "rules/evaluation.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.render_report.output.index,
+
+
+localrules:
+    all,
+    preprocess,
+    train,
+    latents,
+    scm,
+    counterfactuals,
+    evaluation,
+    report,

@@ -1,0 +1,70 @@
+"""Draw docs/images/counterfactual.png from the finished demo: a scan, BrainSCM's answers, and the true ones.
+
+python docs/images/make_counterfactual.py [folder of the demo]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+
+from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
+from brainscm.cohort.tables import read_table
+from brainscm.evaluation.truth import read_raw, true_volume
+from brainscm.preprocess.register import read_matrix
+
+QUERIES = {"older20": "20 years older", "AD": "with Alzheimer's disease"}
+PREFERRED_AGE = 55
+CHANGE = 0.35  # of the white-matter intensity, end of the colour scale
+
+
+def main(folder: Path) -> None:
+    results, bids = folder / "results", folder / "work" / "simulation" / "bids"
+    qc = read_table(results / "preproc" / "qc.tsv").set_index("scan")
+    raw = read_table(results / "cohort" / "scans.tsv").set_index("scan")
+    manifest = read_table(results / "counterfactuals" / "manifest.tsv")
+    truth = read_table(bids / "derivatives" / "truth" / "counterfactuals.tsv").set_index(["scan", "query"])
+    asked = manifest[(manifest["query"] == "older20") & (manifest["factual_diagnosis"] == "CN")]
+    asked = asked[asked["scan"].isin(truth.index.get_level_values("scan"))]
+    scan = asked.loc[(asked["factual_age"] - PREFERRED_AGE).abs().idxmin(), "scan"]
+
+    image = results / "preproc" / qc.loc[scan, "preproc_t1w"]
+    grid = Grid.of(image)
+    factual, mask = read_volume(image, grid), read_mask(results / "preproc" / qc.loc[scan, "template_mask"])
+    to_scan = read_matrix(results / "preproc" / qc.loc[scan, "to_template"])
+    columns = [("the scan", factual, None)]
+    for query, words in QUERIES.items():
+        row = manifest[(manifest["scan"] == scan) & (manifest["query"] == query)].iloc[0]
+        made = read_volume(results / "counterfactuals" / row["path"], grid)
+        answer = read_raw(bids / truth.loc[(scan, query), "path"])
+        true = true_volume(factual, mask, read_raw(raw.loc[scan, "path"]), answer, to_scan, grid) * mask
+        columns += [(f"{words}:\nBrainSCM", made, made - factual), (f"{words}:\nthe truth", true, true - factual)]
+
+    figure, axes = plt.subplots(3, len(columns), figsize=(11, 7.2), facecolor="black", layout="constrained")
+    for axis, (title, volume, change) in zip(axes.T, columns, strict=True):
+        axis[0].set_title(title, color="white", fontsize=11)
+        axis[0].imshow(_coronal(volume), cmap="gray", vmin=0, vmax=1.2)
+        axis[1].imshow(_axial(volume), cmap="gray", vmin=0, vmax=1.2)
+        if change is not None:
+            axis[2].imshow(_axial(change), cmap="berlin", vmin=-CHANGE, vmax=CHANGE)
+    axes[2, 0].text(0.5, 0.5, "change\nblue: darker\nred: brighter", color="white", ha="center", va="center", fontsize=11)
+    axes[2, 0].set(xlim=(0, 1), ylim=(0, 1))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.savefig(Path(__file__).with_name("counterfactual.png"), dpi=90)
+
+
+def _coronal(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    return volume[::-1, int(volume.shape[1] * 0.45)].T[::-1]
+
+
+def _axial(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    return volume[::-1, :, int(volume.shape[2] * 0.52)].T[::-1]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())

@@ -1,0 +1,40 @@
+"""The autoencoder, trained on the training split only."""
+
+
+rule train_autoencoder:
+    input:
+        scans=f"{RESULTS}/cohort/scans.tsv",
+        qc=f"{RESULTS}/preproc/qc.tsv",
+    output:
+        model=f"{RESULTS}/autoencoder/model.pt",
+        card=f"{RESULTS}/autoencoder/model.json",
+        history=f"{RESULTS}/autoencoder/history.tsv",
+        reconstruction=f"{RESULTS}/autoencoder/reconstruction.tsv",
+        progress=f"{RESULTS}/autoencoder/progress.png",
+    log:
+        f"{RESULTS}/logs/train_autoencoder.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_autoencoder.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 8
+    resources:
+        gpu=0 if config["autoencoder"]["device"] == "cpu" else 1,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 1440,
+    params:
+        preproc_dir=f"{RESULTS}/preproc",
+        work_dir=WORK,
+        preprocessing=PREPROCESSING,
+        options=config["autoencoder"],
+        seed=config["seed"],
+        code=code_fingerprint("autoencoder"),
+    message:
+        "Training the autoencoder"
+    script:
+        "../scripts/train_autoencoder.py"
+
+
+rule train:
+    input:
+        rules.train_autoencoder.output,

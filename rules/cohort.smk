@@ -1,0 +1,60 @@
+"""The scans to analyse: found in a BIDS folder, or simulated while `bids_dir` is null."""
+
+
+rule simulate_cohort:
+    output:
+        description=f"{WORK}/simulation/bids/dataset_description.json",
+    log:
+        f"{RESULTS}/logs/simulate_cohort.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/simulate_cohort.tsv"
+    conda:
+        "../envs/ants.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        bids_dir=f"{WORK}/simulation/bids",
+        options=config["simulation"],
+        queries=config["counterfactuals"],
+        seed=config["seed"],
+        code=code_fingerprint("simulation"),
+    message:
+        "Simulating a cohort of raw heads"
+    script:
+        "../scripts/simulate_cohort.py"
+
+
+def get_bids_tables(wildcards):
+    """What the index is made from: the simulator's last file, or the user's own tables."""
+    if config["bids_dir"] is None:
+        return [rules.simulate_cohort.output.description]
+    return [table for name in ("participants.tsv", "sessions.tsv") if (table := Path(BIDS, name)).exists()]
+
+
+checkpoint index_cohort:
+    input:
+        get_bids_tables,
+    output:
+        scans=f"{RESULTS}/cohort/scans.tsv",
+        excluded=f"{RESULTS}/cohort/excluded.tsv",
+    log:
+        f"{RESULTS}/logs/index_cohort.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/index_cohort.tsv"
+    conda:
+        "../envs/stats.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 1000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
+    params:
+        bids_dir=BIDS,
+        options=config["cohort"],
+        seed=config["seed"],
+        code=code_fingerprint("cohort"),
+    message:
+        "Indexing the scans of {params.bids_dir}"
+    script:
+        "../scripts/index_cohort.py"

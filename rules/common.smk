@@ -1,0 +1,60 @@
+"""The checked configuration, the folders, and the small input functions that rules share."""
+
+from functools import lru_cache
+
+import pandas as pd
+
+from brainscm.cohort.tables import read_table
+from brainscm.errors import BrainSCMError
+from brainscm.provenance import code_fingerprint
+from brainscm.study import load_study
+
+try:
+    STUDY = load_study(Path(workflow.basedir, "config.yaml"), config)
+except BrainSCMError as error:
+    raise WorkflowError(str(error))
+
+config.clear()
+config.update(STUDY.model_dump(mode="json"))
+
+RESULTS = config["output_dir"]
+WORK = config["work_dir"]
+BIDS = config["bids_dir"] or f"{WORK}/simulation/bids"
+
+# What makes two preprocessed scans comparable; a model remembers it and refuses scans made otherwise.
+PREPROCESSING = {"template": config["template"], "options": config["preprocess"]}
+
+
+wildcard_constraints:
+    folder=r"sub-[a-zA-Z0-9]+(/ses-[a-zA-Z0-9]+)?",
+    scan=r"sub-[a-zA-Z0-9]+(_ses-[a-zA-Z0-9]+)?",
+
+
+@lru_cache
+def _raw_scans(scans_tsv, modified_ns):
+    return dict(read_table(scans_tsv)[["scan", "path"]].itertuples(index=False))
+
+
+def raw_scans():
+    """Map each scan of the indexed cohort to its raw T1w file."""
+    table = Path(checkpoints.index_cohort.get().output.scans)
+    return _raw_scans(table, table.stat().st_mtime_ns)
+
+
+def get_raw_t1w(wildcards):
+    scans = raw_scans()
+    if wildcards.scan not in scans:
+        raise WorkflowError(
+            f"{wildcards.scan} is not a scan of {RESULTS}/cohort/scans.tsv (left out? see excluded.tsv)."
+        )
+    return scans[wildcards.scan]
+
+
+def get_existing_t1w(wildcards):
+    """The raw T1w while it exists; a scan that has vanished fails by itself instead of stopping the run."""
+    path = get_raw_t1w(wildcards)
+    return path if Path(path).exists() else []
+
+
+def get_statuses(wildcards):
+    return [f"{RESULTS}/preproc/status/{scan}.json" for scan in raw_scans()]

@@ -1,0 +1,49 @@
+"""How right the counterfactuals are, against the truth where it exists and against simpler methods."""
+
+
+rule evaluate_counterfactuals:
+    input:
+        scans=f"{RESULTS}/cohort/scans.tsv",
+        qc=f"{RESULTS}/preproc/qc.tsv",
+        model=rules.train_autoencoder.output.model,
+        reconstruction=rules.train_autoencoder.output.reconstruction,
+        latents=rules.encode_scans.output.latents,
+        covariates=rules.fit_scm.output.covariates,
+        node_models=rules.fit_scm.output.node_models,
+        image_model=rules.fit_scm.output.image_model,
+        manifest=rules.synthesize_counterfactuals.output.manifest,
+    output:
+        summary=f"{RESULTS}/evaluation/summary.json",
+        metrics=f"{RESULTS}/evaluation/metrics.tsv",
+        regional_slopes=f"{RESULTS}/evaluation/regional_slopes.tsv",
+    log:
+        f"{RESULTS}/logs/evaluate_counterfactuals.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_counterfactuals.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 480 * attempt,
+    params:
+        bids_dir=BIDS,
+        preproc_dir=f"{RESULTS}/preproc",
+        scm_dir=f"{RESULTS}/scm",
+        counterfactuals_dir=f"{RESULTS}/counterfactuals",
+        template=config["template"],
+        preprocess=config["preprocess"],
+        scm=config["scm"],
+        queries=config["counterfactuals"],
+        components=config["autoencoder"]["components"],
+        seed=config["seed"],
+        code=code_fingerprint("evaluation", "counterfactuals", "scm", "autoencoder", "preprocess"),
+    message:
+        "Evaluating counterfactuals"
+    script:
+        "../scripts/evaluate_counterfactuals.py"
+
+
+rule evaluation:
+    input:
+        rules.evaluate_counterfactuals.output,

@@ -1,0 +1,62 @@
+"""Raw T1w scans to brains in template space, one job a scan; a scan that fails says so and the others go on."""
+
+
+rule preprocess_scan:
+    input:
+        t1w=get_existing_t1w,
+    output:
+        # The only declared output: a failed scan has a status, but no image to promise.
+        status=f"{RESULTS}/preproc/status/{{scan}}.json",
+    log:
+        f"{RESULTS}/logs/preprocess_scan/{{scan}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/preprocess_scan/{{scan}}.tsv"
+    conda:
+        "../envs/ants.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 3000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        t1w=get_raw_t1w,
+        preproc_dir=f"{RESULTS}/preproc",
+        template=config["template"],
+        options=config["preprocess"],
+        seed=config["seed"],
+        code=code_fingerprint("preprocess"),
+    message:
+        "Preprocessing {wildcards.scan}"
+    script:
+        "../scripts/preprocess_scan.py"
+
+
+rule collect_preprocessing:
+    input:
+        scans=f"{RESULTS}/cohort/scans.tsv",
+        statuses=get_statuses,
+    output:
+        qc=f"{RESULTS}/preproc/qc.tsv",
+    log:
+        f"{RESULTS}/logs/collect_preprocessing.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/collect_preprocessing.tsv"
+    conda:
+        "../envs/ants.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 1500 * attempt,
+        runtime=lambda wildcards, attempt: 20 * attempt,
+    params:
+        preproc_dir=f"{RESULTS}/preproc",
+        template=config["template"],
+        options=config["preprocess"],
+        code=code_fingerprint("preprocess"),
+    message:
+        "Collecting the status of every scan"
+    script:
+        "../scripts/collect_preprocessing.py"
+
+
+rule preprocess:
+    input:
+        rules.collect_preprocessing.output,

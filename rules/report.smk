@@ -1,0 +1,46 @@
+"""The HTML report: self-contained pages that open offline."""
+
+
+rule render_report:
+    input:
+        scans=f"{RESULTS}/cohort/scans.tsv",
+        excluded=f"{RESULTS}/cohort/excluded.tsv",
+        qc=f"{RESULTS}/preproc/qc.tsv",
+        model=rules.train_autoencoder.output.model,
+        card=rules.train_autoencoder.output.card,
+        history=rules.train_autoencoder.output.history,
+        reconstruction=rules.train_autoencoder.output.reconstruction,
+        latents=rules.encode_scans.output.latents,
+        nodes=rules.fit_scm.output.nodes,
+        tests=rules.fit_scm.output.tests,
+        diagnostics=rules.fit_scm.output.diagnostics,
+        manifest=rules.synthesize_counterfactuals.output.manifest,
+        summary=rules.evaluate_counterfactuals.output.summary,
+        metrics=rules.evaluate_counterfactuals.output.metrics,
+        regional_slopes=rules.evaluate_counterfactuals.output.regional_slopes,
+    output:
+        index=f"{RESULTS}/report/index.html",
+    log:
+        f"{RESULTS}/logs/render_report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/render_report.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        output_dir=RESULTS,
+        config=config,
+        code=code_fingerprint("report"),
+    message:
+        "Writing the report"
+    script:
+        "../scripts/render_report.py"
+
+
+# Named after the stage, like the other targets; `report()` the function stays Snakemake's own.
+rule report:
+    input:
+        rules.render_report.output,

@@ -1,0 +1,41 @@
+"""The structural causal model: the graph of the config, fitted on the training split only."""
+
+
+rule fit_scm:
+    input:
+        scans=f"{RESULTS}/cohort/scans.tsv",
+        qc=f"{RESULTS}/preproc/qc.tsv",
+        model=rules.train_autoencoder.output.model,
+        latents=rules.encode_scans.output.latents,
+    output:
+        covariates=f"{RESULTS}/scm/covariates.tsv",
+        image_model=f"{RESULTS}/scm/image_model.npz",
+        nodes=f"{RESULTS}/scm/nodes.tsv",
+        node_models=f"{RESULTS}/scm/node_models.npz",
+        tests=f"{RESULTS}/scm/tests.tsv",
+        diagnostics=f"{RESULTS}/scm/diagnostics.tsv",
+        effects=directory(f"{RESULTS}/scm/effects"),
+    log:
+        f"{RESULTS}/logs/fit_scm.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fit_scm.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        preproc_dir=f"{RESULTS}/preproc",
+        options=config["scm"],
+        seed=config["seed"],
+        code=code_fingerprint("scm"),
+    message:
+        "Fitting the structural causal model"
+    script:
+        "../scripts/fit_scm.py"
+
+
+rule scm:
+    input:
+        rules.fit_scm.output,

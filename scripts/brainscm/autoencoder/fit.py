@@ -1,0 +1,149 @@
+"""From the table of usable scans to a fitted autoencoder, of whichever kind the options ask for."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from brainscm.autoencoder.model import build_vqvae
+from brainscm.autoencoder.pca import PCA
+from brainscm.autoencoder.progress import draw_progress
+from brainscm.autoencoder.training import Trainer, count_parameters, history_table
+from brainscm.autoencoder.volumes import Grid, VolumeStore, content_fingerprint
+from brainscm.autoencoder.vqvae import VQVAE
+from brainscm.config import AutoencoderOptions
+from brainscm.errors import BrainSCMError
+from brainscm.provenance import code_fingerprint, options_fingerprint
+
+logger = logging.getLogger("brainscm")
+
+
+@dataclass(frozen=True)
+class FittedAutoencoder:
+    """A fitted model, how it came about, and the picture drawn of a validation scan."""
+
+    model: VQVAE | PCA
+    grid: Grid
+    data_fingerprint: str
+    history: pd.DataFrame
+    picture: Path
+    parameters: int
+    steps: int
+    best_step: int
+    seconds: float
+    device: str
+    precision: str
+
+
+def fit_autoencoder(
+    scans: pd.DataFrame, preprocessing: Mapping[str, Any], options: AutoencoderOptions, seed: int, work_dir: Path
+) -> FittedAutoencoder:
+    """Fit on the scans of the training split; keep the state in `<work_dir>/autoencoder/<hash>/`, to go on from there.
+
+    The hash covers all that the result depends on (data, preprocessing, options, seed, code), so that a state is
+    never taken up by a training that it does not belong to.
+
+    Args:
+        scans: as from `usable_scans`: scan, split, image, mask.
+        preprocessing: template name and preprocessing options.
+
+    Raises:
+        BrainSCMError: the training or the validation split is empty, a scan cannot be used, or the training was
+            stopped or diverged.
+    """
+    training, validation = (scans[scans["split"] == split] for split in ("train", "validation"))
+    for split, rows in (("training", training), ("validation", validation)):
+        if rows.empty:
+            raise BrainSCMError(
+                f"autoencoder: the {split} split has no usable scan; add participants, or see why preprocessing failed."
+            )
+    grid = Grid.of(training["image"].iloc[0])
+    data_fingerprint = content_fingerprint(pd.concat([training, validation]))
+    identity = {
+        "data": data_fingerprint,
+        "preprocessing": preprocessing,
+        "options": options.model_dump(exclude={"device"}),
+        "seed": seed,
+        "code": code_fingerprint("autoencoder"),
+    }
+    folder = work_dir / "autoencoder" / options_fingerprint(identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    volumes_folder = work_dir / "autoencoder" / "volumes"
+    train_store = VolumeStore.open_or_build(training, grid, volumes_folder)
+    validation_store = VolumeStore.open_or_build(validation, grid, volumes_folder)
+    logger.info("autoencoder: the state is kept in %s", folder)
+    if options.kind == "pca":
+        return _fit_pca(train_store, validation_store, grid, data_fingerprint, options, folder)
+    return _fit_vqvae(train_store, validation_store, grid, data_fingerprint, options, seed, folder)
+
+
+def _fit_vqvae(
+    training: VolumeStore,
+    validation: VolumeStore,
+    grid: Grid,
+    data_fingerprint: str,
+    options: AutoencoderOptions,
+    seed: int,
+    folder: Path,
+) -> FittedAutoencoder:
+    torch.manual_seed(seed)
+    model = build_vqvae(options, grid.shape)
+    trainer = Trainer(model, training, validation, options, seed, folder)
+    trainer.run()
+    return FittedAutoencoder(
+        model.cpu().eval(),
+        grid,
+        data_fingerprint,
+        history=history_table(trainer.progress.history),
+        picture=folder / "progress.png",
+        parameters=count_parameters(model),
+        steps=trainer.progress.step,
+        best_step=trainer.progress.best_step,
+        seconds=trainer.progress.seconds,
+        device=trainer.device_name,
+        precision=str(trainer.precision).removeprefix("torch."),
+    )
+
+
+def _fit_pca(
+    training: VolumeStore,
+    validation: VolumeStore,
+    grid: Grid,
+    data_fingerprint: str,
+    options: AutoencoderOptions,
+    folder: Path,
+) -> FittedAutoencoder:
+    started = time.perf_counter()
+    model = PCA.fit(training.volumes, options.components)
+    seconds = time.perf_counter() - started
+    if model.latent_shape[0] < options.components:
+        logger.warning(
+            "autoencoder.components: %d training scans give at most %d components, not %d",
+            len(training),
+            model.latent_shape[0],
+            options.components,
+        )
+    volume = torch.from_numpy(validation.volumes[[0]]).float()
+    picture = folder / "progress.png"
+    title = f"PCA, {model.latent_shape[0]} components"
+    draw_progress(volume[0, 0].numpy(), model.decode(model.encode(volume))[0, 0].numpy(), title, picture)
+    return FittedAutoencoder(
+        model,
+        grid,
+        data_fingerprint,
+        history=history_table([]),
+        picture=picture,
+        parameters=model.mean.numel() + model.components.numel(),
+        steps=0,
+        best_step=0,
+        seconds=seconds,
+        device="cpu",
+        precision="float32",
+    )

@@ -1,0 +1,79 @@
+"""What every autoencoder offers the later stages, and how one is kept in a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from brainscm.autoencoder.pca import PCA
+from brainscm.autoencoder.vqvae import VQVAE
+from brainscm.config import AutoencoderOptions
+from brainscm.errors import BrainSCMError
+
+
+class Autoencoder(Protocol):
+    """Volumes (n, 1, x, y, z) to latents (n, c, x', y', z') and back, all float32."""
+
+    kind: str
+    grid_shape: tuple[int, int, int]
+    latent_shape: tuple[int, int, int, int]
+
+    def encode(self, volumes: Tensor) -> Tensor: ...
+
+    def quantize(self, latents: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+def build_vqvae(options: AutoencoderOptions, grid_shape: tuple[int, int, int]) -> VQVAE:
+    """An untrained VQ-VAE of the options' size."""
+    return VQVAE(grid_shape, **_architecture(options))
+
+
+def _architecture(options: AutoencoderOptions) -> dict[str, Any]:
+    names = ("channels", "residual_blocks", "latent_channels", "codebook_size", "codebook_decay")
+    return {name: getattr(options, name) for name in names}
+
+
+def save_autoencoder(model: VQVAE | PCA, options: AutoencoderOptions, path: Path) -> None:
+    """Write a model to one file of tensors and plain values, which loads without running code; atomic."""
+    architecture = _architecture(options) if isinstance(model, VQVAE) else {"components": model.latent_shape[0]}
+    content = {
+        "kind": model.kind,
+        "grid_shape": list(model.grid_shape),
+        "architecture": architecture,
+        "weights": {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
+    }
+    save_atomically(content, path)
+
+
+def load_autoencoder(path: Path, device: str = "cpu") -> VQVAE | PCA:
+    """Load a model for inference.
+
+    Raises:
+        BrainSCMError: the file is not a model that `save_autoencoder` wrote.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        kinds: dict[str, type[VQVAE] | type[PCA]] = {"vqvae": VQVAE, "pca": PCA}
+        model = kinds[content["kind"]](tuple(content["grid_shape"]), **content["architecture"])
+        model.load_state_dict(content["weights"])
+    except Exception as error:
+        raise BrainSCMError(
+            f"autoencoder: {path} is not a model of this version of BrainSCM ({type(error).__name__}); train it again."
+        ) from error
+    # TF32 keeps 10 bits, too few for the small changes that counterfactuals make.
+    torch.backends.cudnn.allow_tf32 = False
+    return model.to(device).eval()
+
+
+def save_atomically(content: Any, path: Path) -> None:
+    """torch.save to a neighbour, then rename: a reader finds the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    torch.save(content, unfinished)
+    os.replace(unfinished, path)

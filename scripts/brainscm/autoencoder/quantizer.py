@@ -1,0 +1,105 @@
+"""The codebook of the VQ-VAE: nearest codes, learnt by exponential moving averages instead of gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+ROWS_AT_ONCE = 1 << 16  # bounds the distance table: 128 MB with 512 codes
+
+
+class Codebook(nn.Module):
+    """Vector quantisation with an EMA codebook (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1).
+
+    All of it is float32 whatever the network's precision, because averages over hundreds of steps drift in bfloat16.
+    Until `start` has run the codebook is not `ready` and must not be used.
+    """
+
+    codes: Tensor  # (k, c)
+    counts: Tensor  # (k,) moving average of the vectors each code is given a step
+    sums: Tensor  # (k, c) moving average of their sum
+    started: Tensor  # () bool
+
+    def __init__(self, size: int, width: int, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("codes", torch.zeros(size, width))
+        self.register_buffer("counts", torch.zeros(size))
+        self.register_buffer("sums", torch.zeros(size, width))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.started)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest codes of latents (n, c, x, y, z), in the same shape, and their indices (n, x, y, z)."""
+        vectors = to_vectors(latents)
+        indices = nearest(vectors, self.codes)
+        n, c, *grid = latents.shape
+        quantized = self.codes[indices].reshape(n, *grid, c).movedim(-1, 1)
+        return quantized, indices.reshape(n, *grid)
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor, generator: torch.Generator, iterations: int = 10) -> None:
+        """Start the codes at the k-means centres of encoder output (rows, c), so that none begins far from the data.
+
+        Seeded by k-means++ (Arthur and Vassilvitskii 2007): of random seeds, most would lie in the empty background.
+        """
+        size = len(self.codes)
+        vectors = vectors.cpu()  # where the generator lives
+        centres = vectors[torch.randint(len(vectors), (1,), generator=generator)]
+        distances = (vectors - centres).square().sum(1)
+        while len(centres) < size:
+            farther = vectors[torch.multinomial(distances + 1e-12, 1, generator=generator)]
+            centres = torch.cat([centres, farther])
+            distances = torch.minimum(distances, (vectors - farther).square().sum(1))
+        for _ in range(iterations):
+            counts, sums = _totals(vectors, nearest(vectors, centres), size)
+            centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), centres)
+        self.codes.copy_(centres)
+        self.counts.fill_(len(vectors) / size)
+        self.sums.copy_(self.codes * self.counts[:, None])
+        self.started.fill_(True)
+
+    @torch.no_grad()
+    def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator) -> int:
+        """Move each code towards the mean of the vectors (rows, c) it was given; returns how many codes were revived.
+
+        A code that is given less than a hundredth of its fair share is dead: it restarts at a vector of this batch, its
+        averages with it, for with its old averages it would jump straight back.
+        """
+        counts, sums = _totals(vectors, indices, len(self.codes))
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        fair_share = len(vectors) / len(self.codes)
+        dead = self.counts < 0.01 * fair_share
+        revived = int(dead.sum())
+        if revived:
+            self.counts[dead] = 0.1 * fair_share
+            self.sums[dead] = 0.1 * fair_share * _draw(vectors, revived, generator)
+        self.codes.copy_(self.sums / self.counts[:, None])
+        return revived
+
+
+def to_vectors(latents: Tensor) -> Tensor:
+    """Latents (n, c, x, y, z) as float32 vectors (n·x·y·z, c)."""
+    return latents.float().movedim(1, -1).reshape(-1, latents.shape[1])
+
+
+def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
+    """Index of the nearest code (k, c) of each vector: (rows, c) -> (rows,)."""
+    squared = codes.square().sum(1)
+    return torch.cat([(squared - 2 * rows @ codes.T).argmin(1) for rows in vectors.split(ROWS_AT_ONCE)])
+
+
+def _totals(vectors: Tensor, indices: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """How many vectors each code was given (k,), and their sums (k, c)."""
+    counts = torch.bincount(indices, minlength=size).to(vectors.dtype)
+    return counts, vectors.new_zeros(size, vectors.shape[1]).index_add_(0, indices, vectors)
+
+
+def _draw(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    # The generator lives on the CPU whatever the device, so that the same seed draws the same rows everywhere.
+    rows = torch.randint(len(vectors), (count,), generator=generator)
+    return vectors[rows.to(vectors.device)]

@@ -1,0 +1,403 @@
+"""Train the VQ-VAE so that a stop at any moment, or a divergence, costs minutes and not the run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from brainscm.autoencoder.augmentation import augment
+from brainscm.autoencoder.losses import charbonnier, dissimilarity
+from brainscm.autoencoder.model import save_atomically
+from brainscm.autoencoder.progress import draw_progress
+from brainscm.autoencoder.quantizer import to_vectors
+from brainscm.autoencoder.volumes import VolumeStore
+from brainscm.autoencoder.vqvae import VQVAE
+from brainscm.cohort.tables import write_table
+from brainscm.config import AutoencoderOptions
+from brainscm.errors import BrainSCMError
+
+logger = logging.getLogger("brainscm")
+
+EPOCHS = 40  # passes over the training scans where the config leaves max_steps open
+MIN_VALIDATION_INTERVAL = 50  # steps
+WARM_UP_SHARE = 0.05  # of all steps: the learning rate rises, and nothing is quantised yet
+FINAL_LEARNING_RATE = 0.01  # of the learning rate, at the end of the cosine
+GRADIENT_NORM = 1.0
+LINEAR_SCANS = 64  # training scans that the linear part is fitted on,
+CODEBOOK_SCANS = 16  # and that the codebook starts from
+COLLAPSE_DB = 6.0  # a validation PSNR so far below the best is a divergence,
+COLLAPSE_USAGE = 0.05  # and so is so small a share of the codes used
+MAX_ROLLBACKS = 3
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        BrainSCMError: a GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BrainSCMError("autoencoder.device: cuda was asked for and torch sees no GPU; set it to auto or cpu.")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def training_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies matrices in it (GPUs since Ampere, CPUs with AMX: 4 times faster)."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device)[0] >= 8
+    else:
+        native = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return torch.bfloat16 if native else torch.float32
+
+
+@dataclass
+class Progress:
+    """All that changes while training, beside the weights and the optimiser."""
+
+    step: int = 0
+    seconds: float = 0.0
+    rollbacks: int = 0
+    best_psnr: float = -math.inf
+    best_step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    interval: dict[str, float] = field(default_factory=dict)  # sums of the training terms since the last validation
+    interval_steps: int = 0
+    interval_seconds: float = 0.0
+
+
+class Trainer:
+    """Trains a VQ-VAE on `training`, keeping in `folder` all it needs to go on after a stop.
+
+    Everything random at step t (data order, augmentation, which volumes are quantised, revived codes) is drawn from a
+    generator seeded with (seed, t), so that there is no generator state to lose: a run that was stopped and resumed
+    ends with the same weights, bit for bit on a CPU.
+    """
+
+    def __init__(
+        self,
+        model: VQVAE,
+        training: VolumeStore,
+        validation: VolumeStore,
+        options: AutoencoderOptions,
+        seed: int,
+        folder: Path,
+    ) -> None:
+        self.device = choose_device(options.device)
+        self.precision = training_precision(self.device)
+        self.model = model.to(self.device)
+        self.training, self.validation = training, validation
+        self.options, self.seed, self.folder = options, seed, folder
+        epoch = math.ceil(len(training) / options.batch_size)
+        self.max_steps = options.max_steps or EPOCHS * epoch
+        self.validation_interval = options.validation_interval or max(epoch, MIN_VALIDATION_INTERVAL)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
+        self.progress = Progress()
+        self.best_weights: dict[str, Tensor] = {}
+
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+    def run(self) -> None:
+        """Train up to `max_steps` and leave the weights that did best on the validation split in the model.
+
+        Raises:
+            BrainSCMError: a signal (SIGTERM, SIGUSR1, SIGINT) stopped the training, its state being saved; or it
+                diverged more than three times.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._state_path.exists():
+            self._restore()
+            logger.info("training goes on from step %d of %d", self.progress.step, self.max_steps)
+        else:
+            self.model.start(self._batch_of(self.training, [i]) for i in self._sample_of_scans(0, LINEAR_SCANS))
+            self._save()
+        logger.info(
+            "training on %d scans, validating on %d, %s, %s, %d parameters",
+            len(self.training),
+            len(self.validation),
+            self.device_name,
+            str(self.precision).removeprefix("torch."),
+            count_parameters(self.model),
+        )
+        with stop_requests() as stopped:
+            while self.progress.step < self.max_steps:
+                sound = self._train_step()
+                if sound and self._validation_is_due():
+                    sound = self._validate()
+                if not sound:
+                    self._roll_back()
+                elif stopped:
+                    self._save()
+                    raise BrainSCMError(f"training stopped at step {self.progress.step}; run again to go on.")
+        self.model.load_state_dict(self.best_weights)
+
+    def _validation_is_due(self) -> bool:
+        step = self.progress.step
+        return step % self.validation_interval == 0 or step == self.max_steps
+
+    def _train_step(self) -> bool:
+        """Take one step; False, with the weights untouched, if the loss or its gradient is not finite."""
+        started = time.perf_counter()
+        step, options = self.progress.step, self.options
+        rng = np.random.default_rng((self.seed, 1, step))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        if step >= self._warm_up_steps and not self.model.codebook.ready:
+            self._start_codebook(generator)
+        volumes, masks = augment(*self._batch(self._order(step)), rng)
+        quantized_rows = torch.from_numpy(rng.random(len(volumes)) < options.quantized_share)
+        learning_rate = self._learning_rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+        self.model.train()
+        terms, vectors, indices = self._terms(volumes, masks, quantized_rows)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM).item()
+        if not math.isfinite(norm) or not math.isfinite(terms["loss"].item()):
+            return False
+        self.optimizer.step()
+        if indices is not None:
+            self.model.codebook.update(vectors, indices, generator)
+
+        for name, value in terms.items():
+            self.progress.interval[name] = self.progress.interval.get(name, 0.0) + float(value.detach())
+        self.progress.step += 1
+        self.progress.interval_steps += 1
+        seconds = time.perf_counter() - started
+        self.progress.seconds += seconds
+        self.progress.interval_seconds += seconds
+        return True
+
+    def _terms(
+        self, volumes: Tensor, masks: Tensor, quantized_rows: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """The loss and its terms, the encoder's output as vectors, and the codes that these were given."""
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            latents = self.model.encoder(volumes)
+        latents = latents.float()
+        commitment, indices, decoded = latents.new_zeros(()), None, latents
+        if self.model.codebook.ready:
+            codes, indices = self.model.codebook(latents.detach())
+            commitment = (latents - codes).square().mean()
+            straight_through = latents + (codes - latents).detach()
+            decoded = torch.where(quantized_rows.to(self.device)[:, None, None, None, None], straight_through, latents)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            reconstruction = self.model.decoder(decoded)
+        reconstruction = reconstruction.float()
+        terms = {
+            "charbonnier": charbonnier(reconstruction, volumes, masks),
+            "dissimilarity": dissimilarity(reconstruction, volumes, masks),
+            "commitment": commitment,
+        }
+        terms["loss"] = (
+            terms["charbonnier"]
+            + self.options.ssim_weight * terms["dissimilarity"]
+            + self.options.commitment_weight * commitment
+        )
+        flat = None if indices is None else indices.flatten()
+        return terms, to_vectors(latents.detach()), flat
+
+    @torch.no_grad()
+    def _validate(self) -> bool:
+        """Judge the model on the validation split, write what users watch, and save; False if training has diverged."""
+        started = time.perf_counter()
+        self.model.eval()
+        codebook = self.model.codebook
+        used = torch.zeros(len(codebook.codes))
+        rows: list[dict[str, float]] = []
+        picture = None
+        for i in range(len(self.validation)):
+            volumes, masks = self._batch_of(self.validation, [i])
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                latents = self.model.encoder(volumes)
+                reconstruction = self.model.decoder(latents).float()
+            terms = {
+                "charbonnier": charbonnier(reconstruction, volumes, masks),
+                "dissimilarity": dissimilarity(reconstruction, volumes, masks),
+                "psnr_brain_db": -10 * torch.log10((reconstruction - volumes)[masks].square().mean()),
+            }
+            if codebook.ready:
+                codes, indices = codebook(latents.float())
+                terms["commitment"] = (latents.float() - codes).square().mean()
+                used += torch.bincount(indices.flatten(), minlength=len(used)).cpu()
+            rows.append({name: float(value) for name, value in terms.items()})
+            if picture is None:
+                picture = volumes[0, 0].cpu().numpy(), reconstruction[0, 0].cpu().numpy()
+        means = {str(name): mean for name, mean in pd.DataFrame(rows).mean().items()}
+        progress, interval = self.progress, self.progress.interval
+        psnr = means["psnr_brain_db"]
+        shares = used[used > 0] / used.sum()
+        usage = len(shares) / len(used) if codebook.ready else None
+        if not psnr > progress.best_psnr - COLLAPSE_DB or (usage is not None and usage < COLLAPSE_USAGE):
+            return False
+
+        steps = progress.interval_steps
+        common = {"step": progress.step, "lr": self._learning_rate(progress.step)}
+        progress.seconds += time.perf_counter() - started
+        progress.history += [
+            {
+                **common,
+                "split": "train",
+                **{name: total / steps for name, total in interval.items()},
+                "seconds": progress.seconds,
+                "volumes_per_second": steps * self.options.batch_size / progress.interval_seconds,
+            },
+            {
+                **common,
+                "split": "validation",
+                **means,
+                "codebook_usage": usage,
+                "perplexity": float(torch.exp(-(shares * shares.log()).sum())) if codebook.ready else None,
+                "seconds": progress.seconds,
+            },
+        ]
+        self._report(progress.history[-2], progress.history[-1])
+        progress.interval, progress.interval_steps, progress.interval_seconds = {}, 0, 0.0
+        if psnr > progress.best_psnr:
+            progress.best_psnr, progress.best_step = psnr, progress.step
+            self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self._save()
+        write_table(history_table(progress.history), self.folder / "history.tsv")
+        if picture is not None:
+            draw_progress(*picture, f"step {progress.step}, {psnr:.1f} dB in the brain", self.folder / "progress.png")
+        return True
+
+    def _report(self, train: dict[str, Any], validation: dict[str, Any]) -> None:
+        progress = self.progress
+        left = progress.seconds / progress.step * (self.max_steps - progress.step)
+        usage = validation["codebook_usage"]
+        logger.info(
+            "step %d/%d loss %.4f, validation %.2f dB in the brain, %s, %.2f volumes/s, %.0f min left",
+            progress.step,
+            self.max_steps,
+            train["loss"],
+            validation["psnr_brain_db"],
+            "no codes yet" if usage is None else f"{100 * usage:.0f} % of the codes used",
+            train["volumes_per_second"],
+            left / 60,
+        )
+
+    def _roll_back(self) -> None:
+        """Go back to the last good state and on from there with half the learning rate."""
+        diverged_at, rollbacks = self.progress.step, self.progress.rollbacks + 1
+        if rollbacks > MAX_ROLLBACKS:
+            raise BrainSCMError(
+                f"autoencoder: training diverged at step {diverged_at}, the {rollbacks}th time; "
+                f"lower autoencoder.learning_rate (it was {self.options.learning_rate:g})."
+            )
+        self._restore()
+        self.progress.rollbacks = rollbacks
+        self._save()
+        logger.warning(
+            "training diverged at step %d; back to step %d with the learning rate times %g",
+            diverged_at,
+            self.progress.step,
+            0.5**rollbacks,
+        )
+
+    @torch.no_grad()
+    def _start_codebook(self, generator: torch.Generator) -> None:
+        size = self.options.codebook_size
+        chosen = self._sample_of_scans(1, CODEBOOK_SCANS)
+        samples = []
+        for i in chosen:
+            volumes, _ = self._batch_of(self.training, [i])
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                vectors = to_vectors(self.model.encoder(volumes))
+            rows = torch.randint(len(vectors), (max(1, 64 * size // len(chosen)),), generator=generator)
+            samples.append(vectors[rows.to(vectors.device)])
+        self.model.codebook.start(torch.cat(samples), generator)
+
+    @property
+    def _warm_up_steps(self) -> int:
+        return math.ceil(WARM_UP_SHARE * self.max_steps)
+
+    def _learning_rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine; halved at each rollback."""
+        peak = self.options.learning_rate * 0.5**self.progress.rollbacks
+        if step < self._warm_up_steps:
+            return peak * (step + 1) / self._warm_up_steps
+        done = (step - self._warm_up_steps) / max(1, self.max_steps - self._warm_up_steps)
+        return peak * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def _order(self, step: int) -> list[int]:
+        """The training scans of a step: each epoch is a permutation of its own."""
+        scans, batch = len(self.training), self.options.batch_size
+        chosen = []
+        for position in range(step * batch, (step + 1) * batch):
+            epoch, place = divmod(position, scans)
+            chosen.append(int(np.random.default_rng((self.seed, 0, epoch)).permutation(scans)[place]))
+        return chosen
+
+    def _sample_of_scans(self, purpose: int, count: int) -> list[int]:
+        order = np.random.default_rng((self.seed, 2, purpose)).permutation(len(self.training))
+        return sorted(order[:count].tolist())
+
+    def _batch(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        return self._batch_of(self.training, rows)
+
+    def _batch_of(self, store: VolumeStore, rows: list[int]) -> tuple[Tensor, Tensor]:
+        volumes = torch.from_numpy(store.volumes[rows]).to(self.device).float()
+        return volumes, torch.from_numpy(store.masks[rows]).to(self.device)
+
+    @property
+    def _state_path(self) -> Path:
+        return self.folder / "state.pt"
+
+    def _save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best_weights": self.best_weights,
+            "progress": vars(self.progress),
+        }
+        save_atomically(state, self._state_path)
+
+    def _restore(self) -> None:
+        state = torch.load(self._state_path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best_weights = state["best_weights"]
+        self.progress = Progress(**state["progress"])
+
+
+def history_table(history: list[dict[str, Any]]) -> pd.DataFrame:
+    """history.tsv: one row a validation and split, with the same columns whatever has happened so far."""
+    columns = ["step", "split", "loss", "charbonnier", "dissimilarity", "commitment", "psnr_brain_db"]
+    columns += ["codebook_usage", "perplexity", "lr", "seconds", "volumes_per_second"]
+    return pd.DataFrame(history, columns=columns)
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect SIGTERM, SIGUSR1 and SIGINT in a list, which is empty as long as nobody asks to stop."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

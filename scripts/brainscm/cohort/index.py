@@ -1,0 +1,136 @@
+"""Make the cohort's two tables: the scans to analyse, and what is left out with the reason."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from brainscm.cohort.bids import choose_scans, find_t1w, read_participants, read_sessions
+from brainscm.cohort.split import split_participants
+from brainscm.config import CohortOptions
+from brainscm.errors import ConfigError
+
+logger = logging.getLogger("brainscm")
+
+# What preprocessing measures, and a node may therefore be named after (with or without its unit).
+MEASURED = frozenset({"gm", "wm", "csf", "ventricles", "brain", "temporal_gm", "head_size"})
+
+IDENTITY = ("scan", "participant", "session", "path")
+
+
+def index_cohort(
+    bids_dir: Path, options: CohortOptions, covariates: Collection[str], seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Index a BIDS folder once, so that no later step has to look into it again.
+
+    Args:
+        bids_dir: top of the BIDS folder.
+        options: shares of the split and the covariates that it is balanced on.
+        covariates: columns that the graph's nodes are named after.
+        seed: of the split.
+
+    Returns:
+        `scans` (one row a scan: scan, participant, session, path, split, covariates) and `excluded`
+        (scan, path, excluded_from, reason). A scan that lacks a covariate stays in `scans`, because the autoencoder
+        needs none; it is listed in `excluded` as left out of the SCM.
+
+    Raises:
+        BrainSCMError: the folder or its tables cannot be read, or no scan is left.
+        ConfigError: a covariate of the graph is a column of no table.
+    """
+    files, excluded = choose_scans(find_t1w(bids_dir))
+    participants, conflicts = read_participants(bids_dir)
+    sessions = read_sessions(bids_dir, sorted({file.participant for file in files}))
+
+    scans = pd.DataFrame(
+        {"scan": file.scan, "participant": file.participant, "session": file.session or None, "path": file.path}
+        for file in files
+    )
+    excluded = excluded.assign(excluded_from="everything")
+    in_conflict = scans["participant"].isin(conflicts)
+    dropped = scans.loc[in_conflict, ["scan", "path"]].assign(excluded_from="everything")
+    dropped["reason"] = scans.loc[in_conflict, "participant"].map(conflicts)
+    scanless = [participant for participant in participants.index if participant not in set(scans["participant"])]
+    dropped_people = pd.DataFrame(
+        {"scan": participant, "path": None, "excluded_from": "everything", "reason": "no T1w file in the BIDS folder"}
+        for participant in scanless
+    )
+    scans = scans[~in_conflict].reset_index(drop=True)
+
+    scans = scans.join(participants.drop(columns=[c for c in scans if c in participants]), on="participant")
+    own = sessions.drop(columns=[c for c in IDENTITY if c in sessions])
+    for column in own:
+        value = scans["scan"].map(own[column])
+        scans[column] = value if column not in scans else value.where(value.notna(), scans[column])
+
+    if len(participants.columns) or len(own.columns):
+        _check_columns(scans, covariates, bids_dir)
+    unusable = _coerce_numbers(scans, [c for c in map(str, scans) if c not in IDENTITY])
+    incomplete = _missing_covariates(scans, covariates, unusable)
+
+    stratify = [column for column in options.stratify if column in scans]
+    people = (
+        scans.groupby("participant")[stratify].first()
+        if stratify
+        else pd.DataFrame(index=scans["participant"].unique())
+    )
+    split = split_participants(people, options.split, stratify, seed)
+    scans.insert(4, "split", scans["participant"].map(split))
+
+    tables = [table for table in (excluded, dropped, dropped_people, incomplete) if len(table)]
+    columns = ["scan", "path", "excluded_from", "reason"]
+    excluded = pd.concat(tables)[columns] if tables else pd.DataFrame(columns=columns)
+    excluded = excluded.sort_values("scan", kind="stable")
+    logger.info(
+        "%d scans of %d participants; %d rows left out", len(scans), scans["participant"].nunique(), len(excluded)
+    )
+    return scans, excluded
+
+
+def _check_columns(scans: pd.DataFrame, covariates: Collection[str], bids_dir: Path) -> None:
+    for name in covariates:
+        if name in scans or name in MEASURED or name.removesuffix("_ml") in MEASURED:
+            continue
+        known = [c for c in scans.columns if c not in IDENTITY] + sorted(MEASURED)
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known are: {', '.join(known)}."
+        raise ConfigError(
+            f"config: scm.nodes.{name}: no column '{name}' in {bids_dir.name}/participants.tsv or sessions.tsv, and "
+            f"preprocessing does not measure it; {hint}"
+        )
+
+
+def _coerce_numbers(scans: pd.DataFrame, columns: list[str]) -> dict[tuple[str, str], str]:
+    """Turn columns that are numbers but for a few cells into numbers, and return what those cells held."""
+    odd = {}
+    for column in columns:
+        if pd.api.types.is_numeric_dtype(scans[column]):
+            continue
+        numbers = pd.to_numeric(scans[column], errors="coerce")
+        given = scans[column].notna()
+        if given.any() and numbers[given].notna().mean() > 0.5:
+            for index in scans.index[given & numbers.isna()]:
+                odd[(scans.loc[index, "scan"], column)] = str(scans.loc[index, column])
+            scans[column] = numbers
+    return odd
+
+
+def _missing_covariates(
+    scans: pd.DataFrame, covariates: Collection[str], unusable: dict[tuple[str, str], str]
+) -> pd.DataFrame:
+    rows = []
+    for row in scans.to_dict("records"):
+        reasons = []
+        for column in covariates:
+            if column in row and pd.isna(row[column]):
+                value = unusable.get((row["scan"], column))
+                reasons.append(f"no {column}" if value is None else f"{column} '{value}' is not a number")
+        if reasons:
+            rows.append(
+                {"scan": row["scan"], "path": row["path"], "excluded_from": "scm", "reason": "; ".join(reasons)}
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,159 @@
+"""Every option of config.yaml, typed; the JSON schema in schemas/ is generated from these models."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Scalar = float | int | str
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SimulationOptions(Options):
+    """The simulated cohort that is used while `bids_dir` is null."""
+
+    participants: int = Field(30, ge=8)
+    voxel_mm: float = Field(3.0, ge=1, le=4)
+    follow_up_share: float = Field(0.3, ge=0, le=1)
+    truncated_scans: int = Field(1, ge=0)
+
+
+class SplitOptions(Options):
+    train: Fraction = 0.7
+    validation: Fraction = 0.1
+    test: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> SplitOptions:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + validation + test is {total:g}; make it 1")
+        return self
+
+
+class CohortOptions(Options):
+    split: SplitOptions = SplitOptions()
+    stratify: list[str] = ["age", "sex"]
+
+
+class CustomTemplate(Options):
+    """A whole-head or skull-stripped T1w with its brain mask, on one grid."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+    t1w: Path
+    brain_mask: Path
+
+
+class PreprocessOptions(Options):
+    """The output grid, the transform to the template, and the limits at which a scan warns or fails.
+
+    `ncc`: correlation with the template inside the mask. `volume`: intracranial mask, ml. `border`: area of the mask on
+    the faces of the field of view, cm². `cnr`: grey-white contrast-to-noise. `volume_z`: robust z of the mask volume
+    within the cohort. docs/qc.md says what each is like on good scans.
+    """
+
+    voxel_mm: float = Field(2.0, ge=0.7, le=4)
+    transform: Literal["rigid", "similarity", "affine"] = "affine"
+    ncc_warn: float = Field(0.42, ge=0, le=1)
+    ncc_fail: float = Field(0.3, ge=0, le=1)
+    volume_warn_ml: tuple[float, float] = (950, 2050)
+    volume_fail_ml: tuple[float, float] = (700, 2500)
+    border_warn_cm2: float = Field(8.0, ge=0)
+    border_fail_cm2: float = Field(60.0, ge=0)
+    cnr_warn: float = Field(1.8, ge=0)
+    cnr_fail: float = Field(0.8, ge=0)
+    volume_z_warn: float = Field(4.0, gt=0)
+
+
+class AutoencoderOptions(Options):
+    """Each of `channels` halves the grid once; `quantized_share` of the training volumes is decoded from codes."""
+
+    kind: Literal["vqvae", "pca"] = "vqvae"
+    channels: list[Annotated[int, Field(ge=4)]] = Field([32, 64], min_length=1)
+    residual_blocks: int = Field(2, ge=0)
+    latent_channels: int = Field(16, ge=1)
+    codebook_size: int = Field(512, ge=2)
+    codebook_decay: Fraction = 0.99
+    commitment_weight: float = Field(0.25, ge=0)
+    quantized_share: float = Field(0.25, ge=0, le=1)
+    ssim_weight: float = Field(0.1, ge=0)
+    components: int = Field(32, ge=1)
+    batch_size: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    validation_interval: int | None = Field(None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class NodeOptions(Options):
+    """A node of the graph. Without a formula it is exogenous.
+
+    `column` names the table column that holds it: by default the node's own name, or that name with `_ml` where
+    preprocessing measured it. The first of `levels` is the reference. The default family is gaussian for numbers,
+    binomial for two levels and multinomial for more.
+    """
+
+    column: str | None = None
+    levels: list[str] | None = Field(None, min_length=1)
+    unit: str | None = None
+    formula: str | None = None
+    family: Literal["gaussian", "gamma", "poisson", "binomial", "multinomial", "ordered"] | None = None
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _levels_are_text(cls, levels: Any) -> Any:
+        if isinstance(levels, list):
+            if any(isinstance(level, bool) for level in levels):
+                raise ValueError('a level is true or false; YAML reads a bare yes, no, on or off so: write "yes", "no"')
+            return [str(level) if isinstance(level, int) else level for level in levels]
+        return levels
+
+
+class ImageOptions(Options):
+    formula: str
+
+
+class ScmOptions(Options):
+    nodes: dict[Name, NodeOptions]
+    image: ImageOptions
+    contrasts: dict[Name, dict[str, tuple[Scalar, Scalar]]] = {}
+
+
+class QueryOptions(Options):
+    """One counterfactual question, put to each of `scans`."""
+
+    name: Name
+    do: dict[str, Scalar] = Field(min_length=1)
+    scans: Literal["test", "all"] | list[str] = "test"
+    effect: Literal["total", "direct"] = "total"
+    decode: Literal["residual", "direct", "quantized"] = "residual"
+
+    @field_validator("do")
+    @classmethod
+    def _relative_needs_number(cls, do: dict[str, Scalar]) -> dict[str, Scalar]:
+        for node, value in do.items():
+            if isinstance(value, str) and re.match(r"^[+-]", value) and not re.match(r"^[+-]\d+(\.\d+)?$", value):
+                raise ValueError(f'do: {{{node}: "{value}"}} is not a number; write a change as "+10" or "-5.5"')
+        return do
+
+
+class Config(Options):
+    bids_dir: Path | None = None
+    output_dir: Path = Path("results")
+    work_dir: Path = Path("work")
+    seed: int = Field(20260101, ge=0)
+    simulation: SimulationOptions = SimulationOptions()
+    cohort: CohortOptions = CohortOptions()
+    template: str | CustomTemplate = "MNI152NLin2009aSym"
+    preprocess: PreprocessOptions = PreprocessOptions()
+    autoencoder: AutoencoderOptions = AutoencoderOptions()
+    scm: ScmOptions
+    counterfactuals: list[QueryOptions] = []

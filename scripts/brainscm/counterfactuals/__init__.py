@@ -1,0 +1,1 @@
+"""Counterfactual volumes: queries, decoding strategies, synthesis in batches and the manifest."""

@@ -1,0 +1,72 @@
+"""From a shifted latent to a volume: named strategies behind one signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from brainscm.autoencoder.model import Autoencoder
+
+
+@dataclass(frozen=True)
+class Factual:
+    """The observed scans: volumes x (n, 1, x, y, z), latents z (n, c, x', y', z'), and what the decoder makes of z."""
+
+    autoencoder: Autoencoder
+    volumes: Tensor
+    latents: Tensor
+
+    @cached_property
+    def decoded(self) -> Tensor:
+        """D(z)."""
+        return self.autoencoder.decode(self.latents)
+
+    @cached_property
+    def decoded_quantized(self) -> Tensor:
+        """D(q(z))."""
+        return self.autoencoder.decode(self.autoencoder.quantize(self.latents))
+
+
+# (factual, shift of the latent) -> (counterfactual volume, its signed difference from the factual)
+Strategy = Callable[[Factual, Tensor], tuple[Tensor, Tensor]]
+
+
+def residual(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """x' = x + D(z + s) - D(z): the scan keeps what the autoencoder loses. The difference is x' - x.
+
+    Intensities do not fall below zero (or below the scan's own value, where that is negative). A null shift gives x.
+    """
+    x = factual.volumes
+    moved = x + (factual.autoencoder.decode(factual.latents + shift) - factual.decoded)
+    volume = torch.maximum(moved, x.clamp(max=0))
+    return volume, volume - x
+
+
+def direct(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """x' = D(z + s). The difference is x' - D(z), so that it holds the intervention and no reconstruction error."""
+    volume = factual.autoencoder.decode(factual.latents + shift)
+    return volume, volume - factual.decoded
+
+
+def quantized(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """x' = D(q(z + s)) with the latent snapped to the codebook again. The difference is x' - D(q(z))."""
+    volume = factual.autoencoder.decode(factual.autoencoder.quantize(factual.latents + shift))
+    return volume, volume - factual.decoded_quantized
+
+
+STRATEGIES: dict[str, Strategy] = {"residual": residual, "direct": direct, "quantized": quantized}
+
+
+def pass_through(factual: Factual, shift: Tensor) -> Tensor:
+    """Share of each scan's shift that survives quantisation, (n,): <q(z + s) - q(z), s> / <s, s>; NaN for a null shift.
+
+    1 means all of it, 0 that the codebook swallows it.
+    """
+    quantize = factual.autoencoder.quantize
+    survived = quantize(factual.latents + shift) - quantize(factual.latents)
+    axes = tuple(range(1, shift.ndim))
+    return (survived * shift).sum(dim=axes) / shift.square().sum(dim=axes)

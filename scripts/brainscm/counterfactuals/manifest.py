@@ -1,0 +1,46 @@
+"""The list of all counterfactuals asked for: one row a scan and query, also for those that could not be made."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from brainscm.config import QueryOptions
+
+LEADING = ("scan", "participant", "session", "query", "do", "effect", "decode", "status", "reason")
+TRAILING = (
+    "leverage",
+    "leverage_ratio",
+    "positivity",
+    "extrapolation",
+    "warning",
+    "pass_through",
+    "path",
+    "difference_path",
+    "uncertainty_path",
+)
+
+
+def manifest_row(scan: pd.Series, query: QueryOptions, **outcome: Any) -> dict[str, Any]:
+    """One row: who was asked what, and the outcome (status `pass` with values and paths, or `fail` with a reason)."""
+    return {
+        "scan": scan["scan"],
+        "participant": scan["participant"],
+        "session": scan.get("session"),
+        "query": query.name,
+        "do": json.dumps(query.do),
+        "effect": query.effect,
+        "decode": query.decode,
+        **outcome,
+    }
+
+
+def manifest_table(rows: list[dict[str, Any]], nodes: list[str]) -> pd.DataFrame:
+    """Put the columns in order; a node's values stand as `factual_<node>` and `counterfactual_<node>`."""
+    values = [f"{kind}_{node}" for node in nodes for kind in ("factual", "counterfactual")]
+    table = pd.DataFrame(rows, columns=[*LEADING, *values, *TRAILING])
+    table["warning"] = table["warning"].replace("", None)
+    table["extrapolation"] = table["extrapolation"].map({True: "true", False: "false"})
+    return table

@@ -1,0 +1,283 @@
+"""Make counterfactual volumes: one scan in memory at a time, with differences, uncertainty and a manifest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from brainscm import __version__
+from brainscm.autoencoder.model import Autoencoder
+from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
+from brainscm.config import QueryOptions
+from brainscm.counterfactuals.decoding import STRATEGIES, Factual, pass_through
+from brainscm.counterfactuals.manifest import manifest_row, manifest_table
+from brainscm.counterfactuals.queries import Plan, plan_query, select_scans
+from brainscm.errors import ScanError
+from brainscm.scm.effects import device_of, save_volume
+from brainscm.scm.graph import query_label
+from brainscm.scm.image import Rows
+from brainscm.scm.model import Scm
+
+logger = logging.getLogger("brainscm")
+
+Volumes = NDArray[np.float32]
+LOG_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """Counterfactuals of n scans, all (n, 1, x, y, z), not masked, and `pass_through` (n,).
+
+    `uncertainty` is the standard deviation over draws of all parameters of the SCM: how well the cohort fixes the
+    model, not how much people differ.
+    """
+
+    volume: Volumes
+    difference: Volumes
+    uncertainty: Volumes
+    pass_through: NDArray[np.float32]
+
+
+def counterfactual_volume(
+    scm: Scm, autoencoder: Autoencoder, volumes: Volumes, latents: Volumes, rows: pd.DataFrame, query: QueryOptions
+) -> Volumes:
+    """Counterfactual volumes (n, 1, x, y, z) of scans given as volumes, latents (n, c, x', y', z') and table rows."""
+    plan = plan_query(scm, rows, query)
+    return _decode(scm, autoencoder, plan, volumes, latents, slice(None), None)[0].cpu().numpy()
+
+
+def counterfactual_draws(
+    scm: Scm, autoencoder: Autoencoder, volumes: Volumes, latents: Volumes, rows: pd.DataFrame, query: QueryOptions
+) -> Iterator[Volumes]:
+    """The same under each draw of the SCM's parameters in turn: K times (n, 1, x, y, z)."""
+    plan = plan_query(scm, rows, query)
+    for k in range(scm.draws):
+        yield _decode(scm, autoencoder, plan, volumes, latents, slice(None), k)[0].cpu().numpy()
+
+
+def synthesize(
+    scm: Scm,
+    autoencoder: Autoencoder,
+    table: pd.DataFrame,
+    latents: Rows,
+    latent_scans: Sequence[str],
+    queries: Sequence[QueryOptions],
+    preproc_dir: Path,
+    out_dir: Path,
+) -> pd.DataFrame:
+    """Answer every query for every scan that it selects, and write volumes and side-cars as BIDS derivatives.
+
+    Args:
+        scm, autoencoder: fitted.
+        table: the whole cohort, as `covariate_table` gives it.
+        latents: the store; `latent_scans`: which scan each of its rows is.
+        queries: from the config.
+        preproc_dir: what the paths in the table are relative to.
+        out_dir: receives the derivatives.
+
+    Returns:
+        The manifest. A scan that cannot be done has a row with status `fail` and the reason; the others go on.
+
+    Raises:
+        ConfigError: a query that no scan could answer (unknown node, level or scan).
+    """
+    latent_row = {scan: row for row, scan in enumerate(latent_scans)}
+    problems = _unusable(scm, table, latent_row)
+    # Everything that can fail for a reason of the config fails here, before the first volume.
+    selected = {query.name: select_scans(table, query)["scan"].tolist() for query in queries}
+    usable = table[problems == ""]
+    plans = {q.name: plan_query(scm, usable[usable["scan"].isin(selected[q.name])], q) for q in queries}
+    positions = {name: {s: i for i, s in enumerate(plan.table["scan"])} for name, plan in plans.items()}
+    _describe_dataset(out_dir)
+
+    asked = sum(len(scans) for scans in selected.values())
+    results: dict[tuple[str, str], dict[str, Any]] = {}
+    start = last_log = time.monotonic()
+    grid: Grid | None = None
+    for index, name in enumerate(table["scan"]):
+        scan = table.iloc[index]
+        mine = [query for query in queries if name in selected[query.name]]
+        if not mine:
+            continue
+        reason = problems.iloc[index]
+        try:
+            if reason:
+                raise ScanError(reason)
+            image_path = preproc_dir / scan["preproc_t1w"]
+            grid = grid or Grid.of(image_path)
+            volume = read_volume(image_path, grid)[None, None]
+            mask = read_mask(preproc_dir / scan["template_mask"])
+            latent = np.asarray(latents[latent_row[name]], dtype=np.float32)[None]
+        except ScanError as error:
+            logger.warning("%s: no counterfactual: %s", name, error)
+            for query in mine:
+                results[query.name, name] = manifest_row(scan, query, status="fail", reason=str(error))
+            continue
+        for query in mine:
+            plan, position = plans[query.name], positions[query.name][name]
+            made = _synthesize_one(scm, autoencoder, plan, volume, latent, position)
+            paths = _write(made, plan, position, scm, mask, grid, Path(scan["preproc_t1w"]), out_dir)
+            results[query.name, name] = manifest_row(
+                scan,
+                query,
+                status="pass",
+                **_node_values(scm, plan, position),
+                **_record(plan.support, position),
+                pass_through=float(made.pass_through[0]),
+                **paths,
+            )
+        if time.monotonic() - last_log > LOG_SECONDS:
+            last_log = time.monotonic()
+            left = (last_log - start) / len(results) * (asked - len(results))
+            logger.info("%d of %d counterfactuals made, about %.0f min left", len(results), asked, left / 60)
+    rows = [results[query.name, scan] for query in queries for scan in selected[query.name]]
+    manifest = manifest_table(rows, list(scm.covariates.columns))
+    failed = int((manifest["status"] == "fail").sum())
+    logger.info("%d counterfactuals asked for, %d made, %d failed", asked, asked - failed, failed)
+    return manifest
+
+
+def _unusable(scm: Scm, table: pd.DataFrame, latent_row: dict[str, int]) -> pd.Series:
+    """Why each scan of the cohort cannot be synthesised; "" where it can."""
+    reasons = scm.problems(table)
+    no_latent = ~table["scan"].isin(latent_row.keys())
+    reasons = reasons.mask(no_latent, "it has no latent; run encode_scans again")
+    failed = table["preproc_status"].fillna("fail") == "fail"
+    why = "preprocessing failed: " + table["preproc_reasons"].astype(object).fillna("no status").astype(str)
+    return reasons.mask(failed, why)
+
+
+def _synthesize_one(
+    scm: Scm, autoencoder: Autoencoder, plan: Plan, volume: Volumes, latent: Volumes, position: int
+) -> Counterfactual:
+    at = slice(position, position + 1)
+    made, difference, factual, shift = _decode(scm, autoencoder, plan, volume, latent, at, None)
+    mean = torch.zeros_like(made)
+    squares = torch.zeros_like(made)
+    for k in range(scm.draws):  # Welford's running variance: K volumes are never held
+        drawn = _decode(scm, autoencoder, plan, volume, latent, at, k, factual)[0]
+        step = drawn - mean
+        mean += step / (k + 1)
+        squares += step * (drawn - mean)
+    uncertainty = (squares / (scm.draws - 1)).sqrt()
+    with torch.inference_mode():
+        share = pass_through(factual, shift)
+    arrays = [tensor.cpu().numpy() for tensor in (made, difference, uncertainty, share)]
+    return Counterfactual(*arrays)
+
+
+def _decode(
+    scm: Scm,
+    autoencoder: Autoencoder,
+    plan: Plan,
+    volumes: Volumes,
+    latents: Volumes,
+    at: slice,
+    draw: int | None,
+    factual: Factual | None = None,
+) -> tuple[Tensor, Tensor, Factual, Tensor]:
+    step = plan.step[at] if draw is None else plan.drawn_steps[draw, at]
+    change = scm.image.predict(step)
+    if draw is not None:
+        change += scm.image.deviate(step, draw)
+    device = device_of(autoencoder)
+    shift = torch.from_numpy(change.astype(np.float32)).to(device)
+    if factual is None:
+        factual = Factual(autoencoder, torch.as_tensor(volumes).to(device), torch.as_tensor(latents).to(device))
+    with torch.inference_mode():
+        volume, difference = STRATEGIES[plan.query.decode](factual, shift)
+    return volume, difference, factual, shift
+
+
+def _record(table: pd.DataFrame, position: int) -> dict[str, Any]:
+    return {str(column): table[column].iloc[position] for column in table}
+
+
+def _node_values(scm: Scm, plan: Plan, position: int) -> dict[str, Any]:
+    factual = _record(scm.values(plan.table.iloc[[position]]), 0)
+    changed = _record(scm.values(plan.changed.iloc[[position]]), 0)
+    return {f"factual_{node}": value for node, value in factual.items()} | {
+        f"counterfactual_{node}": value for node, value in changed.items()
+    }
+
+
+def _write(
+    made: Counterfactual,
+    plan: Plan,
+    position: int,
+    scm: Scm,
+    mask: NDArray[np.bool_],
+    grid: Grid,
+    source: Path,
+    out_dir: Path,
+) -> dict[str, str]:
+    """Write the three volumes, each with its side-car, and return their paths relative to `out_dir`."""
+    query = plan.query
+    label = query_label(query.name)
+    strategy = (STRATEGIES[query.decode].__doc__ or "").partition("\n")[0]
+    kinds = {
+        "path": ("", made.volume, f"Counterfactual T1w. {strategy}"),
+        "difference_path": ("Difference", made.difference, "Signed difference: counterfactual minus factual."),
+        "uncertainty_path": (
+            "Uncertainty",
+            made.uncertainty,
+            f"Standard deviation over {scm.draws} draws of the SCM's parameters.",
+        ),
+    }
+    paths = {}
+    support = plan.support.iloc[position]
+    for column, (suffix, volume, description) in kinds.items():
+        name = source.name.replace("_desc-preproc_", f"_desc-{label}{suffix}_")
+        relative = source.parent / name
+        sidecar = {
+            "Description": description,
+            "Sources": [f"bids:preproc:{source.as_posix()}"],
+            "SkullStripped": True,
+            "Query": query.name,
+            "Do": query.do,
+            "Effect": query.effect,
+            "Decode": query.decode,
+            "NodeValues": {key: _plain(value) for key, value in _node_values(scm, plan, position).items()},
+            "Extrapolation": bool(support["extrapolation"]),
+            "Warning": support["warning"],
+        }
+        save_volume(np.where(mask, volume[0, 0], np.float32(0)), grid, out_dir / relative)
+        _save_json(sidecar, out_dir / relative.with_name(name.removesuffix(".nii.gz") + ".json"))
+        paths[column] = relative.as_posix()
+    return paths
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, int | float | np.number) else str(value)
+
+
+def _save_json(content: dict[str, Any], path: Path) -> None:
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    os.replace(partial, path)
+
+
+def _describe_dataset(out_dir: Path) -> None:
+    out_dir.mkdir(parents=True, exist_ok=True)
+    _save_json(
+        {
+            "Name": "BrainSCM counterfactuals",
+            "BIDSVersion": "1.9.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "BrainSCM", "Version": __version__}],
+            "DatasetLinks": {"preproc": "../preproc"},
+        },
+        out_dir / "dataset_description.json",
+    )

@@ -1,0 +1,13 @@
+"""The one exception that users see: a sentence that says where, what, and what to do."""
+
+
+class BrainSCMError(Exception):
+    """A problem that the user can mend. Its message is one sentence: where, what, what to do."""
+
+
+class ConfigError(BrainSCMError):
+    """config.yaml (or a study file) cannot be used as it stands; nothing has been started."""
+
+
+class ScanError(BrainSCMError):
+    """One scan cannot be used; the rest of the cohort goes on."""

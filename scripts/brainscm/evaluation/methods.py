@@ -1,0 +1,103 @@
+"""The methods that are compared: one design matrix, one way to intervene and decode, and each its own encoding.
+
+Persistence aside, every method is the same causal model with the image node fitted on another encoding of the same
+training scans: the autoencoder's latent (BrainSCM), PCA scores, or the voxels themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from brainscm.autoencoder.model import Autoencoder
+from brainscm.autoencoder.pca import PCA
+from brainscm.counterfactuals.decoding import STRATEGIES, Factual
+from brainscm.scm.design import Array
+from brainscm.scm.image import ImageModel, Rows, fit_image
+from brainscm.scm.model import Scm
+
+logger = logging.getLogger("brainscm")
+
+Volume = NDArray[np.float32]
+
+
+class Voxels:
+    """The encoding that is none: the latent of a scan is the scan."""
+
+    kind = "voxels"
+
+    def __init__(self, grid_shape: tuple[int, int, int]) -> None:
+        self.grid_shape = grid_shape
+        self.latent_shape = (1, *grid_shape)
+
+    def encode(self, volumes: Tensor) -> Tensor:
+        return volumes
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+@dataclass(frozen=True)
+class Method:
+    """An encoding and the image node that was fitted on it."""
+
+    name: str
+    autoencoder: Autoencoder
+    image: ImageModel
+
+    def predict(self, factual: Factual, step: Array, decode: str = "residual") -> tuple[Volume, Volume]:
+        """Counterfactual volume and its signed change (x, y, z) for a step (p,) of one scan's design row."""
+        return self._decode(factual, self.image.predict(step[None]), decode)
+
+    def draws(self, factual: Factual, drawn_steps: Array) -> Iterator[Volume]:
+        """The residual-decoded volume under each draw of all parameters; drawn_steps: (K, p)."""
+        for k, step in enumerate(drawn_steps):
+            shift = self.image.predict(step[None]) + self.image.deviate(step[None], k)
+            yield self._decode(factual, shift, "residual")[0]
+
+    def factual(self, volume: Volume, latent: NDArray[np.float32] | None = None) -> Factual:
+        """One scan (x, y, z) as the decoding strategies take it; without a stored latent it is encoded here."""
+        volumes = torch.from_numpy(volume)[None, None]
+        with torch.inference_mode():
+            latents = self.autoencoder.encode(volumes) if latent is None else torch.from_numpy(latent)[None]
+        return Factual(self.autoencoder, volumes, latents)
+
+    def _decode(self, factual: Factual, shift: Array, decode: str) -> tuple[Volume, Volume]:
+        with torch.inference_mode():
+            volume, change = STRATEGIES[decode](factual, torch.from_numpy(shift.astype(np.float32)))
+        return volume[0, 0].numpy(), change[0, 0].numpy()
+
+
+def voxel_glm(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int]) -> Method:
+    """The image node fitted on the voxels; volumes: the scans of `scm.training` (n, 1, x, y, z), in its order."""
+    logger.info("fitting the voxelwise GLM on %d scans", len(scm.training))
+    return Method("voxel_glm", Voxels(grid_shape), _refit(scm, volumes))
+
+
+def pca_glm(scm: Scm, volumes: NDArray[np.floating], components: int) -> Method:
+    """The image node fitted on the scores of principal components of the same scans."""
+    logger.info("fitting PCA and its GLM on %d scans", len(scm.training))
+    pca = PCA.fit(volumes, components)
+    scores = [pca.encode(torch.from_numpy(np.asarray(volume, np.float32))[None])[0].numpy() for volume in volumes]
+    return Method("pca_glm", pca, _refit(scm, np.stack(scores)))
+
+
+def _refit(scm: Scm, encoded: Rows) -> ImageModel:
+    training = scm.training
+    return fit_image(
+        scm.design_matrix(training),
+        encoded,
+        list(range(len(training))),
+        training["participant"].tolist(),
+        scm.design.columns,
+        scm.seed,
+    )

@@ -1,0 +1,140 @@
+"""From single measurements to what is reported: means with intervals, by group, and the contract's summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainscm.evaluation.agreement import bootstrap_mean
+from brainscm.scm.model import Scm
+
+METRICS = ("psnr_brain_db", "change_correlation", "change_slope", "region_volume_mae_ml", "interval_coverage_95")
+METHODS = ("persistence", "voxel_glm", "pca_glm", "latent_glm")
+MEASURED = [
+    "source",
+    "method",
+    "decode",
+    "query",
+    "effect",
+    "scan",
+    "participant",
+    "years",
+    "region",
+    "metric",
+    "value",
+]
+COLUMNS = ["level", "stratum", *MEASURED, "ci95_low", "ci95_high", "scans", "people"]
+KEYS = ["source", "method", "decode", "region", "metric"]
+MOST_LEVELS = 10
+Row = dict[str, Any]
+NOTHING_PREDICTED = "persistence predicts no change, so there is nothing to correlate"
+WHY_NULL = {
+    "psnr_brain_db": "the prediction equals the truth everywhere",
+    "change_correlation": "the predicted or the true change is the same everywhere",
+    "change_slope": "nothing truly changed",
+    "region_volume_mae_ml": "no region could be measured",
+    "interval_coverage_95": "the method states no interval",
+}
+INTERVAL_EDGES = (0.0, 5.0, 10.0, 20.0, math.inf)
+
+
+def measured(about: Mapping[str, Any], values: Mapping[str, float]) -> list[Row]:
+    """One row a metric; `about` says of what."""
+    return [{**about, "metric": metric, "value": value} for metric, value in values.items()]
+
+
+def metrics_table(rows: list[Row], scm: Scm, table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The long table: one row a measurement (`level` scan), and one a mean over scans (`level` mean).
+
+    Means come for all scans (`stratum` all) and by query, interval of age, and level of each categorical node, with a
+    95 % bootstrap interval over people.
+
+    Args:
+        rows: what was measured. table: its scans, indexed by scan id.
+        scm, seed: of the workflow.
+    """
+    single = pd.DataFrame(rows, columns=MEASURED)
+    means = []
+    for stratum, part in _strata(single, scm, table):
+        measured = part[np.isfinite(part["value"])]
+        for key, group in measured.groupby(KEYS, sort=False, dropna=False):
+            # Seeded by its place, so that a row is the same whatever else is measured.
+            rng = np.random.default_rng([seed, *f"{stratum}{key}".encode()])
+            value, low, high = bootstrap_mean(group["value"].to_numpy(), group["participant"].to_numpy(), rng)
+            means.append(
+                {
+                    **dict(zip(KEYS, key, strict=True)),
+                    "stratum": stratum,
+                    "value": value,
+                    "ci95_low": low,
+                    "ci95_high": high,
+                    "scans": group["scan"].nunique(),
+                    "people": group["participant"].nunique(),
+                }
+            )
+    parts = [
+        pd.DataFrame(means).assign(level="mean") if means else pd.DataFrame(columns=COLUMNS),
+        single.assign(level="scan"),
+    ]
+    return pd.concat([part for part in parts if len(part)] or parts[:1]).reindex(columns=COLUMNS)
+
+
+def _strata(single: pd.DataFrame, scm: Scm, table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    yield "all", single
+    if single.empty:
+        return
+    judged = single[single["source"] != "axiom"]
+    for query, part in judged.groupby("query", sort=False):
+        yield f"query={query}", part
+    values = scm.values(table)
+    for node, levels in scm.covariates.levels.items():
+        if levels is not None and 1 < len(levels) <= MOST_LEVELS:
+            for level, part in judged.groupby(judged["scan"].map(values[node]), sort=False, observed=True):
+                yield f"{node}={level}", part
+    bins = pd.cut(judged["years"].abs(), INTERVAL_EDGES, right=False)
+    for interval, part in judged.groupby(bins, observed=True):
+        to = "or more" if math.isinf(interval.right) else f"to {interval.right:g}"
+        yield f"years={interval.left:g} {to}", part
+
+
+def summarise(metrics: pd.DataFrame, reconstruction: pd.DataFrame, why_no_truth: str) -> dict[str, Any]:
+    """`evaluation/summary.json`: means over scans and queries against the simulator's truth, else against follow-ups.
+
+    Args:
+        metrics: from `metrics_table`.
+        reconstruction: the autoencoder's fidelity by scan and split.
+        why_no_truth: the reason to give where there is no case at all.
+    """
+    means = metrics[(metrics["level"] == "mean") & (metrics["stratum"] == "all") & metrics["region"].isna()]
+    source = next((s for s in ("simulated", "follow-up") if (means["source"] == s).any()), None)
+    means = means[means["source"] == source]
+    test = reconstruction[reconstruction["split"] == "test"]
+    return {
+        "reconstruction": {
+            "psnr_brain_db": _finite(test["psnr_brain_db"].mean()),
+            "ssim_brain": _finite(test["ssim_brain"].mean()),
+        },
+        "methods": {method: _method(means, method, why_no_truth if source is None else None) for method in METHODS},
+        "truth": {
+            "source": source,
+            "scans": int(means["scans"].max() or 0) if source else 0,
+            "people": int(means["people"].max()) if source else 0,
+        },
+    }
+
+
+def _method(means: pd.DataFrame, method: str, why_no_truth: str | None) -> dict[str, Any]:
+    own = means[(means["method"] == method) & means["decode"].isin(["none", "residual"])].set_index("metric")["value"]
+    found: dict[str, Any] = {metric: _finite(own.get(metric)) for metric in METRICS}
+    reasons = dict(WHY_NULL, change_correlation=NOTHING_PREDICTED) if method == "persistence" else WHY_NULL
+    why_null = {metric: why_no_truth or reasons[metric] for metric in METRICS if found[metric] is None}
+    return {**found, "why_null": why_null}
+
+
+def _finite(value: float | None) -> float | None:
+    """A JSON number, or null: JSON knows no NaN."""
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,50 @@
+"""What every rule's script shares: the log file, the thread count, and errors told in one sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from brainscm.errors import BrainSCMError
+
+logger = logging.getLogger("brainscm")
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[logging.Logger]:
+    """Run one rule's script: log to `snakemake.log`, hold numeric libraries to `snakemake.threads`.
+
+    Import heavy libraries inside the `with` block: ITK and OpenMP read their thread count when they load.
+    Warnings and errors also go to stderr, so that a user at the terminal sees them at once. A `BrainSCMError` ends the
+    job with its one sentence; anything else leaves its traceback in the log.
+    """
+    threads = str(snakemake.threads)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ[name] = threads
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    log_path = Path(str(snakemake.log[0])).resolve()
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+
+    to_file = logging.FileHandler(log_path, mode="w")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    to_terminal = logging.StreamHandler(sys.stderr)
+    to_terminal.setFormatter(logging.Formatter("%(message)s"))
+    to_terminal.setLevel(logging.WARNING)
+    logger.setLevel(logging.INFO)
+    logger.handlers = [to_file, to_terminal]
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(to_file)
+    try:
+        yield logger
+    except BrainSCMError as error:
+        logger.error("%s: %s", snakemake.rule, error)
+        sys.exit(1)
+    except Exception:
+        logger.error("%s: unexpected error, details in %s\n%s", snakemake.rule, log_path, traceback.format_exc())
+        raise

@@ -1,0 +1,1 @@
+"""Encode every scan once with the trained autoencoder."""

@@ -1,0 +1,46 @@
+"""Stream the scans through the encoder into one zarr store."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+import zarr
+
+from brainscm.autoencoder.model import Autoencoder
+from brainscm.autoencoder.volumes import Grid, read_volume
+
+logger = logging.getLogger("brainscm")
+
+
+def encode_scans(
+    scans: pd.DataFrame, model: Autoencoder, grid: Grid, path: Path, model_sha256: str, device: torch.device
+) -> None:
+    """Write the group `path` with the array `latents` (scan, c, x, y, z), one chunk a scan, and the scans' ids.
+
+    Scans are encoded one at a time: a scan alone gives the same latent as in company, and memory does not grow. The
+    store is renamed into place when it is whole.
+
+    Raises:
+        ScanError: a scan cannot be read, is not finite, or does not lie on `grid`.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    group = zarr.create_group(store=unfinished)
+    shape = (len(scans), *model.latent_shape)
+    latents = group.create_array("latents", shape=shape, chunks=(1, *model.latent_shape), dtype="float32")
+    group.attrs.update({"scans": scans["scan"].tolist(), "model_sha256": model_sha256})
+    started = time.perf_counter()
+    for i, image in enumerate(scans["image"]):
+        volume = torch.from_numpy(read_volume(image, grid))[None, None].to(device)
+        latents[i] = model.encode(volume)[0].cpu().numpy()
+        if (i + 1) % 50 == 0:
+            seconds_left = (time.perf_counter() - started) / (i + 1) * (len(scans) - i - 1)
+            logger.info("encoded %d of %d scans, %.0f s left", i + 1, len(scans), seconds_left)
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(unfinished, path)

@@ -1,0 +1,94 @@
+"""Gather the status of every scan into qc.tsv, compare each with its cohort, and finish the BIDS derivatives folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import brainscm
+from brainscm.cohort.tables import read_table, write_table
+from brainscm.config import PreprocessOptions
+from brainscm.errors import BrainSCMError
+from brainscm.preprocess.scan import write_json
+
+logger = logging.getLogger("brainscm")
+
+
+def collect_preprocessing(
+    scans_path: Path, preproc_dir: Path, qc_path: Path, options: PreprocessOptions
+) -> pd.DataFrame:
+    """Write `qc.tsv`, one row a scan of `scans.tsv` in its order.
+
+    Columns: scan, status, reasons (joined by "; "), the metrics, `mask_volume_z` (robust z within the cohort), volumes
+    as `<region>_ml`, and one column a role in `outputs` with its path relative to `preproc_dir`. A robust z beyond
+    `volume_z_warn` turns a pass into a warning.
+
+    Raises:
+        BrainSCMError: a status is missing, or an image that a status promises is gone.
+    """
+    scans = read_table(scans_path)
+    rows = [_row(scan, preproc_dir) for scan in scans["scan"]]
+    table = pd.DataFrame(rows)
+    if "mask_volume_ml" in table:
+        table["mask_volume_z"] = robust_z(table["mask_volume_ml"].where(table["status"] != "fail"))
+        outliers = table["mask_volume_z"].abs() > options.volume_z_warn
+        reasons = [
+            f"mask volume is {z:+.1f} robust z from the cohort's median (warn beyond {options.volume_z_warn:g})"
+            for z in table.loc[outliers, "mask_volume_z"]
+        ]
+        table.loc[outliers, "reasons"] = (table.loc[outliers, "reasons"] + "; " + reasons).str.removeprefix("; ")
+        table.loc[outliers, "status"] = "warn"
+    write_table(table, qc_path)
+    _describe_dataset(preproc_dir, scans["path"])
+    counts = table["status"].value_counts()
+    told = ", ".join(f"{counts.get(key, 0)} {key}" for key in ("pass", "warn", "fail"))
+    logger.info("%d scans: %s", len(table), told)
+    for row in table[table["status"] == "fail"].itertuples():
+        logger.warning("failed: %s: %s", row.scan, row.reasons)
+    return table
+
+
+def robust_z(values: pd.Series) -> pd.Series:
+    """(value - median) / (1.4826 × median absolute deviation); missing where there are under 5 values or no spread."""
+    spread = 1.4826 * (values - values.median()).abs().median()
+    if values.count() < 5 or not spread > 0:
+        return pd.Series(np.nan, index=values.index)
+    return (values - values.median()) / spread
+
+
+def _row(scan: str, preproc_dir: Path) -> dict[str, Any]:
+    path = preproc_dir / "status" / f"{scan}.json"
+    rerun = f"rerun it with: snakemake --cores all --force {path}"
+    try:
+        status = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BrainSCMError(f"{scan}: its status {path} is missing or unreadable; {rerun}") from error
+    if status["status"] != "fail":
+        gone = [name for name in status["outputs"].values() if not (preproc_dir / name).is_file()]
+        if gone:
+            raise BrainSCMError(f"{scan}: {preproc_dir / gone[0]} was written but is gone; {rerun}")
+    row = {"scan": scan, "status": status["status"], "reasons": "; ".join(status["reasons"])}
+    row |= status["metrics"]
+    row |= {f"{region}_ml": volume for region, volume in status["volumes_ml"].items()}
+    return row | status["outputs"]
+
+
+def _describe_dataset(preproc_dir: Path, raw_paths: pd.Series) -> None:
+    """What makes `preproc/` a BIDS derivatives dataset; its status and figures folders are not part of BIDS."""
+    roots = {str(path).split("/sub-", 1)[0] for path in raw_paths}
+    write_json(
+        preproc_dir / "dataset_description.json",
+        {
+            "Name": "BrainSCM preprocessed T1w",
+            "BIDSVersion": "1.9.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "BrainSCM", "Version": brainscm.__version__}],
+            "DatasetLinks": {"raw": f"file://{min(roots)}"} if roots else {},
+        },
+    )
+    (preproc_dir / ".bidsignore").write_text("status/\nfigures/\nqc.tsv\n*_xfm.mat\n")

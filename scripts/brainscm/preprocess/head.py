@@ -1,0 +1,111 @@
+"""Read a raw T1w scan, refuse what cannot be a head, and put the rest on an upright isotropic working grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from scipy import ndimage
+
+from brainscm.errors import ScanError
+from brainscm.preprocess.volume import Volume, gaussian_for_voxels, sample
+
+VOXEL_MM = (0.3, 6.0)  # a T1w outside these edge lengths is a header error or a localiser
+EXTENT_MM = (90.0, 600.0)  # a head fits in no less and no scanner sees more
+
+
+@dataclass(frozen=True)
+class RawScan:
+    """A validated scan: float32 data on its own grid (x, y, z), and its voxel-to-world affine (mm, RAS+)."""
+
+    path: Path
+    data: np.ndarray
+    affine: np.ndarray
+
+    @property
+    def volume(self) -> Volume:
+        return Volume(self.data, self.affine)
+
+
+def read_scan(path: Path) -> RawScan:
+    """Read and validate one T1w NIfTI.
+
+    Raises:
+        ScanError: one sentence with the path, what is wrong, and what to do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ScanError(f"{path}: no such file; restore it, or remove the scan from the BIDS folder")
+    if path.stat().st_size == 0:
+        raise ScanError(f"{path}: the file is empty (0 bytes); copy or convert it again")
+    try:
+        image = nib.load(path)
+        data = np.asanyarray(image.dataobj, dtype=np.float32)
+        affine = np.asarray(image.affine, dtype=float)
+    except Exception as error:
+        raise ScanError(
+            f"{path}: cannot be read as NIfTI ({_one_line(error)}); it is probably truncated, copy it again"
+        ) from error
+    if data.ndim == 4 and data.shape[3] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise ScanError(f"{path}: has shape {data.shape}, a T1w must be one 3D volume; extract or average its volumes")
+    if min(data.shape) < 16:
+        raise ScanError(f"{path}: has only {min(data.shape)} slices along one axis; use a 3D T1w, not a localiser")
+    voxel_mm = np.maximum(voxel_sizes(affine), 1e-9)
+    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3] / voxel_mm)) < 0.1:
+        raise ScanError(f"{path}: its header has no usable orientation (singular affine); convert it again from DICOM")
+    extent_mm = voxel_mm * data.shape
+    if voxel_mm.min() < VOXEL_MM[0] or voxel_mm.max() > VOXEL_MM[1]:
+        raise ScanError(f"{path}: voxel size {_mm(voxel_mm)} is not that of a T1w; check the header's units (mm)")
+    if extent_mm.min() < EXTENT_MM[0] or extent_mm.max() > EXTENT_MM[1]:
+        raise ScanError(f"{path}: field of view {_mm(extent_mm)} cannot hold a whole brain; use a whole-head T1w")
+    bad = ~np.isfinite(data)
+    if bad.mean() > 0.01:
+        raise ScanError(f"{path}: {bad.mean():.0%} of its voxels are NaN or infinite; convert it again")
+    data = np.where(bad, 0, data)
+    if not data.any():
+        raise ScanError(f"{path}: every voxel is zero; convert it again")
+    if np.ptp(data) == 0:
+        raise ScanError(f"{path}: every voxel has the same value; convert it again")
+    if np.ptp(data[data.shape[0] // 4 : -data.shape[0] // 4]) == 0 or (data != data.flat[0]).mean() < 0.02:
+        raise ScanError(f"{path}: nearly all of it is empty, probably a truncated copy; copy or convert it again")
+    return RawScan(path, data, affine)
+
+
+def working_head(scan: RawScan, voxel_mm: float = 2.0) -> Volume:
+    """The scan on an upright (RAS, axis-aligned) isotropic grid that holds its whole field of view; negatives set to 0.
+
+    Every estimate (bias field, registration, mask) is made here, whatever the scan's own orientation, shear or voxel
+    size: cost and behaviour then do not depend on them. World coordinates are kept.
+    """
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in scan.data.shape])).reshape(3, -1)
+    world = apply_affine(scan.affine, corners.T)
+    low, high = world.min(0), world.max(0)
+    shape = tuple(int(n) for n in np.ceil((high - low) / voxel_mm))
+    affine = np.diag([voxel_mm] * 3 + [1.0])
+    affine[:3, 3] = low + voxel_mm / 2
+    data = np.clip(scan.data, 0, np.percentile(scan.data, 99.9))
+    smooth = gaussian_for_voxels(Volume(data, scan.affine), voxel_mm)
+    return Volume(np.clip(sample(smooth, affine, shape, order=1), 0, None), affine)
+
+
+def foreground(head: np.ndarray) -> np.ndarray:
+    """Head against air: voxels above a tenth of the bright end of the histogram, largest piece, holes filled."""
+    above = head > 0.1 * np.percentile(head, 99)
+    labels, count = ndimage.label(ndimage.binary_opening(above))
+    if count == 0:
+        return above
+    largest = labels == 1 + np.argmax(ndimage.sum_labels(above, labels, np.arange(1, count + 1)))
+    return ndimage.binary_fill_holes(ndimage.binary_dilation(largest))
+
+
+def _mm(values: np.ndarray) -> str:
+    return " × ".join(f"{value:g}" for value in np.round(values, 2)) + " mm"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

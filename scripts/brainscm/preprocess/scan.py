@@ -1,0 +1,241 @@
+"""Preprocess one scan, raw T1w to BIDS derivatives, and always end with a status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import brainscm
+from brainscm.config import CustomTemplate, PreprocessOptions
+from brainscm.errors import ConfigError, ScanError
+from brainscm.preprocess import figures, qc
+from brainscm.preprocess.head import RawScan, foreground, read_scan, working_head
+from brainscm.preprocess.intensity import bias_field, white_peak
+from brainscm.preprocess.register import find_start, register_brain, register_head, warp_to_head, write_matrix
+from brainscm.preprocess.skullstrip import brain_surface
+from brainscm.preprocess.template import Template, load_template
+from brainscm.preprocess.tissues import Tissues, segment_tissues, tissue_volumes
+from brainscm.preprocess.volume import Volume, gaussian_for_voxels, sample, save_nifti
+
+logger = logging.getLogger("brainscm")
+
+MASK_COLOUR = (255, 92, 66)
+TEMPLATE_COLOUR = (72, 202, 228)
+OUTSIDE_MM = -9.0  # distance to the mask beyond the field of view: outside it
+SOFTWARE = ("antspyx", "nibabel", "nilearn", "numpy", "scipy")
+
+
+def preprocess_scan(
+    scan: str,
+    t1w: Path,
+    output_dir: Path,
+    template: str | CustomTemplate,
+    options: PreprocessOptions,
+    seed: int,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Skull-strip one T1w, bring it to the template, segment, measure; write everything under `output_dir`.
+
+    A scan that cannot be used ends with status `fail` and one sentence, not with an exception.
+
+    Args:
+        scan: `sub-X` or `sub-X_ses-Y`.
+        threads: recorded with the results; ITK reads its own count from the environment when it loads. With one thread
+            the same input gives the same bytes.
+
+    Returns:
+        What is written to `status/<scan>.json`: scan, status, reasons, metrics, volumes_ml, outputs, seconds, software.
+
+    Raises:
+        ConfigError: the template cannot be used; then no scan can be.
+    """
+    work = _ScanRun(scan, Path(t1w), Path(output_dir), options, seed)
+    status: dict[str, Any] = {"scan": scan, "status": "fail", "reasons": [], "metrics": {}, "volumes_ml": {}}
+    try:
+        work.run(template)
+        verdict, reasons = qc.judge(work.metrics, options)
+        status.update(status=verdict, reasons=reasons)
+    except ConfigError:
+        raise
+    except ScanError as error:
+        status["reasons"] = [str(error)]
+    except Exception as error:  # a bad scan is data: whatever a library made of it must not stop the cohort
+        logger.warning("%s: unexpected error\n%s", scan, traceback.format_exc())
+        status["reasons"] = [f"{t1w}: {type(error).__name__} in stage {work.current} ({error}); see this scan's log"]
+    status.update(
+        metrics={name: round(value, 6) if np.isfinite(value) else None for name, value in work.metrics.items()},
+        volumes_ml={name: round(value, 4) for name, value in work.volumes_ml.items()},
+        outputs=work.outputs,
+        seconds={name: round(value, 2) for name, value in work.seconds.items()},
+        software=software_versions() | {"threads": str(threads)},
+    )
+    level = logging.WARNING if status["status"] == "fail" else logging.INFO
+    told = "; ".join(status["reasons"])
+    logger.log(level, "%s: %s in %.0f s %s", scan, status["status"], sum(work.seconds.values()), told)
+    write_json(Path(output_dir) / "status" / f"{scan}.json", status)
+    return status
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what shapes the result."""
+    own = {"brainscm": brainscm.__version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in SOFTWARE}
+
+
+def bids_uri(t1w: Path) -> str:
+    """The raw scan as a BIDS URI, `bids:raw:sub-X/…`; `raw` is resolved by DatasetLinks in dataset_description.json."""
+    parts = t1w.parts
+    first = next((k for k, part in enumerate(parts) if part.startswith("sub-")), len(parts) - 1)
+    return "bids:raw:" + "/".join(parts[first:])
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON under a temporary name, then move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+class _ScanRun:
+    """One scan's way through the stages; holds what the status will tell, however far it came."""
+
+    def __init__(self, scan: str, t1w: Path, output_dir: Path, options: PreprocessOptions, seed: int) -> None:
+        self.scan, self.t1w, self.output_dir, self.options, self.seed = scan, t1w, output_dir, options, seed
+        self.current = "start"
+        self.metrics: dict[str, float] = {}
+        self.volumes_ml: dict[str, float] = {}
+        self.outputs: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.current, start = name, time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
+
+    def run(self, template_name: str | CustomTemplate) -> None:
+        options = self.options
+        with self.stage("read"):
+            raw = read_scan(self.t1w)
+            head = working_head(raw)
+        with self.stage("template"):
+            template = load_template(template_name, options.voxel_mm)
+        with self.stage("figures"):  # a first picture, for the report, should a later stage fail
+            self._draw("mask", head, [], foreground(head.data))
+        with self.stage("bias_field"):
+            field = bias_field(head, foreground(head.data))
+            head = head.with_data(head.data / field)
+        with self.stage("linear"):
+            start = find_start(template, head)
+            self.metrics["start_score"] = start.score
+            linear = register_head(template, head, start.matrix, self.seed)
+        with self.stage("deformable"):
+            probability = warp_to_head(template, head, linear, [template.heads[2][1]], self.seed)[0]
+        with self.stage("mask"):
+            surface = brain_surface(head.with_data(probability), head)
+            inside = surface.data > 0
+            if inside.sum() * head.voxel_ml < 100:
+                raise ScanError(
+                    f"{self.t1w}: no brain was found; look at the scan, and exclude it if it is not a whole-head T1w"
+                )
+            native = sample(surface, raw.affine, raw.data.shape, order=1, outside=OUTSIDE_MM) > 0
+            native_mask = Volume(native, raw.affine)
+            self.metrics |= qc.mask_metrics(native_mask)
+            within = bias_field(head, inside, shrink_factor=3)
+            field, head = field * within, head.with_data(head.data / within)
+        with self.stage("affine"):
+            brain = head.with_data(head.data * inside)
+            to_scan = register_brain(template.brain_volume, brain, linear, options.transform, self.seed)
+            self.metrics["head_size"] = 1 / float(np.linalg.det(to_scan[:3, :3]))
+        with self.stage("resample"):
+            grid = (template.affine, template.shape, to_scan)
+            mask = sample(surface, *grid, order=1, outside=OUTSIDE_MM) > 0
+            sharp = gaussian_for_voxels(raw.volume, template.voxel_mm)
+            volume = sample(sharp, *grid, order=3) / sample(head.with_data(field), *grid, order=1, outside=1.0)
+            volume = np.clip(volume, 0, None) * mask
+        with self.stage("tissues"):
+            rough_peak = white_peak(volume[mask & (template.wm > 0.9)])
+            tissues = segment_tissues(volume / rough_peak, mask, template)
+            peak = white_peak(volume[tissues.wm > 0.95])
+            volume /= peak
+            self.volumes_ml = tissue_volumes(tissues, template, self.metrics["head_size"])
+            self.metrics |= qc.image_metrics(volume, mask, tissues, template)
+            self.metrics["wm2max"] = peak / float(np.percentile(head.data[foreground(head.data)], 99.95))
+        with self.stage("write"):
+            self._write(raw, native_mask, template, to_scan, Volume(volume, template.affine), mask, tissues)
+        with self.stage("figures"):
+            self._draw("mask", head, [(inside, MASK_COLOUR)], inside)
+            outlines = [(template.brain_mask, TEMPLATE_COLOUR), (template.wm > 0.5, TEMPLATE_COLOUR)]
+            self._draw("registration", Volume(volume, template.affine), outlines, template.brain_mask)
+
+    def _draw(
+        self, kind: str, volume: Volume, outlines: list[tuple[np.ndarray, tuple[int, int, int]]], box: np.ndarray
+    ) -> None:
+        name = f"figures/{self.scan}_{kind}.png"
+        figures.mosaic(volume.data, volume.voxel_mm, outlines, box, self.output_dir / name)
+        self.outputs[f"{kind}_figure"] = name
+
+    def _write(
+        self,
+        raw: RawScan,
+        native_mask: Volume,
+        template: Template,
+        to_scan: np.ndarray,
+        volume: Volume,
+        mask: np.ndarray,
+        tissues: Tissues,
+    ) -> None:
+        """Write the BIDS derivatives; every file appears whole or not at all."""
+        folder = f"{self.scan.replace('_', '/')}/anat"
+        (self.output_dir / folder).mkdir(parents=True, exist_ok=True)
+        space = f"{self.scan}_space-{template.name}_res-{template.label}"
+        images = {
+            "preproc_t1w": (f"{space}_desc-preproc_T1w", volume, np.float32),
+            "template_mask": (f"{space}_desc-brain_mask", volume.with_data(mask), np.uint8),
+            "native_mask": (f"{self.scan}_desc-brain_mask", native_mask, np.uint8),
+            "gm_probseg": (f"{space}_label-GM_probseg", volume.with_data(tissues.gm), np.float32),
+            "wm_probseg": (f"{space}_label-WM_probseg", volume.with_data(tissues.wm), np.float32),
+            "csf_probseg": (f"{space}_label-CSF_probseg", volume.with_data(tissues.csf), np.float32),
+        }
+        common = {"Sources": [bids_uri(self.t1w)], "SoftwareVersions": software_versions()}
+        in_space = {
+            "SpatialReference": template.name,
+            "Resolution": f"{template.voxel_mm:g} mm isotropic",
+            "Transform": self.options.transform,
+        }
+        extra: dict[str, dict[str, Any]] = {
+            "preproc_t1w": in_space
+            | {"SkullStripped": True, "Units": "arbitrary, white-matter peak = 1", "Metrics": self.metrics},
+            "template_mask": in_space | {"Type": "Brain"},
+            "native_mask": {"SpatialReference": "orig", "Type": "Brain"},
+            "gm_probseg": in_space,
+            "wm_probseg": in_space,
+            "csf_probseg": in_space,
+        }
+        for role, (stem, image, dtype) in images.items():
+            save_nifti(self.output_dir / folder / f"{stem}.nii.gz", image, dtype)
+            write_json(self.output_dir / folder / f"{stem}.json", common | extra[role])
+            self.outputs[role] = f"{folder}/{stem}.nii.gz"
+        for role, name, matrix in (
+            ("to_template", f"from-T1w_to-{template.name}", to_scan),
+            ("from_template", f"from-{template.name}_to-T1w", np.linalg.inv(to_scan)),
+        ):
+            path = self.output_dir / folder / f"{self.scan}_{name}_mode-image_xfm.mat"
+            temporary = path.with_name(f".{path.stem}.tmp.mat")
+            write_matrix(matrix, temporary)
+            os.replace(temporary, path)
+            self.outputs[role] = f"{folder}/{path.name}"

@@ -1,0 +1,237 @@
+"""The template: its brain on the output grid, the whole-head target for registration, tissue priors and regions.
+
+Without a network the only template at hand is the ICBM152 2009a in nilearn's wheel: T1w, grey and white matter, no
+skull. Every other template borrows its tissue priors and regions, by an affine registration of brain to brain.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nibabel as nib
+import nilearn
+import numpy as np
+from nibabel.affines import apply_affine
+from scipy import ndimage
+
+from brainscm.config import CustomTemplate
+from brainscm.errors import ConfigError
+from brainscm.preprocess.volume import Volume, crop, gaussian_for_voxels, halve, sample
+
+EMBEDDED = "MNI152NLin2009aSym"
+HEAD_MARGIN_MM = 32  # room around the brain for scalp, skull and the registration's band
+GRID_MARGIN_MM = 3  # the affine brings outlines together to within about this
+SKULL_MM, SCALP_MM = 7, 14  # outer distances from the brain of the pseudo-head's dark and bright shells
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template brain on the output grid; arrays are (x, y, z), `affine` is voxel-to-world (RAS+, mm).
+
+    `gm`, `wm`, `csf` are prior probabilities (float32, 0–1; their sum is 1 inside `brain_mask`). `ventricles` and
+    `temporal` are the regions in which CSF is called ventricle and grey matter is called temporal.
+    `heads` are whole-head targets at 2, 4 and 8 mm with their brain masks, for registration.
+    """
+
+    name: str
+    voxel_mm: float
+    affine: np.ndarray
+    shape: tuple[int, int, int]
+    brain: np.ndarray
+    brain_mask: np.ndarray
+    gm: np.ndarray
+    wm: np.ndarray
+    csf: np.ndarray
+    ventricles: np.ndarray
+    temporal: np.ndarray
+    heads: dict[int, tuple[Volume, Volume]]
+
+    @property
+    def label(self) -> str:
+        """The BIDS `res-` label: 2mm, 1p5mm."""
+        return f"{self.voxel_mm:g}mm".replace(".", "p")
+
+    @property
+    def voxel_ml(self) -> float:
+        return self.voxel_mm**3 / 1000
+
+    @cached_property
+    def brain_volume(self) -> Volume:
+        return Volume(self.brain, self.affine)
+
+
+def load_template(template: str | CustomTemplate, voxel_mm: float) -> Template:
+    """Prepare a template for an output grid of `voxel_mm`.
+
+    Args:
+        template: the embedded template's name, a TemplateFlow name found under $TEMPLATEFLOW_HOME, or T1w + brain mask.
+
+    Raises:
+        ConfigError: the template is unknown, missing, or not usable.
+    """
+    embedded = _embedded()
+    if template == EMBEDDED:
+        return _build(EMBEDDED, embedded["t1w"], embedded["mask"], embedded, voxel_mm)
+    if isinstance(template, str):
+        template = _templateflow(template)
+    t1w, mask = _read_custom(template)
+    priors = _borrow_priors(embedded, t1w, mask)
+    return _build(template.name, t1w, mask, priors, voxel_mm)
+
+
+def _embedded() -> dict[str, Volume]:
+    """ICBM152 2009a (1 mm) with tissue probabilities, and regions drawn from them in its MNI coordinates."""
+    folder = Path(nilearn.__file__).parent / "datasets" / "data"
+    images = [nib.load(folder / f"mni_icbm152_{key}_tal_nlin_sym_09a_converted.nii.gz") for key in ("t1", "gm", "wm")]
+    t1w, gm, wm = (np.asanyarray(image.dataobj) for image in images)
+    box = ndimage.find_objects((t1w > 0).astype(np.uint8))[0]
+    affine = images[0].affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [part.start - HEAD_MARGIN_MM for part in box]
+    t1w, gm, wm = (np.pad(part[box], HEAD_MARGIN_MM).astype(np.float32) for part in (t1w, gm, wm))
+    mask = (t1w > 0).astype(np.float32)
+    gm, wm = gm / 255 * mask, wm / 255 * mask
+    csf = np.clip(mask - gm - wm, 0, 1)
+    maps: dict[str, np.ndarray] = {"t1w": t1w, "mask": mask, "gm": gm, "wm": wm, "csf": csf}
+    volumes = {key: Volume(data, affine) for key, data in maps.items()}
+    return volumes | _mni_regions(halve(volumes["csf"]), halve(volumes["mask"]))
+
+
+def _mni_regions(csf: Volume, mask: Volume) -> dict[str, Volume]:
+    """Regions in MNI coordinates, at 2 mm: `ventricles`, where CSF is ventricle, and `temporal`, the temporal lobes.
+
+    The template's own ventricles are its CSF inside boxes around the lateral ventricles' bodies and temporal horns, the
+    third and the fourth ventricle. People's ventricles are larger or shifted: CSF within 16 mm and nearer to the
+    template's ventricles than to its sulci and cisterns counts as theirs.
+    """
+    x, y, z = np.ogrid[tuple(slice(n) for n in csf.data.shape)]
+    x, y, z = (csf.affine[axis, axis] * index + csf.affine[axis, 3] for axis, index in enumerate((x, y, z)))
+    lateral = (abs(x) < 38) & (y > -70) & (y < 38) & (z > -6) & (z < 32)
+    lateral &= ~((abs(x) > 20) & (y > -22)) & ~((abs(x) < 12) & (y < -32)) & ~((abs(x) < 4) & (z > 17))
+    third = (abs(x) < 5) & (y > -30) & (y < 8) & (z > -12) & (z <= 6)
+    horns = (abs(x) > 22) & (abs(x) < 42) & (y > -42) & (y < -4) & (z > -26) & (z <= -6)
+    fourth = (abs(x) < 10) & (y > -54) & (y < -35) & (z > -44) & (z < -18)
+    seeds = (csf.data > 0.5) & (lateral | third | horns | fourth)
+    to_ventricle = 2 * ndimage.distance_transform_edt(~seeds)
+    to_sulcus = 2 * ndimage.distance_transform_edt(~((csf.data > 0.5) & ~seeds))
+    ventricles = (to_ventricle < 16) & (to_ventricle < to_sulcus)
+    temporal = (mask.data > 0.5) & (abs(x) > 16) & (y > -42) & (y < 20) & (z < -2) & ((y > -34) | (z > -20))
+    return {"ventricles": csf.with_data(ventricles), "temporal": csf.with_data(temporal)}
+
+
+def _build(name: str, t1w: Volume, mask: Volume, priors: dict[str, Volume], voxel_mm: float) -> Template:
+    inside = mask.data > 0.5
+    box = ndimage.find_objects(inside.astype(np.uint8))[0]
+    low = apply_affine(mask.affine, [part.start - 0.5 for part in box])
+    high = apply_affine(mask.affine, [part.stop - 0.5 for part in box])
+    size = (high - low + 2 * GRID_MARGIN_MM) / voxel_mm
+    x, y, z = (int(8 * np.ceil(n / 8)) for n in size)
+    shape = (x, y, z)
+    affine = np.diag([voxel_mm] * 3 + [1.0])
+    affine[:3, 3] = (low + high) / 2 - voxel_mm * (np.array(shape) - 1) / 2
+
+    def on_grid(volume: Volume) -> np.ndarray:
+        return sample(gaussian_for_voxels(volume, voxel_mm), affine, shape, order=1)
+
+    near_brain = {key: crop(priors[key], inside, 8) for key in ("gm", "wm", "csf")}  # blurring air costs seconds
+    brain_t1w = crop(t1w.with_data(t1w.data * inside), inside, 8)
+    brain_mask = on_grid(crop(mask, inside, 8)) > 0.5
+    tissues = np.stack([np.clip(on_grid(near_brain[key]), 0, 1) for key in ("gm", "wm", "csf")]) + 1e-6
+    tissues = tissues / tissues.sum(0) * brain_mask
+    brain = np.clip(on_grid(brain_t1w), 0, None) * brain_mask
+    return Template(
+        name=name,
+        voxel_mm=voxel_mm,
+        affine=affine,
+        shape=shape,
+        brain=(brain / np.median(brain[tissues[1] > 0.9])).astype(np.float32),
+        brain_mask=brain_mask,
+        gm=tissues[0],
+        wm=tissues[1],
+        csf=tissues[2],
+        ventricles=on_grid(priors["ventricles"]) > 0.5,
+        temporal=on_grid(priors["temporal"]) > 0.5,
+        heads=_heads(t1w, mask),
+    )
+
+
+def _heads(t1w: Volume, mask: Volume) -> dict[int, tuple[Volume, Volume]]:
+    """Whole-head targets at 2, 4 and 8 mm: the T1w itself where it has a head, else a skull and a scalp around it."""
+    head, brain = halve(t1w), halve(mask)
+    distance = ndimage.distance_transform_edt(brain.data <= 0.5) * head.voxel_mm[0]
+    scalp = (distance > SKULL_MM) & (distance <= SCALP_MM)
+    if np.count_nonzero(head.data[scalp]) < 0.5 * np.count_nonzero(scalp):
+        white = np.percentile(head.data[brain.data > 0.5], 90)
+        shell = np.where(scalp, 0.85 * white, 0.1 * white)
+        data = np.where((distance > 0) & (distance <= SCALP_MM), shell, head.data)
+        head = head.with_data(data.astype(np.float32))
+    heads = {2: (head, brain)}
+    for mm in (4, 8):
+        head, brain = halve(head), halve(brain)
+        heads[mm] = (head, brain)
+    return heads
+
+
+def _templateflow(name: str) -> CustomTemplate:
+    """A template that lies in the folder named by TEMPLATEFLOW_HOME, best resolution first."""
+    home = os.environ.get("TEMPLATEFLOW_HOME")
+    folder = Path(home) / f"tpl-{name}" if home else None
+    if folder is None or not folder.is_dir():
+        raise ConfigError(
+            f"template: {name} is neither {EMBEDDED} (embedded) nor a folder tpl-{name} under $TEMPLATEFLOW_HOME"
+            f" ({home or 'not set'}); copy the template there, or give t1w and brain_mask paths"
+        )
+    for resolution in ("_res-01", "_res-1", "_res-02", "_res-2", ""):
+        mask = folder / f"tpl-{name}{resolution}_desc-brain_mask.nii.gz"
+        for t1w in (f"tpl-{name}{resolution}_T1w.nii.gz", f"tpl-{name}{resolution}_desc-brain_T1w.nii.gz"):
+            if mask.is_file() and (folder / t1w).is_file():
+                return CustomTemplate(name=name, t1w=folder / t1w, brain_mask=mask)
+    raise ConfigError(
+        f"template: {folder} holds no T1w with a desc-brain_mask at one resolution; fetch both with TemplateFlow"
+    )
+
+
+def _read_custom(template: CustomTemplate) -> tuple[Volume, Volume]:
+    """T1w and mask on a 1 mm upright grid around the brain."""
+    images = []
+    for key, path in (("t1w", template.t1w), ("brain_mask", template.brain_mask)):
+        try:
+            image = nib.load(path)
+            data = np.nan_to_num(np.squeeze(np.asanyarray(image.dataobj, dtype=np.float32)))
+        except Exception as error:
+            raise ConfigError(f"template.{key}: {path} cannot be read as NIfTI; check the path and the file") from error
+        if data.ndim != 3 or not data.any():
+            raise ConfigError(f"template.{key}: {path} must be one 3D volume that is not empty")
+        images.append(Volume(data, image.affine))
+    t1w, mask = images
+    if t1w.data.shape != mask.data.shape or not np.allclose(t1w.affine, mask.affine, atol=1e-2):
+        raise ConfigError(f"template: {template.t1w} and {template.brain_mask} are not on one grid; resample the mask")
+    inside = np.argwhere(mask.data > 0.5)
+    if not 500 < len(inside) * mask.voxel_ml < 3000:
+        volume_ml = len(inside) * mask.voxel_ml
+        raise ConfigError(f"template.brain_mask: {template.brain_mask} holds {volume_ml:.0f} ml; give a brain's mask")
+    world = apply_affine(mask.affine, inside)
+    low, high = world.min(0) - HEAD_MARGIN_MM, world.max(0) + HEAD_MARGIN_MM
+    affine = np.eye(4)
+    affine[:3, 3] = np.floor(low)
+    shape = tuple(int(n) for n in np.ceil(high - low))
+    grid = [Volume(sample(gaussian_for_voxels(volume, 1.0), affine, shape, order=1), affine) for volume in images]
+    return grid[0].with_data(np.clip(grid[0].data, 0, None)), grid[1]
+
+
+def _borrow_priors(embedded: dict[str, Volume], t1w: Volume, mask: Volume) -> dict[str, Volume]:
+    """The embedded template's tissue priors and regions on another template's grid, brain registered to brain."""
+    from brainscm.preprocess.register import match_masks, register_brain
+
+    def brain_at_4mm(image: Volume, brain: Volume) -> tuple[Volume, Volume]:
+        small = halve(halve(brain))
+        return halve(halve(image.with_data(image.data * (brain.data > 0.5)))), small
+
+    fixed, fixed_mask = brain_at_4mm(t1w, mask)
+    moving, moving_mask = brain_at_4mm(embedded["t1w"], embedded["mask"])
+    start = match_masks(fixed_mask, moving_mask)
+    world = register_brain(crop(fixed, fixed_mask.data > 0.5, 8), moving, start, "affine", seed=1)
+    keys = ("gm", "wm", "csf", "ventricles", "temporal")
+    return {key: t1w.with_data(sample(embedded[key], t1w.affine, t1w.data.shape, world, order=1)) for key in keys}

@@ -1,0 +1,87 @@
+"""Grey matter, white matter and CSF on the template's grid: one segmentation for scans and counterfactuals alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from brainscm.preprocess.template import Template
+
+REGIONS = ("gm", "wm", "csf", "ventricles", "brain", "temporal_gm")
+
+
+@dataclass(frozen=True)
+class Tissues:
+    """Posterior probabilities (x, y, z), float32; they sum to 1 inside the mask and are 0 outside."""
+
+    gm: np.ndarray
+    wm: np.ndarray
+    csf: np.ndarray
+
+
+def segment_tissues(volume: np.ndarray, mask: np.ndarray, template: Template, iterations: int = 20) -> Tissues:
+    """Three Gaussians fitted by expectation-maximisation, with the template's tissue priors and a Markov random field.
+
+    The model of Atropos (Avants et al. 2011, doi 10.1007/s12021-011-9109-y) with a mean-field neighbourhood term, on
+    NumPy arrays: about a second where Atropos takes ten, so that every counterfactual can be measured.
+
+    Args:
+        volume: (x, y, z) template-space intensities, white-matter peak at 1.
+        mask: (x, y, z) bool, the voxels to share out.
+    """
+    priors = _priors(template)[:, mask]
+    values = volume[mask].astype(np.float32)
+    posterior = priors * _likelihood(values, np.array([0.72, 1.0, 0.3]), np.array([0.1, 0.07, 0.15]))
+    posterior /= posterior.sum(0) + 1e-12
+    field = np.zeros((3, *mask.shape), dtype=np.float32)
+    weight = ndimage.uniform_filter(mask.astype(np.float32), 3)[mask] + 1e-6
+    for _ in range(iterations):
+        total = posterior.sum(1) + 1e-6
+        mean = posterior @ values / total
+        spread = np.sqrt((posterior * (values - mean[:, None]) ** 2).sum(1) / total)
+        field[:, mask] = posterior
+        neighbours = np.stack([ndimage.uniform_filter(channel, 3)[mask] for channel in field]) / weight
+        posterior = priors * _likelihood(values, mean, np.maximum(spread, 0.03)) * np.exp(MRF_WEIGHT * neighbours)
+        posterior /= posterior.sum(0) + 1e-12
+    field[:, mask] = posterior
+    return Tissues(gm=field[0], wm=field[1], csf=field[2])
+
+
+MRF_WEIGHT = 1.5
+
+
+def tissue_volumes(tissues: Tissues, template: Template, head_size: float) -> dict[str, float]:
+    """Volumes in the scan's own space, ml: template-space sums divided by `head_size`.
+
+    Keys: gm, wm, csf, ventricles (CSF in the template's ventricle region), brain (gm + wm), temporal_gm.
+    """
+    to_ml = template.voxel_ml / head_size
+    gm, wm, csf = (float(part.sum()) for part in (tissues.gm, tissues.wm, tissues.csf))
+    volumes = {
+        "gm": gm,
+        "wm": wm,
+        "csf": csf,
+        "ventricles": float(tissues.csf[template.ventricles].sum()),
+        "brain": gm + wm,
+        "temporal_gm": float(tissues.gm[template.temporal].sum()),
+    }
+    return {name: value * to_ml for name, value in volumes.items()}
+
+
+def segment_volumes(volume: np.ndarray, mask: np.ndarray, template: Template, head_size: float) -> dict[str, float]:
+    """Measure a template-space volume (a preprocessed scan or a counterfactual): native ml per region of `REGIONS`."""
+    return tissue_volumes(segment_tissues(volume, mask, template), template, head_size)
+
+
+def _priors(template: Template) -> np.ndarray:
+    """(3, x, y, z) priors, blurred because an affine leaves people's gyri millimetres apart from the template's."""
+    maps = [ndimage.gaussian_filter(part, 2.5 / template.voxel_mm) for part in (template.gm, template.wm, template.csf)]
+    priors = np.stack(maps) + np.array([0.02, 0.02, 0.08], dtype=np.float32)[:, None, None, None]
+    return priors / priors.sum(0)
+
+
+def _likelihood(values: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    z = (values - mean[:, None]) / spread[:, None]
+    return (np.exp(-0.5 * z**2) / spread[:, None] + 1e-6).astype(np.float32)

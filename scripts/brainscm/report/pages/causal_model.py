@@ -1,0 +1,112 @@
+"""The causal model: the declared graph, what was fitted to each node, and what a statistician would ask about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from markupsafe import Markup
+
+from brainscm.errors import ScanError
+from brainscm.report import words
+from brainscm.report.cells import Context, whole_table
+from brainscm.report.gallery import Gallery
+from brainscm.report.graph import draw_graph
+from brainscm.report.study import Study
+
+COEFFICIENTS = {
+    "term": "Term", "estimate": "Estimate", "standard_error": "Standard error", "z": "z", "p": "p",
+    "ci95_low": "95 % from", "ci95_high": "to",
+}  # fmt: skip
+TESTS = {
+    "contrast": "Contrast", "effect": "Effect", "statistic": "Test", "df1": "df", "df2": "residual df",
+    "share_q05": "Latents with q < 0.05", "max_abs_statistic": "Largest |statistic|", "min_q": "Smallest q",
+    "median_partial_r2": "Median partial R²", "max_partial_r2": "Largest partial R²",
+}  # fmt: skip
+DIAGNOSTICS = {"check": "Check", "item": "Of", "value": "Value", "warning": "Warning"}
+
+
+def context(study: Study, gallery: Gallery | None) -> Context:
+    graph = study.graph
+    parents = {node: list(graph.parents(node)) for node in graph.formulas} | {"image": list(graph.image.names)}
+    families = dict(study.nodes[["node", "family"]].itertuples(index=False, name=None))
+    notes = {node: families.get(node, study.unit(node) or "exogenous") for node in graph.formulas} | {
+        "image": "latent of the scan"
+    }
+    arrows = "; ".join(f"{' and '.join(above)} to {node}" for node, above in parents.items() if above)
+    formulas = {
+        **{node: formula and formula.text for node, formula in graph.formulas.items()},
+        "image": graph.image.text,
+    }
+    diagnostics = whole_table(study.diagnostics, DIAGNOSTICS)
+    tests = whole_table(study.tests, TESTS)
+    return {
+        "lead": f"{words.plural(len(graph.formulas), 'node')} and the image, fitted on the training split alone.",
+        "graph": draw_graph(parents, notes, f"Causal graph: {arrows}"),
+        "formulas": [
+            {
+                "node": node,
+                "role": "modelled" if formula else "exogenous",
+                "formula": Markup("<code>{}</code>").format(formula) if formula else "–",
+            }
+            for node, formula in formulas.items()
+        ],
+        "findings": _findings(study),
+        "diagnostics": diagnostics["rows"],
+        "diagnostic_columns": diagnostics["columns"],
+        "tests": tests["rows"],
+        "test_columns": tests["columns"],
+        "effects": _effects(study, gallery),
+        "models": [
+            {"node": node, **whole_table(rows, COEFFICIENTS)} for node, rows in study.nodes.groupby("node", sort=False)
+        ],
+    }
+
+
+def _findings(study: Study) -> list[str]:
+    """The fit in two sentences, then every warning of the diagnostics."""
+    table = study.diagnostics
+    if table.empty:
+        return ["No diagnostics were written."]
+    value = table.drop_duplicates(["check", "item"]).set_index(["check", "item"])["value"]
+    scans, people = int(value["training_scans", "used"]), int(value["training_participants", "used"])
+    freedom = int(value["degrees_of_freedom", "image"])
+    sentences = [
+        f"The fit rests on {words.plural(scans, 'training scan')} of {words.plural(people, 'person', 'people')}; "
+        f"{words.plural(freedom, 'degree')} of freedom are left for the noise."
+    ]
+    condition = value.get(("condition_number", "image"))
+    warnings = table["warning"].dropna().tolist()
+    if condition is not None and not any("collinear" in warning or "VIF" in warning for warning in warnings):
+        sentences.append(f"The image's covariates can be told apart (condition number {condition:.3g}).")
+    return sentences + [f"{warning[0].upper()}{warning[1:]}." for warning in warnings]
+
+
+def _effects(study: Study, gallery: Gallery | None) -> list[Context]:
+    """The decoded maps of the contrasts, all on one scale."""
+    if gallery is None:
+        return []
+    found = [(name, path) for name in study.config.scm.contrasts if (path := _effect_path(study, name)) is not None]
+    try:
+        limit = gallery.effect_limit([path for _, path in found])
+        pictures = {name: gallery.effect(path, limit) for name, path in found}
+    except ScanError:
+        return []
+    items = []
+    for name, picture in pictures.items():
+        ends = study.config.scm.contrasts[name]
+        change = ", ".join(f"{node} from {low} to {high}" for node, (low, high) in ends.items())
+        items.append(
+            {
+                "name": name,
+                "picture": picture,
+                "limit": limit,
+                "words": "change of the mean brain (white matter = 1)",
+                "caption": f"{name}: {change}. What it adds to the mean training brain, decoded.",
+            }
+        )
+    return items
+
+
+def _effect_path(study: Study, contrast: str) -> Path | None:
+    path = study.results / "scm" / "effects" / f"{contrast}_T1w.nii.gz"
+    return path if path.exists() else None

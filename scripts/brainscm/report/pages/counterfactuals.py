@@ -1,0 +1,118 @@
+"""The counterfactuals: what was asked, how far the data can answer, and examples that nobody chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from brainscm.config import QueryOptions
+from brainscm.errors import ScanError
+from brainscm.report import words
+from brainscm.report.cells import Context, plain
+from brainscm.report.gallery import Gallery
+from brainscm.report.study import Study, spaced
+
+EXAMPLES = 4
+
+
+def context(study: Study, gallery: Gallery | None) -> Context:
+    return {
+        "lead": (
+            "Each row of slices is one volume; all differences of a query share one colour scale. The scans shown are "
+            "evenly spaced through the list, not chosen by their looks. Left is left."
+            if study.config.counterfactuals
+            else "No query is listed in the configuration (counterfactuals:), so there is nothing to show."
+        ),
+        "queries": [_query(study, gallery, query) for query in study.config.counterfactuals],
+    }
+
+
+def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Context:
+    """One row of the manifest as pictures and numbers, or with the `problem` that stands in their place."""
+    query = next(query for query in study.config.counterfactuals if query.name == item["query"])
+    said = {"query": query.name, "words": words.intervention(query.do, study.config.scm), "scan": item["scan"]}
+    if pd.isna(item["path"]) or gallery is None:
+        return said | {"problem": plain(item.get("reason")) or "no counterfactual was made"}
+    try:
+        drawn = gallery.counterfactual(item, study.rows[item["scan"]], query)
+    except ScanError as error:
+        return said | {"problem": str(error)}
+    nodes = _nodes(study, item)
+    changes = ", ".join(f"{row['node']} {row['factual']} → {row['counterfactual']}" for row in nodes)
+    caption = f"{item['scan']}: {changes or 'nothing changes, for the scan is as it is asked to be'}."
+    return said | drawn | {"problem": None, "warning": plain(item["warning"]), "nodes": nodes, "caption": caption}
+
+
+def _nodes(study: Study, item: Mapping[str, Any]) -> list[Context]:
+    """The nodes' values in the scan and in its counterfactual, changed ones only."""
+    rows = []
+    for node in study.graph.formulas:
+        before, after = plain(item.get(f"factual_{node}")), plain(item.get(f"counterfactual_{node}"))
+        if before != after:
+            unit = f" {study.unit(node)}" if study.unit(node) else ""
+            rows.append(
+                {
+                    "node": node,
+                    "factual": words.number(before, 4) + unit,
+                    "counterfactual": words.number(after, 4) + unit,
+                }
+            )
+    return rows
+
+
+def _query(study: Study, gallery: Gallery | None, query: QueryOptions) -> Context:
+    rows = study.manifest[study.manifest["query"] == query.name]
+    made, failed = rows[rows["path"].notna()], rows[rows["path"].isna()]
+    answers = [answer(study, gallery, item) for item in spaced(made, EXAMPLES)]
+    responds = "nodes that the intervention causes respond" if query.effect == "total" else "all other nodes are held"
+    return {
+        "name": query.name,
+        "words": words.intervention(query.do, study.config.scm),
+        "settings": f"{query.effect.capitalize()} effect: {responds}. Decoding: {query.decode}.",
+        "figures": _figures(study, rows, made),
+        "warnings": _warnings(made),
+        "answers": [item for item in answers if item["problem"] is None],
+        "others": made["scan"].tolist(),
+        "others_label": f"The pages of all {words.plural(len(made), 'scan')}",
+        "failed": failed[["scan", "reason"]].to_dict("records"),
+    }
+
+
+def _pass_through(kept: pd.Series) -> list[Context]:
+    value = f"{100 * float(kept.mean()):.0f} %" if len(kept) else None
+    return [{"label": "Pass-through", "value": value, "note": "of the latent shift would survive quantisation"}]
+
+
+def _figures(study: Study, rows: pd.DataFrame, made: pd.DataFrame) -> list[Context]:
+    kept = made["pass_through"].dropna()
+    return [
+        {"label": "Answered", "value": f"{len(made):,}", "note": f"of {words.plural(len(rows), 'scan')} asked"},
+        {
+            "label": "Beyond the data",
+            "value": f"{int(made['extrapolation'].astype(bool).sum()):,}" if len(made) else None,
+            "note": "outside a training range, or further out than any training scan",
+        },
+        {
+            "label": "Training people near",
+            "value": words.number(float(made["positivity"].median())) if len(made) else None,
+            "note": "median over scans; people with similar covariates",
+        },
+        *(_pass_through(kept) if study.config.autoencoder.kind == "vqvae" else []),
+    ]
+
+
+def _warnings(made: pd.DataFrame) -> list[str]:
+    warnings = []
+    beyond = made[made["extrapolation"].astype(bool)]
+    if len(beyond):
+        example = beyond.iloc[0].to_dict()
+        warnings.append(
+            f"{len(beyond)} of {len(made)} answers lie beyond the training data: there the formula speaks, not the "
+            f"people. For example {example['scan']}: {example['warning']}."
+        )
+    lonely = int((made["positivity"] == 0).sum())
+    if lonely:
+        warnings.append(f"No training participant is near {lonely} of the {len(made)} answers.")
+    return warnings

@@ -1,0 +1,247 @@
+"""How right the counterfactuals are: beside known answers, beside simpler methods, and beside people's own slopes."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from brainscm.report import charts, words
+from brainscm.report.cells import Context, plain
+from brainscm.report.study import Study, records
+
+SOURCES = {
+    "simulated": "the simulator's true counterfactual heads",
+    "follow-up": "real follow-up scans, taken as do(age = age then) on the first scan",
+}
+AXIOMS = {
+    "composition_1": "Composition, once",
+    "composition_10": "Composition, ten times",
+    "reversibility_1": "There and back, once",
+    "reversibility_3": "There and back, three times",
+}
+
+
+def context(study: Study) -> Context:
+    metrics, fidelity = study.metrics, study.summary["reconstruction"]
+    means = metrics[(metrics["level"] == "mean") & metrics["region"].isna()]
+    overall = means[means["stratum"] == "all"]
+    sources = [source for source in SOURCES if (overall["source"] == source).any()]
+    return {
+        "findings": words.verdict(study.summary) + slope_findings(study),
+        "truths": [_methods(overall[overall["source"] == source], source) for source in sources],
+        "why_null": _why_null(study),
+        "floor": (
+            f"For scale: the autoencoder reproduces unchanged test scans at {fidelity['psnr_brain_db']:.1f} dB, "
+            f"SSIM {fidelity['ssim_brain']:.3f}. Direct decoding cannot do better than that; residual decoding can, "
+            "because it adds the decoded change to the scan itself."
+            if fidelity["psnr_brain_db"] is not None
+            else "The reconstruction could not be judged: the test split has no usable scan."
+        ),
+        "slopes": _slopes(study.regional_slopes),
+        "axioms": _axioms(overall),
+        "strata": _strata(means, sources),
+    }
+
+
+def slope_findings(study: Study) -> list[str]:
+    """One sentence a query on how its counterfactuals' slopes compare with those across people."""
+    sentences = []
+    for key, part in study.regional_slopes.groupby(["query", "node"], sort=False):
+        query, node = map(str, key)
+        compared = []
+        by_region = {row["region"]: row for row in records(part)}
+        for row in (by_region[region] for region in ("ventricles", "gm") if region in by_region):
+            across, within = row["people_slope_ml"], row["counterfactual_slope_ml"]
+            if math.isfinite(across) and math.isfinite(within):
+                region, unit = words.REGIONS[row["region"]], row["unit"]
+                compared.append(f"{region} {_per(within, unit)} (across people {_per(across, unit)})")
+        if compared:
+            sentences.append(f"Under {query}, a change of {node} moves {' and '.join(compared)}.")
+    return sentences
+
+
+def _per(slope: float, unit: object) -> str:
+    per = {"years": "year"}.get(unit, unit) if isinstance(unit, str) else "unit"
+    return words.signed(f"{slope:+.2g} ml a {per}")
+
+
+def _methods(overall: pd.DataFrame, source: str) -> Context:
+    """The table and the charts of all methods against one kind of truth."""
+    variants = list(dict.fromkeys(zip(overall["method"], overall["decode"], strict=True)))
+    cells = {(cell["method"], cell["decode"], cell["metric"]): cell for cell in records(overall)}
+    estimates: dict[str, list[charts.Estimate]] = {metric: [] for metric in words.MEASURES}
+    rows = []
+    for method, decode in variants:
+        label = words.METHODS[method] + (f" ({decode})" if method == "latent_glm" else "")
+        row: Context = {"method": label, "_class": "best" if (method, decode) == ("latent_glm", "residual") else ""}
+        for metric, measure in words.MEASURES.items():
+            cell = cells.get((method, decode, metric))
+            if cell is None:
+                row[metric] = "–"
+                continue
+            value, low, high = (float(cell[column]) for column in ("value", "ci95_low", "ci95_high"))
+            row[metric] = words.interval(value, low, high, measure.decimals)
+            style = "ours" if method == "latent_glm" else "theirs"
+            estimates[metric].append(charts.Estimate(label, value, low, high, style))
+        rows.append(row)
+    people = int(overall["people"].max())
+    headings = {key: f"{m.short} ({m.unit})" if m.unit else m.short for key, m in words.MEASURES.items()}
+    return {
+        "words": (
+            f"Truth: {SOURCES[source]}; {words.plural(int(overall['scans'].max()), 'scan')} of "
+            f"{words.plural(people, 'person', 'people')}."
+        ),
+        "few": people < words.FEW_PEOPLE,
+        "columns": [("method", "Method", ""), *((key, heading, "number") for key, heading in headings.items())],
+        "rows": rows,
+        "charts": [
+            {
+                "drawing": charts.forest({"": estimates[key]}, measure.unit, measure.name, measure.ideal),
+                "caption": f"{measure.name}{f' ({measure.unit})' if measure.unit else ''}: {measure.better}",
+            }
+            for key, measure in words.MEASURES.items()
+            if estimates[key]
+        ],
+    }
+
+
+def _why_null(study: Study) -> list[str]:
+    """One line a reason: what it takes away, of which methods."""
+    lost: dict[str, dict[str, list[str]]] = {}
+    for method, found in study.summary["methods"].items():
+        for metric, reason in found.get("why_null", {}).items():
+            lost.setdefault(reason, {}).setdefault(words.MEASURES[metric].short, []).append(words.METHODS[method])
+    lines = []
+    for reason, by_metric in lost.items():
+        methods = list(dict.fromkeys(method for names in by_metric.values() for method in names))
+        lines.append(f"{words.listed(list(by_metric))} of {words.listed(methods)}: {reason}.")
+    return lines
+
+
+def _slopes(table: pd.DataFrame) -> list[Context]:
+    """One block a query: slopes across people and in the counterfactuals, side by side."""
+    blocks = []
+    for key, part in table.groupby(["query", "node", "effect"], sort=False):
+        query, node, effect = map(str, key)
+        found = records(part)
+        unit = found[0]["unit"]
+        per = f"ml per {unit.removesuffix('s') if isinstance(unit, str) else 'unit'}"
+        groups = {
+            words.REGIONS.get(row["region"], row["region"]): [
+                _estimate(row, "people", "across people", "theirs"),
+                _estimate(row, "counterfactual", "counterfactuals", "ours"),
+            ]
+            for row in found
+        }
+        blocks.append(
+            {
+                "title": f"{query}: {node}, {effect} effect",
+                "words": (
+                    f"{words.plural(int(found[0]['counterfactuals']), 'counterfactual')} beside "
+                    f"{words.plural(int(found[0]['people']), 'real person', 'real people')}."
+                ),
+                "drawing": charts.forest(groups, per, f"Slopes of regional volumes on {node} under {query}", 0.0),
+                "columns": [
+                    ("region", "Region", ""),
+                    ("mean", "Mean (ml)", "number"),
+                    ("people", f"Across people ({per})", "number"),
+                    ("people_percent", "% of mean", "number"),
+                    ("within", f"Counterfactuals ({per})", "number"),
+                    ("within_percent", "% of mean", "number"),
+                    ("ratio", "Ratio", "number"),
+                    *([("note", "", "text")] if any(plain(row["why_null"]) for row in found) else []),
+                ],
+                "rows": [_slope_row(row, *groups[words.REGIONS.get(row["region"], row["region"])]) for row in found],
+            }
+        )
+    return blocks
+
+
+def _estimate(row: Context, kind: str, label: str, style: str) -> charts.Estimate:
+    value, low, high = (float(row[f"{kind}_{column}_ml"]) for column in ("slope", "low", "high"))
+    return charts.Estimate(label, value, low, high, style)
+
+
+def _slope_row(row: Context, across: charts.Estimate, within: charts.Estimate) -> Context:
+    ratio = within.value / across.value if across.value else math.nan
+
+    def shown(value: float, form: str) -> str:
+        return words.signed(format(value, form)) if math.isfinite(value) else "–"
+
+    return {
+        "region": words.REGIONS.get(row["region"], row["region"]),
+        "mean": words.number(float(row["mean_ml"])),
+        "people": words.interval(across.value, across.low, across.high, 2),
+        "people_percent": shown(row["people_slope_percent"], "+.2f"),
+        "within": words.interval(within.value, within.low, within.high, 2),
+        "within_percent": shown(row["counterfactual_slope_percent"], "+.2f"),
+        "ratio": shown(ratio, ".2f"),
+        "note": plain(row["why_null"]) or "",
+    }
+
+
+def _axioms(overall: pd.DataFrame) -> Context | None:
+    found = overall[overall["source"] == "axiom"]
+    if found.empty:
+        return None
+    value = found.set_index(["metric", "decode"])["value"]
+    rows = []
+    for axiom, label in AXIOMS.items():
+        row = {"axiom": label}
+        for decode in ("residual", "direct"):
+            for kind, digits in (("l1", 2), ("ssim", 4)):
+                key = (f"{axiom}_{kind}", decode)
+                row[f"{decode}_{kind}"] = words.number(float(value[key]), digits) if key in value.index else "–"
+        rows.append(row)
+    return {
+        "columns": [
+            ("axiom", "", ""),
+            ("residual_l1", "Residual decoding: mean |error|", "number"),
+            ("residual_ssim", "SSIM", "number"),
+            ("direct_l1", "Direct decoding: mean |error|", "number"),
+            ("direct_ssim", "SSIM", "number"),
+        ],
+        "rows": rows,
+        "words": f"On {words.plural(int(found['scans'].max()), 'test scan')}.",
+    }
+
+
+def _strata(means: pd.DataFrame, sources: list[str]) -> list[Context]:
+    """The latent model and its best rivals by query, age interval and level."""
+    blocks: dict[str, list[Context]] = {}
+    own = means[means["source"].isin(sources) & (means["stratum"] != "all")]
+    for (stratum, source), part in own.groupby(["stratum", "source"], sort=False):
+        kind, _, level = str(stratum).partition("=")
+        cells = part.set_index(["method", "decode", "metric"])["value"]
+
+        def shown(method: str, metric: str, cells: pd.Series = cells) -> str:
+            key = (method, "residual", metric)
+            return words.number(float(cells[key])) if key in cells.index else "–"
+
+        blocks.setdefault(kind, []).append(
+            {
+                "level": level,
+                "truth": source,
+                "people": int(part["people"].max()),
+                "correlation": shown("latent_glm", "change_correlation"),
+                "slope": shown("latent_glm", "change_slope"),
+                "psnr": shown("latent_glm", "psnr_brain_db"),
+                "voxel": shown("voxel_glm", "change_correlation"),
+                "pca": shown("pca_glm", "change_correlation"),
+                "coverage": shown("latent_glm", "interval_coverage_95"),
+            }
+        )
+    columns = [
+        ("level", "", ""),
+        ("truth", "Truth", ""),
+        ("people", "People", "number"),
+        ("correlation", "BrainSCM: correlation", "number"),
+        ("slope", "Slope", "number"),
+        ("psnr", "PSNR (dB)", "number"),
+        ("coverage", "Coverage", "number"),
+        ("voxel", "Voxelwise GLM: correlation", "number"),
+        ("pca", "PCA + GLM: correlation", "number"),
+    ]
+    titles = {"query": "By query", "years": "By change of age (years)"}
+    return [{"name": titles.get(kind, f"By {kind}"), "columns": columns, "rows": rows} for kind, rows in blocks.items()]

@@ -1,0 +1,38 @@
+"""What was done, in words for a paper, with this run's own settings, versions and configuration."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+import yaml
+
+from brainscm.report import words
+from brainscm.report.cells import Context
+from brainscm.report.study import Study
+
+PACKAGES = (
+    "antspyx", "torch", "nibabel", "numpy", "scipy", "pandas", "formulaic", "statsmodels", "scikit-image", "nilearn",
+    "zarr", "snakemake",
+)  # fmt: skip
+
+
+def context(study: Study) -> Context:
+    versions = [("Python", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            versions.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an environment holds what its stage needs, which may be less
+    config = study.config
+    return {
+        "config": config,
+        "template": config.template if isinstance(config.template, str) else config.template.name,
+        "balanced_in": words.listed(config.cohort.stratify),
+        "image_formula": study.graph.image.text,
+        "latent_size": " × ".join(str(size) for size in study.card.get("latent_shape", [])),
+        "limits": words.LIMITS,
+        "measures": [study.measure(column) for column in (*study.measures, *study.fidelity)],
+        "versions": versions,
+        "yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+    }

@@ -1,0 +1,116 @@
+"""The first page: what was asked, what was found, what failed, and how far to believe it."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from brainscm.errors import ScanError
+from brainscm.report import words
+from brainscm.report.cells import Context, plain
+from brainscm.report.gallery import Gallery
+from brainscm.report.pages.counterfactuals import answer
+from brainscm.report.pages.evaluation import slope_findings
+from brainscm.report.study import Study, spaced
+
+FAILURES_SHOWN = 15
+EXAMPLE_SAMPLE = 9
+
+
+def context(study: Study, gallery: Gallery | None) -> Context:
+    cohort, made = study.cohort, study.made
+    used = cohort[cohort["status"].isin(["pass", "warn"])]
+    failures = _failures(study)
+    people = words.plural(cohort["participant"].nunique(), "person", "people")
+    return {
+        "heading": study.name if study.config.bids_dir else study.name.capitalize(),
+        "lead": (
+            f"{words.plural(len(cohort), 'scan')} of {people}, "
+            f"from raw heads to {words.plural(len(made), 'counterfactual volume')}."
+        ),
+        "figures": [
+            {
+                "label": "Scans that could be used",
+                "value": f"{len(used):,}",
+                "note": f"of {len(cohort):,} found; {int((cohort['status'] == 'fail').sum())} failed",
+            },
+            *_headline(study),
+        ],
+        "findings": words.verdict(study.summary) + slope_findings(study),
+        "questions": _questions(study),
+        "example": _example(study, gallery),
+        "failures": failures[:FAILURES_SHOWN],
+        "more_failures": max(len(failures) - FAILURES_SHOWN, 0),
+        "limits": words.LIMITS,
+    }
+
+
+def _example(study: Study, gallery: Gallery | None) -> Context | None:
+    """Of a few scans, evenly spaced, the one that the first answered query changes most: an answer that can be seen."""
+    if gallery is None or study.made.empty:
+        return None
+    sample = spaced(study.made[study.made["query"] == study.made["query"].iloc[0]], EXAMPLE_SAMPLE)
+    try:
+        example = answer(study, gallery, max(sample, key=gallery.mean_change))
+    except ScanError:
+        return None  # the counterfactuals page says what is lost
+    return example if example["problem"] is None else None
+
+
+def _headline(study: Study) -> list[Context]:
+    latent = study.summary["methods"]["latent_glm"]
+    reasons = latent.get("why_null", {})
+    fidelity = study.summary["reconstruction"]["psnr_brain_db"]
+    correlation, slope = latent["change_correlation"], latent["change_slope"]
+    return [
+        {
+            "label": "Reconstruction, test split",
+            "value": None if fidelity is None else f"{fidelity:.1f} dB",
+            "note": "PSNR inside the brain: how faithful the encoding is"
+            if fidelity is not None
+            else "no usable test scan",
+        },
+        {
+            "label": "Agreement with the truth",
+            "value": None if correlation is None else words.signed(f"{correlation:.2f}"),
+            "note": reasons.get("change_correlation", "correlation of predicted and true change"),
+        },
+        {
+            "label": "Size of the change",
+            "value": None if slope is None else words.signed(f"{slope:.2f}"),
+            "note": reasons.get("change_slope", "of the true change; 1 is right"),
+        },
+    ]
+
+
+def _questions(study: Study) -> list[Context]:
+    asked, made = study.manifest["query"].value_counts(), study.made["query"].value_counts()
+    beyond = study.made.loc[study.made["extrapolation"].astype(bool), "query"].value_counts()
+    return [
+        {
+            "name": Markup('<a href="counterfactuals.html#{0}">{0}</a>').format(query.name),
+            "words": words.intervention(query.do, study.config.scm),
+            "effect": query.effect,
+            "made": int(made.get(query.name, 0)),
+            "failed": int(asked.get(query.name, 0) - made.get(query.name, 0)),
+            "extrapolated": int(beyond.get(query.name, 0)),
+        }
+        for query in study.config.counterfactuals
+    ]
+
+
+def _failures(study: Study) -> list[Context]:
+    """Scans that failed, then files and people that never became a scan."""
+    failed = study.cohort[study.cohort["status"].isin(["fail", "none"])]
+    rows = [
+        {
+            "scan": Markup('<a href="scans/{0}.html">{0}</a>').format(row["scan"]),
+            "status": row["status"] if row["status"] == "fail" else "not run",
+            "reason": plain(row.get("reasons")) or "",
+        }
+        for row in failed.to_dict("records")
+    ]
+    rows += [
+        {"scan": row["scan"], "status": f"left out of {row['excluded_from']}", "reason": row["reason"]}
+        for row in study.excluded.to_dict("records")
+    ]
+    return rows

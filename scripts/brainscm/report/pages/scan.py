@@ -1,0 +1,103 @@
+"""The page of one scan: its checks, its pictures, its place in the cohort, and what was asked of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from brainscm.errors import ScanError
+from brainscm.report import pictures, words
+from brainscm.report.cells import Context, plain
+from brainscm.report.gallery import Gallery
+from brainscm.report.pages.counterfactuals import answer
+from brainscm.report.study import Study
+
+QUALITY_PICTURES = {
+    "mask": (
+        "Brain mask",
+        "The brain mask on the raw scan. It should follow the brain's surface and leave no part out.",
+    ),
+    "registration": (
+        "Registration",
+        "The scan in template space under the template's outlines. They should follow the brain and the ventricles.",
+    ),
+}
+
+
+def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Context:
+    """Variables of the page of one row of `study.cohort`."""
+    scan = row["scan"]
+    asked = study.manifest[study.manifest["scan"] == scan]
+    content: Context = {
+        "scan": scan,
+        "status": row["status"],
+        "reasons": plain(row.get("reasons")) or "",
+        "facts": _facts(study, row),
+        "pictures": _quality_pictures(study, scan),
+        "why_no_pictures": "preprocessing stopped before it could draw any.",
+        "template": None,
+        "measures": [_standing(study, row, c) for c in (*study.measures, *study.fidelity) if pd.notna(row[c])],
+        "reconstruction": None,
+        "why_no_reconstruction": "None: the scan did not reach the autoencoder.",
+        "counterfactuals": [answer(study, gallery, item) for item in asked.to_dict("records")],
+        "why_no_counterfactuals": "No query asks for this scan.",
+        "files": [(role, f"preproc/{row[role]}") for role in study.output_roles if pd.notna(row[role])],
+    }
+    if gallery is not None and row["status"] in ("pass", "warn"):
+        try:
+            content["template"] = {
+                "before": gallery.template_picture,
+                "after": gallery.scan(row),
+                "name": gallery.template.name,
+            }
+            content["reconstruction"] = gallery.reconstruction(row) | {"caption": fidelity_words(row)}
+        except ScanError as error:
+            content["why_no_reconstruction"] = str(error)
+    return content
+
+
+def fidelity_words(row: Mapping[str, Any]) -> str:
+    return f"In the brain: PSNR {row['psnr_brain_db']:.1f} dB, SSIM {row['ssim_brain']:.3f}."
+
+
+def _facts(study: Study, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = [("participant", row["participant"])]
+    if pd.notna(row["session"]):
+        facts.append(("session", row["session"]))
+    facts.append(("split", row["split"]))
+    facts += [(study.with_unit(column), words.number(plain(row[column]), 4)) for column in study.covariates]
+    left_out = study.excluded[study.excluded["scan"] == row["scan"]]
+    return facts + [(f"left out of {item['excluded_from']}", item["reason"]) for item in left_out.to_dict("records")]
+
+
+def _quality_pictures(study: Study, scan: str) -> list[Context]:
+    found = []
+    for kind, (alt, caption) in QUALITY_PICTURES.items():
+        path = study.preproc_dir / "figures" / f"{scan}_{kind}.png"
+        if path.exists():
+            found.append({"source": pictures.from_file(path), "alt": f"{alt} of {scan}", "caption": caption})
+    return found
+
+
+def _standing(study: Study, row: Mapping[str, Any], column: str) -> Context:
+    measure = study.measure(column)
+    percentile, z = study.standing(row, column)
+    bar = Markup(
+        '<span class="rank" role="img" aria-label="percentile {0:.0f}"><i style="left: calc({0:.0f}% - 1px)"></i>'
+        "</span>{0:.0f}"
+    )
+    value = f"{words.number(plain(row[column]), 4)} {measure['unit']}".strip()
+    distance = words.signed(f"{round(z, 1) + 0.0:+.1f}") if math.isfinite(z) else "–"
+    odd = math.isfinite(z) and abs(z) > 3
+    return {
+        "label": measure["label"],
+        "value": value,
+        "percentile": bar.format(percentile) if math.isfinite(percentile) else "–",
+        "z": Markup('<strong class="status warn">{}</strong>').format(distance) if odd else distance,
+        "meaning": measure["meaning"]
+        + {"higher": " Higher is better.", "lower": " Lower is better."}.get(measure["better"], ""),
+    }

@@ -1,0 +1,169 @@
+"""Numbers as sentences that a reader who has not seen the code can trust: what was found, how sure, and why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from brainscm.config import Scalar, ScmOptions
+from brainscm.scm.graph import is_relative
+
+METHODS = {
+    "persistence": "No change",
+    "mean_change": "Mean change",
+    "voxel_glm": "Voxelwise GLM",
+    "pca_glm": "PCA + GLM",
+    "latent_glm": "BrainSCM",
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of agreement with the truth, in words; `decimals` are those shown, `ideal` is a reference, if any."""
+
+    name: str
+    short: str
+    unit: str
+    better: str
+    decimals: int
+    ideal: float | None = None
+
+
+MEASURES = {
+    "psnr_brain_db": Measure("PSNR in the brain", "PSNR", "dB", "higher is better", 1),
+    "ssim_brain": Measure("SSIM in the brain", "SSIM", "", "higher is better", 3),
+    "change_correlation": Measure("Correlation with the true change", "Correlation", "", "1 is perfect", 2, 1.0),
+    "change_slope": Measure("Size of the change: slope on the true change", "Slope", "", "1 is right", 2, 1.0),
+    "region_volume_mae_ml": Measure("Error of regional volumes", "Regional error", "ml", "lower is better", 2),
+    "interval_coverage_95": Measure("Coverage of 95 % intervals", "Coverage", "", "0.95 is right", 2, 0.95),
+}
+FEW_PEOPLE = 20
+LIMITS = (
+    "A counterfactual is what a fitted model says: not a measurement, and not a diagnosis.",
+    "It is causal only as far as the declared graph is right. An unmeasured common cause, or an arrow that is missing "
+    "or reversed, makes it wrong without any warning on these pages.",
+    "How people of different ages differ is not how one person changes.",
+    "Beyond the range of the training people (marked as extrapolation) the formula speaks, not the data.",
+)
+REGIONS = {
+    "gm": "grey matter",
+    "wm": "white matter",
+    "csf": "CSF",
+    "ventricles": "ventricles",
+    "temporal_gm": "temporal grey matter",
+    "brain": "brain",
+}
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number to so many significant digits, an en dash where there is none."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool | str):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e6:
+        return signed(f"{value:,.0f}")
+    text = f"{value:.{digits}g}"
+    return signed(f"{value:,.0f}" if "e" in text and abs(value) >= 1 else text)
+
+
+def signed(text: str) -> str:
+    """A formatted number with a true minus sign."""
+    return text.replace("-", "−")
+
+
+def interval(value: float, low: float, high: float, decimals: int) -> Markup:
+    """A value with its 95 % interval under it, without one where there is none; an en dash for no value."""
+    if not math.isfinite(value):
+        return Markup("–")
+    shown, start, end = (signed(f"{number:.{decimals}f}") for number in (value, low, high))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return Markup("{}").format(shown)
+    return Markup("{}<small>{} to {}</small>").format(shown, start, end)
+
+
+def p_value(value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def plural(count: int, singular: str, several: str | None = None) -> str:
+    return f"{count:,} {singular if count == 1 else several or singular + 's'}"
+
+
+def listed(items: list[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+
+
+def intervention(do: Mapping[str, Scalar], options: ScmOptions) -> str:
+    """`{age: "+20", diagnosis: CN}` as `age 20 years higher, diagnosis CN`."""
+    parts = []
+    for node, value in do.items():
+        unit = f" {options.nodes[node].unit}" if node in options.nodes and options.nodes[node].unit else ""
+        if is_relative(value):
+            parts.append(f"{node} {str(value)[1:]}{unit} {'higher' if str(value)[0] == '+' else 'lower'}")
+        else:
+            parts.append(f"{node} {value:g}{unit}" if isinstance(value, int | float) else f"{node} {value}")
+    return ", ".join(parts)
+
+
+def size_of_change(slope: float) -> str:
+    """What a slope of predicted on true change means."""
+    if abs(slope) < 0.1:
+        return f"hardly there: {signed(f'{slope:.2f}')} of the true change"
+    if slope < 0:
+        return f"in the wrong direction ({signed(f'{slope:.2f}')})"
+    if slope < 0.9:
+        return f"too small: {slope:.2f} of the true change"
+    if slope > 1.1:
+        return f"too large: {slope:.2f} times the true change"
+    return f"about the right size ({slope:.2f} of the true change)"
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """What the evaluation found, in sentences, from `summary.json` alone."""
+    latent = summary["methods"]["latent_glm"]
+    reasons = latent.get("why_null", {})
+    if latent["change_correlation"] is None:
+        return [
+            "Whether the counterfactuals are right could not be measured: "
+            f"{reasons.get('change_correlation', 'no reason was recorded')}."
+        ]
+    sentences = [
+        f"The predicted change correlates {signed(format(latent['change_correlation'], '.2f'))} with the true one "
+        f"and is {size_of_change(latent['change_slope'])}."
+    ]
+    rivals = {
+        name: method["psnr_brain_db"]
+        for name, method in summary["methods"].items()
+        if name != "latent_glm" and method["psnr_brain_db"] is not None
+    }
+    if latent["psnr_brain_db"] is not None and rivals:
+        best = max(rivals, key=lambda name: rivals[name])
+        margin = latent["psnr_brain_db"] - rivals[best]
+        compared = (
+            f"{margin:.1f} dB nearer to the truth than"
+            if margin >= 0.05
+            else (f"{-margin:.1f} dB further from the truth than" if margin <= -0.05 else "as near to the truth as")
+        )
+        sentences.append(f"Its volumes are {compared} the best baseline ({METHODS.get(best, best)}).")
+    coverage = latent["interval_coverage_95"]
+    if coverage is None:
+        sentences.append(f"Intervals were not judged: {reasons.get('interval_coverage_95', 'no reason was recorded')}.")
+    else:
+        trust = (
+            "as they should" if 0.93 <= coverage <= 0.97 else ("too narrow" if coverage < 0.93 else "wider than needed")
+        )
+        sentences.append(
+            f"Its 95 % intervals of regional volumes hold the truth in {100 * coverage:.0f} % of cases: {trust}."
+        )
+    people = summary.get("truth", {}).get("people", FEW_PEOPLE)
+    if people < FEW_PEOPLE:
+        sentences.append(f"All this rests on {plural(people, 'person', 'people')}: another few may give other figures.")
+    return sentences

@@ -1,0 +1,212 @@
+"""The nodes' values of each scan: which column holds them, their kind, and what training taught about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from brainscm.cohort.tables import read_table
+from brainscm.config import QueryOptions, Scalar, ScmOptions
+from brainscm.errors import ConfigError
+from brainscm.scm.formula import nearest
+from brainscm.scm.graph import DISCRETE, is_relative, read_graph
+
+MIN_PEOPLE = 2  # a level with one person in it has no noise to learn from
+
+Levels = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """What the training scans teach about the nodes.
+
+    Attributes:
+        columns: node → table column.
+        levels: node → levels, reference first, or None for a number.
+        ranges: numeric node → (smallest, largest) training value.
+        units: node → unit, for messages.
+    """
+
+    columns: dict[str, str]
+    levels: dict[str, Levels | None]
+    ranges: dict[str, tuple[float, float]]
+    units: dict[str, str]
+
+    @classmethod
+    def learn(cls, table: pd.DataFrame, options: ScmOptions) -> Covariates:
+        """Learn kinds, levels and ranges from a table of training scans (scan, participant, node columns)."""
+        check_table(options, table)
+        columns = {name: node_column(name, options, table) for name in options.nodes}
+        levels = {name: _levels(name, options, table[column]) for name, column in columns.items()}
+        numeric = [name for name, names in levels.items() if names is None]
+        ranges = {name: (float(table[columns[name]].min()), float(table[columns[name]].max())) for name in numeric}
+        return cls(columns, levels, ranges, {name: node.unit for name, node in options.nodes.items() if node.unit})
+
+    def problems(self, table: pd.DataFrame) -> pd.Series:
+        """Say for each row why it cannot be used: a missing covariate, an unseen level; "" where it can."""
+        reasons = pd.Series("", index=table.index)
+        for name, column in self.columns.items():
+            if column not in table:
+                reasons += f"no column '{column}' for {name}; "
+                continue
+            levels = self.levels[name]
+            if levels is None:
+                missing = pd.to_numeric(table[column], errors="coerce").astype(float).abs().lt(np.inf).eq(False)
+            else:
+                text = _as_text(table[column])
+                missing = text.isna()
+                unseen = ~missing & ~text.isin(levels)
+                note = name + " '" + text.fillna("").astype(str) + "' is not a training level; "
+                reasons = reasons.where(~unseen, reasons + note)
+            reasons = reasons.where(~missing, reasons + f"{name} is missing; ")
+        return reasons.str.removesuffix("; ")
+
+    def read(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Take the nodes out of a table: one typed column a node (float64, or categorical with the training levels)."""
+        values = {}
+        for name, column in self.columns.items():
+            levels = self.levels[name]
+            if levels is None:
+                values[name] = table[column].astype(np.float64)
+            else:
+                values[name] = pd.Series(pd.Categorical(_as_text(table[column]), categories=levels), index=table.index)
+        return pd.DataFrame(values, index=table.index)
+
+    def outside(self, node: str, value: float) -> str:
+        """Say that a number lies outside the training range of its node; "" if it does not."""
+        low, high = self.ranges[node]
+        if low <= value <= high:
+            return ""
+        unit = f" {self.units[node]}" if node in self.units else ""
+        return f"{node} {value:.4g}{unit} lies outside the training range {low:.4g}–{high:.4g}"
+
+    def typed(self, node: str, value: Scalar) -> Scalar:
+        """Check a new value of a node against its kind; a relative change ("+10") of a number passes as it is."""
+        return _typed(f"config: {node}", value, self.levels[node])
+
+
+def covariate_table(scans_tsv: Path | str, qc_tsv: Path | str) -> pd.DataFrame:
+    """All scans of the cohort with what the tables say and what preprocessing measured.
+
+    The status of preprocessing and its reasons come as `preproc_status` and `preproc_reasons`.
+    """
+    scans = read_table(scans_tsv)
+    qc = read_table(qc_tsv).rename(columns={"status": "preproc_status", "reasons": "preproc_reasons"})
+    return scans.merge(qc[["scan", *(column for column in qc if column not in scans)]], on="scan", how="left")
+
+
+def node_column(name: str, options: ScmOptions, table: pd.DataFrame) -> str:
+    """The column that holds a node: as configured, else of the same name, else as preprocessing measured it (`_ml`)."""
+    wanted = options.nodes[name].column or name
+    return f"{wanted}_ml" if wanted not in table and f"{wanted}_ml" in table else wanted
+
+
+def check_table(options: ScmOptions, table: pd.DataFrame) -> None:
+    """Check the graph against the table of training scans (scan, participant, one column a node).
+
+    Raises:
+        ConfigError: a node has no column or no value, a number is text, or a level has too few people.
+    """
+    for name, node in options.nodes.items():
+        where = f"config: scm.nodes.{name}"
+        column = node_column(name, options, table)
+        if column not in table:
+            raise ConfigError(
+                f"{where}: no column '{column}' in participants.tsv, sessions.tsv or the measures of preprocessing; "
+                f"{nearest(column, [str(c) for c in table.columns])} Its column can be named: "
+                f'"{name}: {{column: my_column}}".'
+            )
+        values = table[column].dropna()
+        if values.empty:
+            raise ConfigError(f"{where}: no training scan has a value of '{column}'; fill it in, or drop the node.")
+        if node.family in ("gaussian", "gamma", "poisson") and not pd.api.types.is_numeric_dtype(values):
+            odd = next(value for value in values if not isinstance(value, int | float))
+            raise ConfigError(f"{where}: a {node.family} node needs numbers, but '{column}' holds '{odd}'; mend it.")
+        if node.family == "gamma" and (values <= 0).any():
+            raise ConfigError(f"{where}: gamma needs values above 0, not {values.min():g} in '{column}'; try gaussian.")
+        if node.family == "poisson" and ((values < 0) | (values % 1 != 0)).any():
+            raise ConfigError(f"{where}: poisson needs counts (0, 1, 2, ...) in '{column}'; try gaussian.")
+        levels = _levels(name, options, table[column])
+        if levels is not None:
+            _check_levels(where, name, levels, options, table["participant"].groupby(_as_text(table[column])).nunique())
+
+
+def check_values(options: ScmOptions, queries: Iterable[QueryOptions], table: pd.DataFrame) -> None:
+    """Check the values in contrasts and queries against a cohort's table, before anything is measured or trained.
+
+    Nodes whose column is not in the table yet (preprocessing will measure it) are left for later.
+
+    Raises:
+        ConfigError: a level that nobody has, or text for a number.
+    """
+    asked = [
+        (f"config: scm.contrasts.{name}: {node}", node, value)
+        for name, contrast in options.contrasts.items()
+        for node, ends in contrast.items()
+        for value in ends
+    ]
+    asked += [
+        (f"config: counterfactuals ({query.name}): {node}", node, value)
+        for query in queries
+        for node, value in query.do.items()
+    ]
+    for where, node, value in asked:
+        column = node_column(node, options, table)
+        if column in table and table[column].notna().any():
+            _typed(where, value, _levels(node, options, table[column]))
+
+
+def _levels(name: str, options: ScmOptions, column: pd.Series) -> Levels | None:
+    """The levels of a categorical node, reference first; None for a number."""
+    node = options.nodes[name]
+    if node.levels is not None:
+        return tuple(node.levels)
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if numeric and node.family not in DISCRETE and name not in read_graph(options).in_c:
+        return None
+    return tuple(sorted(_as_text(column).dropna().unique()))
+
+
+def _typed(where: str, value: Scalar, levels: Levels | None) -> Scalar:
+    if levels is not None:
+        if str(value) not in levels:
+            raise ConfigError(f"{where}: '{value}' is not one of its levels; {nearest(str(value), levels)}")
+        return str(value)
+    if is_relative(value):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigError(f"{where}: '{value}' is not a number; write it like 70, or \"+10\" for a change.") from None
+
+
+def _check_levels(where: str, name: str, levels: Levels, options: ScmOptions, people: pd.Series) -> None:
+    """Check that each level has enough people; `people` counts participants by level."""
+    family = options.nodes[name].family
+    for level in levels:
+        count = int(people.get(level, 0))
+        if count < MIN_PEOPLE:
+            enough = ", ".join(str(other) for other in levels if people.get(other, 0) >= MIN_PEOPLE)
+            raise ConfigError(
+                f"{where}: level '{level}' has {count} training participants and needs {MIN_PEOPLE}; merge it with "
+                f'another in the table, or list only the levels to use: "levels: [{enough}]".'
+            )
+    if options.nodes[name].formula is None:
+        return
+    if len(levels) < 2:
+        raise ConfigError(f"{where}: every training scan has the value '{levels[0]}'; drop the node or its formula.")
+    if family == "binomial" and len(levels) > 2:
+        raise ConfigError(f"{where}: binomial takes two levels, not {len(levels)}; write multinomial, or ordered.")
+    if family in ("gaussian", "gamma", "poisson"):
+        raise ConfigError(f"{where}: a {family} node holds numbers, not levels; write multinomial or ordered.")
+
+
+def _as_text(column: pd.Series) -> pd.Series:
+    """Levels as text; a whole number loses the `.0` that a missing value elsewhere in its column gave it."""
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    text = column.map(lambda v: f"{v:.0f}" if numeric and v % 1 == 0 else str(v), na_action="ignore").astype(object)
+    return text.where(column.notna(), None)

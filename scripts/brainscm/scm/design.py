@@ -1,0 +1,151 @@
+"""Design matrices: a formula's columns, with knots and means learnt from the training scans alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.linalg
+from formulaic import Formula as FormulaicFormula
+from formulaic import ModelSpec
+from formulaic.transforms.basis_spline import basis_spline
+from formulaic.transforms.cubic_spline import natural_cubic_spline
+from formulaic.utils.stateful_transforms import stateful_transform
+from numpy.typing import NDArray
+
+from brainscm.errors import ConfigError
+from brainscm.scm.formula import Formula
+
+Array = NDArray[np.float64]
+
+# A column is taken for a combination of others when less than this share of its length is its own.
+RANK_TOLERANCE = 1e-9
+
+
+@stateful_transform
+def _cr(x: Any, df: int | None = None, knots: Iterable[float] | None = None, _state: Any = None) -> Any:
+    """Natural cubic spline, centred (formulaic's default is collinear with an intercept), linear outside its range."""
+    return natural_cubic_spline(x, df=df, knots=knots, constraints="center", _state=_state)
+
+
+@stateful_transform
+def _bs(
+    x: Any, df: int | None = None, knots: Iterable[float] | None = None, degree: int = 3, _state: Any = None
+) -> Any:
+    """B-spline, held at its end value outside the training range, where its polynomials would run away."""
+    return basis_spline(x, df=df, knots=knots, degree=degree, extrapolation="clip", _state=_state)
+
+
+_CONTEXT = {"cr": _cr, "bs": _bs}
+
+
+@dataclass(frozen=True)
+class Design:
+    """The design matrix of one formula.
+
+    Attributes:
+        formula: as parsed.
+        columns: names of the matrix's columns; the first is the intercept.
+        nodes: for each column, the nodes that it depends on.
+    """
+
+    formula: Formula
+    columns: tuple[str, ...]
+    nodes: tuple[frozenset[str], ...]
+    _spec: ModelSpec
+
+    @classmethod
+    def learn(cls, formula: Formula, values: pd.DataFrame, where: str) -> Design:
+        """Learn the state of a formula from the training scans' node values (as `Covariates.read` gives them).
+
+        Raises:
+            ConfigError: the formula cannot be evaluated, its columns are collinear (they are named) or outnumber the
+                scans.
+        """
+        try:
+            matrix = ModelSpec(formula=FormulaicFormula(formula.text), na_action="ignore").get_model_matrix(
+                values, context=_CONTEXT
+            )
+        except Exception as error:  # formulaic passes on whatever the formula's functions raise
+            reason = str(error).partition("\n")[0].rstrip(". ")
+            raise ConfigError(
+                f"{where}: '{formula.text}' cannot be computed on the {len(values)} training scans ({reason}); "
+                f"simplify it, for example with fewer degrees of freedom."
+            ) from error
+        spec = matrix.model_spec
+        nodes: list[frozenset[str]] = []
+        for term in spec.terms:
+            names = frozenset(str(v) for v in spec.term_variables[term]).intersection(formula.names)
+            nodes += [names] * len(range(*spec.term_slices[term].indices(len(spec.column_names))))
+        design = cls(formula, tuple(spec.column_names), tuple(nodes), spec)
+        x = np.asarray(matrix, dtype=np.float64)
+        if not np.isfinite(x).all():
+            name = design.columns[int(np.argmin(np.isfinite(x).all(axis=0)))]
+            raise ConfigError(f"{where}: the column '{name}' is not finite for some training scan; check its function.")
+        if len(x) <= len(design.columns):
+            raise ConfigError(
+                f"{where}: {len(x)} training scans cannot carry {len(design.columns)} coefficients; "
+                f"shorten '{formula.text}'."
+            )
+        _check_rank(x, design.columns, where)
+        _check_row_by_row(design, values, x, where)
+        return design
+
+    def matrix(self, values: pd.DataFrame) -> Array:
+        """Design matrix (n, p) of any scans; a row depends on its own scan only.
+
+        Raises:
+            ConfigError: a value outside the formula's domain, such as the logarithm of a negative number.
+        """
+        x = self._evaluate(values)
+        bad = ~np.isfinite(x).all(axis=1)
+        if bad.any():
+            asked = ", ".join(f"{name} {values[name].iloc[int(np.argmax(bad))]}" for name in self.formula.names)
+            raise ConfigError(f"config: scm: '{self.formula.text}' has no value at {asked}; ask within its domain.")
+        return x
+
+    def is_defined(self, values: pd.DataFrame) -> NDArray[np.bool_]:
+        """Whether the formula has a value for each scan, (n,)."""
+        return np.asarray(np.isfinite(self._evaluate(values)).all(axis=1))
+
+    def _evaluate(self, values: pd.DataFrame) -> Array:
+        if values.empty:
+            return np.empty((0, len(self.columns)))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.ascontiguousarray(self._spec.get_model_matrix(values, context=_CONTEXT), dtype=np.float64)
+
+
+def _check_rank(x: Array, columns: tuple[str, ...], where: str) -> None:
+    """Refuse a collinear design and name the columns that tell the same thing."""
+    centred = x[:, 1:] - x[:, 1:].mean(axis=0)
+    length = np.linalg.norm(centred, axis=0)
+    constant = length <= RANK_TOLERANCE * np.linalg.norm(x[:, 1:], axis=0)
+    if constant.any():
+        name = columns[1 + int(np.argmax(constant))]
+        raise ConfigError(f"{where}: the column '{name}' is the same for every training scan; take its term out.")
+    if not length.size:
+        return
+    _, r, pivots = scipy.linalg.qr(centred / length, mode="economic", pivoting=True)
+    own = np.abs(np.diag(r))
+    if own.min() > RANK_TOLERANCE:
+        return
+    rank = int(np.argmax(own <= RANK_TOLERANCE))
+    weights = scipy.linalg.solve_triangular(r[:rank, :rank], r[:rank, rank])
+    others = [columns[1 + pivots[i]] for i in range(rank) if abs(weights[i]) > 1e-6]
+    named = ", ".join(f"'{name}'" for name in others)
+    raise ConfigError(
+        f"{where}: the column '{columns[1 + pivots[rank]]}' is already told by {named}, so that their effects "
+        f"cannot be told apart; take one of them out."
+    )
+
+
+def _check_row_by_row(design: Design, values: pd.DataFrame, x: Array, where: str) -> None:
+    """Refuse functions whose result for one scan depends on which others it comes with, such as `np.mean`."""
+    if not np.allclose(design.matrix(values.iloc[:1]), x[:1], rtol=1e-9, atol=1e-12):
+        raise ConfigError(
+            f"{where}: '{design.formula.text}' gives one scan alone another value than in the cohort; "
+            f"use functions of one value, or center() and scale(), which remember the training scans."
+        )

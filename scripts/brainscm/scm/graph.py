@@ -1,0 +1,151 @@
+"""The declared graph: parents read from formulas, checked before anything is read or computed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from brainscm.config import QueryOptions, Scalar, ScmOptions
+from brainscm.errors import ConfigError
+from brainscm.scm.formula import FUNCTIONS, MODULES, Formula, nearest, parse_formula
+
+DISCRETE = frozenset({"binomial", "multinomial", "ordered"})
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in an order in which parents come first, their formulas (None: exogenous), and the image's formula."""
+
+    formulas: dict[str, Formula | None]
+    image: Formula
+
+    def parents(self, node: str) -> tuple[str, ...]:
+        formula = self.formulas[node]
+        return formula.names if formula else ()
+
+    @property
+    def exogenous(self) -> tuple[str, ...]:
+        return tuple(node for node, formula in self.formulas.items() if formula is None)
+
+    @property
+    def in_c(self) -> frozenset[str]:
+        """Nodes that some formula wraps in `C()`: categorical, whatever their values look like."""
+        formulas = [self.image, *(formula for formula in self.formulas.values() if formula)]
+        return frozenset().union(*(formula.categorical for formula in formulas))
+
+    def descendants(self, nodes: Collection[str]) -> tuple[str, ...]:
+        """Nodes that an intervention on `nodes` reaches, parents first, without `nodes` themselves."""
+        reached = set(nodes)
+        for node in self.formulas:
+            if reached.intersection(self.parents(node)):
+                reached.add(node)
+        return tuple(node for node in self.formulas if node in reached and node not in nodes)
+
+    def reaches_image(self, nodes: Collection[str]) -> bool:
+        return bool({*nodes, *self.descendants(nodes)}.intersection(self.image.names))
+
+
+def read_graph(options: ScmOptions) -> Graph:
+    """Read the graph that `scm.nodes` and `scm.image` declare.
+
+    Raises:
+        ConfigError: a formula cannot be read or names no node, or the graph has a cycle (which is named).
+    """
+    formulas: dict[str, Formula | None] = {}
+    for name, node in options.nodes.items():
+        if not re.fullmatch(r"[A-Za-z]\w*", name) or name in FUNCTIONS | MODULES:
+            raise ConfigError(f"config: scm.nodes: '{name}' cannot stand in a formula; name it like 'head_size'.")
+        formulas[name] = parse_formula(node.formula, f"config: scm.nodes.{name}.formula") if node.formula else None
+    image = parse_formula(options.image.formula, "config: scm.image.formula")
+    for where, formula in [*((f"nodes.{name}", formula) for name, formula in formulas.items()), ("image", image)]:
+        for name in formula.names if formula else ():
+            if name not in formulas:
+                raise ConfigError(
+                    f"config: scm.{where}.formula: '{name}' is not a node; {nearest(name, list(formulas))} "
+                    f'Each name in a formula needs a line under scm.nodes, such as "{name}: {{}}".'
+                )
+    parents = {name: formula.names if formula else () for name, formula in formulas.items()}
+    return Graph({name: formulas[name] for name in _sorted(parents)}, image)
+
+
+def check_graph(options: ScmOptions, queries: Iterable[QueryOptions] = ()) -> None:
+    """Check all that can be checked before any data is read.
+
+    Raises:
+        ConfigError: one sentence: which key, what is wrong with it, what to do.
+    """
+    read_graph(options)
+    for name, node in options.nodes.items():
+        if node.family in DISCRETE and node.levels is not None and len(node.levels) < 2:
+            raise ConfigError(
+                f"config: scm.nodes.{name}.levels: a {node.family} node needs two levels or more, like [CN, AD]."
+            )
+        if node.family == "binomial" and node.levels is not None and len(node.levels) > 2:
+            raise ConfigError(
+                f"config: scm.nodes.{name}.family: binomial takes two levels, not {len(node.levels)}; "
+                f"write multinomial, or ordered."
+            )
+        if node.levels is not None and len(set(node.levels)) < len(node.levels):
+            raise ConfigError(f"config: scm.nodes.{name}.levels: a level stands twice in {node.levels}; give it once.")
+    for contrast, nodes in options.contrasts.items():
+        if not nodes:
+            raise ConfigError(f"config: scm.contrasts.{contrast} is empty; write it like {{age: [50, 80]}}.")
+        for target, ends in nodes.items():
+            for value in ends:
+                _check_value(options, f"config: scm.contrasts.{contrast}", target, value, relative=False)
+    labels: dict[str, str] = {}
+    for index, query in enumerate(queries):
+        where = f"config: counterfactuals[{index}] ({query.name})"
+        for target, value in query.do.items():
+            _check_value(options, where, target, value, relative=True)
+        label = query_label(query.name)
+        if label in labels:
+            raise ConfigError(f"{where}: its files would overwrite those of '{labels[label]}'; give it another name.")
+        labels[label] = query.name
+
+
+def query_label(name: str) -> str:
+    """The alphanumeric `desc-` label of a query's files: `younger-by_10` becomes `youngerBy10`."""
+    first, *rest = [part for part in re.split(r"[^A-Za-z0-9]+", name) if part]
+    return first + "".join(part[0].upper() + part[1:] for part in rest)
+
+
+def is_relative(value: Scalar) -> bool:
+    """Whether a query's value is a change, such as "+10", and not a new value."""
+    return isinstance(value, str) and re.fullmatch(r"[+-]\d+(\.\d+)?", value) is not None
+
+
+def _check_value(options: ScmOptions, where: str, node: str, value: Scalar, *, relative: bool) -> None:
+    """Check one node's value in a query or a contrast, as far as the options alone can tell."""
+    if node not in options.nodes:
+        raise ConfigError(f"{where}: '{node}' is not a node; {nearest(node, list(options.nodes))}")
+    levels = options.nodes[node].levels
+    if levels is not None and str(value) not in levels:
+        raise ConfigError(f"{where}: {node}: '{value}' is not one of its levels; {nearest(str(value), levels)}")
+    if levels is None and is_relative(value) and not relative:
+        raise ConfigError(f"{where}: {node}: '{value}' is a change; a contrast takes two values, like [50, 80].")
+    numeric = options.nodes[node].family in ("gaussian", "gamma", "poisson")
+    if numeric and isinstance(value, str) and not is_relative(value):
+        raise ConfigError(f"{where}: {node}: '{value}' is not a number; write it like {{{node}: 70}}.")
+
+
+def _sorted(parents: dict[str, tuple[str, ...]]) -> list[str]:
+    """Sort nodes so that parents come first, keeping the config's order where the graph leaves it open."""
+    order: list[str] = []
+
+    def visit(node: str, path: tuple[str, ...]) -> None:
+        if node in path:
+            cycle = " → ".join([*path[path.index(node) :], node][::-1])
+            raise ConfigError(
+                f"config: scm.nodes: the formulas go in a circle ({cycle}); "
+                f"take '{node}' out of one of them, since a cause cannot be its own effect."
+            )
+        if node not in order:
+            for parent in parents[node]:
+                visit(parent, (*path, node))
+            order.append(node)
+
+    for node in parents:
+        visit(node, ())
+    return order

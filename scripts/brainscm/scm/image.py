@@ -1,0 +1,191 @@
+"""The image node: one linear model for the whole latent, fitted in closed form from a stream of scans.
+
+The latent z of a scan with design row x is z = x·B + u. Two passes over the store, in float64, never more than a block
+of scans in memory: the first gives B by QR, the second the residuals and all that is made of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from brainscm.scm.design import Array
+
+# A block fits the processor's cache where that still makes a matrix of it (measured: 64 MB blocks are half as fast).
+BLOCK_BYTES = 4 * 2**20
+MIN_BLOCK_ROWS = 16
+DRAWS = 8
+
+
+class Rows(Protocol):
+    """Anything whose i-th item is the i-th scan's array: numpy, zarr, or a lazy reader of volumes."""
+
+    def __getitem__(self, index: int, /) -> NDArray[np.floating]: ...
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """The fitted image node; p design columns, a latent of any shape.
+
+    Attributes:
+        columns: (p,) names of the design's columns.
+        coefficients: B, (p, *latent) float64.
+        residual_variance: RSS / (n - p), (*latent) float64.
+        xtx_inverse: (X'X)⁻¹, (p, p).
+        degrees_of_freedom: n - p.
+        max_leverage: the largest leverage x(X'X)⁻¹x' of a training scan.
+        draws: (K, p, *latent) float32, steps to add to B: draws from its sampling distribution.
+    """
+
+    columns: NDArray[np.str_]
+    coefficients: Array
+    residual_variance: Array
+    xtx_inverse: Array
+    degrees_of_freedom: int
+    max_leverage: float
+    draws: NDArray[np.float32]
+
+    def predict(self, x: Array) -> Array:
+        """x·B, (n, *latent); a row is the same to the last bit alone and among others."""
+        return _rowwise(x, self.coefficients)
+
+    def deviate(self, x: Array, k: int) -> Array:
+        """What the k-th draw of the coefficients adds to `predict`, (n, *latent)."""
+        return _rowwise(x, self.draws[k])
+
+    def leverage(self, x: Array) -> Array:
+        """x(X'X)⁻¹x' of each design row: how far it stands from the training scans."""
+        return np.einsum("ni,ij,nj->n", x, self.xtx_inverse, x)
+
+    def draw(self, k: int) -> ImageModel:
+        """The model with the k-th draw of its coefficients."""
+        return replace(self, coefficients=self.coefficients + self.draws[k])
+
+    def save(self, path: Path) -> None:
+        """Write an npz archive atomically."""
+        partial = path.with_name(f".{path.name}.partial.npz")
+        np.savez(partial, **{field.name: getattr(self, field.name) for field in fields(self)})
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> ImageModel:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {field.name: stored[field.name] for field in fields(cls)}
+        arrays["degrees_of_freedom"] = int(arrays["degrees_of_freedom"])
+        arrays["max_leverage"] = float(arrays["max_leverage"])
+        return cls(**arrays)
+
+
+def _rowwise(x: Array, coefficients: NDArray[np.floating]) -> Array:
+    flat = coefficients.reshape(len(coefficients), -1)
+    return np.array([row @ flat for row in x], dtype=np.float64).reshape(len(x), *coefficients.shape[1:])
+
+
+def fit_image(
+    x: Array, latents: Rows, rows: Sequence[int], clusters: Sequence[str], columns: Sequence[str], seed: int
+) -> ImageModel:
+    """Fit z = x·B + u by least squares.
+
+    Args:
+        x: (n, p) design matrix of the training scans, of full rank.
+        latents: all scans' latents.
+        rows: (n,) where the training scans stand in `latents`; no other row is read.
+        clusters: (n,) participant of each training scan. Where one has several scans, the draws come from the
+            cluster-robust sampling distribution, else from the ordinary one.
+        columns: names of x's columns.
+        seed: of the draws.
+    """
+    n, p = x.shape
+    q, r = np.linalg.qr(x)
+    qty = sum((q[block].T @ z for block, z in _blocks(latents, rows)), start=np.zeros(()))
+    b = np.ascontiguousarray(scipy.linalg.solve_triangular(r, qty))
+    r_inverse = scipy.linalg.solve_triangular(r, np.eye(p))
+
+    rng = np.random.default_rng([seed, 0])
+    if has_clusters(clusters):
+        # A normal weight per participant on its score: the wild cluster bootstrap, whose covariance is the sandwich.
+        codes = np.unique(clusters, return_inverse=True)[1]
+        groups = codes.max() + 1
+        weights = rng.standard_normal((DRAWS, groups))[:, codes] * np.sqrt(_small_sample(n, p, groups))
+        mix = np.einsum("kn,np->knp", weights, q @ r_inverse.T)
+    else:
+        # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
+        mix = rng.standard_normal((DRAWS, n, p)) @ r_inverse.T / np.sqrt(n - p)
+    mix = np.moveaxis(mix, 1, 0).reshape(n, DRAWS * p)  # (n, K p)
+
+    shape = np.shape(latents[int(rows[0])])
+    rss = np.zeros(b.shape[1])
+    draws = np.zeros((DRAWS * p, b.shape[1]), dtype=np.float32)
+    for block, z in _blocks(latents, rows):
+        residual = z - x[block] @ b
+        rss += np.einsum("nl,nl->l", residual, residual)
+        draws += mix[block].T.astype(np.float32) @ residual.astype(np.float32)
+    return ImageModel(
+        columns=np.array(columns),
+        coefficients=b.reshape(p, *shape),
+        residual_variance=(rss / (n - p)).reshape(shape),
+        xtx_inverse=r_inverse @ r_inverse.T,
+        degrees_of_freedom=n - p,
+        max_leverage=float(np.square(q).sum(axis=1).max()),
+        draws=draws.reshape(DRAWS, p, *shape),
+    )
+
+
+def cluster_covariance(
+    image: ImageModel, contrast: Array, x: Array, latents: Rows, rows: Sequence[int], clusters: Sequence[str]
+) -> Array:
+    """Cluster-robust covariance of the contrasts C·B, (q, q, latents flat), in one more pass over the store.
+
+    C(X'X)⁻¹ (Σ_g X_g'u_g u_g'X_g) (X'X)⁻¹C', times the small-sample factor G/(G-1) · (n-1)/(n-p) that statsmodels and
+    Stata use (Liang & Zeger, 1986).
+    """
+    order = np.argsort(np.asarray(clusters), kind="stable")
+    codes = np.unique(np.asarray(clusters)[order], return_inverse=True)[1]
+    ordered_x, ordered_rows = x[order], np.asarray(rows)[order]
+    weights = ordered_x @ image.xtx_inverse @ contrast.T  # (n, q)
+    b = image.coefficients.reshape(len(image.columns), -1)
+    covariance = np.zeros((len(contrast), len(contrast), b.shape[1]))
+    for block, z in _blocks(latents, ordered_rows, keep_together=codes):
+        residual = z - ordered_x[block] @ b
+        starts = np.flatnonzero(np.diff(codes[block], prepend=-1))
+        scores = [np.add.reduceat(weights[block, i, None] * residual, starts, axis=0) for i in range(len(contrast))]
+        for i, left in enumerate(scores):
+            for j, right in enumerate(scores[: i + 1]):
+                covariance[i, j] += np.einsum("gl,gl->l", left, right)
+                covariance[j, i] = covariance[i, j]
+    return covariance * _small_sample(len(x), x.shape[1], codes.max() + 1)
+
+
+def has_clusters(clusters: Sequence[str]) -> bool:
+    """Whether some participant has several scans."""
+    return len(set(clusters)) < len(clusters)
+
+
+def _small_sample(n: int, p: int, groups: int) -> float:
+    return groups / (groups - 1) * (n - 1) / (n - p)
+
+
+def _blocks(
+    latents: Rows, rows: Sequence[int] | NDArray[np.int_], keep_together: NDArray[np.int_] | None = None
+) -> Iterator[tuple[slice, Array]]:
+    """Read rows in blocks (m, latents flat) of bounded size; rows of one code of `keep_together` share a block."""
+    size = max(MIN_BLOCK_ROWS, int(BLOCK_BYTES // (8 * np.size(latents[int(rows[0])]))))
+    buffer = np.empty((0, 0))
+    start = 0
+    while start < len(rows):
+        stop = min(start + size, len(rows))
+        while keep_together is not None and stop < len(rows) and keep_together[stop] == keep_together[stop - 1]:
+            stop += 1
+        if len(buffer) < stop - start:
+            buffer = np.empty((stop - start, np.size(latents[int(rows[0])])))
+        for i, row in enumerate(rows[start:stop]):
+            buffer[i] = np.asarray(latents[int(row)]).reshape(-1)
+        yield slice(start, stop), buffer[: stop - start]
+        start = stop

@@ -1,0 +1,174 @@
+"""Tests of named contrasts over the whole latent: t, F, p, partial R² and false discovery rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from brainscm.scm.design import Array
+from brainscm.scm.image import ImageModel, Rows, cluster_covariance, has_clusters
+from brainscm.scm.model import Scm
+
+TEST_COLUMNS = [
+    "contrast",
+    "effect",
+    "statistic",
+    "df1",
+    "df2",
+    "latents",
+    "share_q05",
+    "max_abs_statistic",
+    "min_p",
+    "min_q",
+    "median_partial_r2",
+    "max_partial_r2",
+    "errors",
+]
+EFFECTS: tuple[Literal["total", "direct"], ...] = ("total", "direct")
+
+
+@dataclass(frozen=True)
+class WaldTest:
+    """A test of C·B = 0 at every latent; arrays are flat over the latent, NaN where the latent does not vary.
+
+    `statistic` is t (signed) for one row of C, else F with `df1` = rows of C.
+    """
+
+    statistic: Array
+    p: Array
+    df1: int
+    df2: int
+
+    @property
+    def q(self) -> Array:
+        """Benjamini-Hochberg adjusted p."""
+        return benjamini_hochberg(self.p)
+
+    @property
+    def partial_r2(self) -> Array:
+        """Share of the variance that the tested columns explain beyond the others: df1 F / (df1 F + df2)."""
+        f = self.statistic**2 if self.df1 == 1 else self.statistic
+        return self.df1 * f / (self.df1 * f + self.df2)
+
+
+def wald_test(
+    image: ImageModel, contrast: Array, covariance: Array | None = None, groups: int | None = None
+) -> WaldTest:
+    """Test C·B = 0.
+
+    Args:
+        image: the fitted image node.
+        contrast: C, (q, p) of full row rank.
+        covariance: of C·B, (q, q, latents), from `cluster_covariance`; None for the ordinary s²·C(X'X)⁻¹C'.
+        groups: number of participants behind `covariance`; the test then has groups - 1 degrees of freedom.
+    """
+    effect = contrast @ image.coefficients.reshape(len(image.columns), -1)  # (q, latents)
+    q = len(contrast)
+    if covariance is None:
+        df2 = image.degrees_of_freedom
+        unscaled = contrast @ image.xtx_inverse @ contrast.T
+        solved = np.linalg.solve(unscaled, effect)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            f = np.einsum("ql,ql->l", effect, solved) / q / image.residual_variance.reshape(-1)
+    else:
+        assert groups is not None
+        df2 = groups - 1
+        f = np.full(effect.shape[1], np.nan)
+        usable = np.linalg.det(np.moveaxis(covariance, 2, 0)) > 0
+        solved = np.linalg.solve(np.moveaxis(covariance, 2, 0)[usable], effect.T[usable][..., None])[..., 0]
+        f[usable] = np.einsum("lq,lq->l", effect.T[usable], solved) / q
+    if q == 1:
+        t = np.sign(effect[0]) * np.sqrt(f)
+        return WaldTest(t, 2 * scipy.stats.t.sf(np.abs(t), df2), 1, df2)
+    return WaldTest(f, scipy.stats.f.sf(f, q, df2), q, df2)
+
+
+def benjamini_hochberg(p: Array) -> Array:
+    """Adjusted p-values that control the false discovery rate (Benjamini & Hochberg, 1995); NaN stays NaN."""
+    q = np.full(p.shape, np.nan)
+    tested = np.flatnonzero(np.isfinite(p))
+    order = tested[np.argsort(p[tested])]
+    stepped = p[order] * len(order) / np.arange(1, len(order) + 1)
+    q[order] = np.minimum(np.minimum.accumulate(stepped[::-1])[::-1], 1)
+    return q
+
+
+def contrast_row(scm: Scm, name: str, effect: Literal["total", "direct"]) -> Array:
+    """The contrast vector (1, p): the mean change of the design row when every training scan is moved between the ends.
+
+    Averaging over the training scans gives interactions and non-linear terms their meaning in this cohort
+    (standardisation, or g-computation); the total effect includes what the nodes in between pass on.
+    """
+    ends = scm.options.contrasts[name]
+    low, high = (
+        scm.design_matrix(scm.intervene(scm.training, {node: values[i] for node, values in ends.items()}, effect))
+        for i in (0, 1)
+    )
+    return (high - low).mean(axis=0)[None]
+
+
+def joint_rows(scm: Scm, name: str) -> Array:
+    """The rows (q, p) that pick every image column in which the contrast's nodes appear: do they matter at all?"""
+    nodes = set(scm.options.contrasts[name])
+    picked = [i for i, names in enumerate(scm.design.nodes) if names & nodes]
+    return np.eye(len(scm.design.columns))[picked]
+
+
+def test_contrasts(scm: Scm, latents: Rows, rows: Sequence[int]) -> pd.DataFrame:
+    """Test every declared contrast: t for its total and direct effect, F for all columns of its nodes.
+
+    Args:
+        scm: the fitted model.
+        latents: the store that it was fitted on.
+        rows: where the scans of `scm.training` stand in it.
+
+    Returns:
+        One row a test: `contrast`, `effect` (total, direct, or joint for F), `statistic` (t or F), `df1`, `df2`,
+        `latents` tested, `share_q05` (share with q < 0.05), `max_abs_statistic`, `min_p`, `min_q`,
+        `median_partial_r2`, `max_partial_r2`, `errors` (ordinary, or clustered by participant).
+    """
+    people = scm.training["participant"].tolist()
+    clustered = has_clusters(people)
+    x = scm.design_matrix(scm.training)
+    records = []
+    for contrast, effect, c in _declared(scm):
+        covariance = cluster_covariance(scm.image, c, x, latents, rows, people) if clustered else None
+        test = wald_test(scm.image, c, covariance, len(set(people)) if clustered else None)
+        tested = np.isfinite(test.p)
+        if not tested.any():
+            continue
+        q = test.q[tested]
+        records.append(
+            {
+                "contrast": contrast,
+                "effect": effect,
+                "statistic": "F" if effect == "joint" else "t",
+                "df1": test.df1,
+                "df2": test.df2,
+                "latents": int(tested.sum()),
+                "share_q05": float((q < 0.05).mean()),
+                "max_abs_statistic": float(np.abs(test.statistic[tested]).max()),
+                "min_p": float(test.p[tested].min()),
+                "min_q": float(q.min()),
+                "median_partial_r2": float(np.median(test.partial_r2[tested])),
+                "max_partial_r2": float(test.partial_r2[tested].max()),
+                "errors": "clustered by participant" if clustered else "ordinary",
+            }
+        )
+    return pd.DataFrame(records, columns=TEST_COLUMNS)
+
+
+def _declared(scm: Scm) -> Iterable[tuple[str, str, Array]]:
+    for name in scm.options.contrasts:
+        for effect in EFFECTS:
+            row = contrast_row(scm, name, effect)
+            if np.any(row):
+                yield name, effect, row
+        joint = joint_rows(scm, name)
+        if len(joint):
+            yield name, "joint", joint

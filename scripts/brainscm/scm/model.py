@@ -1,0 +1,256 @@
+"""The structural causal model as a whole: fit, save, load, intervene, shift the latent, say what supports it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from brainscm.cohort.tables import read_table, write_table
+from brainscm.config import Scalar, ScmOptions
+from brainscm.errors import ConfigError, ScanError
+from brainscm.scm.covariates import Covariates
+from brainscm.scm.design import Array, Design
+from brainscm.scm.formula import nearest
+from brainscm.scm.graph import Graph, is_relative, read_graph
+from brainscm.scm.image import DRAWS, ImageModel, Rows, fit_image
+from brainscm.scm.nodes import NodeModel, fit_node, parameter_names
+from brainscm.scm.support import support
+
+logger = logging.getLogger("brainscm")
+
+IMAGE_FORMULA = "config: scm.image.formula"
+
+
+@dataclass(frozen=True)
+class Scm:
+    """A fitted model. Tables that it takes have `scan` and the columns of the nodes, one row a scan.
+
+    Attributes:
+        options: the declared graph. graph: the same, parsed.
+        training: the training rows that the fit used: scan, participant, and the nodes' columns.
+        covariates, design, nodes: learnt from `training` alone. nodes: the fitted node of each formula, parents first.
+        image: the image node.
+        seed: of the workflow; decides what is random in the noise of discrete nodes.
+    """
+
+    options: ScmOptions
+    graph: Graph
+    training: pd.DataFrame
+    covariates: Covariates
+    design: Design
+    nodes: dict[str, NodeModel]
+    image: ImageModel
+    seed: int
+
+    @classmethod
+    def fit(cls, table: pd.DataFrame, latents: Rows, options: ScmOptions, seed: int) -> Scm:
+        """Fit all nodes on the rows whose `split` is `train`.
+
+        Args:
+            table: row i describes `latents[i]`: scan, participant, split, and the nodes' columns.
+            latents: array-like (n, *latent), a zarr array for instance; read a row at a time, training rows only.
+            options: the graph.
+            seed: of the workflow.
+
+        Raises:
+            ConfigError: the graph does not fit the table, a design is collinear, or too few rows are left.
+        """
+        graph = read_graph(options)
+        rows = np.flatnonzero((table["split"] == "train").to_numpy())
+        training = table.iloc[rows].reset_index(drop=True)
+        problems = Covariates.learn(training, options).problems(training)
+        if problems.any():
+            logger.warning("%d of %d training scans are left out of the fit:", (problems != "").sum(), len(training))
+            for reason, count in problems[problems != ""].value_counts().items():
+                logger.warning("  %d: %s", count, reason)
+        usable = (problems == "").to_numpy()
+        if not usable.any():
+            raise ConfigError(f"config: scm.nodes: no training scan can be used ({problems.iloc[0]}).")
+        rows, training = rows[usable], training[usable].reset_index(drop=True)
+        covariates = Covariates.learn(training, options)
+        values = covariates.read(training)
+        design = Design.learn(graph.image, values, IMAGE_FORMULA)
+        people = training["participant"]
+        nodes = {
+            name: fit_node(name, values, people, graph, covariates, options)
+            for name, formula in graph.formulas.items()
+            if formula is not None
+        }
+        image = fit_image(design.matrix(values), latents, rows.tolist(), people.tolist(), design.columns, seed)
+        columns = ["scan", "participant", *dict.fromkeys(covariates.columns.values())]
+        return cls(options, graph, training[columns], covariates, design, nodes, image, seed)
+
+    def save(self, folder: Path) -> None:
+        """Write `covariates.tsv`, `nodes.tsv`, `node_models.npz` and `image_model.npz`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(self.training, folder / "covariates.tsv")
+        columns = ["node", "family", "formula", "term", "estimate", "standard_error", "z", "p", "ci95_low", "ci95_high"]
+        tables = [node.table() for node in self.nodes.values()]
+        write_table(pd.concat(tables) if tables else pd.DataFrame(columns=columns), folder / "nodes.tsv")
+        arrays: dict[str, NDArray] = {"seed": np.array(self.seed)}
+        for name, node in self.nodes.items():
+            arrays[f"{name}/family"] = np.array(node.family)
+            arrays[f"{name}/terms"] = np.array(node.terms)
+            arrays[f"{name}/parameters"] = node.parameters
+            arrays[f"{name}/covariance"] = node.covariance
+            arrays[f"{name}/dispersion"] = np.array(node.dispersion)
+            arrays[f"{name}/note"] = np.array(node.note)
+        partial = folder / ".node_models.partial.npz"
+        np.savez(partial, **arrays)  # type: ignore[arg-type]
+        os.replace(partial, folder / "node_models.npz")
+        self.image.save(folder / "image_model.npz")
+
+    def values(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The nodes' values of a table, one typed column a node, whatever its columns are called."""
+        return self.covariates.read(table)
+
+    def problems(self, table: pd.DataFrame) -> pd.Series:
+        """Why each row cannot be used ("" where it can): a missing covariate, an unseen level, outside a formula."""
+        problems = self.covariates.problems(table)
+        complete = (problems == "").to_numpy()
+        values = self.values(table[complete])
+        for design in (self.design, *(node.design for node in self.nodes.values())):
+            undefined = np.flatnonzero(complete)[~design.is_defined(values)]
+            problems.iloc[undefined] = f"'{design.formula.text}' has no value for it"
+        return problems
+
+    def design_matrix(self, table: pd.DataFrame) -> Array:
+        """The image node's design matrix, (n, p)."""
+        return self.design.matrix(self.values(table))
+
+    def intervene(
+        self, table: pd.DataFrame, do: Mapping[str, Scalar], effect: Literal["total", "direct"] = "total"
+    ) -> pd.DataFrame:
+        """Abduct each scan's noise, set the nodes in `do`, and predict what follows from them.
+
+        Args:
+            table: factual rows.
+            do: node → new value, or a change such as "+10".
+            effect: `total` lets the intervention run through the nodes that it causes; `direct` holds them.
+
+        Returns:
+            The table with new values in the nodes' columns. A scan that the intervention does not change keeps its row
+            exactly.
+
+        Raises:
+            ConfigError: an unknown node or level.
+            ScanError: a row that cannot be used (see `problems`).
+        """
+        problems = self.problems(table)
+        if problems.any():
+            row = problems.ne("").to_numpy().argmax()
+            raise ScanError(f"{table['scan'].iloc[row]}: {problems.iloc[row]}; mend the table or leave it out.")
+        factual = self.values(table)
+        changed = factual.copy()
+        for node, value in do.items():
+            if node not in self.covariates.columns:
+                raise ConfigError(f"config: do: '{node}' is not a node; {nearest(node, list(self.covariates.columns))}")
+            typed = self.covariates.typed(node, value)
+            if self.covariates.levels[node] is not None:
+                changed[node] = pd.Categorical([typed] * len(table), categories=factual[node].cat.categories)
+            elif is_relative(typed):
+                changed[node] = factual[node] + float(typed)
+            else:
+                changed[node] = float(typed)
+        if effect == "total":
+            for node in self.graph.descendants(tuple(do)):
+                changed[node] = self.nodes[node].counterfactual(factual, changed, table["scan"], self.seed)
+        result = table.copy()
+        for node, column in self.covariates.columns.items():
+            moved = (changed[node] != factual[node]).to_numpy()
+            if moved.any():
+                new = changed[node].astype(object) if self.covariates.levels[node] is not None else changed[node]
+                if pd.api.types.is_numeric_dtype(table[column]):
+                    new = pd.to_numeric(new)
+                result[column] = result[column].where(~moved, new)
+        return result
+
+    def latent_shift(self, table: pd.DataFrame, changed: pd.DataFrame) -> NDArray[np.float32]:
+        """What an intervention adds to the latent, (n, *latent): (X' - X)·B, since each scan keeps its residual."""
+        return self.image.predict(self.design_matrix(changed) - self.design_matrix(table)).astype(np.float32)
+
+    def residual(self, table: pd.DataFrame, latents: NDArray[np.floating]) -> Array:
+        """The image node's abducted noise u = z - X·B of each scan, (n, *latent)."""
+        return np.asarray(latents, dtype=np.float64) - self.image.predict(self.design_matrix(table))
+
+    def draw(self, k: int) -> Scm:
+        """The model with the k-th draw of all its parameters, those of the nodes and of the image alike."""
+        nodes = {}
+        for index, (name, node) in enumerate(self.nodes.items()):
+            normals = np.random.default_rng([self.seed, 1, k, index]).standard_normal(len(node.parameters))
+            nodes[name] = node.draw(normals)
+        return replace(self, nodes=nodes, image=self.image.draw(k))
+
+    @property
+    def draws(self) -> int:
+        return DRAWS
+
+    @cached_property
+    def training_values(self) -> pd.DataFrame:
+        return self.values(self.training)
+
+    def support(self, table: pd.DataFrame, nodes: tuple[str, ...] = ()) -> pd.DataFrame:
+        """How near the training scans each (counterfactual) row stands: see `brainscm.scm.support.support`."""
+        values = self.values(table)
+        return support(
+            values=values,
+            leverage=self.image.leverage(self.design.matrix(values)),
+            max_leverage=self.image.max_leverage,
+            training=self.training_values,
+            participants=self.training["participant"],
+            near=tuple(dict.fromkeys((*self.graph.exogenous, *nodes))),
+            image_parents=self.graph.image.names,
+            covariates=self.covariates,
+        )
+
+
+def load_scm(folder: Path, options: ScmOptions) -> Scm:
+    """Load a saved model: formula state is learnt again from `covariates.tsv`, numbers come from the archives.
+
+    Raises:
+        ConfigError: the graph in the config is not the one that was fitted.
+    """
+    folder = Path(folder)
+    graph = read_graph(options)
+    training = read_table(folder / "covariates.tsv")
+    covariates = Covariates.learn(training, options)
+    values = covariates.read(training)
+    design = Design.learn(graph.image, values, IMAGE_FORMULA)
+    image = ImageModel.load(folder / "image_model.npz")
+    changed = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
+    if tuple(image.columns) != design.columns:
+        raise changed
+    nodes = {}
+    with np.load(folder / "node_models.npz", allow_pickle=False) as stored:
+        seed = int(stored["seed"])
+        for name, formula in graph.formulas.items():
+            if formula is None:
+                continue
+            if f"{name}/terms" not in stored:
+                raise changed
+            family, levels = str(stored[f"{name}/family"]), covariates.levels[name]
+            node_design = Design.learn(formula, values, f"config: scm.nodes.{name}.formula")
+            terms = parameter_names(family, node_design, levels)
+            if tuple(stored[f"{name}/terms"]) != terms or family != (options.nodes[name].family or family):
+                raise changed
+            nodes[name] = NodeModel(
+                name=name,
+                family=family,
+                design=node_design,
+                levels=levels,
+                terms=terms,
+                parameters=stored[f"{name}/parameters"],
+                covariance=stored[f"{name}/covariance"],
+                dispersion=float(stored[f"{name}/dispersion"]),
+                note=str(stored[f"{name}/note"]),
+            )
+    return Scm(options, graph, training, covariates, design, nodes, image, seed)

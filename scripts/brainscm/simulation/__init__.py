@@ -1,0 +1,1 @@
+"""The simulator: raw heads whose causal model is known, and their true counterfactuals."""

@@ -1,0 +1,263 @@
+"""Write a simulated cohort as a BIDS folder: raw heads, and beside them the truth that real scans cannot have."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import pandas as pd
+import torch
+from joblib import Parallel, delayed  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from brainscm.cohort.tables import write_table
+from brainscm.config import QueryOptions, SimulationOptions
+from brainscm.errors import BrainSCMError
+from brainscm.scm.graph import query_label
+from brainscm.simulation import causal_model
+from brainscm.simulation.imaging import LABELS, Head, HeadInScanner
+from brainscm.simulation.person import draw_anatomy
+from brainscm.simulation.scanner import Acquisition, acquire
+
+logger = logging.getLogger("brainscm")
+
+TRUTH = "derivatives/truth"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One participant, with all that a worker needs to simulate them."""
+
+    output_dir: Path
+    number: int
+    participant: str
+    follow_up: bool
+    truncated: bool
+    voxel_mm: float
+    seed: int
+    queries: list[QueryOptions]
+
+
+def simulate_cohort(
+    output_dir: Path, options: SimulationOptions, seed: int, queries: list[QueryOptions], workers: int
+) -> None:
+    """Simulate a cohort of raw heads whose causal model is known, with the true answer to each query.
+
+    Everything about a scan depends on (seed, participant, session) and the voxel size only: any number of workers gives
+    the same bytes, and a larger cohort contains the smaller one.
+
+    Args:
+        output_dir: the BIDS folder to write; a cohort simulated there before is replaced. dataset_description.json is
+            written last.
+        options: size of the cohort, voxel size, share of people with a second session, number of truncated files.
+        queries: for each and each person's first session the true counterfactual head is written; a query that the
+            simulator cannot answer becomes a row of counterfactuals.tsv with the reason.
+        workers: number of processes.
+
+    Raises:
+        BrainSCMError: `output_dir` holds something else than a simulated cohort.
+    """
+    _make_room(output_dir)
+    total = options.participants + options.truncated_scans
+    tasks = [
+        _Task(
+            output_dir=output_dir,
+            number=number,
+            participant=f"sub-{number:03d}",
+            follow_up=_chosen(number, options.follow_up_share) and number <= options.participants,
+            truncated=number > options.participants,
+            voxel_mm=options.voxel_mm,
+            seed=seed,
+            queries=queries if number <= options.participants else [],
+        )
+        for number in range(1, total + 1)
+    ]
+    people: dict[int, _Person] = {}
+    start = time.monotonic()
+    for person in _run(tasks, workers):
+        people[person.number] = person
+        if len(people) % 10 == 0 or len(people) == total:
+            left = (time.monotonic() - start) / len(people) * (total - len(people))
+            logger.info("simulated %d of %d participants, about %.0f s left", len(people), total, left)
+    _write_tables(output_dir, [people[number] for number in sorted(people)], options, seed)
+
+
+def _make_room(output_dir: Path) -> None:
+    if output_dir.exists() and any(output_dir.iterdir()):
+        if not (output_dir / "truth.json").exists():
+            raise BrainSCMError(
+                f"{output_dir} is not empty and not a simulated cohort; move it away or choose another folder."
+            )
+        shutil.rmtree(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    # Written first, so that an interrupted simulation is recognised and replaced.
+    (output_dir / "truth.json").write_text("{}\n")
+
+
+def _chosen(number: int, share: float) -> bool:
+    """Whether this participant is among the evenly spaced `share`."""
+    return int(number * share + 1e-9) > int((number - 1) * share + 1e-9)
+
+
+@dataclass(frozen=True)
+class _Person:
+    """The table rows of one simulated participant."""
+
+    number: int
+    participant: dict[str, Any]
+    sessions: list[dict[str, Any]]
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    volumes: list[dict[str, Any]] = field(default_factory=list)
+    counterfactuals: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _run(tasks: list[_Task], workers: int) -> Iterator[_Person]:
+    if workers <= 1:
+        for task in tasks:
+            yield _simulate_participant(task)
+        return
+    # joblib's workers start afresh (a forked child of a threaded process may hang) and do not run the caller's main
+    # module again, which under Snakemake is the rule's own script.
+    yield from Parallel(min(workers, len(tasks)), return_as="generator_unordered")(
+        delayed(_simulate_participant)(task) for task in tasks
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Hold torch to one thread: sums over several would depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _simulate_participant(task: _Task) -> _Person:
+    noise = causal_model.draw_noise(task.seed, task.number)
+    first = causal_model.draw_nodes(noise)
+    visits = {"ses-01": first}
+    if task.follow_up:
+        years = causal_model.generator(task.seed, task.participant, "interval").uniform(2, 8)
+        visits["ses-02"] = causal_model.later(first, noise, years)
+    person = _Person(
+        number=task.number,
+        participant={
+            "participant_id": task.participant,
+            "sex": first.sex,
+            "age": first.age,
+            "site": first.site,
+            "diagnosis": first.diagnosis,
+        },
+        sessions=[{"session_id": s, "age": nodes.age, "diagnosis": nodes.diagnosis} for s, nodes in visits.items()],
+    )
+    with _one_thread():
+        anatomy = draw_anatomy(task.seed, task.participant, first.head_size)
+        for session, nodes in visits.items():
+            scan, anat = f"{task.participant}_{session}", Path(task.participant, session, "anat")
+            acquisition = acquire(task.seed, task.participant, session, nodes.site, task.voxel_mm)
+            in_scanner = HeadInScanner(anatomy, acquisition)
+            head = in_scanner.read(nodes)
+            raw = task.output_dir / anat / f"{scan}_T1w.nii.gz"
+            _save(head.image, acquisition, raw)
+            _save(head.labels, acquisition, task.output_dir / TRUTH / anat / f"{scan}_desc-truth_dseg.nii.gz")
+            if task.truncated:
+                _truncate(raw)
+            person.nodes.append({"scan": scan, **asdict(nodes)})
+            person.volumes.append({"scan": scan, **_in_ml(head)})
+            for query in task.queries if session == "ses-01" else ():
+                row, answer = _answer(query, nodes, noise, in_scanner)
+                path = Path(TRUTH, anat, f"{scan}_desc-{query_label(query.name)}_T1w.nii.gz")
+                if answer is not None:
+                    _save(answer.image, acquisition, task.output_dir / path)
+                    row = {"path": str(path), **row}
+                asked = {"scan": scan, "query": query.name, "effect": query.effect, "do": json.dumps(query.do)}
+                person.counterfactuals.append({**asked, **row})
+    return person
+
+
+def _answer(
+    query: QueryOptions, nodes: causal_model.Nodes, noise: causal_model.Noise, in_scanner: HeadInScanner
+) -> tuple[dict[str, Any], Head | None]:
+    """The true counterfactual head with what its table row tells of it, or None with the reason."""
+    try:
+        changed = causal_model.intervene(nodes, noise, query.do, query.effect)
+        head = in_scanner.read(changed)
+    except BrainSCMError as error:
+        return {"path": None, "status": "skipped", "reason": str(error)}, None
+    return {"status": "written", "reason": None, **asdict(changed), **_in_ml(head)}, head
+
+
+def _in_ml(head: Head) -> dict[str, float]:
+    return {f"{region}_ml": volume for region, volume in head.volumes_ml.items()}
+
+
+def _save(volume: NDArray[Any], acquisition: Acquisition, path: Path) -> None:
+    """Write NIfTI with no time stamp, so that equal scans are equal files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(volume, acquisition.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_qform(acquisition.affine, code="scanner")
+    image.set_sform(acquisition.affine, code="scanner")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
+    os.replace(partial, path)
+
+
+def _truncate(path: Path) -> None:
+    """Cut a file short, as an interrupted transfer does."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _write_tables(output_dir: Path, people: list[_Person], options: SimulationOptions, seed: int) -> None:
+    truth = output_dir / TRUTH
+    write_table(pd.DataFrame([person.participant for person in people]), output_dir / "participants.tsv")
+    for person in people:
+        name = person.participant["participant_id"]
+        write_table(pd.DataFrame(person.sessions), output_dir / name / f"{name}_sessions.tsv")
+    for table in ("nodes", "volumes", "counterfactuals"):
+        rows = [row for person in people for row in getattr(person, table)]
+        columns = None if rows else ["scan", "query", "effect", "do", "path", "status", "reason"]
+        write_table(pd.DataFrame(rows, columns=columns), truth / f"{table}.tsv")
+    write_table(pd.DataFrame({"index": list(LABELS), "name": list(LABELS.values())}), truth / "desc-truth_dseg.tsv")
+    generated = {"GeneratedBy": [{"Name": "BrainSCM simulator"}]}
+    _write_json(
+        {"Name": "Truth of the simulated cohort", "BIDSVersion": "1.10.0", "DatasetType": "derivative", **generated},
+        truth / "dataset_description.json",
+    )
+    _write_json(
+        {
+            "sex": {"Levels": {"F": "female", "M": "male"}},
+            "age": {"Units": "years"},
+            "site": {"Description": "scanner", "Levels": {"A": "first scanner", "B": "second scanner"}},
+            "diagnosis": {
+                "Levels": {"CN": "cognitively normal", "MCI": "mild cognitive impairment", "AD": "Alzheimer's disease"}
+            },
+        },
+        output_dir / "participants.json",
+    )
+    _write_json(
+        {"seed": seed, "options": options.model_dump(), **causal_model.declaration()}, output_dir / "truth.json"
+    )
+    _write_json(
+        {"Name": "Simulated cohort of raw heads", "BIDSVersion": "1.10.0", "DatasetType": "raw", **generated},
+        output_dir / "dataset_description.json",
+    )
+
+
+def _write_json(content: Mapping[str, Any], path: Path) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)

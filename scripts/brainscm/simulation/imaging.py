@@ -1,0 +1,96 @@
+"""A head in the scanner: the image it stores, and the true labels and volumes behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainscm.simulation.anatomy import APPEARANCE, BRAIN_LATTICE, FLOW_LATTICE, TISSUES, canonical_head
+from brainscm.simulation.causal_model import Nodes
+from brainscm.simulation.exterior import HEAD_CHANNELS, HEAD_LATTICE
+from brainscm.simulation.person import PERSON_LATTICE, Anatomy, ageing_displacement
+from brainscm.simulation.scanner import SITE_SETTINGS, Acquisition, receive, voxel_positions
+
+HEAD_CENTRE_MM = (0.0, -8.0, -14.0)
+LABELS = {1: "csf", 2: "gm", 3: "wm", 4: "ventricles", 5: "temporal_gm"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head on the scanner's grid: stored image, true labels (see LABELS), true volumes in native ml.
+
+    In the volumes gm includes temporal_gm, csf leaves the ventricles out, and brain is gm + wm.
+    """
+
+    image: NDArray[np.int16]
+    labels: NDArray[np.uint8]
+    volumes_ml: dict[str, float]
+
+
+class HeadInScanner:
+    """One person in one session. `read` gives the scan for any value of their nodes, with the same noise and grid."""
+
+    def __init__(self, anatomy: Anatomy, acquisition: Acquisition) -> None:
+        self._anatomy = anatomy
+        self._acquisition = acquisition
+        points = voxel_positions(acquisition) / anatomy.scale + torch.tensor(HEAD_CENTRE_MM)
+        points = points + PERSON_LATTICE.sample(anatomy.displacement, points).movedim(0, -1)
+        self._brain, head = _as_voxels_see(acquisition.voxel_mm)
+        self._exterior = dict(zip(HEAD_CHANNELS, HEAD_LATTICE.sample(head, points), strict=True))
+        self._in_brain = BRAIN_LATTICE.contains(points)
+        self._brain_points = points[self._in_brain]
+
+    def read(self, nodes: Nodes) -> Head:
+        """Scan the head that these nodes make. Raises BrainSCMError if no smooth change of this head has them."""
+        points = self._brain_points
+        points = points + FLOW_LATTICE.sample(ageing_displacement(self._anatomy, nodes), points).movedim(0, -1)
+        labels, volumes = self._label(points)
+        return Head(receive(self._signal(points, nodes), self._acquisition, nodes.site), labels, volumes)
+
+    def _signal(self, points: torch.Tensor, nodes: Nodes) -> torch.Tensor:
+        """Clean signal (x, y, z), white matter 1; `points` are the brain's voxels in the canonical head."""
+        site = SITE_SETTINGS[nodes.site]
+        grey = 1 - site.grey_contrast * nodes.grey_white_contrast
+        seen = dict(zip((*TISSUES[:4], *APPEARANCE), BRAIN_LATTICE.sample(self._brain, points), strict=True))
+        lesions = (seen["periventricular"] * nodes.white_matter_lesions).clamp(max=1)
+        brain = seen["wm"] + grey * seen["gm"] + site.fluid * (seen["csf"] + seen["ventricles"])
+        signal = site.cord * self._exterior["cord"]
+        for tissue in ("bone", "marrow", "fat", "muscle", "fluid"):
+            signal = signal + getattr(site, tissue) * self._exterior[tissue]
+        signal[self._in_brain] += brain + seen["shading"] - (1 - grey) * lesions
+        return signal
+
+    def _label(self, points: torch.Tensor) -> tuple[NDArray[np.uint8], dict[str, float]]:
+        """Labels and volumes, by the tissue at each voxel's centre."""
+        wm, csf, gm, ventricles, temporal = BRAIN_LATTICE.sample(canonical_head().tissues, points)
+        fractions = torch.stack([csf, gm, wm, ventricles])
+        label = fractions.argmax(dim=0) + 1
+        label = torch.where((label == 2) & (temporal > 0.5), 5, label)
+        labels = torch.zeros(self._in_brain.shape, dtype=torch.uint8)
+        labels[self._in_brain] = torch.where(fractions.sum(dim=0) > 0.5, label, 0).to(torch.uint8)
+        regions = {"gm": gm, "wm": wm, "csf": csf, "ventricles": ventricles, "temporal_gm": gm * temporal}
+        voxel_ml = float(abs(np.linalg.det(self._acquisition.affine))) / 1000
+        volumes = {name: float(fraction.double().sum()) * voxel_ml for name, fraction in regions.items()}
+        volumes["brain"] = volumes["gm"] + volumes["wm"]
+        return labels.numpy(), volumes
+
+
+@lru_cache(maxsize=1)
+def _as_voxels_see(voxel_mm: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Canonical tissues and appearance, and the canonical exterior, smoothed so that sampling does not alias."""
+    canonical = canonical_head()
+    seen = []
+    for maps, own_width_mm, lattice in (
+        (torch.cat([canonical.tissues[:4], canonical.appearance]), 0.35, BRAIN_LATTICE),
+        (canonical.exterior.clone(), 0.7, HEAD_LATTICE),
+    ):
+        sigma = np.sqrt(max((0.35 * voxel_mm) ** 2 - own_width_mm**2, 0)) / lattice.spacing_mm
+        for channel in maps.numpy():
+            ndimage.gaussian_filter(channel, sigma, output=channel)
+        seen.append(maps)
+    return seen[0], seen[1]

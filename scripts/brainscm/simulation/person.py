@@ -1,0 +1,112 @@
+"""One person's anatomy: their own deformation of the canonical head, and how ageing and disease change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainscm.errors import BrainSCMError
+from brainscm.simulation.anatomy import BRAIN_LATTICE, FLOW_LATTICE, TISSUES, canonical_head
+from brainscm.simulation.causal_model import Nodes, generator
+from brainscm.simulation.deformation import Lattice, exponential, jacobian_determinant
+
+PERSON_LATTICE = Lattice.spanning((-115.0, -140.0, -200.0), (115.0, 135.0, 120.0), 5.0)
+# Smoothness and standard deviation, in mm, of the two fields that make one head unlike another.
+INDIVIDUALITY_MM = ((28.0, 3.5), (9.0, 1.5))
+PROPORTIONS_SD = 0.03
+
+# Where the two volumes lie that the strengths are solved for.
+DEEP_BLOCK, DEEP_LATTICE = FLOW_LATTICE.block((12, 17, 14), (70, 87, 64))
+NODE_ML = FLOW_LATTICE.spacing_mm**3 / 1000
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a person keeps for life.
+
+    scale: (3,) size of their head relative to the canonical one, along each axis.
+    displacement: (3, x, y, z) on PERSON_LATTICE, in mm, from their scaled head to the canonical one.
+    volume_factor: (x, y, z) on FLOW_LATTICE, ml of their head for each ml of the canonical one.
+    """
+
+    scale: torch.Tensor
+    displacement: torch.Tensor
+    volume_factor: torch.Tensor
+
+
+def draw_anatomy(seed: int, participant: str, head_size_ml: float) -> Anatomy:
+    """Draw a person's smooth deformation and proportions; their cranial cavity has `head_size_ml`."""
+    draw = generator(seed, participant, "anatomy")
+    velocity = np.zeros((3, *PERSON_LATTICE.shape), dtype=np.float32)
+    for smoothness_mm, sd_mm in INDIVIDUALITY_MM:
+        white = draw.standard_normal(velocity.shape, dtype=np.float32)
+        field = ndimage.gaussian_filter(white, (0, *[smoothness_mm / PERSON_LATTICE.spacing_mm] * 3))
+        velocity += field * (sd_mm / field.std())
+    displacement = _checked(exponential(torch.from_numpy(velocity), PERSON_LATTICE), PERSON_LATTICE)
+    back = _checked(exponential(torch.from_numpy(-velocity), PERSON_LATTICE), PERSON_LATTICE)
+    factor = jacobian_determinant(back, PERSON_LATTICE.spacing_mm)
+    factor = PERSON_LATTICE.sample(factor[None], FLOW_LATTICE.points())[0]
+    cavity_ml = float((factor * canonical_head().cavity).double().sum()) * NODE_ML
+    proportions = np.exp(draw.normal(0, PROPORTIONS_SD, 3))
+    scale = proportions * (head_size_ml / cavity_ml / proportions.prod()) ** (1 / 3)
+    return Anatomy(torch.from_numpy(scale).float(), displacement, factor * (head_size_ml / cavity_ml))
+
+
+def _checked(displacement: torch.Tensor, lattice: Lattice) -> torch.Tensor:
+    """The displacement itself, once its Jacobian is known to be positive everywhere."""
+    if not bool((jacobian_determinant(displacement, lattice.spacing_mm) > 0).all()):
+        raise BrainSCMError("The simulator's deformation of a head folds space; ask for a smaller change.")
+    return displacement
+
+
+def ageing_displacement(anatomy: Anatomy, nodes: Nodes) -> torch.Tensor:
+    """Displacement (3, x, y, z) on FLOW_LATTICE, in mm, that gives a head the volumes and the sulci of `nodes`.
+
+    The ventricular and the temporal volume hold within 0.5 % in native ml. Raises BrainSCMError where no smooth,
+    invertible change of this head has them.
+    """
+    strengths = _solve_strengths(anatomy, nodes)
+    return _checked(exponential(_velocity(nodes.sulcal_widening, strengths), FLOW_LATTICE), FLOW_LATTICE)
+
+
+def _velocity(sulci: float, strengths: NDArray[np.float64]) -> torch.Tensor:
+    flows = canonical_head().flows
+    return sulci * flows["sulci"] + float(strengths[0]) * flows["ventricles"] + float(strengths[1]) * flows["temporal"]
+
+
+def _solve_strengths(anatomy: Anatomy, nodes: Nodes) -> NDArray[np.float64]:
+    """Strengths of the ventricular and the temporal flow that give both volumes (Broyden's method).
+
+    The square root of the ventricles and the logarithm of the temporal grey matter are nearly linear in the strengths.
+    """
+    target = np.array([np.sqrt(nodes.ventricles), np.log(nodes.temporal_gm)])
+    slopes = np.array([[0.40, 0.12], [0.015, -0.20]])
+    strengths = np.zeros(2)
+    missing = target - _deep_volumes(anatomy, nodes.sulcal_widening, strengths)
+    for _ in range(15):
+        if abs(missing[0]) < 0.0025 * target[0] and abs(missing[1]) < 0.005:
+            return strengths
+        step = np.clip(np.linalg.solve(slopes, missing), -8, 8)
+        strengths = strengths + step
+        before, missing = missing, target - _deep_volumes(anatomy, nodes.sulcal_widening, strengths)
+        slopes += np.outer(before - missing - slopes @ step, step) / (step @ step)
+    raise BrainSCMError(
+        f"The simulator cannot give this head {nodes.ventricles:.1f} ml of ventricles and "
+        f"{nodes.temporal_gm:.1f} ml of temporal grey matter; ask for a smaller change."
+    )
+
+
+def _deep_volumes(anatomy: Anatomy, sulci: float, strengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Square root of the ventricular and logarithm of the temporal grey-matter volume, in native ml."""
+    velocity = _velocity(sulci, strengths)[(slice(None), *DEEP_BLOCK)]
+    nodes = DEEP_LATTICE.points()
+    # Between the nodes a displacement is interpolated, so the middles of the cells must be counted, too.
+    points = torch.stack([nodes, nodes + DEEP_LATTICE.spacing_mm / 2])
+    ml = FLOW_LATTICE.sample(anatomy.volume_factor[None], points)[0].double() * NODE_ML / 2
+    points = points + DEEP_LATTICE.sample(exponential(velocity, DEEP_LATTICE), points).movedim(0, -1)
+    gm, ventricles, temporal = BRAIN_LATTICE.sample(canonical_head().tissues[TISSUES.index("gm") :], points)
+    return np.array([np.sqrt(float((ventricles * ml).sum())), np.log(float((gm * temporal * ml).sum()))])

@@ -1,0 +1,20 @@
+"""Encode every usable scan with the trained autoencoder into latents.zarr."""
+
+from pathlib import Path
+
+from brainscm.job import job
+
+with job(snakemake):
+    from brainscm.autoencoder.card import check_card
+    from brainscm.autoencoder.model import load_autoencoder
+    from brainscm.autoencoder.training import choose_device
+    from brainscm.autoencoder.volumes import Grid, usable_scans
+    from brainscm.latents.encode import encode_scans
+
+    input, params = snakemake.input, snakemake.params
+    scans = usable_scans(Path(input.scans), Path(input.qc), Path(params.preproc_dir))
+    grid = Grid.of(scans["image"].iloc[0])
+    card = check_card(Path(input.card), Path(input.model), params.preprocessing, grid)
+    device = choose_device("auto")
+    model = load_autoencoder(Path(input.model), device.type)
+    encode_scans(scans, model, grid, Path(snakemake.output.latents), card["model_sha256"], device)

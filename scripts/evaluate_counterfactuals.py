@@ -1,0 +1,48 @@
+"""Judge the counterfactuals against known answers, simpler methods, and the slopes across people."""
+
+from pathlib import Path
+
+from brainscm.job import job
+
+with job(snakemake):
+    import json
+
+    import zarr
+    from pydantic import TypeAdapter
+
+    from brainscm.autoencoder.model import load_autoencoder
+    from brainscm.cohort.tables import read_table, write_table
+    from brainscm.config import CustomTemplate, QueryOptions, ScmOptions
+    from brainscm.evaluation.stage import Study, evaluate
+    from brainscm.preprocess.register import read_matrix
+    from brainscm.preprocess.template import load_template
+    from brainscm.preprocess.tissues import REGIONS, segment_volumes
+    from brainscm.scm.covariates import covariate_table
+    from brainscm.scm.model import load_scm
+
+    source, params = snakemake.input, snakemake.params
+    store = zarr.open_group(source.latents, mode="r")
+    preproc_dir = Path(params.preproc_dir)
+    chosen = TypeAdapter(str | CustomTemplate).validate_python(params.template)
+    template = load_template(chosen, params.preprocess["voxel_mm"])
+    study = Study(
+        scm=load_scm(Path(params.scm_dir), ScmOptions.model_validate(params.scm)),
+        autoencoder=load_autoencoder(Path(source.model)),
+        table=covariate_table(source.scans, source.qc),
+        latents=store["latents"],
+        latent_scans=list(store.attrs["scans"]),
+        manifest=read_table(source.manifest),
+        reconstruction=read_table(source.reconstruction),
+        queries=[QueryOptions.model_validate(query) for query in params.queries],
+        bids_dir=Path(params.bids_dir),
+        preproc_dir=preproc_dir,
+        counterfactuals_dir=Path(params.counterfactuals_dir),
+        components=params.components,
+        segment=lambda volume, mask, head_size: segment_volumes(volume, mask, template, head_size),
+        regions=[region for region in REGIONS if region != "brain"],  # brain is the sum of two others
+        to_scan=lambda row: read_matrix(preproc_dir / row["to_template"]),
+    )
+    summary, metrics, slopes = evaluate(study, params.seed, snakemake.threads)
+    write_table(metrics, snakemake.output.metrics)
+    write_table(slopes, snakemake.output.regional_slopes)
+    Path(snakemake.output.summary).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")

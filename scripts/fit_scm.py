@@ -1,0 +1,38 @@
+"""Fit the SCM on the training scans' latents: model, node tables, tests, diagnostics and decoded effect maps."""
+
+from pathlib import Path
+
+from brainscm.job import job
+
+with job(snakemake) as logger:
+    import torch
+    import zarr
+
+    from brainscm.autoencoder.model import load_autoencoder
+    from brainscm.autoencoder.training import choose_device
+    from brainscm.autoencoder.volumes import Grid
+    from brainscm.cohort.tables import write_table
+    from brainscm.config import ScmOptions
+    from brainscm.scm.covariates import covariate_table
+    from brainscm.scm.diagnostics import diagnose
+    from brainscm.scm.effects import write_effect_maps
+    from brainscm.scm.inference import test_contrasts
+    from brainscm.scm.model import Scm
+
+    source, output, params = snakemake.input, snakemake.output, snakemake.params
+    store = zarr.open_group(source.latents, mode="r")
+    scans = list(store.attrs["scans"])
+    table = covariate_table(source.scans, source.qc).set_index("scan", drop=False).loc[scans].reset_index(drop=True)
+
+    scm = Scm.fit(table, store["latents"], ScmOptions.model_validate(params.options), params.seed)
+    scm.save(Path(output.covariates).parent)
+    logger.info("fitted on %d training scans", len(scm.training))
+
+    rows = [scans.index(scan) for scan in scm.training["scan"]]
+    write_table(test_contrasts(scm, store["latents"], rows), output.tests)
+    write_table(diagnose(scm, offered=int((table["split"] == "train").sum())), output.diagnostics)
+
+    torch.set_num_threads(snakemake.threads)
+    autoencoder = load_autoencoder(Path(source.model), choose_device("auto").type)
+    grid = Grid.of(Path(params.preproc_dir, table["preproc_t1w"].iloc[0]))
+    write_effect_maps(scm, autoencoder, grid, Path(output.effects))

@@ -1,0 +1,22 @@
+"""Rule preprocess_scan: one raw T1w in, a brain in template space and a status out."""
+
+from pathlib import Path
+
+from brainscm.job import job
+
+with job(snakemake):
+    from pydantic import TypeAdapter
+
+    from brainscm.config import CustomTemplate, PreprocessOptions
+    from brainscm.preprocess.scan import preprocess_scan
+
+    params = snakemake.params
+    preprocess_scan(
+        scan=snakemake.wildcards.scan,
+        t1w=Path(params.t1w),
+        output_dir=Path(params.preproc_dir),
+        template=TypeAdapter(str | CustomTemplate).validate_python(params.template),
+        options=PreprocessOptions.model_validate(params.options),
+        seed=params.seed,
+        threads=snakemake.threads,
+    )

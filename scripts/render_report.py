@@ -1,0 +1,33 @@
+"""Write the report: a page for each stage and each scan, complete in themselves."""
+
+from pathlib import Path
+
+from brainscm.job import job
+
+with job(snakemake):
+    import zarr
+
+    from brainscm.autoencoder.model import load_autoencoder
+    from brainscm.config import Config
+    from brainscm.preprocess.template import load_template
+    from brainscm.report.gallery import Gallery
+    from brainscm.report.render import render_report
+    from brainscm.report.study import Study
+
+    tables = (
+        "scans", "excluded", "qc", "history", "card", "reconstruction", "nodes", "tests", "diagnostics", "manifest",
+        "summary", "metrics", "regional_slopes",
+    )  # fmt: skip
+    source = snakemake.input
+    config = Config.model_validate(snakemake.params.config)
+    results = Path(snakemake.params.output_dir)
+    study = Study.read(results, config, {name: Path(source[name]) for name in tables})
+    store = zarr.open_group(source.latents, mode="r")
+    gallery = Gallery(
+        study,
+        load_template(config.template, config.preprocess.voxel_mm),
+        load_autoencoder(Path(source.model)),
+        store["latents"],
+        list(store.attrs["scans"]),
+    )
+    render_report(study, gallery, Path(snakemake.output.index).parent, snakemake.threads)

@@ -1,0 +1,18 @@
+"""Simulate the demo cohort: raw whole heads whose causal model is known, with the true counterfactual of each query."""
+
+from pathlib import Path
+
+from brainscm.job import job
+
+with job(snakemake):
+    from brainscm.config import QueryOptions, SimulationOptions
+    from brainscm.simulation.cohort import simulate_cohort
+
+    params = snakemake.params
+    simulate_cohort(
+        output_dir=Path(params.bids_dir),
+        options=SimulationOptions.model_validate(params.options),
+        seed=params.seed,
+        queries=[QueryOptions.model_validate(query) for query in params.queries],
+        workers=snakemake.threads,
+    )

@@ -1,0 +1,32 @@
+"""Answer the config's counterfactual queries: volumes, differences, uncertainty, side-cars and the manifest."""
+
+from pathlib import Path
+
+from brainscm.job import job
+
+with job(snakemake):
+    import torch
+    import zarr
+
+    from brainscm.autoencoder.model import load_autoencoder
+    from brainscm.autoencoder.training import choose_device
+    from brainscm.cohort.tables import write_table
+    from brainscm.config import QueryOptions, ScmOptions
+    from brainscm.counterfactuals.synthesis import synthesize
+    from brainscm.scm.covariates import covariate_table
+    from brainscm.scm.model import load_scm
+
+    source, params = snakemake.input, snakemake.params
+    torch.set_num_threads(snakemake.threads)
+    store = zarr.open_group(source.latents, mode="r")
+    manifest = synthesize(
+        scm=load_scm(Path(params.scm_dir), ScmOptions.model_validate(params.scm)),
+        autoencoder=load_autoencoder(Path(source.model), choose_device("auto").type),
+        table=covariate_table(source.scans, source.qc),
+        latents=store["latents"],
+        latent_scans=list(store.attrs["scans"]),
+        queries=[QueryOptions.model_validate(query) for query in params.queries],
+        preproc_dir=Path(params.preproc_dir),
+        out_dir=Path(params.counterfactuals_dir),
+    )
+    write_table(manifest, snakemake.output.manifest)

@@ -1,0 +1,32 @@
+"""Train the autoencoder on the training split: model, card, history, reconstruction of every scan, picture."""
+
+import json
+import shutil
+from pathlib import Path
+
+from brainscm.job import job
+
+with job(snakemake) as log:
+    from brainscm.autoencoder.card import make_card
+    from brainscm.autoencoder.fit import fit_autoencoder
+    from brainscm.autoencoder.model import save_autoencoder
+    from brainscm.autoencoder.reconstruction import reconstruction_table
+    from brainscm.autoencoder.training import choose_device
+    from brainscm.autoencoder.volumes import usable_scans
+    from brainscm.cohort.tables import write_table
+    from brainscm.config import AutoencoderOptions
+
+    input, params, output = snakemake.input, snakemake.params, snakemake.output
+    options = AutoencoderOptions.model_validate(params.options)
+    scans = usable_scans(Path(input.scans), Path(input.qc), Path(params.preproc_dir))
+    fitted = fit_autoencoder(scans, params.preprocessing, options, params.seed, Path(params.work_dir))
+    device = choose_device(options.device)
+    reconstruction = reconstruction_table(fitted.model.to(device), scans, fitted.grid, device)
+    save_autoencoder(fitted.model, options, Path(output.model))
+    card = make_card(fitted, Path(output.model), params.preprocessing, options, params.seed, reconstruction)
+    Path(output.card).write_text(json.dumps(card, indent=2) + "\n")
+    write_table(fitted.history, output.history)
+    write_table(reconstruction, output.reconstruction)
+    shutil.copyfile(fitted.picture, output.progress)
+    test = card["metrics"].get("test", card["metrics"]["validation"])
+    log.info("held-out scans: %.2f dB, SSIM %.4f in the brain", test["psnr_brain_db"], test["ssim_brain"])

@@ -1,0 +1,180 @@
+"""A small study, raw scans to report, with every kind of bad scan in it, stopped half-way and taken up again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainscm.config import QueryOptions, SimulationOptions
+from brainscm.simulation.cohort import simulate_cohort
+from workflows import ROOT, run_workflow
+
+pytestmark = pytest.mark.slow
+
+QUERIES = [
+    {"name": "older20", "do": {"age": "+20"}},
+    {"name": "nothing", "do": {"age": "+0"}},
+    {"name": "older20direct", "do": {"age": "+20"}, "effect": "direct", "decode": "direct"},
+]
+BAD = {
+    "sub-bad1": "cut short",
+    "sub-bad2": "empty",
+    "sub-bad3": "4D",
+    "sub-bad4": "zero",
+    "sub-bad5": "NaN",
+    "sub-bad6": "noise",
+    "sub-bad7": "text",
+}
+
+
+def make_bids(bids: Path) -> None:
+    """Ten simulated people, and seven whose scan is bad in seven ways."""
+    simulate_cohort(
+        output_dir=bids,
+        options=SimulationOptions(participants=10, voxel_mm=4, follow_up_share=0.1, truncated_scans=0),
+        seed=5,
+        queries=[QueryOptions.model_validate(query) for query in QUERIES],
+        workers=2,
+    )
+    good = sorted(bids.glob("sub-*/**/*_T1w.nii.gz"))[0]
+    image = nib.load(good)
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    volumes = {
+        "4D": np.stack([data, data], axis=-1),
+        "zero": np.zeros_like(data),
+        "NaN": np.where(data > np.median(data), np.nan, data),
+        "noise": rng.random(data.shape, dtype=np.float32) * 100,
+    }
+    rows = []
+    for participant, kind in BAD.items():
+        path = bids / participant / "ses-01" / "anat" / f"{participant}_ses-01_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        if kind in volumes:
+            nib.save(nib.Nifti1Image(volumes[kind], image.affine), path)
+        elif kind == "cut short":
+            path.write_bytes(good.read_bytes()[: good.stat().st_size // 3])
+        elif kind == "text":
+            path.write_bytes(gzip.compress(b"not an image"))
+        else:
+            path.write_bytes(b"")
+        rows.append({"participant_id": participant, "sex": "F", "age": 50, "site": "A", "diagnosis": "CN"})
+    people = pd.read_csv(bids / "participants.tsv", sep="\t")
+    pd.concat([people, pd.DataFrame(rows)]).to_csv(bids / "participants.tsv", sep="\t", index=False, na_rep="n/a")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("study")
+    make_bids(folder / "bids")
+    return folder, {
+        "bids_dir": str(folder / "bids"),
+        "preprocess": {"voxel_mm": 4.0},
+        "autoencoder": {"kind": "pca", "components": 6},
+        "scm": {
+            "nodes": {
+                "sex": {"levels": ["F", "M"]},
+                "age": {"unit": "years"},
+                "ventricles": {"unit": "ml", "formula": "age", "family": "gamma"},
+            },
+            "image": {"formula": "age + ventricles"},
+            "contrasts": {"ageing": {"age": [40, 70]}},
+        },
+        "cohort": {"split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
+        "counterfactuals": QUERIES,
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(study: tuple[Path, dict[str, Any]]) -> tuple[Path, dict[str, Any], int]:
+    """The study, killed after its first scans and run again; and how many scans were done before the kill."""
+    folder, options = study
+    (folder / "study.yaml").write_text(
+        json.dumps({"output_dir": str(folder / "results"), "work_dir": str(folder / "work"), **options})
+    )
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    first = subprocess.Popen(
+        [*command, "--cores", "2", "--configfile", str(folder / "study.yaml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    statuses = folder / "results" / "preproc" / "status"
+    while first.poll() is None and len(list(statuses.glob("*.json"))) < 4:
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in statuses.glob("*.json")}
+    shutil.rmtree(folder / ".snakemake" / "locks", ignore_errors=True)
+    done = run_workflow(folder, options, "--profile", str(ROOT / "profiles" / "local"), "--cores", "2")
+    assert done.returncode == 0, done.stdout[-6000:]
+    kept = sum((statuses / name).stat().st_mtime_ns == modified for name, modified in before.items())
+    return folder, options, kept
+
+
+def test_killed_run_keeps_the_scans_that_were_done(finished: tuple[Path, dict[str, Any], int]) -> None:
+    assert finished[2] >= 2
+
+
+def test_every_bad_scan_is_told_in_one_sentence_and_the_others_pass(
+    finished: tuple[Path, dict[str, Any], int],
+) -> None:
+    folder, _, _ = finished
+    qc = pd.read_csv(folder / "results/preproc/qc.tsv", sep="\t").set_index("scan")
+    report = (folder / "results/report/index.html").read_text()
+    for participant, kind in BAD.items():
+        row = qc.loc[f"{participant}_ses-01"]
+        assert row["status"] == "fail", f"{kind}: {row['status']}"
+        assert len(row["reasons"]) > 20
+        assert "\n" not in row["reasons"]
+        assert f"{participant}_ses-01" in report
+    good = qc[~qc.index.str.startswith("sub-bad")]
+    assert (good["status"] != "fail").all(), good["reasons"]
+
+
+def test_null_intervention_returns_the_scan_itself(finished: tuple[Path, dict[str, Any], int]) -> None:
+    folder, _, _ = finished
+    root = folder / "results" / "counterfactuals"
+    manifest = pd.read_csv(root / "manifest.tsv", sep="\t")
+    done = manifest[manifest["status"] != "fail"]
+    assert set(done["query"]) == {query["name"] for query in QUERIES}
+    for row in done[done["query"] == "nothing"].itertuples():
+        assert np.abs(np.asarray(nib.load(root / row.difference_path).dataobj)).max() < 1e-6
+    for row in done[done["query"] == "older20"].itertuples():
+        assert np.abs(np.asarray(nib.load(root / row.difference_path).dataobj)).max() > 1e-3
+
+
+def test_summary_and_report_stand(finished: tuple[Path, dict[str, Any], int]) -> None:
+    folder, _, _ = finished
+    summary = json.loads((folder / "results/evaluation/summary.json").read_text())
+    assert set(summary["methods"]) >= {"persistence", "voxel_glm", "pca_glm", "latent_glm"}
+    for page in (folder / "results/report").rglob("*.html"):
+        text = page.read_text()
+        for outside in ('src="http', 'href="http', "url(http", "@import"):
+            assert outside not in text, f"{page.name} reaches outside: {outside}"
+
+
+def test_finished_study_has_nothing_to_do_and_a_changed_formula_redoes_only_what_follows(
+    finished: tuple[Path, dict[str, Any], int],
+) -> None:
+    folder, options, _ = finished
+    again = run_workflow(folder, options, "--dry-run")
+    assert "Nothing to be done" in again.stdout, again.stdout[-3000:]
+    graph = {**options["scm"], "image": {"formula": "age + sex"}}
+    changed = run_workflow(folder, {**options, "scm": graph}, "--dry-run", "--quiet", "rules")
+    assert "fit_scm" in changed.stdout
+    for earlier in ("preprocess_scan", "train_autoencoder", "encode_scans"):
+        assert earlier not in changed.stdout.split("Job stats:")[-1], earlier

@@ -1,0 +1,309 @@
+"""A whole study in seconds for tests: drawn brains instead of preprocessed scans, then the real later stages on them.
+
+The brains are ellipsoids of white matter in a shell of grey matter, with ventricles that widen with age. Everything
+after preprocessing (PCA, latents, causal model, counterfactuals) is made by the workflow's own functions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+import zarr
+from PIL import Image
+
+from brainscm.autoencoder.fidelity import psnr, ssim
+from brainscm.autoencoder.model import load_autoencoder, save_autoencoder
+from brainscm.autoencoder.pca import PCA
+from brainscm.autoencoder.volumes import Grid, usable_scans
+from brainscm.cohort.tables import read_table, write_table
+from brainscm.config import AutoencoderOptions, Config
+from brainscm.counterfactuals.synthesis import synthesize
+from brainscm.evaluation.stage import Study as EvaluationInputs
+from brainscm.evaluation.stage import evaluate
+from brainscm.latents.encode import encode_scans
+from brainscm.report.gallery import Gallery
+from brainscm.report.study import Study as ReportStudy
+from brainscm.scm.covariates import covariate_table
+from brainscm.scm.diagnostics import diagnose
+from brainscm.scm.effects import write_effect_maps
+from brainscm.scm.inference import test_contrasts as contrast_tests  # pytest would take test_* for a test
+from brainscm.scm.model import Scm, load_scm
+
+SHAPE = (24, 32, 24)
+VOXEL_MM = 6.0
+FAILED, WARNED = "sub-03", "sub-05"
+CONFIG: dict[str, Any] = {
+    "preprocess": {"voxel_mm": 4.0},
+    "autoencoder": {"kind": "pca", "components": 8},
+    "scm": {
+        "nodes": {
+            "age": {"unit": "years"},
+            "sex": {"levels": ["F", "M"]},
+            "ventricles": {"unit": "ml", "formula": "age + sex", "family": "gamma"},
+        },
+        "image": {"formula": "age + sex + ventricles"},
+        "contrasts": {"ageing": {"age": [50, 80]}},
+    },
+    "counterfactuals": [
+        {"name": "older-by-20", "do": {"age": "+20"}},
+        {"name": "man", "do": {"sex": "M"}, "decode": "direct", "effect": "direct"},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class DrawnTemplate:
+    """What the later stages need of a template."""
+
+    name: str
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    brain: np.ndarray
+    brain_mask: np.ndarray
+
+
+def draw_brain(
+    age: float, rng: np.random.Generator | None = None, shape: tuple[int, int, int] = SHAPE
+) -> tuple[np.ndarray, np.ndarray]:
+    """A brain (x, y, z) whose ventricles widen with age, and its mask; noise and individual shape only with `rng`."""
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    stretch = 1 + (0.04 * rng.standard_normal(3) if rng else np.zeros(3))
+    radius = np.sqrt(sum((axis * factor / 0.85) ** 2 for axis, factor in zip(axes, stretch, strict=True)))
+    mask = radius < 1
+    inner = np.sqrt(sum((axis / extent) ** 2 for axis, extent in zip(axes, (0.28, 0.42, 0.25), strict=True)))
+    widening = 0.7 + 0.008 * (age - 50)
+    csf = 1 / (1 + np.exp(12 * (inner - widening)))
+    shell = 1 / (1 + np.exp(-30 * (radius - 0.8 - 0.0015 * (age - 50))))
+    volume = (1 - 0.35 * shell) * (1 - csf) + 0.15 * csf
+    if rng:
+        volume = volume + 0.02 * rng.standard_normal(shape)
+    return np.where(mask, volume, 0).astype(np.float32), mask
+
+
+REGIONS = ("csf", "gm", "wm", "ventricles")
+
+
+def segment(volume: np.ndarray, mask: np.ndarray, head_size: float) -> dict[str, float]:
+    """Regional volumes in ml by fixed thresholds."""
+    ml = VOXEL_MM**3 / 1000
+    inside = volume[mask]
+    return {
+        "csf": float((inside < 0.45).sum() * ml),
+        "gm": float(((inside >= 0.45) & (inside < 0.85)).sum() * ml),
+        "wm": float((inside >= 0.85).sum() * ml),
+        "ventricles": float(np.clip((0.8 - inside) / 0.6, 0, 1).sum() * ml),
+    }
+
+
+def template(shape: tuple[int, int, int] = SHAPE) -> DrawnTemplate:
+    brain, mask = draw_brain(50, shape=shape)
+    return DrawnTemplate("Drawn", shape, _affine(shape), brain, mask)
+
+
+def make_study(folder: Path, people: int = 24, seed: int = 0, config: dict[str, Any] | None = None) -> Config:
+    """Write the results of a study up to its counterfactuals under `folder`, and return its configuration.
+
+    One scan failed, one has a warning, every third person has a second session, and one person lacks an age.
+    """
+    options = Config.model_validate({**CONFIG, **(config or {}), "output_dir": folder})
+    rng = np.random.default_rng(seed)
+    scans, qc = [], []
+    for number in range(1, people + 1):
+        participant = f"sub-{number:02d}"
+        age, sex = float(rng.uniform(25, 85)), "FM"[number % 2]
+        split = "test" if number % 5 == 0 else "validation" if number % 5 == 1 else "train"
+        for session in ("ses-1", "ses-2") if number % 3 == 0 else ("ses-1",):
+            years = 0.0 if session == "ses-1" else 4.0
+            scan = f"{participant}_{session}"
+            scans.append(
+                {
+                    "scan": scan,
+                    "participant": participant,
+                    "session": session,
+                    "path": str(folder / "bids" / participant / session / "anat" / f"{scan}_T1w.nii.gz"),
+                    "split": split,
+                    "age": None if number == 2 else age + years,
+                    "sex": sex,
+                }
+            )
+            qc.append(_preprocess(folder, scan, age + years, number, rng))
+    write_table(pd.DataFrame(scans), folder / "cohort" / "scans.tsv")
+    excluded = [
+        {"scan": "sub-90", "path": None, "excluded_from": "everything", "reason": "no T1w file in the BIDS folder"},
+        {"scan": "sub-02_ses-1", "path": scans[1]["path"], "excluded_from": "scm", "reason": "no age"},
+    ]
+    write_table(pd.DataFrame(excluded), folder / "cohort" / "excluded.tsv")
+    write_table(pd.DataFrame(qc), folder / "preproc" / "qc.tsv")
+    _write_truth(folder / "bids", pd.DataFrame(scans))
+    _encode(folder)
+    _fit(folder, options, seed)
+    return options
+
+
+def open_study(folder: Path, config: Config) -> EvaluationInputs:
+    """What the evaluation reads of a made-up study."""
+    store = zarr.open_group(folder / "latents" / "latents.zarr", mode="r")
+    return EvaluationInputs(
+        scm=load_scm(folder / "scm", config.scm),
+        autoencoder=load_autoencoder(folder / "autoencoder" / "model.pt"),
+        table=covariate_table(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv"),
+        latents=store["latents"],
+        latent_scans=list(store.attrs["scans"]),
+        manifest=read_table(folder / "counterfactuals" / "manifest.tsv"),
+        reconstruction=read_table(folder / "autoencoder" / "reconstruction.tsv"),
+        queries=config.counterfactuals,
+        bids_dir=folder / "bids",
+        preproc_dir=folder / "preproc",
+        counterfactuals_dir=folder / "counterfactuals",
+        components=8,
+        segment=segment,
+        regions=REGIONS,
+        to_scan=lambda row: np.eye(4),
+    )
+
+
+def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
+    """Evaluate and write what the rule writes."""
+    summary, metrics, slopes = evaluate(inputs, seed=1, threads=1)
+    (folder / "evaluation").mkdir(exist_ok=True)
+    (folder / "evaluation" / "summary.json").write_text(json.dumps(summary, allow_nan=False))
+    write_table(metrics, folder / "evaluation" / "metrics.tsv")
+    write_table(slopes, folder / "evaluation" / "regional_slopes.tsv")
+
+
+def open_gallery(folder: Path, study: ReportStudy) -> Gallery:
+    """What draws the report's pictures of a made-up study."""
+    store = zarr.open_group(folder / "latents" / "latents.zarr", mode="r")
+    model = load_autoencoder(folder / "autoencoder" / "model.pt")
+    return Gallery(study, template(), model, store["latents"], list(store.attrs["scans"]))
+
+
+def table_paths(folder: Path) -> dict[str, Path]:
+    """The report's tables, by the names of its inputs."""
+    return {
+        "scans": folder / "cohort" / "scans.tsv",
+        "excluded": folder / "cohort" / "excluded.tsv",
+        "qc": folder / "preproc" / "qc.tsv",
+        "history": folder / "autoencoder" / "history.tsv",
+        "card": folder / "autoencoder" / "model.json",
+        "reconstruction": folder / "autoencoder" / "reconstruction.tsv",
+        "nodes": folder / "scm" / "nodes.tsv",
+        "tests": folder / "scm" / "tests.tsv",
+        "diagnostics": folder / "scm" / "diagnostics.tsv",
+        "manifest": folder / "counterfactuals" / "manifest.tsv",
+        "summary": folder / "evaluation" / "summary.json",
+        "metrics": folder / "evaluation" / "metrics.tsv",
+        "regional_slopes": folder / "evaluation" / "regional_slopes.tsv",
+    }
+
+
+def save(volume: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(volume.astype(np.float32), _affine(volume.shape)).to_filename(path)
+
+
+def _affine(shape: tuple[int, ...]) -> np.ndarray:
+    affine = np.diag([VOXEL_MM] * 3 + [1.0])
+    affine[:3, 3] = -VOXEL_MM * (np.array(shape) - 1) / 2
+    return affine
+
+
+def _preprocess(folder: Path, scan: str, age: float, number: int, rng: np.random.Generator) -> dict[str, Any]:
+    participant, session = scan.split("_")
+    failed, warned = participant == FAILED, participant == WARNED
+    # A person's brain is the same at each visit; the noise of each scan is not.
+    volume, mask = draw_brain(age, np.random.default_rng(number))
+    volume = np.where(mask, volume + 0.01 * rng.standard_normal(SHAPE), 0)
+    anat = Path(participant, session, "anat")
+    image, brain_mask = anat / f"{scan}_desc-preproc_T1w.nii.gz", anat / f"{scan}_desc-brain_mask.nii.gz"
+    row: dict[str, Any] = {
+        "scan": scan,
+        "status": "fail" if failed else "warn" if warned else "pass",
+        "reasons": "the file is cut short; copy it again" if failed else "low contrast" if warned else None,
+        "mask_dice": None if failed else 0.9 + 0.02 * rng.random(),
+        "head_size": None if failed else 1 + 0.1 * rng.random(),
+    }
+    if failed:
+        return row
+    save(volume, folder / "preproc" / image)
+    save(mask, folder / "preproc" / brain_mask)
+    figures = folder / "preproc" / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray((np.clip(volume[:, :, 12].T[::-1], 0, 1) * 255).astype(np.uint8))
+    for kind in ("mask", "registration"):
+        picture.resize((160, 120)).save(figures / f"{scan}_{kind}.png")
+    measured = {f"{region}_ml": value for region, value in segment(volume, mask, 1.0).items()}
+    return {**row, **measured, "preproc_t1w": str(image), "template_mask": str(brain_mask)}
+
+
+def _write_truth(bids: Path, scans: pd.DataFrame) -> None:
+    """Raw heads (here: brains, 300 times as bright) and the true ones of people who are 20 years older."""
+    rows = []
+    for row in scans[scans["split"] == "test"].itertuples():
+        number = int(row.participant.removeprefix("sub-"))
+        raw, older = (draw_brain(row.age + years, np.random.default_rng(number))[0] for years in (0, 20))
+        save(300 * raw, Path(row.path))
+        path = Path("derivatives", "truth", f"{row.scan}_desc-olderBy20_T1w.nii.gz")
+        save(300 * older, bids / path)
+        rows.append({"scan": row.scan, "query": "older-by-20", "effect": "total", "path": str(path)})
+    write_table(pd.DataFrame(rows), bids / "derivatives" / "truth" / "counterfactuals.tsv")
+
+
+def _encode(folder: Path) -> None:
+    preproc = folder / "preproc"
+    scans = usable_scans(folder / "cohort" / "scans.tsv", preproc / "qc.tsv", preproc)
+    volumes = np.stack([np.asarray(nib.load(path).dataobj, np.float32) for path in scans["image"]])[:, None]
+    train = (scans["split"] == "train").to_numpy()
+    model_path = folder / "autoencoder" / "model.pt"
+    save_autoencoder(PCA.fit(volumes[train], 8), AutoencoderOptions(kind="pca"), model_path)
+    model = load_autoencoder(model_path)
+    grid = Grid.of(scans["image"].iloc[0])
+    encode_scans(scans, model, grid, folder / "latents" / "latents.zarr", "0", torch.device("cpu"))
+    decoded = model.decode(model.encode(torch.from_numpy(volumes))).numpy()[:, 0]
+    rows = []
+    for volume, other, row in zip(volumes[:, 0], decoded, scans.to_dict("records"), strict=True):
+        mask = volume > 0
+        fidelity = {"psnr_db": psnr(volume, other), "ssim": ssim(volume, other)}
+        fidelity |= {"psnr_brain_db": psnr(volume, other, mask), "ssim_brain": ssim(volume, other, mask)}
+        rows.append({"scan": row["scan"], "split": row["split"], **fidelity})
+    write_table(pd.DataFrame(rows), folder / "autoencoder" / "reconstruction.tsv")
+    history = [
+        {"step": step, "split": split, "loss": 1 / step, "psnr_brain_db": 20 + step / 50, "lr": 1e-3} | codebook
+        for step in (100, 200, 300)
+        for split, codebook in (("train", {}), ("validation", {"codebook_usage": 0.5, "perplexity": 40.0}))
+    ]
+    write_table(pd.DataFrame(history), folder / "autoencoder" / "history.tsv")
+    (folder / "autoencoder" / "model.json").write_text(json.dumps({"kind": "pca", "latent_shape": [8, 1, 1, 1]}))
+
+
+def _fit(folder: Path, config: Config, seed: int) -> None:
+    store = zarr.open_group(folder / "latents" / "latents.zarr", mode="r")
+    names = list(store.attrs["scans"])
+    table = covariate_table(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
+    encoded = table.set_index("scan", drop=False).loc[names].reset_index(drop=True)
+    scm = Scm.fit(encoded, store["latents"], config.scm, seed)
+    scm.save(folder / "scm")
+    rows = [names.index(scan) for scan in scm.training["scan"]]
+    write_table(contrast_tests(scm, store["latents"], rows), folder / "scm" / "tests.tsv")
+    write_table(diagnose(scm, offered=int((encoded["split"] == "train").sum())), folder / "scm" / "diagnostics.tsv")
+    model = load_autoencoder(folder / "autoencoder" / "model.pt")
+    grid = Grid(SHAPE, _affine(SHAPE))
+    write_effect_maps(scm, model, grid, folder / "scm" / "effects")
+    manifest = synthesize(
+        scm=scm,
+        autoencoder=model,
+        table=table,
+        latents=store["latents"],
+        latent_scans=names,
+        queries=config.counterfactuals,
+        preproc_dir=folder / "preproc",
+        out_dir=folder / "counterfactuals",
+    )
+    write_table(manifest, folder / "counterfactuals" / "manifest.tsv")

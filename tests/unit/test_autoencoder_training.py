@@ -1,0 +1,197 @@
+"""Training learns, survives every kind of interruption, and gives up in one sentence."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from brainscm.autoencoder import training
+from brainscm.autoencoder.model import build_vqvae
+from brainscm.autoencoder.training import Trainer, choose_device, history_table
+from brainscm.autoencoder.volumes import VolumeStore
+from brainscm.config import AutoencoderOptions
+from brainscm.errors import BrainSCMError
+
+OPTIONS = AutoencoderOptions(
+    channels=[8, 8], residual_blocks=1, latent_channels=4, codebook_size=16, max_steps=12, validation_interval=5,
+    batch_size=2, device="cpu",
+)  # fmt: skip
+GRID = (16, 16, 16)
+
+
+def make_store(folder: Path, scans: int, seed: int) -> VolumeStore:
+    """Smooth bright balls of several sizes in the dark."""
+    rng = np.random.default_rng(seed)
+    distance = np.linalg.norm(np.indices(GRID) - 7.5, axis=0)
+    radii = rng.uniform(4, 7, scans)
+    volumes = np.clip(radii[:, None, None, None] - distance, 0, 1)[:, None]
+    folder.mkdir()
+    np.save(folder / "volumes.npy", volumes.astype(np.float16))
+    np.save(folder / "masks.npy", volumes > 0)
+    return VolumeStore(folder)
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> tuple[VolumeStore, VolumeStore]:
+    return make_store(tmp_path / "train", 5, seed=0), make_store(tmp_path / "validation", 2, seed=1)
+
+
+def make_trainer(stores: tuple[VolumeStore, VolumeStore], folder: Path, **changes) -> Trainer:
+    options = OPTIONS.model_copy(update=changes)
+    torch.manual_seed(0)
+    return Trainer(build_vqvae(options, GRID), *stores, options, seed=7, folder=folder)
+
+
+def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_same_training(one: Trainer, other: Trainer) -> None:
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    timing = ["seconds", "volumes_per_second"]
+    histories = [history_table(trainer.progress.history).drop(columns=timing) for trainer in (one, other)]
+    assert histories[0].equals(histories[1])
+
+
+def interrupt(trainer: Trainer, at_step: int, action) -> None:
+    """Call `action` in the middle of the training, right after a step."""
+    take_step = trainer._train_step
+
+    def step_and_interrupt() -> bool:
+        sound = take_step()
+        if trainer.progress.step == at_step:
+            action()
+        return sound
+
+    trainer._train_step = step_and_interrupt
+
+
+def test_it_learns_what_the_linear_start_leaves(stores, tmp_path):
+    changes = {"channels": [16, 16], "max_steps": 150, "validation_interval": 50, "learning_rate": 3e-3}
+    trainer = make_trainer(stores, tmp_path / "run", **changes)
+    trainer.run()
+    history = history_table(trainer.progress.history)
+    psnr = history.loc[history["split"] == "validation", "psnr_brain_db"]
+    assert psnr.iloc[-1] > psnr.iloc[0] + 1
+    losses = history.loc[history["split"] == "train", "loss"]
+    assert losses.iloc[-1] < 0.7 * losses.iloc[0]
+    assert history["step"].tolist() == [50, 50, 100, 100, 150, 150]
+    assert history.loc[history["split"] == "validation", "codebook_usage"].between(0.05, 1).all()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"state.pt", "history.tsv", "progress.png"}
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 7])
+def test_a_killed_training_ends_with_the_same_weights(stores, tmp_path, killed_at):
+    whole = make_trainer(stores, tmp_path / "whole")
+    whole.run()
+
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
+    killed = make_trainer(stores, tmp_path / "killed")
+    interrupt(killed, killed_at, kill)
+    with pytest.raises(Killed):
+        killed.run()
+    resumed = make_trainer(stores, tmp_path / "killed")
+    resumed.run()
+    assert_same_training(whole, resumed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_the_next_run_goes_on_from_there(stores, tmp_path, number):
+    whole = make_trainer(stores, tmp_path / "whole")
+    whole.run()
+    stopped = make_trainer(stores, tmp_path / "stopped")
+    interrupt(stopped, 8, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(BrainSCMError, match="training stopped at step 8; run again to go on"):
+        stopped.run()
+    assert signal.getsignal(number) == signal.SIG_DFL
+    resumed = make_trainer(stores, tmp_path / "stopped")
+    first_steps: list[int] = []
+    take_step = resumed._train_step
+    resumed._train_step = lambda: first_steps.append(resumed.progress.step) or take_step()
+    resumed.run()
+    assert first_steps[0] == 8
+    assert_same_training(whole, resumed)
+
+
+def test_a_finished_training_is_not_repeated(stores, tmp_path):
+    whole = make_trainer(stores, tmp_path / "run")
+    whole.run()
+    again = make_trainer(stores, tmp_path / "run")
+    again._train_step = lambda: pytest.fail("trained again")
+    again.run()
+    assert_same_training(whole, again)
+
+
+def test_the_best_weights_are_kept(stores, tmp_path):
+    trainer = make_trainer(stores, tmp_path / "run")
+    kept = {}
+
+    def spoil():
+        kept.update(trainer.best_weights)
+        with torch.no_grad():
+            trainer.model.synthesis[-2].bias.add_(0.05)
+
+    interrupt(trainer, 11, spoil)
+    trainer.run()
+    assert trainer.progress.best_step == 10
+    assert all(torch.equal(value, kept[name]) for name, value in weights_of(trainer).items())
+
+
+def test_a_passing_divergence_costs_a_rollback_and_half_the_learning_rate(stores, tmp_path, monkeypatch, caplog):
+    trainer = make_trainer(stores, tmp_path / "run")
+    trouble = iter([8])  # once: it does not come back after the rollback
+    loss = training.charbonnier
+
+    def loss_with_trouble(*arguments):
+        nan = trainer.progress.step == 8 and next(trouble, None) == 8
+        return loss(*arguments) * (float("nan") if nan else 1)
+
+    monkeypatch.setattr(training, "charbonnier", loss_with_trouble)
+    trainer.run()
+    assert "diverged at step 8; back to step 5" in caplog.text
+    assert trainer.progress.rollbacks == 1
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * make_lr(11), rel=1e-6)
+    assert all(torch.isfinite(value).all() for value in weights_of(trainer).values())
+
+
+def make_lr(step: int) -> float:
+    """The schedule by hand: 1 step of warm-up, then a cosine from 1 to 0.01 over the other 11."""
+    return OPTIONS.learning_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * (step - 1) / 11)))
+
+
+def test_a_lasting_divergence_ends_in_one_sentence(stores, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "charbonnier", lambda reconstruction, *_: reconstruction.sum() * float("nan"))
+    with pytest.raises(BrainSCMError, match=r"diverged at step 0, .*lower autoencoder.learning_rate"):
+        make_trainer(stores, tmp_path / "run").run()
+
+
+def test_a_collapsed_codebook_is_rolled_back(stores, tmp_path, caplog):
+    trainer = make_trainer(stores, tmp_path / "run", codebook_size=64)
+
+    once = iter([True])
+
+    def collapse():
+        if next(once, False):
+            trainer.model.codebook.codes.fill_(1e3)
+            trainer.model.codebook.codes[0] = 0
+
+    interrupt(trainer, 10, collapse)
+    trainer.run()
+    assert "diverged at step 10; back to step 5" in caplog.text
+    assert trainer.progress.history[-1]["codebook_usage"] > training.COLLAPSE_USAGE
+
+
+def test_a_missing_gpu_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(BrainSCMError, match="set it to auto or cpu"):
+        choose_device("cuda")

@@ -1,0 +1,246 @@
+"""Synthesis: which scans are asked, what is written, and that one bad scan stops nobody else."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from torch import Tensor
+
+from brainscm.cohort.tables import read_table, write_table
+from brainscm.config import QueryOptions, ScmOptions
+from brainscm.counterfactuals.queries import plan_query, select_scans
+from brainscm.counterfactuals.synthesis import counterfactual_draws, counterfactual_volume, synthesize
+from brainscm.errors import ConfigError
+from brainscm.scm.covariates import covariate_table
+from brainscm.scm.model import Scm
+
+GRID = (4, 4, 4)
+N = 60
+
+
+class Halving:
+    """z = 2x, and back: what the SCM adds to the latent is seen in the volume as half of it."""
+
+    kind = "halving"
+    grid_shape = GRID
+    latent_shape = (1, *GRID)
+
+    def encode(self, volumes: Tensor) -> Tensor:
+        return 2 * volumes
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        return latents.round()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents / 2
+
+
+@dataclass
+class Study:
+    folder: Path
+    scm: Scm
+    table: pd.DataFrame
+    latents: np.ndarray
+    volumes: np.ndarray
+
+    def run(self, *queries: QueryOptions, table: pd.DataFrame | None = None) -> pd.DataFrame:
+        manifest = synthesize(
+            scm=self.scm,
+            autoencoder=Halving(),
+            table=self.table if table is None else table,
+            latents=self.latents,
+            latent_scans=[f"sub-{i:02d}" for i in range(N)],
+            queries=queries,
+            preproc_dir=self.folder / "preproc",
+            out_dir=self.folder / "counterfactuals",
+        )
+        write_table(manifest, self.folder / "manifest.tsv")
+        return read_table(self.folder / "manifest.tsv")
+
+    def image(self, path: str) -> np.ndarray:
+        return nib.load(self.folder / "counterfactuals" / path).get_fdata()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    rng = np.random.default_rng(0)
+    age, sex = rng.uniform(20, 80, N), rng.choice(["F", "M"], N)
+    csf = 10 + 0.5 * age + rng.normal(0, 2, N)
+    volumes = (1 - 0.004 * age[:, None, None, None] + 0.05 * rng.random((N, *GRID))).astype(np.float32)
+    latents = 2 * volumes[:, None]  # a decoder knows no mask: its change reaches outside the brain
+    ids = [f"sub-{i:02d}" for i in range(N)]
+    affine = np.diag([3.0, 3, 3, 1])
+    affine[:3, 3] = [-6, -9, -3]
+    mask = np.ones(GRID, dtype=np.uint8)
+    mask[0] = 0
+    images, masks = [], []
+    for scan, volume in zip(ids, volumes, strict=True):
+        stem = f"{scan}/anat/{scan}_space-T_res-3mm_desc-"
+        images.append(f"{stem}preproc_T1w.nii.gz")
+        masks.append(f"{stem}brain_mask.nii.gz")
+        (tmp_path / "preproc" / scan / "anat").mkdir(parents=True)
+        volume *= mask
+        nib.save(nib.Nifti1Image(volume, affine), tmp_path / "preproc" / images[-1])
+        nib.save(nib.Nifti1Image(mask, affine), tmp_path / "preproc" / masks[-1])
+    split = np.where(np.arange(N) < 48, "train", "test")
+    scans = pd.DataFrame({"scan": ids, "participant": ids, "session": None, "split": split, "age": age, "sex": sex})
+    measured = {"scan": ids, "status": "pass", "reasons": None, "csf_ml": csf}
+    write_table(scans, tmp_path / "scans.tsv")
+    write_table(pd.DataFrame(measured | {"preproc_t1w": images, "template_mask": masks}), tmp_path / "qc.tsv")
+    table = covariate_table(tmp_path / "scans.tsv", tmp_path / "qc.tsv")
+    declared = ScmOptions.model_validate(
+        {
+            "nodes": {"age": {"unit": "years"}, "sex": {"levels": ["F", "M"]}, "csf": {"formula": "age"}},
+            "image": {"formula": "age + sex + csf"},
+        }
+    )
+    return Study(tmp_path, Scm.fit(table, latents, declared, seed=3), table, latents, volumes)
+
+
+def query(**fields: Any) -> QueryOptions:
+    return QueryOptions.model_validate({"name": "older", "do": {"age": "+10"}} | fields)
+
+
+def test_volume_difference_and_uncertainty_are_what_the_model_says(study: Study) -> None:
+    do: dict[str, Any] = {"age": "-10"}  # brighter, so that only the mask keeps the outside at zero
+    manifest = study.run(query(name="younger", do=do))
+    assert manifest["status"].tolist() == ["pass"] * 12
+    row = manifest.iloc[0]
+    assert row["path"] == "sub-48/anat/sub-48_space-T_res-3mm_desc-younger_T1w.nii.gz"
+    one = study.table[study.table["scan"] == "sub-48"]
+    changed = study.scm.intervene(one, do)
+    shift = study.scm.latent_shift(one, changed)[0, 0]
+    x = study.volumes[48]
+    inside = np.arange(4)[:, None, None] * np.ones(GRID) > 0
+    volume, difference = study.image(row["path"]), study.image(row["difference_path"])
+    np.testing.assert_allclose(volume, np.where(inside, x + shift / 2, 0), atol=1e-6)
+    np.testing.assert_allclose(difference, np.where(inside, shift / 2, 0), atol=1e-6)
+    draws = [study.scm.draw(k) for k in range(study.scm.draws)]
+    drawn = np.array([d.latent_shift(one, d.intervene(one, do))[0, 0] / 2 for d in draws])
+    expected = np.where(inside, drawn.std(axis=0, ddof=1), 0)
+    np.testing.assert_allclose(study.image(row["uncertainty_path"]), expected, atol=1e-6)
+    assert expected.max() > 1e-4
+    assert (row["factual_age"], row["counterfactual_age"]) == (one["age"].iloc[0], one["age"].iloc[0] - 10)
+    assert row["counterfactual_csf"] == pytest.approx(changed["csf_ml"].iloc[0])
+
+
+def test_files_keep_the_scans_grid_and_say_where_they_come_from(study: Study) -> None:
+    row = study.run(query(name="do-age_80", do={"age": 80}, scans=["sub-50"])).iloc[0]
+    written = study.folder / "counterfactuals" / row["path"]
+    assert written.name == "sub-50_space-T_res-3mm_desc-doAge80_T1w.nii.gz"
+    source = nib.load(study.folder / "preproc" / study.table["preproc_t1w"].iloc[50])
+    np.testing.assert_array_equal(nib.load(written).affine, source.affine)
+    assert nib.load(written).get_data_dtype() == np.float32
+    for column in ("path", "difference_path", "uncertainty_path"):
+        sidecar = json.loads((study.folder / "counterfactuals" / row[column].replace(".nii.gz", ".json")).read_text())
+        assert sidecar["Do"] == {"age": 80}
+        assert sidecar["NodeValues"]["counterfactual_age"] == 80
+        assert sidecar["Sources"] == [f"bids:preproc:{study.table['preproc_t1w'].iloc[50]}"]
+    assert (study.folder / "counterfactuals" / "dataset_description.json").exists()
+    assert not list((study.folder / "counterfactuals").rglob("*partial*"))
+
+
+def test_a_null_intervention_returns_the_scan(study: Study) -> None:
+    row = study.run(query(do={"age": "+0"}, scans=["sub-50"])).iloc[0]
+    np.testing.assert_array_equal(study.image(row["path"]).astype(np.float32), study.volumes[50])
+    assert not study.image(row["difference_path"]).any()
+    assert not study.image(row["uncertainty_path"]).any()
+    assert pd.isna(row["pass_through"])
+
+
+def test_bad_scans_are_listed_with_their_reason_and_the_others_go_on(study: Study) -> None:
+    table = study.table.astype({"preproc_reasons": object})
+    at = table.set_index("scan").index.get_loc
+    table.loc[at("sub-48"), ["preproc_status", "preproc_reasons"]] = ["fail", "no brain found"]
+    table.loc[at("sub-49"), "age"] = np.nan
+    (study.folder / "preproc" / table["preproc_t1w"].iloc[50]).write_bytes(b"not a gzip")
+    table.loc[at("sub-51"), "preproc_status"] = np.nan
+    manifest = study.run(query(), table=table).set_index("scan")
+    reasons = manifest.loc[manifest["status"] == "fail", "reason"]
+    assert reasons.index.tolist() == ["sub-48", "sub-49", "sub-50", "sub-51"]
+    assert reasons["sub-48"] == "preprocessing failed: no brain found"
+    assert reasons["sub-49"] == "age is missing"
+    assert "cannot be read" in reasons["sub-50"]
+    assert reasons["sub-51"] == "preprocessing failed: no status"
+    assert manifest.loc[manifest["status"] == "fail", "path"].isna().all()
+    assert (manifest["status"] == "pass").sum() == 8
+
+
+def test_a_scan_alone_gives_the_same_volume_as_among_others(study: Study) -> None:
+    among = study.image(study.run(query(scans="all")).set_index("scan").loc["sub-50", "path"])
+    alone = study.image(study.run(query(scans=["sub-50"])).iloc[0]["path"])
+    np.testing.assert_allclose(alone, among, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scans", "count"), [("test", 12), ("all", 60), (["sub-03", "sub-50"], 2), (["03"], 1), (["sub-03", "sub-03"], 1)]
+)
+def test_scans_are_selected(study: Study, scans: Any, count: int) -> None:
+    assert len(select_scans(study.table, query(scans=scans))) == count
+
+
+def test_a_participant_stands_for_all_of_its_sessions(study: Study) -> None:
+    table = study.table.assign(participant=np.repeat([f"sub-p{i}" for i in range(30)], 2))
+    assert select_scans(table, query(scans=["sub-p3"]))["scan"].tolist() == ["sub-06", "sub-07"]
+
+
+def test_an_unknown_scan_stops_the_job_before_anything_is_written(study: Study) -> None:
+    with pytest.raises(ConfigError, match=r"\(older\).scans: 'sub-x48' is neither a scan nor a participant.*'sub-48'"):
+        study.run(query(scans=["sub-x48"]))
+    assert not (study.folder / "counterfactuals").exists()
+
+
+def test_questions_beyond_the_data_are_flagged(study: Study) -> None:
+    manifest = study.run(query(do={"age": 95}), query(name="fine", do={"age": 50})).set_index("query")
+    assert manifest.loc["older", "extrapolation"].all()
+    assert manifest.loc["older", "warning"].str.contains("age 95 years lies outside the training range").all()
+    assert manifest.loc["fine", "extrapolation"].mean() < 0.2
+    assert (manifest.loc["fine", "positivity"] > 0).all()
+
+
+def test_an_intervention_that_cannot_reach_the_image_is_told(study: Study) -> None:
+    declared = ScmOptions.model_validate({"nodes": {"age": {}, "sex": {}}, "image": {"formula": "age"}})
+    scm = Scm.fit(study.table, study.latents, declared, seed=0)
+    plan = plan_query(scm, study.table, query(do={"sex": "M"}))
+    assert plan.support["warning"].str.contains("nothing leads from sex to the image").all()
+    assert not plan.step.any()
+
+
+@pytest.mark.parametrize("decode", ["residual", "direct", "quantized"])
+def test_pure_functions_agree_with_the_files(study: Study, decode: Any) -> None:
+    asked = query(decode=decode, do={"age": 75, "sex": "F"}, effect="direct")
+    manifest = study.run(asked)
+    rows = study.table[study.table["split"] == "test"]
+    at = rows.index.to_numpy()
+    inputs = (study.scm, Halving(), study.volumes[at][:, None], study.latents[at], rows, asked)
+    made = counterfactual_volume(*inputs)
+    assert made.shape == (12, 1, *GRID)
+    for i, path in enumerate(manifest["path"]):
+        np.testing.assert_allclose(study.image(path)[1:], made[i, 0, 1:], atol=1e-5)
+    draws = np.array(list(counterfactual_draws(*inputs)))
+    assert draws.shape == (study.scm.draws, 12, 1, *GRID)
+    if decode != "quantized":
+        spread = draws.std(axis=0, ddof=1)
+        for i, path in enumerate(manifest["uncertainty_path"]):
+            np.testing.assert_allclose(study.image(path)[1:], spread[i, 0, 1:], atol=1e-5)
+
+
+def test_memory_holds_one_scan_at_a_time(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    import brainscm.counterfactuals.synthesis as synthesis
+
+    read: list[str] = []
+    written: list[int] = []
+    real_read: Callable[..., Any] = synthesis.read_volume
+    real_write: Callable[..., Any] = synthesis.save_volume
+    monkeypatch.setattr(synthesis, "read_volume", lambda path, grid: read.append(str(path)) or real_read(path, grid))
+    monkeypatch.setattr(synthesis, "save_volume", lambda *args: written.append(len(read)) or real_write(*args))
+    study.run(query(), query(name="younger", do={"age": "-10"}))
+    # Each scan is read once and all that is asked of it is written before the next is read.
+    assert len(read) == 12
+    assert written == [i for i in range(1, 13) for _ in range(6)]

@@ -1,0 +1,88 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainscm.config import ScmOptions
+from brainscm.evaluation.slopes import regional_slopes
+from brainscm.scm.model import Scm
+
+OPTIONS = {
+    "nodes": {
+        "age": {"unit": "years"},
+        "sex": {"levels": ["F", "M"]},
+        "ventricles": {"unit": "ml", "formula": "age"},
+    },
+    "image": {"formula": "age + sex + ventricles"},
+}
+TRUE_SLOPE = -2.0  # ml of grey matter a year
+
+
+@pytest.fixture(scope="module")
+def people() -> pd.DataFrame:
+    """60 people, every other one scanned twice; ventricles widen with age, and both cost grey matter."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(60):
+        age, sex, own = rng.uniform(20, 80), "FM"[number % 2], rng.normal(0, 10)
+        for years in (0, 3) if number % 2 else (0,):
+            ventricles = 10 + 0.3 * (age + years) + rng.normal(0, 1)
+            gm = 900 + 40 * (sex == "M") + own - 1.4 * (age + years) - 2 * ventricles + rng.normal(0, 1)
+            row = {"scan": f"{number}_{years}", "participant": str(number), "split": "train", "age": age + years}
+            rows.append({**row, "sex": sex, "ventricles_ml": ventricles, "gm_ml": gm})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def scm(people) -> Scm:
+    latents = people[["gm_ml"]].to_numpy().reshape(-1, 1, 1, 1, 1)
+    return Scm.fit(people, latents, ScmOptions.model_validate(OPTIONS), seed=0)
+
+
+def asked(effect: str, slope: float) -> pd.DataFrame:
+    rows = [
+        {"scan": str(n), "participant": str(n), "query": "q", "node": "age", "effect": effect, "step": step}
+        for n, step in enumerate((20.0, -10.0, 5.0, 20.0))
+    ]
+    table = pd.DataFrame(rows)
+    return table.assign(gm_ml=slope * table["step"] + [2, -1, 0.5, -2], ventricles_ml=0.3 * table["step"])
+
+
+def slope_of(scm, people, effect, region, **changes):
+    table = regional_slopes(scm, people.assign(**changes), asked(effect, -1.0), ["gm", "ventricles"])
+    return table.set_index("region").loc[region]
+
+
+def test_total_effect_keeps_what_the_mediator_passes_on(scm, people):
+    row = slope_of(scm, people, "total", "gm")
+    assert row["people_slope_ml"] == pytest.approx(TRUE_SLOPE, abs=0.15)
+    assert row["people_low_ml"] < TRUE_SLOPE < row["people_high_ml"]
+    assert row["people_slope_percent"] == pytest.approx(100 * row["people_slope_ml"] / people["gm_ml"].mean())
+
+
+def test_direct_effect_holds_the_mediator(scm, people):
+    assert slope_of(scm, people, "direct", "gm")["people_slope_ml"] == pytest.approx(-1.4, abs=0.5)
+
+
+def test_a_region_that_the_graph_holds_has_no_slope(scm, people):
+    row = slope_of(scm, people, "direct", "ventricles")
+    assert np.isnan(row["people_slope_ml"])
+    assert "node ventricles" in row["why_null"]
+    assert row["counterfactual_slope_ml"] == pytest.approx(0.3)
+
+
+def test_counterfactual_slope_is_the_mean_over_scans_of_change_by_step(scm, people):
+    row = slope_of(scm, people, "total", "gm")
+    assert row["counterfactual_slope_ml"] == pytest.approx(-1 + (0.1 + 0.1 + 0.1 - 0.1) / 4)
+    assert row["counterfactual_low_ml"] < row["counterfactual_slope_ml"] < row["counterfactual_high_ml"]
+
+
+def test_a_covariate_that_does_not_vary_gives_a_reason_not_a_number(scm, people):
+    row = slope_of(scm, people, "total", "gm", age=50.0)
+    assert np.isnan(row["people_slope_ml"])
+    assert row["why_null"] == "age does not vary across these people"
+    assert np.isfinite(row["counterfactual_slope_ml"])
+
+
+def test_too_few_people_give_a_reason(scm, people):
+    row = slope_of(scm, people.head(3), "total", "gm")
+    assert "too few people" in row["why_null"]

@@ -1,0 +1,117 @@
+"""The evaluation of a made-up study; and what it says when the method is broken on purpose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import made_up_study
+from brainscm.evaluation.stage import Study, evaluate
+
+METRICS = {"psnr_brain_db", "change_correlation", "change_slope", "region_volume_mae_ml", "interval_coverage_95"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def study(folder) -> Study:
+    return made_up_study.open_study(folder, made_up_study.make_study(folder))
+
+
+@pytest.fixture(scope="module")
+def evaluated(study):
+    return evaluate(study, seed=1, threads=2)
+
+
+def mean(metrics: pd.DataFrame, method: str, metric: str, decode: str = "residual", source: str = "simulated") -> float:
+    rows = metrics[(metrics["level"] == "mean") & (metrics["stratum"] == "all") & metrics["region"].isna()]
+    by_name = rows.set_index(["source", "method", "decode", "metric"])["value"]
+    return float(by_name[source, method, decode, metric])
+
+
+def test_summary_has_the_contracts_shape(evaluated):
+    summary = evaluated[0]
+    assert set(summary["reconstruction"]) == {"psnr_brain_db", "ssim_brain"}
+    assert list(summary["methods"]) == ["persistence", "voxel_glm", "pca_glm", "latent_glm"]
+    for method in summary["methods"].values():
+        assert set(method) == METRICS | {"why_null"}
+        for metric in METRICS:
+            assert (method[metric] is None) == (metric in method["why_null"])
+
+
+def test_persistence_changes_nothing_and_says_so(evaluated):
+    persistence = evaluated[0]["methods"]["persistence"]
+    assert persistence["change_slope"] == 0
+    assert persistence["change_correlation"] is None
+    assert "no change" in persistence["why_null"]["change_correlation"]
+
+
+def test_every_glm_beats_persistence_where_age_is_what_changes_the_brain(evaluated):
+    methods = evaluated[0]["methods"]
+    for name in ("voxel_glm", "pca_glm", "latent_glm"):
+        assert methods[name]["change_correlation"] > 0.5
+        assert methods[name]["psnr_brain_db"] > methods["persistence"]["psnr_brain_db"] + 2
+
+
+def test_pca_baseline_and_a_pca_latent_are_the_same_method(evaluated):
+    """The study's own encoder is PCA of nearly the same scans, so the two roads through the code must meet."""
+    latent, pca = (evaluated[0]["methods"][name]["change_correlation"] for name in ("latent_glm", "pca_glm"))
+    assert latent == pytest.approx(pca, abs=0.01)
+
+
+def test_null_interventions_return_the_scan_under_residual_decoding_only(evaluated):
+    metrics = evaluated[1]
+    assert mean(metrics, "latent_glm", "composition_10_l1", source="axiom") == 0
+    assert mean(metrics, "latent_glm", "composition_10_l1", "direct", source="axiom") > 0.01
+
+
+def test_the_shift_of_slopes_points_the_way_of_the_people(evaluated):
+    slopes = evaluated[2].set_index("region")
+    assert slopes.loc["csf", "people_slope_ml"] > 0.3
+    assert slopes.loc["csf", "counterfactual_slope_ml"] > 0.2
+    assert slopes.loc["gm", "people_slope_ml"] * slopes.loc["gm", "counterfactual_slope_ml"] > 0
+
+
+def test_follow_ups_are_judged_beside_the_simulated_truth(evaluated):
+    summary, metrics, _ = evaluated
+    assert summary["truth"]["source"] == "simulated"
+    assert mean(metrics, "latent_glm", "change_correlation", source="follow-up") > 0.2
+    strata = {"all", "query=older-by-20", "query=follow-up", "sex=F", "years=20 or more"}
+    assert strata <= set(metrics["stratum"].dropna())
+
+
+def test_a_wrong_sign_turns_the_correlation_negative(study):
+    image = study.scm.image
+    broken = replace(study.scm, image=replace(image, coefficients=-image.coefficients))
+    summary, _, _ = evaluate(replace(study, scm=broken), seed=1, threads=1)
+    assert summary["methods"]["latent_glm"]["change_correlation"] < -0.5
+    assert summary["methods"]["voxel_glm"]["change_correlation"] > 0.5  # refitted, hence sound
+
+
+def test_without_any_truth_everything_is_null_with_the_reason_but_reconstruction_and_slopes_stay(study, tmp_path):
+    again = study.table["scan"].str.endswith("ses-2") & (study.table["split"] == "test")
+    alone = study.table[~again]
+    summary, metrics, slopes = evaluate(replace(study, table=alone, bids_dir=tmp_path), seed=1, threads=1)
+    for method in summary["methods"].values():
+        assert all(method[metric] is None for metric in METRICS)
+        assert all("no true counterfactual" in reason for reason in method["why_null"].values())
+    assert summary["reconstruction"]["psnr_brain_db"] > 15
+    assert len(slopes) == len(made_up_study.REGIONS)
+    assert set(metrics["source"]) == {"axiom"}
+
+
+def test_an_unreadable_answer_costs_its_case_and_no_other(study, evaluated, tmp_path):
+    truth = tmp_path / "derivatives" / "truth"
+    truth.parent.mkdir()
+    truth.symlink_to(study.bids_dir / "derivatives" / "truth")
+    table = study.table.copy()
+    lost = table.loc[table["split"] == "test", "path"].iloc[0]
+    table["path"] = table["path"].where(table["path"] != lost, str(tmp_path / "gone.nii.gz"))
+    summary, _, _ = evaluate(replace(study, table=table, bids_dir=tmp_path), seed=1, threads=1)
+    assert summary["truth"]["scans"] == evaluated[0]["truth"]["scans"] - 1

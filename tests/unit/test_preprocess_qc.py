@@ -1,0 +1,136 @@
+"""The rules turn metrics into pass, warn or fail with a reason; the gather keeps every scan and finds outliers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainscm.cohort.tables import read_table, write_table
+from brainscm.config import PreprocessOptions
+from brainscm.errors import BrainSCMError
+from brainscm.preprocess.collect import collect_preprocessing, robust_z
+from brainscm.preprocess.qc import judge, mask_metrics
+from brainscm.preprocess.volume import Volume
+
+GOOD = {"ncc": 0.55, "mask_volume_ml": 1400.0, "border_cm2": 0.0, "cnr": 2.7}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "reason"),
+    [
+        ({}, "pass", ""),
+        ({"ncc": 0.38}, "warn", "similarity"),
+        ({"ncc": 0.1}, "fail", "similarity"),
+        ({"mask_volume_ml": 900.0}, "warn", "mask volume is 900 ml"),
+        ({"mask_volume_ml": 3000.0}, "fail", "mask volume is 3000 ml"),
+        ({"border_cm2": 20.0}, "warn", "edge of the scan"),
+        ({"border_cm2": 150.0}, "fail", "edge of the scan"),
+        ({"cnr": 1.2}, "warn", "contrast"),
+        ({"cnr": 0.2}, "fail", "contrast"),
+    ],
+)
+def test_rules(change: dict[str, float], status: str, reason: str) -> None:
+    found, reasons = judge(GOOD | change, PreprocessOptions())
+    assert found == status
+    assert len(reasons) == (status != "pass")
+    assert reason in "".join(reasons)
+
+
+def test_failure_is_told_before_warnings() -> None:
+    status, reasons = judge(GOOD | {"ncc": 0.1, "cnr": 1.2}, PreprocessOptions())
+    assert status == "fail"
+    assert "fail below" in reasons[0]
+    assert "warn below" in reasons[1]
+
+
+def test_limits_come_from_the_options() -> None:
+    assert judge(GOOD, PreprocessOptions(ncc_warn=0.9))[0] == "warn"
+
+
+def test_mask_metrics_know_volume_and_cut() -> None:
+    data = np.zeros((60, 60, 60), np.uint8)
+    data[20:40, 20:40, :30] = 1  # stands on the lower face: 20 × 20 voxels of 2 mm = 16 cm²
+    metrics = mask_metrics(Volume(data, np.diag([2.0, 2.0, 2.0, 1.0])))
+    assert metrics["mask_volume_ml"] == pytest.approx(96)
+    assert metrics["border_cm2"] == pytest.approx(16)
+
+
+def test_robust_z_is_not_fooled_by_the_outlier_itself() -> None:
+    z = robust_z(pd.Series([1400.0, 1390, 1410, 1420, 1380, 5000]))
+    assert z.iloc[-1] > 50
+    assert z.iloc[:-1].abs().max() < 2
+
+
+def test_robust_z_of_a_few_scans_is_missing() -> None:
+    assert robust_z(pd.Series([1.0, 2.0, 3.0])).isna().all()
+
+
+def write_status(folder: Path, scan: str, status: str, volume: float, reasons: list[str] | None = None) -> None:
+    image = f"{scan}/anat/{scan}_desc-preproc_T1w.nii.gz"
+    (folder / image).parent.mkdir(parents=True, exist_ok=True)
+    (folder / image).touch()
+    (folder / "status").mkdir(exist_ok=True)
+    content = {
+        "scan": scan,
+        "status": status,
+        "reasons": reasons or [],
+        "metrics": {} if status == "fail" else {"ncc": 0.5, "mask_volume_ml": volume},
+        "volumes_ml": {} if status == "fail" else {"gm": 700.0},
+        "outputs": {} if status == "fail" else {"preproc_t1w": image},
+    }
+    (folder / "status" / f"{scan}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    names = [f"sub-{k:02d}" for k in range(8)]
+    for name, volume in zip(names[:7], (1400, 1390, 1410, 1420, 1380, 1405, 2000), strict=True):
+        write_status(tmp_path, name, "pass", volume)
+    write_status(tmp_path, names[7], "fail", 0, ["/data/sub-07_T1w.nii.gz: is empty; copy it again"])
+    paths = [f"/data/{name}/anat/{name}_T1w.nii.gz" for name in names]
+    write_table(pd.DataFrame({"scan": names, "path": paths}), tmp_path / "scans.tsv")
+    return tmp_path
+
+
+def collect(folder: Path) -> pd.DataFrame:
+    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", PreprocessOptions())
+    return read_table(folder / "qc.tsv").set_index("scan")
+
+
+def test_every_scan_has_a_row_with_its_metrics_volumes_and_paths(cohort: Path) -> None:
+    table = collect(cohort)
+    assert len(table) == 8
+    row = table.loc["sub-01"]
+    assert (row["status"], row["gm_ml"], row["ncc"]) == ("pass", 700, 0.5)
+    assert (cohort / row["preproc_t1w"]).is_file()
+    assert table.loc["sub-07", "status"] == "fail"
+    assert table.loc["sub-07", "reasons"].endswith("copy it again")
+
+
+def test_outlier_of_the_cohort_becomes_a_warning(cohort: Path) -> None:
+    table = collect(cohort)
+    assert table.loc["sub-06", "status"] == "warn"
+    assert "robust z" in table.loc["sub-06", "reasons"]
+    assert (table["status"] == "pass").sum() == 6
+
+
+def test_folder_is_a_bids_derivative(cohort: Path) -> None:
+    collect(cohort)
+    description = json.loads((cohort / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["DatasetLinks"] == {"raw": "file:///data"}
+    assert "status/" in (cohort / ".bidsignore").read_text().split()
+
+
+def test_promised_image_that_is_gone_names_scan_and_command(cohort: Path) -> None:
+    (cohort / "sub-03/anat/sub-03_desc-preproc_T1w.nii.gz").unlink()
+    with pytest.raises(BrainSCMError, match=r"sub-03: .* is gone; rerun it with: snakemake .*sub-03.json"):
+        collect(cohort)
+
+
+def test_missing_status_names_scan_and_command(cohort: Path) -> None:
+    (cohort / "status" / "sub-04.json").write_text("{")
+    with pytest.raises(BrainSCMError, match=r"sub-04: .* unreadable; rerun it with"):
+        collect(cohort)

@@ -1,0 +1,231 @@
+"""One made-up head through the whole stage, against what is known of it; and bad scans, which must not raise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from brainscm.config import PreprocessOptions
+from brainscm.errors import ConfigError
+from brainscm.preprocess.register import read_matrix, register_brain, write_matrix
+from brainscm.preprocess.scan import bids_uri, preprocess_scan
+from brainscm.preprocess.template import EMBEDDED, Template, load_template
+from brainscm.preprocess.tissues import segment_volumes
+from brainscm.preprocess.volume import Volume, sample
+
+SCAN = "sub-01_ses-02"
+SHRINK = 0.93
+OPTIONS = PreprocessOptions(voxel_mm=3.0)
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    return load_template(EMBEDDED, 3.0)
+
+
+def pose() -> np.ndarray:
+    """From the made-up scan's world to the template's: smaller, tilted, off centre."""
+    angle = np.deg2rad(14)
+    to_scan = np.eye(4)
+    to_scan[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    to_scan[:3, :3] *= SHRINK
+    to_scan[:3, 3] = (8, -14, 21)
+    return np.linalg.inv(to_scan)
+
+
+def made_up_head(template: Template) -> tuple[Volume, Volume]:
+    """The template's pseudo-head, posed, biased, noisy, anisotropic, stored in an odd orientation; and its mask."""
+    affine = np.diag([2.0, 2.0, 2.5, 1.0])
+    affine[:3, 3] = (-100, -140, -90)
+    shape = (100, 130, 90)
+    head, brain = (sample(part, affine, shape, pose(), order=1) for part in template.heads[2])
+    x, y, z = np.ogrid[-1:1:100j, -1:1:130j, -1:1:90j]
+    bias = np.exp(0.25 * x + 0.2 * y * z)
+    noisy = np.clip(head * bias + np.random.default_rng(0).normal(0, 5, shape), 0, None) * 3
+    volumes = []
+    for data in (noisy, brain > 0.5):
+        image = nib.Nifti1Image(data.astype(np.float32), affine)
+        turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt("PIR"))
+        image = image.as_reoriented(turn)
+        volumes.append(Volume(image.get_fdata(), image.affine))
+    return volumes[0], volumes[1]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, template: Template) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("preprocess")
+    head, mask = made_up_head(template)
+    raw = folder / "raw" / "sub-01" / "ses-02" / "anat" / f"{SCAN}_T1w.nii.gz"
+    raw.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(head.data.astype(np.int16), head.affine), raw)
+    status = preprocess_scan(SCAN, raw, folder / "preproc", EMBEDDED, OPTIONS, seed=1)
+    return {"status": status, "folder": folder / "preproc", "mask": mask, "raw": raw}
+
+
+def read(done: dict[str, Any], role: str) -> tuple[np.ndarray, np.ndarray]:
+    image = nib.load(done["folder"] / done["status"]["outputs"][role])
+    return np.asanyarray(image.dataobj), image.affine
+
+
+def test_good_head_passes_and_its_status_is_on_disk(done: dict[str, Any]) -> None:
+    assert done["status"]["status"] == "pass", done["status"]["reasons"]
+    assert json.loads((done["folder"] / "status" / f"{SCAN}.json").read_text()) == done["status"]
+
+
+def test_outputs_have_the_contracts_names_and_no_temporary_file_is_left(done: dict[str, Any]) -> None:
+    anat = f"sub-01/ses-02/anat/{SCAN}"
+    space = f"{anat}_space-MNI152NLin2009aSym_res-3mm"
+    assert done["status"]["outputs"] == {
+        "preproc_t1w": f"{space}_desc-preproc_T1w.nii.gz",
+        "template_mask": f"{space}_desc-brain_mask.nii.gz",
+        "native_mask": f"{anat}_desc-brain_mask.nii.gz",
+        "gm_probseg": f"{space}_label-GM_probseg.nii.gz",
+        "wm_probseg": f"{space}_label-WM_probseg.nii.gz",
+        "csf_probseg": f"{space}_label-CSF_probseg.nii.gz",
+        "to_template": f"{anat}_from-T1w_to-MNI152NLin2009aSym_mode-image_xfm.mat",
+        "from_template": f"{anat}_from-MNI152NLin2009aSym_to-T1w_mode-image_xfm.mat",
+        "mask_figure": f"figures/{SCAN}_mask.png",
+        "registration_figure": f"figures/{SCAN}_registration.png",
+    }
+    for name in done["status"]["outputs"].values():
+        assert (done["folder"] / name).is_file()
+    assert not [path for path in done["folder"].rglob(".*") if path.is_file()]
+
+
+def test_mask_lies_on_the_raw_grid_and_on_the_brain(done: dict[str, Any]) -> None:
+    mask, affine = read(done, "native_mask")
+    assert mask.shape == nib.load(done["raw"]).shape
+    np.testing.assert_allclose(affine, nib.load(done["raw"]).affine, atol=1e-4)
+    truth = done["mask"].data > 0
+    dice = 2 * (mask.astype(bool) & truth).sum() / (mask.sum() + truth.sum())
+    assert dice > 0.96
+
+
+def test_brain_lies_on_the_templates(done: dict[str, Any], template: Template) -> None:
+    volume, affine = read(done, "preproc_t1w")
+    np.testing.assert_allclose(affine, template.affine, atol=1e-4)
+    assert volume.dtype == np.float32
+    mask = read(done, "template_mask")[0] > 0
+    assert not volume[~mask].any()
+    assert volume.min() >= 0
+    assert np.median(volume[template.wm > 0.95]) == pytest.approx(1, abs=0.03)
+    assert np.corrcoef(volume[template.brain_mask], template.brain[template.brain_mask])[0, 1] > 0.95
+    to_scan = read_matrix(done["folder"] / done["status"]["outputs"]["to_template"])
+    corners = np.array([[-50, -80, 0, 1], [50, 40, 0, 1], [0, 0, 60, 1], [0, -60, -40, 1]]).T
+    error = (pose() @ to_scan @ corners - corners)[:3]
+    assert np.linalg.norm(error, axis=0).max() < 2.5
+
+
+def test_transforms_are_each_others_inverse(done: dict[str, Any]) -> None:
+    matrices = [
+        read_matrix(done["folder"] / done["status"]["outputs"][key]) for key in ("to_template", "from_template")
+    ]
+    np.testing.assert_allclose(matrices[0] @ matrices[1], np.eye(4), atol=1e-5)
+
+
+def test_volumes_are_those_of_the_small_head(done: dict[str, Any], template: Template) -> None:
+    assert done["status"]["metrics"]["head_size"] == pytest.approx(SHRINK**-3, rel=0.03)
+    whole = segment_volumes(template.brain, template.brain_mask, template, 1.0)
+    for region in ("gm", "wm", "brain", "ventricles"):
+        assert done["status"]["volumes_ml"][region] == pytest.approx(whole[region] * SHRINK**3, rel=0.15), region
+
+
+def test_sidecar_tells_sources_and_space(done: dict[str, Any]) -> None:
+    image = done["folder"] / done["status"]["outputs"]["preproc_t1w"]
+    sidecar = json.loads(image.with_name(image.name.replace(".nii.gz", ".json")).read_text())
+    assert sidecar["SkullStripped"] is True
+    assert sidecar["SpatialReference"] == "MNI152NLin2009aSym"
+    assert sidecar["Sources"] == [f"bids:raw:sub-01/ses-02/anat/{SCAN}_T1w.nii.gz"]
+    assert sidecar["SoftwareVersions"]["antspyx"]
+
+
+def test_figures_are_small_and_not_blank(done: dict[str, Any]) -> None:
+    from PIL import Image
+
+    for role in ("mask_figure", "registration_figure"):
+        path = done["folder"] / done["status"]["outputs"][role]
+        assert path.stat().st_size <= 150_000
+        pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+        assert pixels.std() > 20
+        assert (np.ptp(pixels, axis=2) > 60).mean() > 0.01, "the outline is coloured"
+
+
+def test_truncated_scan_ends_as_a_failed_status_in_one_sentence(done: dict[str, Any], tmp_path: Path) -> None:
+    broken = tmp_path / "sub-09_T1w.nii.gz"
+    broken.write_bytes(done["raw"].read_bytes()[:50_000])
+    status = preprocess_scan("sub-09", broken, tmp_path / "preproc", EMBEDDED, OPTIONS, seed=1)
+    assert status["status"] == "fail"
+    assert len(status["reasons"]) == 1
+    assert "truncated" in status["reasons"][0]
+    assert json.loads((tmp_path / "preproc/status/sub-09.json").read_text()) == status
+
+
+def test_unexpected_error_fails_the_scan_not_the_job(
+    done: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("ITK says no")
+
+    monkeypatch.setattr("brainscm.preprocess.scan.bias_field", explode)
+    status = preprocess_scan(SCAN, done["raw"], tmp_path, EMBEDDED, OPTIONS, seed=1)
+    assert status["status"] == "fail"
+    assert "ITK says no" in status["reasons"][0]
+    assert "bias_field" in status["reasons"][0]
+    assert (tmp_path / status["outputs"]["mask_figure"]).is_file(), "a partial picture of the head"
+
+
+def test_unusable_template_stops_the_job(done: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        preprocess_scan(SCAN, done["raw"], tmp_path, "NoSuchTemplate", OPTIONS, seed=1)
+
+
+@pytest.mark.parametrize("kind", ["rigid", "similarity"])
+def test_restricted_transform_keeps_shape(kind: Any, template: Template) -> None:
+    head, mask = template.heads[4]
+    fixed = head.with_data(head.data * (mask.data > 0.5))
+    squeeze = np.diag([0.95, 1.03, 1.0, 1.0])
+    moving = head.with_data(sample(fixed, fixed.affine, fixed.data.shape, np.linalg.inv(squeeze), order=1))
+    found = register_brain(fixed, moving, squeeze, kind, seed=1)
+    lengths = np.linalg.svd(found[:3, :3], compute_uv=False)
+    assert lengths == pytest.approx([1.0] * 3 if kind == "rigid" else [lengths.mean()] * 3, abs=1e-3)
+    centre = np.array([0, -18, 8, 1.0])
+    assert np.linalg.norm(found @ centre - squeeze @ centre) < 3
+
+
+def test_registration_is_the_same_twice(template: Template) -> None:
+    head, _ = template.heads[4]
+    start = np.diag([1.02, 1.0, 0.98, 1.0])
+    first, second = (register_brain(head, head, start, "affine", seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_matrix_survives_the_file(tmp_path: Path) -> None:
+    matrix = pose()
+    write_matrix(matrix, tmp_path / "x.mat")
+    np.testing.assert_allclose(read_matrix(tmp_path / "x.mat"), matrix, atol=1e-6)
+
+
+def test_ants_reads_our_transform_as_we_do(tmp_path: Path, template: Template) -> None:
+    import ants
+
+    from brainscm.preprocess.volume import to_ants
+
+    head, _ = template.heads[8]
+    smooth = head.with_data(ndimage.gaussian_filter(head.data, 1.0))
+    write_matrix(pose(), tmp_path / "x.mat")
+    image = to_ants(smooth)
+    theirs = ants.apply_transforms(image, image, [str(tmp_path / "x.mat")]).numpy()
+    ours = sample(smooth, smooth.affine, smooth.data.shape, pose(), order=1)
+    inner = tuple(slice(3, -3) for _ in range(3))
+    np.testing.assert_allclose(theirs[inner], ours[inner], atol=2)
+
+
+def test_source_is_told_relative_to_its_dataset() -> None:
+    assert bids_uri(Path("/a/b/sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz")) == (
+        "bids:raw:sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz"
+    )
+    assert bids_uri(Path("/a/b/scan.nii.gz")) == "bids:raw:scan.nii.gz"

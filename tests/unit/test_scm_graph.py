@@ -1,0 +1,164 @@
+"""The declared graph: what is refused before any work, and in which words."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from brainscm.config import QueryOptions, ScmOptions
+from brainscm.errors import ConfigError
+from brainscm.scm.covariates import Covariates, check_table, check_values
+from brainscm.scm.formula import parse_formula
+from brainscm.scm.graph import check_graph, query_label, read_graph
+
+NODES = {"age": {}, "sex": {"levels": ["F", "M"]}}
+
+
+def scm(nodes: dict[str, Any] | None = None, image: str = "age + sex", **contrasts: Any) -> ScmOptions:
+    return ScmOptions.model_validate({"nodes": nodes or NODES, "image": {"formula": image}, "contrasts": contrasts})
+
+
+def query(**fields: Any) -> QueryOptions:
+    return QueryOptions.model_validate({"name": "q", "do": {"age": 80}} | fields)
+
+
+def test_parents_come_before_their_children_whatever_the_order_in_the_config() -> None:
+    nodes = {"c": {"formula": "b + a"}, "b": {"formula": "a"}, "a": {}, "x": {}}
+    graph = read_graph(scm(nodes, image="cr(c, df=3) * x"))
+    order = list(graph.formulas)
+    assert order.index("a") < order.index("b") < order.index("c")
+    assert graph.exogenous == ("a", "x")
+    assert graph.parents("c") == ("b", "a")
+    assert graph.image.names == ("c", "x")
+    assert graph.descendants(("a",)) == ("b", "c")
+    assert graph.descendants(("b",)) == ("c",)
+    assert graph.descendants(("a", "b")) == ("c",)
+    assert graph.reaches_image(["a"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (scm({"a": {"formula": "b"}, "b": {"formula": "c"}, "c": {"formula": "a"}}, "a"), ["circle", "a → c → b → a"]),
+        (scm({"a": {"formula": "a"}}, "a"), ["circle", "a → a"]),
+        (scm(image="agee + sex"), ["scm.image.formula", "'agee' is not a node", "did you mean 'age'"]),
+        (scm({**NODES, "v": {"formula": "sexx"}}), ["scm.nodes.v.formula", "'sexx'", "did you mean 'sex'"]),
+        (scm(image="age +"), ["scm.image.formula", "not a formula"]),
+        (scm(image="cr(age, df=4"), ["scm.image.formula", "not a formula"]),
+        (scm(image="image ~ age"), ["right-hand side alone"]),
+        (scm(image="0 + age"), ["intercept"]),
+        (scm(image="cs(age)"), ["unknown function 'cs'", "did you mean"]),
+        (scm(image="np.log(age) + I(age - age.mean())"), ["'age.mean'", "other scans"]),
+        (scm({"head-size": {}, **NODES}), ["'head-size' cannot stand in a formula", "head_size"]),
+        (scm({**NODES, "dx": {"levels": ["A", "B", "C"], "family": "binomial"}}), ["binomial takes two levels"]),
+        (scm({**NODES, "dx": {"levels": ["A", "A"]}}), ["stands twice"]),
+        (scm(ageing={"agge": [50, 80]}), ["scm.contrasts.ageing", "'agge' is not a node", "did you mean 'age'"]),
+        (scm(sexes={"sex": ["F", "X"]}), ["scm.contrasts.sexes", "'X' is not one of its levels", "F, M"]),
+        (scm(ageing={"age": ["+5", 80]}), ["scm.contrasts.ageing", "two values"]),
+        (scm(nothing={}), ["scm.contrasts.nothing is empty"]),
+    ],
+)
+def test_unusable_graph_is_refused_in_one_sentence(options: ScmOptions, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_graph(options)
+    message = str(caught.value)
+    assert message.startswith("config: scm")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("queries", "words"),
+    [
+        ([query(do={"agee": 80})], ["counterfactuals[0] (q)", "'agee' is not a node", "did you mean 'age'"]),
+        ([query(), query(name="r", do={"sex": "X"})], ["counterfactuals[1] (r)", "'X' is not one of its levels"]),
+        ([query(do={"sex": "+1"})], ["'+1' is not one of its levels"]),
+        ([query(name="older-10"), query(name="older_10")], ["counterfactuals[1]", "overwrite those of 'older-10'"]),
+    ],
+)
+def test_unanswerable_query_is_refused(queries: list[QueryOptions], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_graph(scm(), queries)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_good_graph_and_queries_pass() -> None:
+    nodes = {**NODES, "v": {"formula": "cr(age, df=4) + sex", "family": "gamma"}}
+    options = scm(nodes, "bs(age, df=4) * sex + np.log(v) + C(sex)", ageing={"age": [50, 80], "sex": ["F", "M"]})
+    check_graph(options, [query(do={"age": "+10", "sex": "M"}), query(name="r", do={"v": 30.5})])
+
+
+def test_a_name_is_found_wherever_a_formula_uses_it() -> None:
+    formula = parse_formula("cr(age, df=4):C(site) + I(tiv / 1000) + log(v)", "here")
+    assert formula.names == ("age", "site", "tiv", "v")
+    assert formula.categorical == {"site"}
+
+
+@pytest.mark.parametrize(("name", "label"), [("older", "older"), ("younger-by_10", "youngerBy10"), ("a_B", "aB")])
+def test_query_label_is_alphanumeric(name: str, label: str) -> None:
+    assert query_label(name) == label
+
+
+def people(**columns: list[Any]) -> pd.DataFrame:
+    count = len(next(iter(columns.values())))
+    ids = [f"sub-{i}" for i in range(count)]
+    return pd.DataFrame({"scan": ids, "participant": ids, **columns})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "columns", "words"),
+    [
+        ({"age": {}}, {"Age": [1.0, 2.0]}, ["scm.nodes.age", "no column 'age'", "did you mean 'Age'"]),
+        ({"age": {}}, {"age": [None, None]}, ["scm.nodes.age", "no training scan has a value"]),
+        ({"age": {"family": "gaussian"}}, {"age": ["60", "7O"]}, ["gaussian node needs numbers", "holds '60'"]),
+        ({"v": {"family": "gamma"}}, {"v": [1.0, -2.0]}, ["gamma needs values above 0", "-2"]),
+        ({"v": {"family": "poisson"}}, {"v": [1.0, 2.5]}, ["poisson needs counts"]),
+        ({"site": {}}, {"site": ["A", "A", "B"]}, ["level 'B' has 1 training participants", 'levels: [A]"']),
+        ({"dx": {"levels": ["CN", "AD"]}}, {"dx": ["CN", "CN", "MCI"]}, ["level 'AD' has 0 training participants"]),
+        ({"dx": {"formula": "1"}}, {"dx": ["CN", "CN"]}, ["every training scan has the value 'CN'"]),
+    ],
+)
+def test_table_that_does_not_fit_the_graph_is_refused(nodes: Any, columns: Any, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_table(scm(nodes, "1"), people(**columns))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_two_scans_of_one_person_are_not_two_people() -> None:
+    table = people(site=["A", "A", "B", "B"])
+    table["participant"] = ["sub-0", "sub-1", "sub-2", "sub-2"]
+    with pytest.raises(ConfigError, match="level 'B' has 1 training participants"):
+        check_table(scm({"site": {}}, "site"), table)
+
+
+def test_a_value_that_nobody_has_is_found_before_anything_is_measured() -> None:
+    options = scm({"site": {}, "ventricles": {}}, "site + ventricles")
+    table = people(site=["Guys", "Guys", "HH", "HH"])
+    with pytest.raises(ConfigError, match="'Guy' is not one of its levels; did you mean 'Guys'"):
+        check_values(options, [query(do={"site": "Guy"})], table)
+    check_values(options, [query(do={"site": "HH", "ventricles": 30})], table)
+
+
+def test_a_node_finds_its_column() -> None:
+    nodes = {"ventricles": {}, "age": {"column": "age_at_scan"}, "site": {}}
+    table = people(ventricles_ml=[10.0, 20.0], age_at_scan=[30, 40], site=[1.0, 1.0])
+    covariates = Covariates.learn(table, scm(nodes, "age + ventricles + C(site)"))
+    assert covariates.columns == {"ventricles": "ventricles_ml", "age": "age_at_scan", "site": "site"}
+    assert covariates.levels == {"ventricles": None, "age": None, "site": ("1",)}
+    assert covariates.ranges == {"ventricles": (10.0, 20.0), "age": (30.0, 40.0)}
+
+
+def test_every_reason_why_a_row_cannot_be_used_is_told() -> None:
+    table = people(age=[50.0, 60.0, None], sex=["F", "F", "M"])
+    table.loc[3] = ["sub-3", "sub-3", 70.0, "M"]
+    covariates = Covariates.learn(table, scm())
+    asked = people(age=[50.0, None, 40.0, None], sex=["F", "F", "X", None])
+    assert covariates.problems(asked).tolist() == [
+        "",
+        "age is missing",
+        "sex 'X' is not a training level",
+        "age is missing; sex is missing",
+    ]

@@ -1,0 +1,181 @@
+"""The image node: equal to statsmodels column by column, fitted on the given rows only, honest in its draws."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+
+from brainscm.scm import image as image_module
+from brainscm.scm.design import Array
+from brainscm.scm.image import ImageModel, cluster_covariance, fit_image
+from brainscm.scm.inference import WaldTest, benjamini_hochberg, wald_test
+
+SHAPE = (2, 3, 2)
+
+
+def plain(rng: np.random.Generator) -> Array:
+    return np.column_stack([np.ones(50), rng.normal(size=(50, 4))])
+
+
+def ill_conditioned(rng: np.random.Generator) -> Array:
+    year = 2000 + rng.uniform(0, 1, 50)
+    almost = 1e3 * (year - 2000) + rng.normal(0, 1, 50)
+    return np.column_stack([np.ones(50), year, almost, rng.normal(size=(50, 2))])
+
+
+def latents_of(x: Array, rng: np.random.Generator) -> Array:
+    standard = (x - x.mean(axis=0)) / np.where(x.std(axis=0) > 0, x.std(axis=0), 1)
+    b = rng.normal(size=(x.shape[1], 12))
+    return (1000 + standard @ b + rng.normal(size=(len(x), 12))).reshape(len(x), *SHAPE)
+
+
+def fit(x: Array, latents: Array, clusters: list[str] | None = None, seed: int = 0) -> ImageModel:
+    people = clusters or [str(i) for i in range(len(x))]
+    return fit_image(x, latents, list(range(len(x))), people, [f"x{i}" for i in range(x.shape[1])], seed)
+
+
+@pytest.fixture(params=[plain, ill_conditioned])
+def design(request: pytest.FixtureRequest) -> Callable[[np.random.Generator], Array]:
+    return request.param
+
+
+def test_equals_statsmodels_column_by_column(design: Callable[[np.random.Generator], Array]) -> None:
+    rng = np.random.default_rng(0)
+    x = design(rng)
+    latents = latents_of(x, rng)
+    model = fit(x, latents)
+    tests = [wald_test(model, row[None]) for row in np.eye(5)]
+    joint = wald_test(model, np.eye(5)[1:4])
+    for column, y in enumerate(latents.reshape(50, -1).T):
+        peer = sm.OLS(y, x).fit()
+        flat = np.unravel_index(column, SHAPE)
+        np.testing.assert_allclose(model.coefficients[(slice(None), *flat)], peer.params, rtol=1e-8)
+        bse = np.sqrt(np.diag(model.xtx_inverse) * model.residual_variance[flat])
+        np.testing.assert_allclose(bse, peer.bse, rtol=1e-8)
+        np.testing.assert_allclose([t.statistic[column] for t in tests], peer.tvalues, rtol=1e-8)
+        np.testing.assert_allclose([t.p[column] for t in tests], peer.pvalues, rtol=1e-7, atol=1e-300)
+        f = peer.f_test(np.eye(5)[1:4])
+        np.testing.assert_allclose(joint.statistic[column], f.fvalue, rtol=1e-7)
+        np.testing.assert_allclose(joint.p[column], f.pvalue, rtol=1e-6, atol=1e-300)
+    assert model.degrees_of_freedom == 45
+    np.testing.assert_allclose(model.max_leverage, sm.OLS(y, x).fit().get_influence().hat_matrix_diag.max(), rtol=1e-8)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 12 * 8 * 7, 2**20])
+def test_cluster_robust_equals_statsmodels_however_the_stream_is_cut(
+    block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_module, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(image_module, "MIN_BLOCK_ROWS", 1)
+    rng = np.random.default_rng(1)
+    x = plain(rng)
+    people = [f"p{i}" for i in rng.integers(0, 20, 50)]
+    person_effect = {p: rng.normal(size=12) for p in people}
+    latents = latents_of(x, rng) + np.array([person_effect[p] for p in people]).reshape(50, *SHAPE)
+    model = fit(x, latents, people)
+    c = np.eye(5)[1:3]
+    rows = list(range(50))
+    joint = wald_test(model, c, cluster_covariance(model, c, x, latents, rows, people), len(set(people)))
+    single = wald_test(model, c[:1], cluster_covariance(model, c[:1], x, latents, rows, people), len(set(people)))
+    groups = np.unique(people, return_inverse=True)[1]
+    for column, y in enumerate(latents.reshape(50, -1).T):
+        peer = sm.OLS(y, x).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+        np.testing.assert_allclose(single.statistic[column], peer.tvalues[1], rtol=1e-8)
+        np.testing.assert_allclose(single.p[column], peer.pvalues[1], rtol=1e-8)
+        np.testing.assert_allclose(joint.statistic[column], np.squeeze(peer.f_test(c).fvalue), rtol=1e-8)
+        np.testing.assert_allclose(joint.p[column], np.squeeze(peer.f_test(c).pvalue), rtol=1e-7)
+
+
+def test_reads_no_row_but_the_given_ones() -> None:
+    rng = np.random.default_rng(0)
+    x = plain(rng)
+    latents = latents_of(x, rng)
+
+    class Guarded:
+        def __getitem__(self, index: int) -> Array:
+            assert index % 2 == 0, "a row of another split was read"
+            return latents[index]
+
+    rows = list(range(0, 50, 2))
+    guarded = fit_image(x[rows], Guarded(), rows, [str(i) for i in rows], ["x"] * 5, 0)
+    np.testing.assert_array_equal(guarded.coefficients, fit(x[rows], latents[rows], seed=0).coefficients)
+
+
+def test_block_size_and_order_of_rows_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x = plain(rng)
+    latents = latents_of(x, rng)
+    whole = fit(x, latents)
+    monkeypatch.setattr(image_module, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(image_module, "MIN_BLOCK_ROWS", 1)
+    order = rng.permutation(50)
+    cut = fit(x[order], latents[order])
+    np.testing.assert_allclose(cut.coefficients, whole.coefficients, rtol=1e-10)
+    np.testing.assert_allclose(cut.residual_variance, whole.residual_variance, rtol=1e-10)
+
+
+@pytest.mark.parametrize("people", [None, [f"p{i // 2}" for i in range(50)]])
+def test_draws_have_the_coefficients_sampling_covariance(
+    people: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_module, "DRAWS", 3000)
+    rng = np.random.default_rng(0)
+    x = plain(rng)
+    x[:, 2] = 5 + 3 * x[:, 1] + x[:, 2]
+    latents = latents_of(x, rng)
+    if people:
+        latents = latents + np.repeat(rng.normal(size=(25, *SHAPE)), 2, axis=0)
+    model = fit(x, latents, people)
+    steps = np.einsum("p,kp...->k...", np.array([0, 1.0, -0.5, 0, 0]), model.draws).reshape(3000, -1)
+    c = np.array([[0, 1.0, -0.5, 0, 0]])
+    if people:
+        expected = cluster_covariance(model, c, x, latents, list(range(50)), people)[0, 0]
+    else:
+        expected = (c @ model.xtx_inverse @ c.T)[0, 0] * model.residual_variance.reshape(-1)
+    np.testing.assert_allclose(steps.var(axis=0), expected, rtol=0.12)
+    assert np.abs(steps.mean(axis=0) / np.sqrt(expected)).max() < 0.1
+    # Latents that vary together must be drawn together.
+    residual = (latents - model.predict(x)).reshape(50, -1)
+    if not people:
+        truth = np.corrcoef(residual.T)
+        np.testing.assert_allclose(np.corrcoef(steps.T), truth, atol=0.1)
+
+
+def test_survives_saving(tmp_path: pytest.TempPathFactory) -> None:
+    rng = np.random.default_rng(0)
+    x = plain(rng)
+    model = fit(x, latents_of(x, rng))
+    path = tmp_path / "image_model.npz"  # type: ignore[operator]
+    model.save(path)
+    again = ImageModel.load(path)
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+    np.testing.assert_array_equal(again.deviate(x, 3), model.deviate(x, 3))
+    np.testing.assert_array_equal(again.leverage(x), model.leverage(x))
+    assert again.degrees_of_freedom == model.degrees_of_freedom
+
+
+def test_a_constant_latent_is_not_tested() -> None:
+    rng = np.random.default_rng(0)
+    x = plain(rng)
+    latents = latents_of(x, rng)
+    latents[:, 0, 0, 0] = 0.0
+    result = wald_test(fit(x, latents), np.eye(5)[1:2])
+    assert np.isnan(result.p[0])
+    assert np.isnan(result.q[0])
+    assert np.isfinite(result.q[1:]).all()
+
+
+def test_benjamini_hochberg_by_hand() -> None:
+    p = np.array([0.04, np.nan, 0.001, 0.03, 0.5])
+    np.testing.assert_allclose(benjamini_hochberg(p), [0.16 / 3, np.nan, 0.004, 0.16 / 3, 0.5])
+
+
+def test_partial_r2_is_the_share_that_the_column_adds() -> None:
+    rng = np.random.default_rng(0)
+    x = plain(rng)
+    latents = latents_of(x, rng)
+    result: WaldTest = wald_test(fit(x, latents), np.eye(5)[2:4])
+    y = latents.reshape(50, -1)[:, 5]
+    full, reduced = sm.OLS(y, x).fit().ssr, sm.OLS(y, x[:, [0, 1, 4]]).fit().ssr
+    np.testing.assert_allclose(result.partial_r2[5], (reduced - full) / reduced)

@@ -1,0 +1,202 @@
+"""Measured nodes: fitted as statsmodels fits them, and noise that gives back what it was abducted from."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.special
+import statsmodels.api as sm
+from statsmodels.miscmodels.ordinal_model import OrderedModel
+
+from brainscm.config import ScmOptions
+from brainscm.scm.covariates import Covariates
+from brainscm.scm.design import Array
+from brainscm.scm.graph import read_graph
+from brainscm.scm.nodes import FAMILIES, NodeModel, fit_node
+
+N = 400
+LEVELS = {"binomial": ["no", "yes"], "multinomial": ["CN", "MCI", "AD"], "ordered": ["I", "II", "III"]}
+ALL = ["gaussian", "gamma", "poisson", "binomial", "multinomial", "ordered"]
+
+
+def cohort(n: int = N, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    age, male = rng.uniform(20, 80, n), rng.integers(0, 2, n)
+    linear = (age - 50) / 20 + 0.5 * male
+    multinomial = np.column_stack([np.zeros(n), linear - 0.5, 1.5 * linear - 1]) + rng.gumbel(size=(n, 3))
+    return pd.DataFrame(
+        {
+            "scan": [f"sub-{i}" for i in range(n)],
+            "participant": [f"sub-{i}" for i in range(n)],
+            "age": age,
+            "sex": np.array(["F", "M"])[male],
+            "gaussian": 3 * linear + rng.normal(size=n),
+            "gamma": np.exp(2 + 0.4 * linear) * rng.gamma(20, 1 / 20, n),
+            "poisson": rng.poisson(np.exp(0.5 + 0.5 * linear)),
+            "binomial": np.array(["no", "yes"])[(linear + rng.logistic(size=n) > 0).astype(int)],
+            "multinomial": np.array(LEVELS["multinomial"])[multinomial.argmax(axis=1)],
+            "ordered": np.array(LEVELS["ordered"])[np.searchsorted([-0.5, 1.0], linear + rng.logistic(size=n))],
+        }
+    )
+
+
+def fitted(family: str, table: pd.DataFrame, formula: str = "age + sex") -> tuple[NodeModel, pd.DataFrame]:
+    node: dict[str, Any] = {"formula": formula, "family": family}
+    if family in LEVELS:
+        node["levels"] = LEVELS[family]
+    nodes = {"age": {}, "sex": {"levels": ["F", "M"]}, family: node}
+    options = ScmOptions.model_validate({"nodes": nodes, "image": {"formula": "age"}})
+    covariates = Covariates.learn(table, options)
+    values = covariates.read(table)
+    return fit_node(family, values, table["participant"], read_graph(options), covariates, options), values
+
+
+def peer(family: str, table: pd.DataFrame, cluster: bool = False) -> tuple[Array, Array]:
+    """Parameters and standard errors that statsmodels gives on the plain columns."""
+    x = np.column_stack([np.ones(len(table)), table["age"], table["sex"] == "M"])
+    groups = {"cov_type": "cluster", "cov_kwds": {"groups": pd.factorize(table["participant"])[0]}} if cluster else {}
+    if family == "ordered":
+        scale = np.array([20.0, 1.0])
+        codes = table[family].map({level: i for i, level in enumerate(LEVELS[family])})
+        result = OrderedModel(codes, x[:, 1:] / scale, distr="logit").fit(
+            method="bfgs", gtol=1e-8, disp=False, **groups
+        )
+        return result.params / np.append(scale, [1, 1]), result.bse / np.append(scale, [1, 1])
+    if family in LEVELS:
+        codes = table[family].map({level: i for i, level in enumerate(LEVELS[family])})
+        result = sm.MNLogit(codes, x).fit(method="newton", disp=False, **groups)
+        return np.ravel(result.params, order="F"), np.ravel(result.bse, order="F")
+    kinds = {
+        "gaussian": sm.families.Gaussian(),
+        "gamma": sm.families.Gamma(sm.families.links.Log()),
+        "poisson": sm.families.Poisson(),
+    }
+    result = sm.GLM(table[family], x, family=kinds[family]).fit(tol=1e-12, **groups)
+    return result.params.to_numpy(), result.bse.to_numpy()
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_fit_equals_statsmodels(family: str) -> None:
+    table = cohort()
+    node, _ = fitted(family, table)
+    parameters, errors = peer(family, table)
+    tolerance = 1e-4 if family == "ordered" else 1e-7
+    np.testing.assert_allclose(node.parameters, parameters, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(np.sqrt(np.diag(node.covariance)), errors, rtol=max(tolerance, 1e-6))
+    assert node.table()["term"].is_unique
+
+
+@pytest.mark.parametrize("family", ["gaussian", "gamma", "multinomial"])
+def test_repeated_scans_get_cluster_robust_errors(family: str) -> None:
+    table = pd.concat([cohort(), cohort().iloc[: N // 2]], ignore_index=True)
+    node, _ = fitted(family, table)
+    _, robust = peer(family, table, cluster=True)
+    _, ordinary = peer(family, table)
+    errors = np.sqrt(np.diag(node.covariance))
+    np.testing.assert_allclose(errors, robust, rtol=1e-5)
+    assert np.abs(errors / ordinary - 1).max() > 0.05
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_abducted_noise_gives_back_the_observation(family: str) -> None:
+    node, values = fitted(family, cohort())
+    x = node.design.matrix(values)
+    y = values[family].cat.codes.to_numpy() if family in LEVELS else values[family].to_numpy(dtype=float)
+    noise = FAMILIES[family].abduct(y, x, node, [np.random.default_rng(i) for i in range(N)])
+    np.testing.assert_allclose(FAMILIES[family].generate(x, noise, node), y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_unchanged_parents_give_the_factual_value_exactly(family: str) -> None:
+    table = cohort()
+    node, values = fitted(family, table)
+    changed = values.copy()
+    changed.loc[changed.index[::2], "age"] += 30.0
+    new = node.counterfactual(values, changed, table["scan"], seed=1)
+    pd.testing.assert_series_equal(new[1::2], values[family][1::2])
+    assert (new[::2] != values[family][::2]).any()
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_counterfactuals_are_distributed_as_the_model_says_under_the_new_parents(family: str) -> None:
+    # Noise abducted from scans of the population, put through the model at age 70, must look like people of 70.
+    table = cohort(8000, seed=1)
+    node, values = fitted(family, table)
+    changed = values.assign(age=70.0)
+    new = node.counterfactual(values, changed, table["scan"], seed=1)
+    x = node.design.matrix(changed)
+    if family in ("binomial", "multinomial"):
+        blocks = node.parameters.reshape(-1, x.shape[1])
+        expected = scipy.special.softmax(np.column_stack([np.zeros(len(x)), x @ blocks.T]), axis=1).mean(axis=0)
+        seen = np.array([(new == level).mean() for level in LEVELS[family]])
+        np.testing.assert_allclose(seen, expected, atol=0.015)
+    elif family == "ordered":
+        first, step = node.parameters[2], np.exp(node.parameters[3])
+        edges = np.array([first, first + step])
+        below = scipy.special.expit(edges - (x[:, 1:] @ node.parameters[:2])[:, None]).mean(axis=0)
+        seen = np.array([(new == "I").mean(), new.isin(["I", "II"]).mean()])
+        np.testing.assert_allclose(seen, below, atol=0.015)
+    else:
+        mean = x @ node.parameters if family == "gaussian" else np.exp(x @ node.parameters)
+        np.testing.assert_allclose(new.mean(), mean.mean(), rtol=0.02)
+        if family == "poisson":
+            np.testing.assert_allclose((new - mean).var(), mean.mean(), rtol=0.08)
+            assert (new % 1 == 0).all()
+
+
+def test_a_person_does_not_recover_when_the_odds_of_disease_rise() -> None:
+    table = cohort(2000)
+    node, values = fitted("binomial", table)
+    older = node.counterfactual(values, values.assign(age=values["age"] + 20), table["scan"], seed=1)
+    assert (older[values["binomial"] == "yes"] == "yes").all()
+    assert (older != values["binomial"]).sum() > 50
+
+
+@pytest.mark.parametrize("family", ["poisson", "multinomial", "ordered"])
+def test_noise_of_a_scan_depends_on_seed_and_scan_alone(family: str) -> None:
+    table = cohort()
+    node, values = fitted(family, table)
+    changed = values.assign(age=70.0)
+    whole = node.counterfactual(values, changed, table["scan"], seed=1)
+    order = np.random.default_rng(0).permutation(N)[:50]
+    part = node.counterfactual(values.iloc[order], changed.iloc[order], table["scan"].iloc[order], seed=1)
+    assert part.tolist() == whole.iloc[order].tolist()
+    assert node.counterfactual(values, changed, table["scan"], seed=2).tolist() != whole.tolist()
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_the_unit_of_age_changes_no_counterfactual(family: str) -> None:
+    table = cohort()
+    node, values = fitted(family, table)
+    days, days_values = fitted(family, table.assign(age=table["age"] * 365.25))
+    years_new = node.counterfactual(values, values.assign(age=70.0), table["scan"], seed=1)
+    changed = days_values.assign(age=70.0 * 365.25)
+    days_new = days.counterfactual(days_values, changed, table["scan"], seed=1)
+    if family in LEVELS or family == "poisson":
+        assert (days_new.astype(str) == years_new.astype(str)).mean() > 0.997
+    else:
+        np.testing.assert_allclose(days_new, years_new, rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["binomial", "multinomial", "ordered"])
+def test_separated_levels_are_held_and_told(family: str) -> None:
+    table = cohort(60)
+    cuts = np.linspace(20, 80, len(LEVELS[family]) + 1)[1:-1]
+    table[family] = np.array(LEVELS[family])[np.searchsorted(cuts, table["age"])]
+    node, values = fitted(family, table)
+    assert "separate" in node.note
+    assert np.isfinite(node.covariance).all()
+    older = node.counterfactual(values, values.assign(age=79.0), table["scan"], seed=1)
+    assert (older == LEVELS[family][-1]).mean() > 0.8
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_draws_have_the_sampling_covariance(family: str) -> None:
+    node, _ = fitted(family, cohort())
+    normals = np.random.default_rng(0).standard_normal((4000, len(node.parameters)))
+    draws = np.array([node.draw(z).parameters for z in normals]) - node.parameters
+    errors = np.sqrt(np.diag(node.covariance))
+    np.testing.assert_allclose(
+        np.cov(draws.T) / np.outer(errors, errors), node.covariance / np.outer(errors, errors), atol=0.1
+    )

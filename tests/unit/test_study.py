@@ -1,0 +1,77 @@
+"""A study's options over the defaults: what merges, and what a typo is answered with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brainscm.config import Config
+from brainscm.errors import ConfigError
+from brainscm.schema import PATH, config_schema
+from brainscm.study import load_study
+
+DEFAULTS = Path(__file__).parents[2] / "config.yaml"
+
+
+def load(**study: Any) -> Config:
+    return load_study(DEFAULTS, study)
+
+
+def test_defaults_stand_by_themselves() -> None:
+    config = load()
+    assert config.bids_dir is None
+    assert {"age", "sex"} <= set(config.scm.nodes)
+
+
+def test_sections_merge_key_by_key() -> None:
+    config = load(autoencoder={"kind": "pca"}, scm={"contrasts": {"late": {"age": [60, 80]}}})
+    assert config.autoencoder.kind == "pca"
+    assert config.preprocess.voxel_mm == load().preprocess.voxel_mm
+    assert {"ageing", "late"} <= set(config.scm.contrasts)
+
+
+def test_own_nodes_replace_the_demo_graph_whole() -> None:
+    config = load(scm={"nodes": {"age": {}}, "image": {"formula": "age"}})
+    assert set(config.scm.nodes) == {"age"}
+    assert config.scm.contrasts == {}
+    assert config.counterfactuals == []
+
+
+def test_own_scans_start_from_age_and_sex_on_a_finer_grid_than_the_demo() -> None:
+    config = load(bids_dir="somewhere")
+    assert set(config.scm.nodes) == {"age", "sex"}
+    assert config.preprocess.voxel_mm < load().preprocess.voxel_mm
+    assert load(bids_dir="somewhere", preprocess={"voxel_mm": 1.5}).preprocess.voxel_mm == 1.5
+
+
+@pytest.mark.parametrize(
+    ("study", "told"),
+    [
+        ({"autoencodr": {}}, "config: autoencodr: unknown key; did you mean 'autoencoder'?"),
+        ({"autoencoder": {"kindd": "pca"}}, "config: autoencoder.kindd: unknown key; did you mean 'kind'?"),
+        ({"autoencoder": {"kind": "vae"}}, "config: autoencoder.kind: .*'vqvae' or 'pca'.*given: 'vae'"),
+        ({"cohort": {"split": {"trian": 0.5}}}, "config: cohort.split.trian: unknown key; did you mean 'train'?"),
+        (
+            {"cohort": {"split": {"train": 0.5}}},
+            "config: cohort.split: train \\+ validation \\+ test is 0.8; make it 1",
+        ),
+        ({"preprocess": {"voxel_mm": "2mm"}}, "config: preprocess.voxel_mm: .*given: '2mm'"),
+        ({"template": {"nam": "x"}}, "config: template.nam: unknown key; did you mean 'name'?"),
+        ({"scm": {"nodes": {"age": {}}}}, "config: scm.image: missing"),
+        ({"scm": {"nodes": {"age": {"familly": "gamma"}}}}, "unknown key; did you mean 'family'?"),
+        (
+            {"counterfactuals": [{"name": "x", "do": {"age": "+ten"}}]},
+            "config: counterfactuals.0.do: .*is not a number",
+        ),
+        ({"counterfactuals": [{"name": "x", "do": {"aeg": 3}}]}, "aeg.*'age'"),
+    ],
+)
+def test_a_typo_gets_one_sentence_with_its_place(study: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as error:
+        load(**study)
+    assert "\n" not in str(error.value)
+
+
+def test_published_schema_is_current() -> None:
+    assert json.loads(PATH.read_text()) == json.loads(config_schema()), "config.py has changed; run `make schema`"

@@ -1,0 +1,138 @@
+"""What the workflow plans to do, seen through dry runs: targets, reruns, and refusal of a bad config."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from workflows import ROOT, run_workflow
+
+GRAPH = {"nodes": {"age": {"unit": "years"}, "sex": {}}, "image": {"formula": "age + sex"}}
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A study of ten (empty) scans whose cohort has been indexed for real."""
+    folder = tmp_path_factory.mktemp("study")
+    bids = folder / "bids"
+    rows = ["participant_id\tage\tsex"]
+    for i in range(10):
+        anat = bids / f"sub-{i:02d}" / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"sub-{i:02d}_T1w.nii.gz").write_bytes(b"")
+        rows.append(f"sub-{i:02d}\t{20 + i}\t{'FM'[i % 2]}")
+    (bids / "participants.tsv").write_text("\n".join(rows) + "\n")
+    study = {"bids_dir": str(bids), "scm": GRAPH, "counterfactuals": [{"name": "older", "do": {"age": "+10"}}]}
+    done = run_workflow(folder, study, "results/cohort/scans.tsv".replace("results", str(folder / "results")))
+    assert done.returncode == 0, done.stdout
+    return folder, study
+
+
+def planned(output: str) -> dict[str, int]:
+    """The jobs that a dry run announces, by rule."""
+    table = output.split("Job stats:")[1]
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.MULTILINE) if rule != "total"}
+
+
+def plan(folder: Path, study: dict[str, Any], *arguments: str) -> dict[str, int]:
+    done = run_workflow(folder, study, "--dry-run", *arguments)
+    assert done.returncode == 0, done.stdout
+    return planned(done.stdout) if "Job stats:" in done.stdout else {}
+
+
+def test_demo_starts_from_a_simulated_cohort(tmp_path: Path) -> None:
+    jobs = plan(tmp_path, {})
+    assert jobs["simulate_cohort"] == 1
+    assert jobs["render_report"] == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "last"),
+    [
+        ("preprocess", "collect_preprocessing"),
+        ("train", "train_autoencoder"),
+        ("latents", "encode_scans"),
+        ("scm", "fit_scm"),
+        ("counterfactuals", "synthesize_counterfactuals"),
+        ("evaluation", "evaluate_counterfactuals"),
+        ("report", "render_report"),
+    ],
+)
+def test_named_targets_stop_where_they_say(indexed: tuple[Path, dict[str, Any]], target: str, last: str) -> None:
+    order = [
+        "preprocess_scan",
+        "collect_preprocessing",
+        "train_autoencoder",
+        "encode_scans",
+        "fit_scm",
+        "synthesize_counterfactuals",
+        "evaluate_counterfactuals",
+        "render_report",
+    ]
+    jobs = plan(*indexed, target)
+    assert [rule for rule in order if rule in jobs] == order[: order.index(last) + 1]
+    assert jobs["preprocess_scan"] == 10
+
+
+def test_one_scan_can_be_asked_for_by_its_file(indexed: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = indexed
+    assert plan(folder, study, f"{folder}/results/preproc/status/sub-03.json") == {"preprocess_scan": 1}
+
+
+def test_a_scan_outside_the_cohort_is_named(indexed: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = indexed
+    done = run_workflow(folder, study, "--dry-run", f"{folder}/results/preproc/status/sub-99.json")
+    assert done.returncode != 0
+    assert "sub-99 is not a scan of" in done.stdout
+
+
+def test_a_changed_option_redoes_its_stage_and_what_follows(indexed: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = indexed
+    assert "index_cohort" not in plan(folder, study)
+    assert "index_cohort" in plan(folder, {**study, "seed": 7})
+
+
+@pytest.mark.parametrize(
+    ("study", "told"),
+    [
+        ({"autoencodr": {}}, "did you mean 'autoencoder'"),
+        ({"scm": {**GRAPH, "image": {"formula": "agee + sex"}}}, "agee"),
+        ({"scm": {**GRAPH, "nodes": {"age": {"formula": "sex"}, "sex": {"formula": "age"}}}}, "cycl"),
+        ({"scm": GRAPH, "counterfactuals": [{"name": "x", "do": {"weight": 70}}]}, "weight"),
+    ],
+)
+def test_a_bad_config_stops_before_any_work(tmp_path: Path, study: dict[str, Any], told: str) -> None:
+    done = run_workflow(tmp_path, study)
+    assert done.returncode != 0
+    assert told in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "work").exists()
+
+
+def test_slurm_profile_is_found_by_its_name_and_every_key_is_known() -> None:
+    assert (ROOT / "slurm").resolve() == ROOT / "profiles" / "slurm"
+    for name in ("local", "slurm"):
+        profile = yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
+        assert profile["keep-going"] is True
+        assert profile["rerun-incomplete"] is True
+
+
+def test_each_rule_has_its_script_log_and_benchmark() -> None:
+    for path in (ROOT / "rules").glob("*.smk"):
+        for block in re.split(r"^(?:rule|checkpoint) ", path.read_text(), flags=re.MULTILINE)[1:]:
+            rule = block.split(":")[0]
+            if "script:" not in block:
+                continue
+            assert (ROOT / "scripts" / f"{rule}.py").exists(), rule
+            assert f"../scripts/{rule}.py" in block, rule
+            assert f"logs/{rule}" in block, rule
+            assert f"benchmarks/{rule}" in block, rule
+            for directive in ("message:", "mem_mb=", "runtime=", "threads:", "conda:"):
+                assert directive in block, f"{rule} lacks {directive}"
+
+
+def test_snakefile_stays_small() -> None:
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
