@@ -10,7 +10,9 @@ rule train_autoencoder:
         card=f"{RESULTS}/autoencoder/model.json",
         history=f"{RESULTS}/autoencoder/history.tsv",
         reconstruction=f"{RESULTS}/autoencoder/reconstruction.tsv",
-        progress=f"{RESULTS}/autoencoder/progress.png",
+        progress=report(
+            f"{RESULTS}/autoencoder/progress.png", category="Autoencoder", caption="../report/captions/training.rst"
+        ),
     log:
         f"{RESULTS}/logs/train_autoencoder.log",
     benchmark:
@@ -23,7 +25,7 @@ rule train_autoencoder:
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 1440,
     params:
-        preproc_dir=f"{RESULTS}/preproc",
+        preproc_dir=subpath(input.qc, parent=True),
         work_dir=WORK,
         preprocessing=PREPROCESSING,
         options=config["autoencoder"],

@@ -15,7 +15,7 @@ rule simulate_cohort:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        bids_dir=f"{WORK}/simulation/bids",
+        bids_dir=subpath(output.description, parent=True),
         options=config["simulation"],
         queries=config["counterfactuals"],
         seed=config["seed"],
@@ -24,13 +24,6 @@ rule simulate_cohort:
         "Simulating a cohort of raw heads"
     script:
         "../scripts/simulate_cohort.py"
-
-
-def get_bids_tables(wildcards):
-    """What the index is made from: the simulator's last file, or the user's own tables."""
-    if config["bids_dir"] is None:
-        return [rules.simulate_cohort.output.description]
-    return [table for name in ("participants.tsv", "sessions.tsv") if (table := Path(BIDS, name)).exists()]
 
 
 checkpoint index_cohort:

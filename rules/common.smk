@@ -30,6 +30,13 @@ wildcard_constraints:
     scan=r"sub-[a-zA-Z0-9]+(_ses-[a-zA-Z0-9]+)?",
 
 
+def get_bids_tables(wildcards):
+    """What the cohort's index is made from: the simulator's last file, or the user's own tables."""
+    if config["bids_dir"] is None:
+        return [rules.simulate_cohort.output.description]
+    return [table for name in ("participants.tsv", "sessions.tsv") if (table := Path(BIDS, name)).exists()]
+
+
 @lru_cache
 def _raw_scans(scans_tsv, modified_ns):
     return dict(read_table(scans_tsv)[["scan", "path"]].itertuples(index=False))

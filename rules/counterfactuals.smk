@@ -23,9 +23,9 @@ rule synthesize_counterfactuals:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
-        preproc_dir=f"{RESULTS}/preproc",
-        scm_dir=f"{RESULTS}/scm",
-        counterfactuals_dir=f"{RESULTS}/counterfactuals",
+        preproc_dir=subpath(input.qc, parent=True),
+        scm_dir=subpath(input.image_model, parent=True),
+        counterfactuals_dir=subpath(output.manifest, parent=True),
         scm=config["scm"],
         queries=config["counterfactuals"],
         seed=config["seed"],

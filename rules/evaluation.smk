@@ -13,7 +13,9 @@ rule evaluate_counterfactuals:
         image_model=rules.fit_scm.output.image_model,
         manifest=rules.synthesize_counterfactuals.output.manifest,
     output:
-        summary=f"{RESULTS}/evaluation/summary.json",
+        summary=report(
+            f"{RESULTS}/evaluation/summary.json", category="Evaluation", caption="../report/captions/evaluation.rst"
+        ),
         metrics=f"{RESULTS}/evaluation/metrics.tsv",
         regional_slopes=f"{RESULTS}/evaluation/regional_slopes.tsv",
     log:
@@ -28,9 +30,9 @@ rule evaluate_counterfactuals:
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
         bids_dir=BIDS,
-        preproc_dir=f"{RESULTS}/preproc",
-        scm_dir=f"{RESULTS}/scm",
-        counterfactuals_dir=f"{RESULTS}/counterfactuals",
+        preproc_dir=subpath(input.qc, parent=True),
+        scm_dir=subpath(input.image_model, parent=True),
+        counterfactuals_dir=subpath(input.manifest, parent=True),
         template=config["template"],
         preprocess=config["preprocess"],
         scm=config["scm"],

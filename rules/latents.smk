@@ -20,7 +20,7 @@ rule encode_scans:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        preproc_dir=f"{RESULTS}/preproc",
+        preproc_dir=subpath(input.qc, parent=True),
         preprocessing=PREPROCESSING,
         code=code_fingerprint("latents", "autoencoder"),
     message:

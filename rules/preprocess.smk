@@ -19,7 +19,7 @@ rule preprocess_scan:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         t1w=get_raw_t1w,
-        preproc_dir=f"{RESULTS}/preproc",
+        preproc_dir=subpath(output.status, ancestor=2),
         template=config["template"],
         options=config["preprocess"],
         seed=config["seed"],
@@ -35,7 +35,7 @@ rule collect_preprocessing:
         scans=f"{RESULTS}/cohort/scans.tsv",
         statuses=get_statuses,
     output:
-        qc=f"{RESULTS}/preproc/qc.tsv",
+        qc=report(f"{RESULTS}/preproc/qc.tsv", category="Quality control", caption="../report/captions/quality.rst"),
     log:
         f"{RESULTS}/logs/collect_preprocessing.log",
     benchmark:
@@ -47,7 +47,7 @@ rule collect_preprocessing:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
-        preproc_dir=f"{RESULTS}/preproc",
+        preproc_dir=subpath(output.qc, parent=True),
         template=config["template"],
         options=config["preprocess"],
         code=code_fingerprint("preprocess"),

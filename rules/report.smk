@@ -19,7 +19,7 @@ rule render_report:
         metrics=rules.evaluate_counterfactuals.output.metrics,
         regional_slopes=rules.evaluate_counterfactuals.output.regional_slopes,
     output:
-        index=f"{RESULTS}/report/index.html",
+        index=report(f"{RESULTS}/report/index.html", category="Report", caption="../report/captions/report.rst"),
     log:
         f"{RESULTS}/logs/render_report.log",
     benchmark:
@@ -31,7 +31,7 @@ rule render_report:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        output_dir=RESULTS,
+        output_dir=subpath(output.index, ancestor=2),
         config=config,
         code=code_fingerprint("report"),
     message:

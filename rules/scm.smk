@@ -26,7 +26,7 @@ rule fit_scm:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        preproc_dir=f"{RESULTS}/preproc",
+        preproc_dir=subpath(input.qc, parent=True),
         options=config["scm"],
         seed=config["seed"],
         code=code_fingerprint("scm"),

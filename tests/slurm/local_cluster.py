@@ -1,7 +1,8 @@
 """A real SLURM on this machine for the tests: munge, slurmctld and two virtual nodes, one of them with two fake GPUs.
 
-Everything lives in one folder that SLURM_CONF points to; /etc/slurm is neither read nor written. Needs root on Debian
-with the packages slurm-wlm and munge (tests/install_debian_packages.sh).
+Everything lives in one folder; while the cluster is up, /etc/slurm/*.conf are links into it (jobs lose SLURM_CONF, so
+that an environment variable would not do). Needs root on Debian with the packages slurm-wlm and munge
+(tests/install_debian_packages.sh), and no SLURM of the machine's own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import time
 from pathlib import Path
 
+ETC = Path("/etc/slurm")
 CONFIGURATION = """\
 ClusterName=brainscm
 SlurmctldHost={host}(127.0.0.1)
@@ -55,6 +57,8 @@ def why_unavailable() -> str | None:
     """The reason why no cluster can be started here, or None where one can."""
     if os.geteuid() != 0:
         return "starting slurmctld and slurmd needs root"
+    if (ETC / "slurm.conf").exists() and not (ETC / "slurm.conf").is_symlink():
+        return f"this machine has a SLURM of its own ({ETC}/slurm.conf)"
     absent = [tool for tool in ("sbatch", "slurmctld", "slurmd", "munged") if not _daemon(tool)]
     return f"not installed: {', '.join(absent)} (tests/install_debian_packages.sh installs them)" if absent else None
 
@@ -66,7 +70,6 @@ def _daemon(name: str) -> str | None:
 class LocalCluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def start(self) -> None:
         """Start the daemons and wait until both nodes are idle.
@@ -81,6 +84,10 @@ class LocalCluster:
         )
         (self.folder / "slurm.conf").write_text(conf)
         (self.folder / "gres.conf").write_text(GPUS)
+        ETC.mkdir(exist_ok=True)
+        for name in ("slurm.conf", "gres.conf"):
+            (ETC / name).unlink(missing_ok=True)
+            (ETC / name).symlink_to(self.folder / name)
         if subprocess.run(["munge", "-n"], capture_output=True).returncode != 0:
             subprocess.run(["install", "-d", "-o", "munge", "-g", "munge", "/run/munge"], check=True)
             subprocess.run(["runuser", "-u", "munge", "--", str(_daemon("munged"))], check=True)
@@ -101,9 +108,11 @@ class LocalCluster:
             path = self.folder / f"{name}.pid"
             if path.exists():
                 os.kill(int(path.read_text()), signal.SIGTERM)
+        for name in ("slurm.conf", "gres.conf"):
+            (ETC / name).unlink()
 
     def _run(self, *command: str, check: bool = True) -> str:
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout.strip()

@@ -164,6 +164,17 @@ def test_truncated_scan_ends_as_a_failed_status_in_one_sentence(done: dict[str, 
     assert json.loads((tmp_path / "preproc/status/sub-09.json").read_text()) == status
 
 
+def test_failed_scan_keeps_no_images_of_an_earlier_run(tmp_path: Path) -> None:
+    earlier = tmp_path / "sub-09" / "anat" / "sub-09_desc-brain_mask.nii.gz"
+    neighbour = tmp_path / "figures" / "sub-09_ses-1_mask.png"
+    for path in (earlier, neighbour):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    preprocess_scan("sub-09", tmp_path / "gone.nii.gz", tmp_path, EMBEDDED, OPTIONS, seed=1)
+    assert not earlier.exists()
+    assert neighbour.exists()
+
+
 def test_unexpected_error_fails_the_scan_not_the_job(
     done: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,28 +78,22 @@ def template_files(folder: Path, embedded: Template, shift: float = 0.0) -> tupl
     return paths
 
 
-def test_own_template_borrows_tissues_by_registration(tmp_path: Path, embedded: Template) -> None:
+def test_templateflow_copy_is_found_by_name_and_borrows_tissues_by_registration(
+    tmp_path: Path, embedded: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tpl-Shifted"
+    folder.mkdir()
     t1w, mask = template_files(tmp_path, embedded, shift=9.0)
-    own = load_template(CustomTemplate(name="Own", t1w=t1w, brain_mask=mask), 3.0)
-    assert own.name == "Own"
+    t1w.rename(folder / "tpl-Shifted_res-01_desc-brain_T1w.nii.gz")
+    mask.rename(folder / "tpl-Shifted_res-01_desc-brain_mask.nii.gz")
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
+    own = load_template("Shifted", 3.0)
+    assert own.name == "Shifted"
     white, grey = own.brain[own.wm > 0.9], own.brain[own.gm > 0.9]
     assert len(white) > 1000
     assert np.median(grey) < 0.85 * np.median(white)
-    assert own.csf[own.ventricles].sum() * own.voxel_ml == pytest.approx(
-        embedded.csf[embedded.ventricles].sum() * embedded.voxel_ml, rel=0.15
-    )
-
-
-def test_templateflow_copy_is_found_by_name(
-    tmp_path: Path, embedded: Template, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "tpl-Some"
-    folder.mkdir()
-    t1w, mask = template_files(tmp_path, embedded)
-    t1w.rename(folder / "tpl-Some_res-01_desc-brain_T1w.nii.gz")
-    mask.rename(folder / "tpl-Some_res-01_desc-brain_mask.nii.gz")
-    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
-    assert load_template("Some", 3.0).name == "Some"
+    ventricles_ml = [part.csf[part.ventricles].sum() * part.voxel_ml for part in (own, embedded)]
+    assert ventricles_ml[0] == pytest.approx(ventricles_ml[1], rel=0.15)
 
 
 def test_unknown_template_is_a_config_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.preprocess.tissues import REGIONS, segment_tissues, segment_volumes
@@ -28,7 +29,7 @@ def test_known_tissues_are_found(template: Template, brain: np.ndarray) -> None:
     for found, true in ((tissues.gm, template.gm), (tissues.wm, template.wm), (tissues.csf, template.csf)):
         sure = true > 0.8
         assert found[sure].mean() > 0.85
-        assert found.sum() == pytest.approx(true.sum(), rel=0.15)
+        assert found.sum() == pytest.approx(true.sum(), rel=0.2)
 
 
 def test_volumes_are_in_the_scans_own_millilitres(template: Template, brain: np.ndarray) -> None:
@@ -42,15 +43,15 @@ def test_volumes_are_in_the_scans_own_millilitres(template: Template, brain: np.
 
 
 def test_larger_ventricles_are_measured_larger(template: Template, brain: np.ndarray) -> None:
-    from scipy import ndimage
-
-    before = segment_volumes(brain, template.brain_mask, template, 1.0)
-    core = (template.csf > 0.6) & template.ventricles
-    grown = ndimage.binary_dilation(core)
-    after = segment_volumes(np.where(grown, 0.25, brain), template.brain_mask, template, 1.0)
-    added = (grown.sum() - template.csf[grown].sum()) * template.voxel_ml
-    assert after["ventricles"] - before["ventricles"] == pytest.approx(added, rel=0.35)
-    assert after["temporal_gm"] == pytest.approx(before["temporal_gm"], rel=0.05)
+    core = (template.csf > 0.5) & template.ventricles
+    sizes_ml, measured = [], []
+    for steps in (1, 2, 3):
+        grown = ndimage.binary_dilation(core, iterations=steps) & template.ventricles
+        sizes_ml.append(grown.sum() * template.voxel_ml)
+        measured.append(segment_volumes(np.where(grown, 0.25, brain), template.brain_mask, template, 1.0))
+    found = [volumes["ventricles"] for volumes in measured]
+    assert np.diff(found) == pytest.approx(np.diff(sizes_ml), rel=0.25)
+    assert measured[2]["temporal_gm"] == pytest.approx(measured[0]["temporal_gm"], rel=0.1)
 
 
 def test_global_brightness_does_not_matter(template: Template, brain: np.ndarray) -> None:

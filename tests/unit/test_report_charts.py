@@ -66,11 +66,14 @@ def test_graph_puts_causes_above_effects_and_arrows_beside_the_boxes():
     top = dict(zip(parents, numbers(r'<rect[^>]* y="([\d.]+)"', drawing), strict=True))
     assert top["age"] == top["sex"] < top["ventricles"] < top["image"]
     boxes = [(float(x), float(y)) for x, y in re.findall(r'<rect class="box" x="([\d.]+)" y="([\d.]+)"', drawing)]
+    passes = 0
     for path in re.findall(r'marker-end[^>]* d="([^"]+)"', drawing):
         for x, start, end in re.findall(r"([\d.]+) ([\d.]+) V([\d.]+)", path):  # where it passes a layer
             for left, box_top in boxes:
                 beside = float(x) < left or float(x) > left + 132
                 assert beside or not float(start) <= box_top < float(end)
+            passes += 1
+    assert passes == 2  # age and sex each pass the ventricles on their way to the image
 
 
 def test_flow_counts_stand_in_order():

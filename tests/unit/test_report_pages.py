@@ -28,6 +28,8 @@ def study(tmp_path_factory) -> Study:
 @pytest.fixture(scope="module")
 def report(study) -> Path:
     folder = study.results / "report"
+    (folder / "scans").mkdir(parents=True)
+    (folder / "scans" / "sub-gone.html").write_text("a page of an earlier run, whose scan is gone")
     render_report(study, made_up_study.open_gallery(study.results, study), folder, threads=2)
     return folder
 

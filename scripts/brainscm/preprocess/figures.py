@@ -29,7 +29,8 @@ def mosaic(
         outlines: masks on the same grid, each with its RGB colour.
         box: bool mask; slices are spread over its extent and each tile is centred on it.
     """
-    bright = np.percentile(data[data > 0], 99.5) if (data > 0).any() else 1.0
+    inside = data[box & (data > 0)]
+    bright = 1.1 * np.percentile(inside, 99) if inside.size else 1.0
     grey = np.clip(data / bright, 0, 1) ** 0.8
     found = ndimage.find_objects(box.astype(np.uint8))
     extent = found[0] if found else tuple(slice(0, n) for n in data.shape)

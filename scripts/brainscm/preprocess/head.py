@@ -47,7 +47,7 @@ def read_scan(path: Path) -> RawScan:
         affine = np.asarray(image.affine, dtype=float)
     except Exception as error:
         raise ScanError(
-            f"{path}: cannot be read as NIfTI ({_one_line(error)}); it is probably truncated, copy it again"
+            f"{path}: cannot be read as NIfTI ({one_line(error)}); it is probably truncated, copy it again"
         ) from error
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
@@ -107,5 +107,6 @@ def _mm(values: np.ndarray) -> str:
     return " × ".join(f"{value:g}" for value in np.round(values, 2)) + " mm"
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error's message as part of a sentence."""
     return " ".join(str(error).split())[:160]

@@ -20,7 +20,7 @@ import brainscm
 from brainscm.config import CustomTemplate, PreprocessOptions
 from brainscm.errors import ConfigError, ScanError
 from brainscm.preprocess import figures, qc
-from brainscm.preprocess.head import RawScan, foreground, read_scan, working_head
+from brainscm.preprocess.head import RawScan, foreground, one_line, read_scan, working_head
 from brainscm.preprocess.intensity import bias_field, white_peak
 from brainscm.preprocess.register import find_start, register_brain, register_head, warp_to_head, write_matrix
 from brainscm.preprocess.skullstrip import brain_surface
@@ -62,6 +62,7 @@ def preprocess_scan(
     """
     work = _ScanRun(scan, Path(t1w), Path(output_dir), options, seed)
     status: dict[str, Any] = {"scan": scan, "status": "fail", "reasons": [], "metrics": {}, "volumes_ml": {}}
+    work.remove_earlier_outputs()
     try:
         work.run(template)
         verdict, reasons = qc.judge(work.metrics, options)
@@ -72,7 +73,8 @@ def preprocess_scan(
         status["reasons"] = [str(error)]
     except Exception as error:  # a bad scan is data: whatever a library made of it must not stop the cohort
         logger.warning("%s: unexpected error\n%s", scan, traceback.format_exc())
-        status["reasons"] = [f"{t1w}: {type(error).__name__} in stage {work.current} ({error}); see this scan's log"]
+        cause = f"{type(error).__name__} in stage {work.current} ({one_line(error)})"
+        status["reasons"] = [f"{t1w}: {cause}; look at the scan and at this scan's log"]
     status.update(
         metrics={name: round(value, 6) if np.isfinite(value) else None for name, value in work.metrics.items()},
         volumes_ml={name: round(value, 4) for name, value in work.volumes_ml.items()},
@@ -113,6 +115,7 @@ class _ScanRun:
 
     def __init__(self, scan: str, t1w: Path, output_dir: Path, options: PreprocessOptions, seed: int) -> None:
         self.scan, self.t1w, self.output_dir, self.options, self.seed = scan, t1w, output_dir, options, seed
+        self.anat = output_dir / scan.replace("_", "/") / "anat"
         self.current = "start"
         self.metrics: dict[str, float] = {}
         self.volumes_ml: dict[str, float] = {}
@@ -126,6 +129,13 @@ class _ScanRun:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
+
+    def remove_earlier_outputs(self) -> None:
+        """A scan that fails now must not keep the images of a run that did not."""
+        figures = [self.output_dir / "figures" / f"{self.scan}_{kind}.png" for kind in ("mask", "registration")]
+        status = self.output_dir / "status" / f"{self.scan}.json"
+        for path in [*self.anat.glob(f"{self.scan}_*"), *figures, status]:
+            path.unlink(missing_ok=True)
 
     def run(self, template_name: str | CustomTemplate) -> None:
         options = self.options
@@ -200,8 +210,7 @@ class _ScanRun:
         tissues: Tissues,
     ) -> None:
         """Write the BIDS derivatives; every file appears whole or not at all."""
-        folder = f"{self.scan.replace('_', '/')}/anat"
-        (self.output_dir / folder).mkdir(parents=True, exist_ok=True)
+        self.anat.mkdir(parents=True, exist_ok=True)
         space = f"{self.scan}_space-{template.name}_res-{template.label}"
         images = {
             "preproc_t1w": (f"{space}_desc-preproc_T1w", volume, np.float32),
@@ -227,15 +236,18 @@ class _ScanRun:
             "csf_probseg": in_space,
         }
         for role, (stem, image, dtype) in images.items():
-            save_nifti(self.output_dir / folder / f"{stem}.nii.gz", image, dtype)
-            write_json(self.output_dir / folder / f"{stem}.json", common | extra[role])
-            self.outputs[role] = f"{folder}/{stem}.nii.gz"
+            save_nifti(self.anat / f"{stem}.nii.gz", image, dtype)
+            write_json(self.anat / f"{stem}.json", common | extra[role])
+            self.outputs[role] = self._relative(self.anat / f"{stem}.nii.gz")
         for role, name, matrix in (
             ("to_template", f"from-T1w_to-{template.name}", to_scan),
             ("from_template", f"from-{template.name}_to-T1w", np.linalg.inv(to_scan)),
         ):
-            path = self.output_dir / folder / f"{self.scan}_{name}_mode-image_xfm.mat"
+            path = self.anat / f"{self.scan}_{name}_mode-image_xfm.mat"
             temporary = path.with_name(f".{path.stem}.tmp.mat")
             write_matrix(matrix, temporary)
             os.replace(temporary, path)
-            self.outputs[role] = f"{folder}/{path.name}"
+            self.outputs[role] = self._relative(path)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.output_dir).as_posix()

@@ -72,14 +72,13 @@ def load_template(template: str | CustomTemplate, voxel_mm: float) -> Template:
     Raises:
         ConfigError: the template is unknown, missing, or not usable.
     """
-    embedded = _embedded()
     if template == EMBEDDED:
+        embedded = _embedded()
         return _build(EMBEDDED, embedded["t1w"], embedded["mask"], embedded, voxel_mm)
     if isinstance(template, str):
         template = _templateflow(template)
     t1w, mask = _read_custom(template)
-    priors = _borrow_priors(embedded, t1w, mask)
-    return _build(template.name, t1w, mask, priors, voxel_mm)
+    return _build(template.name, t1w, mask, _borrow_priors(_embedded(), t1w, mask), voxel_mm)
 
 
 def _embedded() -> dict[str, Volume]:

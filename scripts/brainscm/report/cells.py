@@ -42,5 +42,8 @@ def whole_table(table: pd.DataFrame, headings: dict[str, str]) -> Context:
 
 
 def _cell(column: str, value: Any) -> str:
-    is_p = column in ("p", "q", "min_p", "min_q")
-    return words.p_value(float(value)) if is_p else words.number(plain(value), 4)
+    if column in ("p", "q", "min_p", "min_q"):
+        return words.p_value(float(value))
+    if column.startswith("share_"):
+        return f"{100 * float(value):.1f} %"
+    return words.number(plain(value), 4)

@@ -56,6 +56,9 @@ def render_report(study: Study, gallery: Gallery | None, folder: Path, threads: 
             f"scans/{names[place]}.html", "scan.html", scan.context(study, gallery, study.rows[names[place]]) | beside
         )
 
+    for page in (folder / "scans").glob("*.html"):
+        if page.stem not in study.rows:
+            page.unlink()  # of an earlier run, with scans that are gone
     with ThreadPoolExecutor(threads) as pool:
         for done, _ in enumerate(pool.map(scan_page, range(len(names))), start=1):
             if time.monotonic() - last_log > LOG_SECONDS:

@@ -36,8 +36,36 @@ class Site:
 
 
 SITE_SETTINGS = {
-    "A": Site(1.0, 0.22, 1.15, 0.55, 0.70, 0.05, 0.95, 0.18, 0.018, 700, 1.0, "RAS", (190, 244, 226)),
-    "B": Site(1.20, 0.14, 0.85, 0.48, 0.55, 0.08, 0.90, 0.30, 0.028, 260, 1.2, "PSR", (196, 240, 236)),
+    "A": Site(
+        grey_contrast=1.0,
+        fluid=0.22,
+        fat=1.15,
+        muscle=0.55,
+        marrow=0.70,
+        bone=0.05,
+        cord=0.95,
+        bias=0.18,
+        noise=0.018,
+        gain=700,
+        slice_ratio=1.0,
+        orientation="RAS",
+        field_of_view_mm=(190, 244, 226),
+    ),
+    "B": Site(
+        grey_contrast=1.2,
+        fluid=0.14,
+        fat=0.85,
+        muscle=0.48,
+        marrow=0.55,
+        bone=0.08,
+        cord=0.90,
+        bias=0.30,
+        noise=0.028,
+        gain=260,
+        slice_ratio=1.2,
+        orientation="PSR",
+        field_of_view_mm=(196, 240, 236),
+    ),
 }
 UNUSUAL_ORIENTATIONS = ("LAS", "LPS", "ASR", "RSA")
 
