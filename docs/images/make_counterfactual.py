@@ -51,7 +51,8 @@ def main(folder: Path) -> None:
         axis[1].imshow(_axial(volume), cmap="gray", vmin=0, vmax=1.2)
         if change is not None:
             axis[2].imshow(_axial(change), cmap="berlin", vmin=-CHANGE, vmax=CHANGE)
-    axes[2, 0].text(0.5, 0.5, "change\nblue: darker\nred: brighter", color="white", ha="center", va="center", fontsize=11)
+    legend = "change\nblue: darker\nred: brighter"
+    axes[2, 0].text(0.5, 0.5, legend, color="white", ha="center", va="center", fontsize=11)
     axes[2, 0].set(xlim=(0, 1), ylim=(0, 1))
     for axis in axes.flat:
         axis.set_axis_off()
