@@ -31,6 +31,7 @@ def context(study: Study) -> Context:
         "balanced_in": words.listed(config.cohort.stratify),
         "image_formula": study.graph.image.text,
         "latent_size": " × ".join(str(size) for size in study.card.get("latent_shape", [])),
+        "steps": study.card.get("steps"),
         "limits": words.LIMITS,
         "measures": [study.measure(column) for column in (*study.measures, *study.fidelity)],
         "versions": versions,
