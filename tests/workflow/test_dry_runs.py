@@ -99,7 +99,7 @@ def test_a_changed_option_redoes_its_stage_and_what_follows(indexed: tuple[Path,
     [
         ({"autoencodr": {}}, "did you mean 'autoencoder'"),
         ({"scm": {**GRAPH, "image": {"formula": "agee + sex"}}}, "agee"),
-        ({"scm": {**GRAPH, "nodes": {"age": {"formula": "sex"}, "sex": {"formula": "age"}}}}, "cycl"),
+        ({"scm": {**GRAPH, "nodes": {"age": {"formula": "sex"}, "sex": {"formula": "age"}}}}, "circle"),
         ({"scm": GRAPH, "counterfactuals": [{"name": "x", "do": {"weight": 70}}]}, "weight"),
     ],
 )
