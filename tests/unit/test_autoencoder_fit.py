@@ -21,7 +21,14 @@ from brainscm.errors import BrainSCMError
 PREPROCESSING = {"template": "MNI152NLin2009aSym", "voxel_mm": 3.0, "transform": "affine"}
 OPTIONS = {
     kind: AutoencoderOptions(
-        kind=kind, channels=[4], residual_blocks=1, codebook_size=8, max_steps=4, validation_interval=2, components=3
+        kind=kind,
+        channels=[4],
+        residual_blocks=1,
+        latent_channels=8,
+        codebook_size=8,
+        max_steps=4,
+        validation_interval=2,
+        components=3,
     )
     for kind in ("vqvae", "pca")
 }
