@@ -1,4 +1,4 @@
-"""What holds for every test: ANTs with one thread, as in a job of one thread, where the same input gives the same bytes."""
+"""What holds for every test: ANTs with one thread, where the same input gives the same bytes."""
 
 import os
 

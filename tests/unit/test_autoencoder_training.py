@@ -137,8 +137,7 @@ def test_the_best_weights_are_kept(stores, tmp_path):
 
     def spoil():
         kept.update(trainer.best_weights)
-        with torch.no_grad():
-            trainer.model.synthesis[-2].bias.add_(0.5)
+        trainer.progress.best_psnr += 1  # whatever the last step learns, it is no better than this
 
     interrupt(trainer, 11, spoil)
     trainer.run()
