@@ -83,7 +83,7 @@ class AutoencoderOptions(Options):
     codebook_size: int = Field(512, ge=2)
     codebook_decay: Fraction = 0.99
     commitment_weight: float = Field(0.25, ge=0)
-    quantized_share: float = Field(0.25, ge=0, le=1)
+    quantized_share: float = Field(0.1, ge=0, le=1)
     ssim_weight: float = Field(0.1, ge=0)
     components: int = Field(32, ge=1)
     batch_size: int = Field(1, ge=1)

@@ -17,7 +17,8 @@ def trained_vqvae(options: AutoencoderOptions = OPTIONS, grid: tuple[int, int, i
     model = build_vqvae(options, grid).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    model.start([(torch.rand(2, 1, *grid), torch.ones(2, 1, *grid, dtype=torch.bool))])
+    batch = torch.rand(2, 1, *grid), torch.ones(2, 1, *grid, dtype=torch.bool)
+    model.start(lambda: [batch])
     model.codebook.start(torch.randn(100, options.latent_channels), torch.Generator().manual_seed(0))
     return model
 

@@ -12,13 +12,12 @@ class Codebook(nn.Module):
     """Vector quantisation with an EMA codebook (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1).
 
     All of it is float32 whatever the network's precision, because averages over hundreds of steps drift in bfloat16.
-    Until `start` has run the codebook is not `ready` and must not be used.
+    The codes mean nothing until `start` has run.
     """
 
     codes: Tensor  # (k, c)
     counts: Tensor  # (k,) moving average of the vectors each code is given a step
     sums: Tensor  # (k, c) moving average of their sum
-    started: Tensor  # () bool
 
     def __init__(self, size: int, width: int, decay: float) -> None:
         super().__init__()
@@ -26,11 +25,6 @@ class Codebook(nn.Module):
         self.register_buffer("codes", torch.zeros(size, width))
         self.register_buffer("counts", torch.zeros(size))
         self.register_buffer("sums", torch.zeros(size, width))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-
-    @property
-    def ready(self) -> bool:
-        return bool(self.started)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest codes of latents (n, c, x, y, z), in the same shape, and their indices (n, x, y, z)."""
@@ -60,7 +54,6 @@ class Codebook(nn.Module):
         self.codes.copy_(centres)
         self.counts.fill_(len(vectors) / size)
         self.sums.copy_(self.codes * self.counts[:, None])
-        self.started.fill_(True)
 
     @torch.no_grad()
     def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator) -> int:

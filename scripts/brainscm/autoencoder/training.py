@@ -33,7 +33,7 @@ logger = logging.getLogger("brainscm")
 
 EPOCHS = 40  # passes over the training scans where the config leaves max_steps open
 MIN_VALIDATION_INTERVAL = 50  # steps
-WARM_UP_SHARE = 0.05  # of all steps: the learning rate rises, and nothing is quantised yet
+WARM_UP_SHARE = 0.05  # of all steps, in which the learning rate rises
 FINAL_LEARNING_RATE = 0.01  # of the learning rate, at the end of the cosine
 GRADIENT_NORM = 1.0
 LINEAR_SCANS = 64  # training scans that the linear part is fitted on,
@@ -55,11 +55,12 @@ def choose_device(device: str) -> torch.device:
 
 
 def training_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies matrices in it (GPUs since Ampere, CPUs with AMX: 4 times faster)."""
+    """bfloat16 where the hardware multiplies in it: GPUs since Ampere, CPUs with AMX or AVX-512 BF16."""
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device)[0] >= 8
     else:
-        native = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
     return torch.bfloat16 if native else torch.float32
 
 
@@ -123,8 +124,7 @@ class Trainer:
             self._restore()
             logger.info("training goes on from step %d of %d", self.progress.step, self.max_steps)
         else:
-            self.model.start(self._batch_of(self.training, [i]) for i in self._sample_of_scans(0, LINEAR_SCANS))
-            self._save()
+            self._start()
         logger.info(
             "training on %d scans, validating on %d, %s, %s, %d parameters",
             len(self.training),
@@ -155,8 +155,6 @@ class Trainer:
         step, options = self.progress.step, self.options
         rng = np.random.default_rng((self.seed, 1, step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        if step >= self._warm_up_steps and not self.model.codebook.ready:
-            self._start_codebook(generator)
         volumes, masks = augment(*self._batch(self._order(step)), rng)
         quantized_rows = torch.from_numpy(rng.random(len(volumes)) < options.quantized_share)
         learning_rate = self._learning_rate(step)
@@ -171,8 +169,7 @@ class Trainer:
         if not math.isfinite(norm) or not math.isfinite(terms["loss"].item()):
             return False
         self.optimizer.step()
-        if indices is not None:
-            self.model.codebook.update(vectors, indices, generator)
+        self.model.codebook.update(vectors, indices, generator)
 
         for name, value in terms.items():
             self.progress.interval[name] = self.progress.interval.get(name, 0.0) + float(value.detach())
@@ -185,17 +182,15 @@ class Trainer:
 
     def _terms(
         self, volumes: Tensor, masks: Tensor, quantized_rows: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The loss and its terms, the encoder's output as vectors, and the codes that these were given."""
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             latents = self.model.encoder(volumes)
         latents = latents.float()
-        commitment, indices, decoded = latents.new_zeros(()), None, latents
-        if self.model.codebook.ready:
-            codes, indices = self.model.codebook(latents.detach())
-            commitment = (latents - codes).square().mean()
-            straight_through = latents + (codes - latents).detach()
-            decoded = torch.where(quantized_rows.to(self.device)[:, None, None, None, None], straight_through, latents)
+        codes, indices = self.model.codebook(latents.detach())
+        commitment = (latents - codes).square().mean()
+        straight_through = latents + (codes - latents).detach()
+        decoded = torch.where(quantized_rows.to(self.device)[:, None, None, None, None], straight_through, latents)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             reconstruction = self.model.decoder(decoded)
         reconstruction = reconstruction.float()
@@ -209,8 +204,7 @@ class Trainer:
             + self.options.ssim_weight * terms["dissimilarity"]
             + self.options.commitment_weight * commitment
         )
-        flat = None if indices is None else indices.flatten()
-        return terms, to_vectors(latents.detach()), flat
+        return terms, to_vectors(latents.detach()), indices.flatten()
 
     @torch.no_grad()
     def _validate(self) -> bool:
@@ -231,10 +225,9 @@ class Trainer:
                 "dissimilarity": dissimilarity(reconstruction, volumes, masks),
                 "psnr_brain_db": -10 * torch.log10((reconstruction - volumes)[masks].square().mean()),
             }
-            if codebook.ready:
-                codes, indices = codebook(latents.float())
-                terms["commitment"] = (latents.float() - codes).square().mean()
-                used += torch.bincount(indices.flatten(), minlength=len(used)).cpu()
+            codes, indices = codebook(latents.float())
+            terms["commitment"] = (latents.float() - codes).square().mean()
+            used += torch.bincount(indices.flatten(), minlength=len(used)).cpu()
             rows.append({name: float(value) for name, value in terms.items()})
             if picture is None:
                 picture = volumes[0, 0].cpu().numpy(), reconstruction[0, 0].cpu().numpy()
@@ -242,31 +235,34 @@ class Trainer:
         progress, interval = self.progress, self.progress.interval
         psnr = means["psnr_brain_db"]
         shares = used[used > 0] / used.sum()
-        usage = len(shares) / len(used) if codebook.ready else None
-        if not psnr > progress.best_psnr - COLLAPSE_DB or (usage is not None and usage < COLLAPSE_USAGE):
+        usage = len(shares) / len(used)
+        if not psnr > progress.best_psnr - COLLAPSE_DB or usage < COLLAPSE_USAGE:
             return False
 
         steps = progress.interval_steps
         common = {"step": progress.step, "lr": self._learning_rate(progress.step)}
         progress.seconds += time.perf_counter() - started
-        progress.history += [
-            {
-                **common,
-                "split": "train",
-                **{name: total / steps for name, total in interval.items()},
-                "seconds": progress.seconds,
-                "volumes_per_second": steps * self.options.batch_size / progress.interval_seconds,
-            },
+        if steps:
+            progress.history.append(
+                {
+                    **common,
+                    "split": "train",
+                    **{name: total / steps for name, total in interval.items()},
+                    "seconds": progress.seconds,
+                    "volumes_per_second": steps * self.options.batch_size / progress.interval_seconds,
+                }
+            )
+        progress.history.append(
             {
                 **common,
                 "split": "validation",
                 **means,
                 "codebook_usage": usage,
-                "perplexity": float(torch.exp(-(shares * shares.log()).sum())) if codebook.ready else None,
+                "perplexity": float(torch.exp(-(shares * shares.log()).sum())),
                 "seconds": progress.seconds,
-            },
-        ]
-        self._report(progress.history[-2], progress.history[-1])
+            }
+        )
+        self._report()
         progress.interval, progress.interval_steps, progress.interval_seconds = {}, 0, 0.0
         if psnr > progress.best_psnr:
             progress.best_psnr, progress.best_step = psnr, progress.step
@@ -277,20 +273,19 @@ class Trainer:
             draw_progress(*picture, f"step {progress.step}, {psnr:.1f} dB in the brain", self.folder / "progress.png")
         return True
 
-    def _report(self, train: dict[str, Any], validation: dict[str, Any]) -> None:
-        progress = self.progress
-        left = progress.seconds / progress.step * (self.max_steps - progress.step)
-        usage = validation["codebook_usage"]
-        logger.info(
-            "step %d/%d loss %.4f, validation %.2f dB in the brain, %s, %.2f volumes/s, %.0f min left",
-            progress.step,
-            self.max_steps,
-            train["loss"],
-            validation["psnr_brain_db"],
-            "no codes yet" if usage is None else f"{100 * usage:.0f} % of the codes used",
-            train["volumes_per_second"],
-            left / 60,
+    def _report(self) -> None:
+        progress, validation = self.progress, self.progress.history[-1]
+        told = (
+            f"step {progress.step}/{self.max_steps}: validation {validation['psnr_brain_db']:.2f} dB in the brain, "
+            f"{100 * validation['codebook_usage']:.0f} % of the codes used"
         )
+        if progress.step:
+            train = progress.history[-2]
+            minutes_left = progress.seconds / progress.step * (self.max_steps - progress.step) / 60
+            told += (
+                f"; loss {train['loss']:.4f}, {train['volumes_per_second']:.2f} volumes/s, {minutes_left:.0f} min left"
+            )
+        logger.info(told)
 
     def _roll_back(self) -> None:
         """Go back to the last good state and on from there with half the learning rate."""
@@ -311,8 +306,11 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def _start_codebook(self, generator: torch.Generator) -> None:
-        size = self.options.codebook_size
+    def _start(self) -> None:
+        """Fit the linear code and the codebook, and judge them: the network has to do better."""
+        rows = self._sample_of_scans(0, LINEAR_SCANS)
+        self.model.start(lambda: (self._batch_of(self.training, [i]) for i in rows))
+        generator, size = torch.Generator().manual_seed(self.seed), self.options.codebook_size
         chosen = self._sample_of_scans(1, CODEBOOK_SCANS)
         samples = []
         for i in chosen:
@@ -322,6 +320,11 @@ class Trainer:
             rows = torch.randint(len(vectors), (max(1, 64 * size // len(chosen)),), generator=generator)
             samples.append(vectors[rows.to(vectors.device)])
         self.model.codebook.start(torch.cat(samples), generator)
+        if not self._validate():
+            raise BrainSCMError(
+                f"autoencoder: the linear start uses less than {COLLAPSE_USAGE:.0%} of {size} codes; "
+                "lower autoencoder.codebook_size, or see whether the preprocessed scans are empty."
+            )
 
     @property
     def _warm_up_steps(self) -> int:

@@ -1,25 +1,32 @@
-"""The 3D VQ-VAE: block PCA, a network that learns what block PCA leaves, and a codebook between."""
+"""The 3D VQ-VAE: a linear code in closed form, a network that learns what it leaves, and a codebook between."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv3d, pad
 
 from brainscm.autoencoder.quantizer import Codebook
 from brainscm.errors import BrainSCMError
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # called once a pass; volumes and brain masks (n, 1, x, y, z)
+
+ENCODER_UNIT = 0.1  # of a latent's standard deviation: what the encoder's network moves latents by
 
 
 class VQVAE(nn.Module):
     """A 3D VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937) for brains on one grid.
 
-    Each entry of `channels` halves the grid once: two give latents at 1/4, three at 1/8 of the resolution. Three
+    Each entry of `channels` halves the grid once: two give latents at 1/4, three at 1/8 of the resolution. Four
     choices make it learn within minutes on a CPU:
 
-    - Encoder and decoder each add a network to a fixed linear map, block PCA of the training scans (`start`), so that
+    - Encoder and decoder each add a network to a fixed `LinearCode`, fitted on the training scans (`start`), so that
       training begins at a recognisable brain and spends itself on what is not linear.
+    - The networks see and speak whitened latents, and the decoder's adds voxels in the unit of the linear code's own
+      error. A step of the optimiser is then small beside what the start gets right; in plain units it undid the start.
     - Full resolution is never convolved: 2×2×2 cubes of voxels become channels first, and again voxels last.
     - No layer normalises: residual blocks start as the identity instead (Zhang et al. 2019, arXiv 1901.09321). Batch 1
       trains like batch 8, and a change of the latent in one place cannot shift the decoded brain in another.
@@ -54,7 +61,7 @@ class VQVAE(nn.Module):
         x, y, z = grid_shape
         self.grid_shape = (x, y, z)
         self.latent_shape = (latent_channels, x // factor, y // factor, z // factor)
-        self.blocks = BlockPCA(factor, latent_channels)
+        self.linear = LinearCode(factor, latent_channels)
         self.codebook = Codebook(codebook_size, latent_channels, codebook_decay)
 
         analysis: list[nn.Module] = [SpaceToDepth(2), _conv(8, channels[0]), *_residual(channels[0], residual_blocks)]
@@ -68,15 +75,15 @@ class VQVAE(nn.Module):
         self.synthesis = nn.Sequential(*synthesis, nn.SiLU(), _zero(_conv(channels[0], 8)), DepthToSpace(2))
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in torch's stubs
 
-    def start(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Fit the linear part on batches of training volumes and brain masks, both (n, 1, x, y, z)."""
-        self.blocks.fit(batches)
+    def start(self, batches: Batches) -> None:
+        """Fit the linear code on batches of training volumes and brain masks, both (n, 1, x, y, z)."""
+        self.linear.fit(batches)
 
     def encoder(self, volumes: Tensor) -> Tensor:
-        return self.blocks.encode(volumes) + self.analysis(volumes)
+        return self.linear.encode(volumes) + ENCODER_UNIT * self.linear.unwhiten(self.analysis(volumes))
 
     def decoder(self, latents: Tensor) -> Tensor:
-        return self.blocks.decode(latents) + self.synthesis(latents)
+        return self.linear.decode(latents) + self.linear.error * self.synthesis(self.linear.whiten(latents))
 
     @torch.no_grad()
     def encode(self, volumes: Tensor) -> Tensor:
@@ -94,47 +101,101 @@ class VQVAE(nn.Module):
         return self.decoder(latents).contiguous()
 
 
-class BlockPCA(nn.Module):
-    """Principal components of cubes of f×f×f voxels: the best linear code of a cube by itself."""
+class LinearCode(nn.Module):
+    """Encode cubes of f×f×f voxels by principal components, and decode them with their neighbours' help.
+
+    The components are the best linear code of a cube by itself. Neighbouring cubes share edges and textures, so each
+    cube's error is predicted from the 3×3×3 latents around it by ridge regression (a Wiener filter).
+    """
 
     mean: Tensor  # (f³,)
     components: Tensor  # (c, f³), orthonormal rows
+    spread: Tensor  # (c,) standard deviations of the latents
+    neighbours: Tensor  # (f³, c, 3, 3, 3) from whitened latents to the error of a cube
+    error: Tensor  # () root mean square of what the linear code leaves
 
     def __init__(self, factor: int, components: int) -> None:
         super().__init__()
         self.to_channels, self.to_voxels = SpaceToDepth(factor), DepthToSpace(factor)
         self.register_buffer("mean", torch.zeros(factor**3))
         self.register_buffer("components", torch.eye(components, factor**3))
+        self.register_buffer("spread", torch.ones(components))
+        self.register_buffer("neighbours", torch.zeros(factor**3, components, 3, 3, 3))
+        self.register_buffer("error", torch.ones(()))
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Fit on the cubes that hold some brain, of batches of volumes and masks (n, 1, x, y, z)."""
+    def fit(self, batches: Batches) -> None:
+        """Fit the components on the cubes that hold some brain, and the neighbours' help on all, so that the background
+        stays dark."""
+        self._fit_components(batches)
+        self._fit_neighbours(batches)
+
+    def _fit_components(self, batches: Batches) -> None:
         size = len(self.mean)
         count, total = 0, torch.zeros(size, dtype=torch.float64)
         products = torch.zeros(size, size, dtype=torch.float64)
-        for volumes, masks in batches:
-            cubes = self._rows(volumes)[self._rows(masks.float()).amax(1) > 0].double().cpu()
+        for volumes, masks in batches():
+            in_brain = self._rows(masks.float()).amax(1) > 0
+            cubes = self._rows(volumes)[in_brain].double().cpu()
             count += len(cubes)
             total += cubes.sum(0)
             products += cubes.T @ cubes
         mean = total / count
-        _, vectors = torch.linalg.eigh(products / count - mean.outer(mean))  # ascending eigenvalues
+        values, vectors = torch.linalg.eigh(products / count - mean.outer(mean))  # ascending eigenvalues
         components = vectors.flip(1)[:, : len(self.components)].T
         # An eigenvector's sign is arbitrary; a positive largest element is the same on any machine.
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         self.mean.copy_(mean)
         self.components.copy_(components * largest.sign())
+        self.spread.copy_(values.flip(0)[: len(self.components)].clamp_min(1e-6).sqrt())
+
+    def _fit_neighbours(self, batches: Batches) -> None:
+        size = self.neighbours[0].numel()
+        count, squares = 0, 0.0
+        products = torch.zeros(size, size, dtype=torch.float64)
+        answers = torch.zeros(size, len(self.mean), dtype=torch.float64)
+        for volumes, _ in batches():
+            latents = self.encode(volumes)
+            around = _neighbourhoods(self.whiten(latents)).cpu()
+            errors = self._rows(volumes - self._decode_alone(latents)).cpu()
+            count += len(errors)
+            squares += float(errors.double().square().sum())
+            products += (around.T @ around).double()
+            answers += (around.T @ errors).double()
+        ridge = 1e-3 * count * torch.eye(size, dtype=torch.float64)
+        weights = torch.linalg.solve(products + ridge, answers)
+        explained = float((weights * (2 * answers - products @ weights)).sum())
+        self.neighbours.copy_(weights.T.reshape(self.neighbours.shape))
+        self.error.fill_(max((squares - explained) / (count * len(self.mean)), 1e-6) ** 0.5)
 
     def encode(self, volumes: Tensor) -> Tensor:
         scores = torch.einsum("cv,nvxyz->ncxyz", self.components, self.to_channels(volumes))
         return scores - (self.components @ self.mean)[:, None, None, None]
 
     def decode(self, latents: Tensor) -> Tensor:
+        help_from_neighbours = conv3d(self.whiten(latents), self.neighbours, padding=1)
+        return self._decode_alone(latents) + self.to_voxels(help_from_neighbours)
+
+    def whiten(self, latents: Tensor) -> Tensor:
+        return latents / self.spread[:, None, None, None]
+
+    def unwhiten(self, latents: Tensor) -> Tensor:
+        return latents * self.spread[:, None, None, None]
+
+    def _decode_alone(self, latents: Tensor) -> Tensor:
         cubes = torch.einsum("cv,ncxyz->nvxyz", self.components, latents) + self.mean[:, None, None, None]
         return self.to_voxels(cubes)
 
     def _rows(self, volumes: Tensor) -> Tensor:
         return self.to_channels(volumes).movedim(1, -1).reshape(-1, len(self.mean))
+
+
+def _neighbourhoods(latents: Tensor) -> Tensor:
+    """The 3×3×3 latents around each position, zero outside: (n, c, x, y, z) -> (n·x·y·z, c·27)."""
+    around = pad(latents, (1,) * 6)
+    for axis in (2, 3, 4):
+        around = around.unfold(axis, 3, 1)
+    return around.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4).flatten(0, 3)
 
 
 class ResidualBlock(nn.Module):
