@@ -1,5 +1,6 @@
 """One made-up head through the whole stage, against what is known of it; and bad scans, which must not raise."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainscm.config import PreprocessOptions
-from brainscm.errors import ConfigError
+from brainscm.config import PreprocessOptions, QualityOptions
+from brainscm.errors import BrainSCMError, ConfigError
+from brainscm.preprocess.qc import judge
 from brainscm.preprocess.register import read_matrix, register_brain, write_matrix
 from brainscm.preprocess.scan import bids_uri, preprocess_scan
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
@@ -72,7 +74,8 @@ def read(done: dict[str, Any], role: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_good_head_passes_and_its_status_is_on_disk(done: dict[str, Any]) -> None:
-    assert done["status"]["status"] == "pass", done["status"]["reasons"]
+    assert (done["status"]["status"], done["status"]["reasons"]) == ("done", [])
+    assert judge(done["status"]["metrics"], QualityOptions()) == ("pass", [])
     assert json.loads((done["folder"] / "status" / f"{SCAN}.json").read_text()) == done["status"]
 
 
@@ -187,6 +190,18 @@ def test_unexpected_error_fails_the_scan_not_the_job(
     assert "ITK says no" in status["reasons"][0]
     assert "bias_field" in status["reasons"][0]
     assert (tmp_path / status["outputs"]["mask_figure"]).is_file(), "a partial picture of the head"
+
+
+def test_full_disk_stops_the_job_and_blames_no_scan(
+    done: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("brainscm.preprocess.scan.figures.mosaic", full)
+    with pytest.raises(BrainSCMError, match=f"^{SCAN}: nothing can be written under .*No space left"):
+        preprocess_scan(SCAN, done["raw"], tmp_path, EMBEDDED, OPTIONS, seed=1)
+    assert not (tmp_path / "status").exists()
 
 
 def test_unusable_template_stops_the_job(done: dict[str, Any], tmp_path: Path) -> None:
