@@ -181,7 +181,8 @@ def test_folder_is_a_bids_derivative(cohort: Path) -> None:
     description = json.loads((cohort / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["DatasetLinks"] == {"raw": "file:///data"}
-    assert "status/" in (cohort / ".bidsignore").read_text().split()
+    assert "status" in (cohort / ".bidsignore").read_text().split()
+    assert "qc.tsv" in (cohort / "README").read_text()
 
 
 def test_promised_image_that_is_gone_names_scan_and_command(cohort: Path) -> None:

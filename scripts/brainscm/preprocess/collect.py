@@ -19,6 +19,12 @@ from brainscm.preprocess.scan import write_json
 
 logger = logging.getLogger("brainscm")
 
+README = """T1w scans preprocessed by BrainSCM: brains in template space, masks, tissue probabilities and transforms.
+
+qc.tsv has a row a scan: pass, warn or fail, the reasons, quality measures, volumes (ml) and files. status/ holds what
+each scan's own job told, figures/ its pictures. The transforms (*_xfm.mat) are ITK affines, for ANTs.
+"""
+
 
 def collect_preprocessing(scans_path: Path, preproc_dir: Path, qc_path: Path, limits: QualityOptions) -> pd.DataFrame:
     """Write `qc.tsv`, one row a scan of `scans.tsv` in its order.
@@ -96,4 +102,6 @@ def _describe_dataset(preproc_dir: Path, raw_paths: pd.Series) -> None:
             "DatasetLinks": {"raw": f"file://{min(roots)}"} if roots else {},
         },
     )
-    (preproc_dir / ".bidsignore").write_text("status/\nfigures/\nqc.tsv\n*_xfm.mat\n")
+    # Folders without a slash: the BIDS validator does not take "status/" for the folder itself.
+    (preproc_dir / ".bidsignore").write_text("status\nfigures\nqc.tsv\n*_xfm.mat\n")
+    (preproc_dir / "README").write_text(README)

@@ -271,11 +271,19 @@ class _ScanRun:
             "wm_probseg": (f"{space}_label-WM_probseg", volume.with_data(tissues.wm), np.float32),
             "csf_probseg": (f"{space}_label-CSF_probseg", volume.with_data(tissues.csf), np.float32),
         }
-        common = {"Sources": [bids_uri(path) for path in self.sources], "SoftwareVersions": software_versions()}
+        common = {"Sources": [bids_uri(path) for path in self.sources], "Software": software_versions()}
         in_space = {
             "SpatialReference": template.name,
             "Resolution": f"{template.voxel_mm:g} mm isotropic",
             "Transform": self.options.transform,
+        }
+        told = {
+            "preproc_t1w": "Bias-corrected brain in template space, one interpolation from the raw scan",
+            "template_mask": "Intracranial mask in template space",
+            "native_mask": "Intracranial mask on the raw scan's own grid",
+            "gm_probseg": "Probability of grey matter",
+            "wm_probseg": "Probability of white matter",
+            "csf_probseg": "Probability of cerebrospinal fluid",
         }
         extra: dict[str, dict[str, Any]] = {
             "preproc_t1w": in_space
@@ -288,7 +296,7 @@ class _ScanRun:
         }
         for role, (stem, image, dtype) in images.items():
             save_nifti(self.anat / f"{stem}.nii.gz", image, dtype)
-            write_json(self.anat / f"{stem}.json", common | extra[role])
+            write_json(self.anat / f"{stem}.json", {"Description": told[role]} | common | extra[role])
             self.outputs[role] = self._relative(self.anat / f"{stem}.nii.gz")
         for role, name, matrix in (
             ("to_template", f"from-T1w_to-{template.name}", to_scan),
