@@ -45,7 +45,7 @@ class CohortOptions(Options):
 
 
 class CustomTemplate(Options):
-    """A whole-head or skull-stripped T1w with its brain mask, on one grid."""
+    """A whole-head or skull-stripped T1w with its brain mask (or the brain alone), on one grid."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
     t1w: Path

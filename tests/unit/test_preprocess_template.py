@@ -74,7 +74,8 @@ def template_files(folder: Path, embedded: Template, shift: float = 0.0) -> tupl
     affine[:3, 3] += shift
     paths = folder / "T1w.nii.gz", folder / "mask.nii.gz"
     nib.save(nib.Nifti1Image(embedded.brain * 500, affine), paths[0])
-    nib.save(nib.Nifti1Image(embedded.brain_mask.astype(np.uint8), affine), paths[1])
+    # As some tools write masks: 255 inside.
+    nib.save(nib.Nifti1Image(255 * embedded.brain_mask.astype(np.uint8), affine), paths[1])
     return paths
 
 

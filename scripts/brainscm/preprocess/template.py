@@ -258,6 +258,8 @@ def _read_custom(template: CustomTemplate) -> tuple[Volume, Volume]:
             raise ConfigError(f"template.{key}: {path} must be one 3D volume that is not empty")
         images.append(Volume(data, image.affine))
     t1w, mask = images
+    if mask.data.max() > 1:  # 0 and 255, or the brain itself in place of its mask
+        mask = mask.with_data((mask.data > 0).astype(np.float32))
     if t1w.data.shape != mask.data.shape or not np.allclose(t1w.affine, mask.affine, atol=1e-2):
         raise ConfigError(f"template: {template.t1w} and {template.brain_mask} are not on one grid; resample the mask")
     inside = np.argwhere(mask.data > 0.5)
