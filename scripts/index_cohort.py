@@ -6,8 +6,9 @@ from brainscm.job import job
 
 with job(snakemake):
     from brainscm.cohort.index import index_cohort
+    from brainscm.cohort.regions import MEASURED, region_names
     from brainscm.cohort.tables import write_table
-    from brainscm.config import CohortOptions, QueryOptions, ScmOptions
+    from brainscm.config import AtlasOptions, CohortOptions, QueryOptions, ScmOptions
     from brainscm.scm.covariates import check_values
 
     params, output = snakemake.params, snakemake.output
@@ -15,8 +16,14 @@ with job(snakemake):
     scm = ScmOptions.model_validate(snakemake.config["scm"])
     queries = [QueryOptions.model_validate(query) for query in snakemake.config["counterfactuals"]]
     columns = [options.column or node for node, options in scm.nodes.items()]
+    atlas = snakemake.config["preprocess"]["atlas"]
+    regions = region_names(AtlasOptions.model_validate(atlas)).values() if atlas else ()
     scans, excluded = index_cohort(
-        Path(params.bids_dir), CohortOptions.model_validate(params.options), columns, params.seed
+        Path(params.bids_dir),
+        CohortOptions.model_validate(params.options),
+        columns,
+        params.seed,
+        measured=MEASURED.union(regions),
     )
     # An unknown level in a query is found here, in the first seconds, not after a night of preprocessing.
     check_values(scm, queries, scans)

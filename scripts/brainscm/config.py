@@ -45,31 +45,51 @@ class CohortOptions(Options):
 
 
 class CustomTemplate(Options):
-    """A whole-head or skull-stripped T1w with its brain mask, on one grid."""
+    """A whole-head or skull-stripped T1w with its brain mask (or the brain alone), on one grid."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
     t1w: Path
     brain_mask: Path
 
 
-class PreprocessOptions(Options):
-    """The output grid, the transform to the template, and the limits at which a scan warns or fails.
+class AtlasOptions(Options):
+    """A label map in the template's space, and a table (TSV) that names its labels: columns `index` and `name`."""
 
-    `ncc`: correlation with the template inside the mask. `volume`: intracranial mask, ml. `border`: area of the mask on
-    the faces of the field of view, cm². `cnr`: grey-white contrast-to-noise. `volume_z`: robust z of the mask volume
-    within the cohort. docs/qc.md says what each is like on good scans.
-    """
+    path: Path
+    labels: Path
+
+
+class PreprocessOptions(Options):
+    """What shapes a preprocessed scan: the output grid and the transform to the template; and what is measured."""
 
     voxel_mm: float = Field(2.0, ge=0.7, le=4)
     transform: Literal["rigid", "similarity", "affine"] = "affine"
+    atlas: AtlasOptions | None = None
+
+
+class QualityOptions(Options):
+    """The limits at which a preprocessed scan warns or fails; docs/qc.md says what each is like on good scans.
+
+    `ncc`: correlation with the template inside the mask. `volume`: intracranial mask, ml. `border`: area of the mask on
+    the faces of the field of view, cm². `fov_cut`: share of the brain beyond the field of view. `holes`: volume inside
+    the mask without signal, ml. `cnr`: grey-white contrast-to-noise. `contrast`: white matter over grey matter.
+    `volume_z`: robust z of the mask volume within the cohort.
+    """
+
     ncc_warn: float = Field(0.42, ge=0, le=1)
     ncc_fail: float = Field(0.3, ge=0, le=1)
     volume_warn_ml: tuple[float, float] = (950, 2050)
     volume_fail_ml: tuple[float, float] = (700, 2500)
     border_warn_cm2: float = Field(8.0, ge=0)
     border_fail_cm2: float = Field(60.0, ge=0)
+    fov_cut_warn_percent: float = Field(2.0, ge=0)
+    fov_cut_fail_percent: float = Field(15.0, ge=0)
+    holes_warn_ml: float = Field(20.0, ge=0)
+    holes_fail_ml: float = Field(200.0, ge=0)
     cnr_warn: float = Field(1.8, ge=0)
     cnr_fail: float = Field(0.8, ge=0)
+    contrast_warn: float = Field(1.1, ge=0)
+    contrast_fail: float = Field(1.0, ge=0)
     volume_z_warn: float = Field(4.0, gt=0)
 
 
@@ -147,6 +167,7 @@ class QueryOptions(Options):
 
 class Config(Options):
     bids_dir: Path | None = None
+    dicom_dir: Path | None = None
     output_dir: Path = Path("results")
     work_dir: Path = Path("work")
     seed: int = Field(20260101, ge=0)
@@ -154,6 +175,13 @@ class Config(Options):
     cohort: CohortOptions = CohortOptions()
     template: str | CustomTemplate = "MNI152NLin2009aSym"
     preprocess: PreprocessOptions = PreprocessOptions()
+    quality: QualityOptions = QualityOptions()
     autoencoder: AutoencoderOptions = AutoencoderOptions()
     scm: ScmOptions
     counterfactuals: list[QueryOptions] = []
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Config:
+        if self.bids_dir and self.dicom_dir:
+            raise ValueError("bids_dir and dicom_dir are both given; keep the one that holds the scans")
+        return self

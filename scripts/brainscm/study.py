@@ -33,7 +33,7 @@ def load_study(defaults: Path, study: dict[str, Any]) -> Config:
     """
     base = yaml.safe_load(defaults.read_text())
     study = copy.deepcopy(study)
-    if study.get("bids_dir") is not None:
+    if study.get("bids_dir") is not None or study.get("dicom_dir") is not None:
         base["preprocess"]["voxel_mm"] = OWN_VOXEL_MM
         if not (study.get("scm") or {}).get("nodes"):
             study["scm"] = {**OWN_GRAPH, **(study.get("scm") or {})}

@@ -18,7 +18,7 @@ from brainscm.config import Config, QueryOptions
 from brainscm.scm.graph import Graph, read_graph
 
 SPLITS = ("train", "validation", "test")
-IDENTITY = ("scan", "participant", "session", "path", "split")
+IDENTITY = ("scan", "participant", "session", "path", "further_runs", "split")
 ASSETS = Path(__file__).resolve().parents[3] / "report"  # templates, style, script, words about measures
 
 
@@ -68,7 +68,8 @@ class Study:
 
     @property
     def name(self) -> str:
-        return self.config.bids_dir.name if self.config.bids_dir else "simulated cohort"
+        folder = self.config.bids_dir or self.config.dicom_dir
+        return folder.name if folder else "simulated cohort"
 
     @property
     def preproc_dir(self) -> Path:
