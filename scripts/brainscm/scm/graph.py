@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from brainscm.config import QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
-from brainscm.scm.formula import FUNCTIONS, MODULES, Formula, nearest, parse_formula
+from brainscm.scm.formula import EXAMPLE, FUNCTIONS, MODULES, Formula, nearest, parse_formula
 
 DISCRETE = frozenset({"binomial", "multinomial", "ordered"})
 
@@ -65,6 +65,11 @@ def read_graph(options: ScmOptions) -> Graph:
                     f"config: scm.{where}.formula: '{name}' is not a node; {nearest(name, list(formulas))} "
                     f'Each name in a formula needs a line under scm.nodes, such as "{name}: {{}}".'
                 )
+    if not image.names:
+        raise ConfigError(
+            f"config: scm.image.formula: '{image.text}' names no node, so that no intervention could change the image; "
+            f"write it like {EXAMPLE}."
+        )
     parents = {name: formula.names if formula else () for name, formula in formulas.items()}
     return Graph({name: formulas[name] for name in _sorted(parents)}, image)
 
