@@ -65,11 +65,6 @@ def read_graph(options: ScmOptions) -> Graph:
                     f"config: scm.{where}.formula: '{name}' is not a node; {nearest(name, list(formulas))} "
                     f'Each name in a formula needs a line under scm.nodes, such as "{name}: {{}}".'
                 )
-    if not image.names:
-        raise ConfigError(
-            f"config: scm.image.formula: '{image.text}' names no node, so that no intervention could change the image; "
-            f"write it like {EXAMPLE}."
-        )
     parents = {name: formula.names if formula else () for name, formula in formulas.items()}
     return Graph({name: formulas[name] for name in _sorted(parents)}, image)
 
@@ -80,7 +75,11 @@ def check_graph(options: ScmOptions, queries: Iterable[QueryOptions] = ()) -> No
     Raises:
         ConfigError: one sentence: which key, what is wrong with it, what to do.
     """
-    read_graph(options)
+    if not read_graph(options).image.names:
+        raise ConfigError(
+            f"config: scm.image.formula: '{options.image.formula}' names no node, so that no intervention could change "
+            f"the image; write it like {EXAMPLE}."
+        )
     for name, node in options.nodes.items():
         if node.family in DISCRETE and node.levels is not None and len(node.levels) < 2:
             raise ConfigError(
