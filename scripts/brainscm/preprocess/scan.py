@@ -73,6 +73,7 @@ def preprocess_scan(
     Raises:
         ConfigError: the template or the atlas cannot be used; then no scan can be.
         BrainSCMError: nothing can be written under `output_dir`.
+        MemoryError: the machine lacks memory, which says nothing about the scan.
     """
     work = _ScanRun(scan, [Path(t1w), *map(Path, further_runs)], Path(output_dir), options, seed)
     status: dict[str, Any] = {"scan": scan, "status": "fail", "reasons": [], "metrics": {}, "volumes_ml": {}}
@@ -80,7 +81,7 @@ def preprocess_scan(
     try:
         work.run(template, cache_dir)
         status["status"] = "done"
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
     except ScanError as error:
         status["reasons"] = [str(error)]
