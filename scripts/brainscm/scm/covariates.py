@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,11 @@ class Covariates:
         ranges = {name: (float(table[columns[name]].min()), float(table[columns[name]].max())) for name in numeric}
         return cls(columns, levels, ranges, {name: node.unit for name, node in options.nodes.items() if node.unit})
 
-    def problems(self, table: pd.DataFrame) -> pd.Series:
-        """Say for each row why it cannot be used: a missing covariate, an unseen level; "" where it can."""
+    def problems(self, table: pd.DataFrame, imputed: Collection[str] = ()) -> pd.Series:
+        """Say for each row why it cannot be used: a missing covariate, an unseen level; "" where it can.
+
+        A value of the nodes in `imputed` may be missing.
+        """
         reasons = pd.Series("", index=table.index)
         for name, column in self.columns.items():
             if column not in table:
@@ -62,7 +65,8 @@ class Covariates:
                 unseen = ~missing & ~text.isin(levels)
                 note = name + " '" + text.fillna("").astype(str) + "' is not a training level; "
                 reasons = reasons.where(~unseen, reasons + note)
-            reasons = reasons.where(~missing, reasons + f"{name} is missing; ")
+            if name not in imputed:
+                reasons = reasons.where(~missing, reasons + f"{name} is missing; ")
         return reasons.str.removesuffix("; ")
 
     def read(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -131,6 +135,11 @@ def check_table(options: ScmOptions, table: pd.DataFrame) -> None:
         if node.family == "poisson" and ((values < 0) | (values % 1 != 0)).any():
             raise ConfigError(f"{where}: poisson needs counts (0, 1, 2, ...) in '{column}'; try gaussian.")
         levels = _levels(name, options, table[column])
+        if name == options.image.variance_by and levels is None:
+            raise ConfigError(
+                f"config: scm.image.variance_by: '{name}' holds numbers and groups need levels; "
+                f"name a node with levels."
+            )
         if levels is not None:
             _check_levels(where, name, levels, options, table["participant"].groupby(_as_text(table[column])).nunique())
 
