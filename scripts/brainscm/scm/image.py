@@ -197,7 +197,8 @@ def hc3_covariance(image: ImageModel, contrast: Array, x: Array, latents: Rows, 
 
     HC3 of MacKinnon & White (1985), for one scan a person whose residual variance may depend on its covariates.
     """
-    return _sandwich(image, contrast, x, latents, rows, np.arange(len(x)), 1 / (1 - image.leverage(x)))
+    scale = 1 / (1 - np.square(np.linalg.qr(x)[0]).sum(axis=1))
+    return _sandwich(image, contrast, x, latents, rows, np.arange(len(x)), scale)
 
 
 def _sandwich(
@@ -212,7 +213,9 @@ def _sandwich(
     """C(X'X)⁻¹ (Σ_g s_g s_g') (X'X)⁻¹C' with scores s_g = Σ_i x_i' scale_i u_i over the scans of one code."""
     order = np.argsort(codes, kind="stable")
     codes, ordered_x, ordered_rows = codes[order], x[order], np.asarray(rows)[order]
-    weights = scale[order, None] * (ordered_x @ image.xtx_inverse @ contrast.T)  # (n, q)
+    # X(X'X)⁻¹C' by way of QR: the inverse itself would lose digits on an ill-conditioned design.
+    q, r = np.linalg.qr(ordered_x)
+    weights = scale[order, None] * (q @ scipy.linalg.solve_triangular(r, contrast.T, trans="T"))  # (n, q)
     b = image.coefficients.reshape(len(image.columns), -1)
     covariance = np.zeros((len(contrast), len(contrast), b.shape[1]))
     for block, z in row_blocks(latents, ordered_rows, keep_together=codes):

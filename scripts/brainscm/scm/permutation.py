@@ -48,6 +48,8 @@ def max_statistics(
         permutations: how many.
         seed: of the workflow; the k-th permutation depends on it and on k alone.
     """
+    if not permutations:
+        return np.empty((len(contrasts), 0))
     n = len(x)
     size = int(np.size(latents[int(rows[0])]))
     bases = [Basis.of(x, contrast) for contrast in contrasts]
