@@ -1,4 +1,4 @@
-"""Refinements of the image node, each behind one key: ridge, low rank, smooth maps, and scans that do not weigh alike."""
+"""Refinements of the image node, each behind one key: ridge, low rank, smooth maps, scans that do not weigh alike."""
 
 from typing import Any
 
@@ -224,7 +224,7 @@ def test_without_shared_variance_a_random_intercept_changes_nothing() -> None:
 
 
 def test_weights_apply_to_a_scan_alone_as_among_others() -> None:
-    x, z = sample(n=40)
+    z = sample(n=40)[1]
     codes = np.repeat(np.arange(20), 2)
     weighting = Weighting(np.linspace(1, 2, 40), np.full(40, 0.3), codes)
     rows = np.random.default_rng(0).permutation(60)[:40].tolist()
@@ -248,9 +248,7 @@ REFINED = [{"ridge": True}, {"rank": 1}, {"smoothing_voxels": 0.5}, {"errors": "
 
 
 @pytest.mark.parametrize("image", REFINED, ids=str)
-def test_tests_are_of_least_squares_and_a_refined_model_is_loaded_as_it_was(
-    image: dict[str, Any], tmp_path: Any
-) -> None:
+def test_tests_are_of_least_squares_and_a_refined_model_survives_saving(image: dict[str, Any], tmp_path: Any) -> None:
     table, z = cohort(n=40)
     declared = scm_options(image)
     scm = Scm.fit(table, z, declared, seed=1)

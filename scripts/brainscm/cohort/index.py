@@ -11,6 +11,7 @@ import pandas as pd
 
 from brainscm.cohort.bids import choose_scans, find_t1w, read_participants, read_sessions
 from brainscm.cohort.split import split_participants
+from brainscm.cohort.visits import AGE, BASELINE, SINCE
 from brainscm.config import CohortOptions
 from brainscm.errors import ConfigError
 
@@ -94,6 +95,8 @@ def index_cohort(
 def _check_columns(scans: pd.DataFrame, covariates: Collection[str], bids_dir: Path) -> None:
     for name in covariates:
         if name in scans or name in MEASURED or name.removesuffix("_ml") in MEASURED:
+            continue
+        if name in (BASELINE, SINCE) and AGE in scans:
             continue
         known = [c for c in scans.columns if c not in IDENTITY] + sorted(MEASURED)
         nearest = difflib.get_close_matches(name, known, n=1)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from brainscm.cohort.tables import read_table
+from brainscm.cohort.visits import add_years_since_baseline
 from brainscm.config import QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.scm.formula import nearest
@@ -94,11 +95,11 @@ class Covariates:
 
 
 def covariate_table(scans_tsv: Path | str, qc_tsv: Path | str) -> pd.DataFrame:
-    """All scans of the cohort with what the tables say and what preprocessing measured.
+    """All scans of the cohort with what the tables say, what preprocessing measured, and the two halves of age.
 
     The status of preprocessing and its reasons come as `preproc_status` and `preproc_reasons`.
     """
-    scans = read_table(scans_tsv)
+    scans = add_years_since_baseline(read_table(scans_tsv))
     qc = read_table(qc_tsv).rename(columns={"status": "preproc_status", "reasons": "preproc_reasons"})
     return scans.merge(qc[["scan", *(column for column in qc if column not in scans)]], on="scan", how="left")
 

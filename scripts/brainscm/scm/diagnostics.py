@@ -40,9 +40,9 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
         rows.append(("ridge_penalty", "image", scm.image.penalty, ""))
     rows += _weights(scm)
     rows.append(("max_leverage", "image", scm.image.max_leverage, _leverage_warning(scm, x)))
-    rows += _collinearity("image", scm.design, x)
+    rows += collinearity("image", scm.design, x)
     for name, node in scm.nodes.items():
-        rows += _collinearity(name, node.design, node.design.matrix(scm.training_values))
+        rows += collinearity(name, node.design, node.design.matrix(scm.training_values))
         rows.append(("node_fit", name, 1.0 if not node.note else 0.0, node.note))
     for name, levels in scm.covariates.levels.items():
         for level in levels or ():
@@ -150,7 +150,8 @@ def _weights(scm: Scm) -> list[tuple[str, str, float, str]]:
     return []
 
 
-def _collinearity(item: str, design: Design, x: Array) -> list[tuple[str, str, float, str]]:
+def collinearity(item: str, design: Design, x: Array) -> list[tuple[str, str, float, str]]:
+    """Rows (check, item, value, warning) of a design's condition number and variance inflation."""
     condition = condition_number(x)
     rows = [
         (
