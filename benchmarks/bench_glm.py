@@ -2,8 +2,8 @@
 
 python benchmarks/bench_glm.py [--scans 500 --latents 100000 --columns 8 --permutations 50]
 
-statsmodels fits one column at a time: `--peer-columns` of them are timed and scaled. Memory is the peak resident size of
-a process that fits latents which are made a scan at a time, with few and with many scans. Writes
+statsmodels fits one column at a time: `--peer-columns` of them are timed and scaled. Memory is the peak resident size
+of a process that fits and permutes latents which are made a scan at a time, with few and with many scans. Writes
 benchmarks/results/glm.json (elsewhere with --output).
 """
 

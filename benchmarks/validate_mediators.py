@@ -2,9 +2,9 @@
 
 python benchmarks/validate_mediators.py --bids <ixi-2mm> --name ixi
 
-Needs `participants.tsv` (age, sex) and DLMUSE's `derivatives/dlmuse/volumes.tsv` (mm³, columns like 601_GM). The image node
-is the vector of all regional volumes but the ventricles', so that no image has to be read. Every fifth participant is
-held out. Writes benchmarks/results/mediators_<name>.json.
+Needs `participants.tsv` (age, sex) and DLMUSE's `derivatives/dlmuse/volumes.tsv` (mm³, columns like 601_GM). The image
+node is the vector of all regional volumes but the ventricles', so that no image has to be read. Every fifth participant
+is held out. Writes benchmarks/results/mediators_<name>.json.
 """
 
 from __future__ import annotations
