@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 
 from brainscm.scm.design import Array
 from brainscm.scm.image import (
@@ -97,8 +97,8 @@ def wald_test(
         f[usable] = np.einsum("lq,lq->l", effect.T[usable], solved) / q
     if q == 1:
         t = np.sign(effect[0]) * np.sqrt(f)
-        return WaldTest(t, 2 * scipy.stats.t.sf(np.abs(t), df2), 1, df2)
-    return WaldTest(f, scipy.stats.f.sf(f, q, df2), q, df2)
+        return WaldTest(t, 2 * scipy.special.stdtr(df2, -np.abs(t)), 1, df2)
+    return WaldTest(f, scipy.special.fdtrc(q, df2, f), q, df2)
 
 
 def benjamini_hochberg(p: Array) -> Array:
