@@ -14,6 +14,7 @@ rule render_report:
         nodes=rules.fit_scm.output.nodes,
         tests=rules.fit_scm.output.tests,
         diagnostics=rules.fit_scm.output.diagnostics,
+        regional_effects=rules.fit_scm.output.regional_effects,
         manifest=rules.synthesize_counterfactuals.output.manifest,
         summary=rules.evaluate_counterfactuals.output.summary,
         metrics=rules.evaluate_counterfactuals.output.metrics,

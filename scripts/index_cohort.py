@@ -10,6 +10,7 @@ with job(snakemake):
     from brainscm.cohort.tables import write_table
     from brainscm.config import AtlasOptions, CohortOptions, QueryOptions, ScmOptions
     from brainscm.scm.covariates import check_values
+    from brainscm.scm.precheck import check_designs
 
     params, output = snakemake.params, snakemake.output
     # The graph is not a parameter of the rule: a study that adds a node or a query keeps its index, and so its model.
@@ -25,7 +26,9 @@ with job(snakemake):
         params.seed,
         measured=MEASURED.union(regions),
     )
-    # An unknown level in a query is found here, in the first seconds, not after a night of preprocessing.
+    # An unknown level in a query, or covariates that tell the same thing, are found here, in the first seconds, not
+    # after a night of preprocessing.
     check_values(scm, queries, scans)
+    check_designs(scm, scans)
     write_table(scans, output.scans)
     write_table(excluded, output.excluded)

@@ -140,13 +140,43 @@ class NodeOptions(Options):
 
 
 class ImageOptions(Options):
+    """The image node: its formula, how it is estimated, and whose errors its tests use.
+
+    `ridge`: slopes shrunk by generalised cross-validation. `rank`: slopes of at most this rank. `smoothing_voxels`:
+    standard deviation, in latent voxels, of a Gaussian over the slopes' maps. `variance_by`: a node with levels whose
+    groups differ in residual variance. `repeated`: what is done about several scans of a person. `errors`: of the tests
+    where each person has one scan.
+    """
+
     formula: str
+    ridge: bool = False
+    rank: int | None = Field(None, ge=1)
+    smoothing_voxels: float = Field(0.0, ge=0)
+    variance_by: str | None = None
+    repeated: Literal["cluster", "random_intercept"] = "cluster"
+    errors: Literal["ordinary", "hc3"] = "ordinary"
+
+    @model_validator(mode="after")
+    def _one_of_a_kind(self) -> ImageOptions:
+        if self.ridge and self.rank is not None:
+            raise ValueError("ridge and rank are two ways to shrink the same slopes; choose one")
+        if self.variance_by is not None and self.repeated == "random_intercept":
+            raise ValueError("variance_by and repeated: random_intercept are two ways to weigh scans; choose one")
+        return self
 
 
 class ScmOptions(Options):
+    """The graph, its contrasts, and what is done about missing covariates.
+
+    `missing`: `drop` leaves such scans out; `impute` fills in nodes with a formula from their parents. `permutations`:
+    of the family-wise test; 0 for none.
+    """
+
     nodes: dict[Name, NodeOptions]
     image: ImageOptions
     contrasts: dict[Name, dict[str, tuple[Scalar, Scalar]]] = {}
+    missing: Literal["drop", "impute"] = "drop"
+    permutations: int = Field(500, ge=0)
 
 
 class QueryOptions(Options):

@@ -161,6 +161,7 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
         nodes=study.nodes.head(0),
         tests=study.tests.head(0),
         diagnostics=study.diagnostics.head(0),
+        regional_effects=study.regional_effects.head(0),
         manifest=study.manifest.head(0),
         metrics=study.metrics.head(0),
         regional_slopes=study.regional_slopes.head(0),

@@ -13,6 +13,7 @@ from brainscm.cohort.bids import choose_scans, find_t1w, folders_without_t1w, re
 from brainscm.cohort.regions import MEASURED
 from brainscm.cohort.split import split_participants
 from brainscm.cohort.tables import RUN_SEPARATOR
+from brainscm.cohort.visits import AGE, BASELINE, SINCE
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
 
@@ -115,6 +116,8 @@ def index_cohort(
 def _check_columns(scans: pd.DataFrame, covariates: Collection[str], measured: Collection[str], bids_dir: Path) -> None:
     for name in covariates:
         if name in scans or name in measured or name.removesuffix("_ml") in measured:
+            continue
+        if name in (BASELINE, SINCE) and AGE in scans:
             continue
         known = [c for c in scans.columns if c not in IDENTITY] + sorted(measured)
         nearest = difflib.get_close_matches(name, known, n=1)

@@ -53,6 +53,7 @@ class Study:
     nodes: pd.DataFrame
     tests: pd.DataFrame
     diagnostics: pd.DataFrame
+    regional_effects: pd.DataFrame
     manifest: pd.DataFrame
     summary: dict[str, Any]
     metrics: pd.DataFrame
