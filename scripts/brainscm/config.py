@@ -96,7 +96,11 @@ class QualityOptions(Options):
 
 
 class AutoencoderOptions(Options):
-    """Each of `channels` halves the grid once; `quantized_share` of the training volumes is decoded from codes."""
+    """Each of `channels` halves the grid once; `quantized_share` of the training volumes is decoded from codes.
+
+    `deformation_voxels` is the root mean square of random smooth warps of the training volumes. With `recompute` the
+    residual blocks keep nothing for the backward pass and are computed again: slower, in less memory.
+    """
 
     kind: Literal["vqvae", "pca"] = "vqvae"
     channels: list[Annotated[int, Field(ge=4)]] = Field([32, 64], min_length=1)
@@ -107,6 +111,10 @@ class AutoencoderOptions(Options):
     commitment_weight: float = Field(0.25, ge=0)
     quantized_share: float = Field(0.1, ge=0, le=1)
     ssim_weight: float = Field(0.1, ge=0)
+    gradient_weight: float = Field(0.0, ge=0)
+    fourier_weight: float = Field(0.0, ge=0)
+    deformation_voxels: float = Field(0.0, ge=0, le=3)
+    recompute: bool = False
     components: int = Field(32, ge=1)
     batch_size: int = Field(1, ge=1)
     learning_rate: float = Field(1e-3, gt=0)

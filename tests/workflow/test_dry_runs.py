@@ -123,7 +123,7 @@ def test_a_bad_config_stops_before_any_work(tmp_path: Path, study: dict[str, Any
 
 def test_slurm_profile_is_found_by_its_name_and_every_key_is_known() -> None:
     assert (ROOT / "slurm").resolve() == ROOT / "profiles" / "slurm"
-    for name in ("local", "slurm"):
+    for name in ("local", "slurm", "slurm-gpu-multinode"):
         profile = yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
         assert profile["keep-going"] is True
         assert profile["rerun-incomplete"] is True
