@@ -171,11 +171,11 @@ def open_study(folder: Path, config: Config) -> EvaluationInputs:
 
 def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
     """Evaluate and write what the rule writes."""
-    summary, metrics, slopes = evaluate(inputs, seed=1, threads=1)
+    found = evaluate(inputs, seed=1, threads=1)
     (folder / "evaluation").mkdir(exist_ok=True)
-    (folder / "evaluation" / "summary.json").write_text(json.dumps(summary, allow_nan=False))
-    write_table(metrics, folder / "evaluation" / "metrics.tsv")
-    write_table(slopes, folder / "evaluation" / "regional_slopes.tsv")
+    (folder / "evaluation" / "summary.json").write_text(json.dumps(found.summary, allow_nan=False))
+    for name in ("metrics", "regional_slopes", "minimality", "realism"):
+        write_table(getattr(found, name), folder / "evaluation" / f"{name}.tsv")
 
 
 def open_gallery(folder: Path, study: ReportStudy) -> Gallery:
@@ -201,6 +201,8 @@ def table_paths(folder: Path) -> dict[str, Path]:
         "summary": folder / "evaluation" / "summary.json",
         "metrics": folder / "evaluation" / "metrics.tsv",
         "regional_slopes": folder / "evaluation" / "regional_slopes.tsv",
+        "minimality": folder / "evaluation" / "minimality.tsv",
+        "realism": folder / "evaluation" / "realism.tsv",
     }
 
 
