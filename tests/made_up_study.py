@@ -230,7 +230,7 @@ def _preprocess(folder: Path, scan: str, age: float, number: int, rng: np.random
         "status": "fail" if failed else "warn" if warned else "pass",
         "reasons": "the file is cut short; copy it again" if failed else "low contrast" if warned else None,
         "mask_dice": None if failed else 0.9 + 0.02 * rng.random(),
-        "head_size": None if failed else 1 + 0.1 * rng.random(),
+        "head_size": None if failed else 1 + 0.001 * rng.random(),  # brains are drawn, and measured, in one size
     }
     if failed:
         return row

@@ -41,13 +41,13 @@ class Expectation:
 class RegionalModel:
     """One regression a region on the image node's own design, so that both speak of the same graph.
 
-    The logarithm of a volume V is linear in the design row x, because large heads lose more millilitres than small
-    ones: log V = x·b + u, and under an intervention, with u kept, V' - V = V (exp((x' - x)·b) - 1). A region that is
-    itself a node of the graph changes as its node model says.
+    Like the image, a volume is additive in template space, where all heads are of one size: V·h = x·b + w with the
+    design row x and the head size h. With w kept, an intervention changes V by (x' - x)·b / h. A region that is itself
+    a node of the graph changes as its node model says.
 
     Attributes:
         node_of: region -> its node, for the regions that are nodes.
-        coefficients: (p, r), covariance: (r, p, p); zero for the regions that are nodes.
+        coefficients: b, (p, r); covariance: (r, p, p); zero for the regions that are nodes.
     """
 
     scm: Scm
@@ -58,18 +58,19 @@ class RegionalModel:
 
     @classmethod
     def fit(cls, scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> RegionalModel:
-        """Fit on the scans that the causal model was fitted on; table: indexed by scan id, with `<region>_ml`."""
+        """Fit on the scans of `scm.training`; table: indexed by scan id, with `<region>_ml` and `head_size`."""
         design = scm.design_matrix(scm.training)
         columns = {column: node for node, column in scm.covariates.columns.items()}
         node_of = {region: columns[f"{region}_ml"] for region in regions if f"{region}_ml" in columns}
         people = scm.training["participant"].to_numpy()
+        head_size = table.loc[scm.training["scan"], "head_size"].to_numpy(dtype=float)
         p = design.shape[1]
         coefficients, covariance = np.zeros((p, len(regions))), np.zeros((len(regions), p, p))
         for place, region in enumerate(regions):
             if region in node_of:
                 continue
             volumes = table.loc[scm.training["scan"], f"{region}_ml"].to_numpy(dtype=float)
-            model = sm.OLS(np.log(np.maximum(volumes, 1e-3)), design)
+            model = sm.OLS(volumes * head_size, design)
             clustered = {"cov_type": "cluster", "cov_kwds": {"groups": pd.factorize(people)[0]}}
             fitted = model.fit(**(clustered if has_clusters(people.tolist()) else {}))
             coefficients[:, place], covariance[place] = fitted.params, fitted.cov_params()
@@ -102,10 +103,9 @@ class RegionalModel:
         )
 
     def _change(self, table: pd.DataFrame, changed: pd.DataFrame, step: Array, coefficients: Array) -> Array:
-        volumes = table[[f"{region}_ml" for region in self.regions]].to_numpy(dtype=float)
-        change = volumes * np.expm1(step @ coefficients)
+        change = step @ coefficients / table["head_size"].to_numpy(dtype=float)[:, None]
         for place, region in enumerate(self.regions):
             if region in self.node_of:
-                column = f"{region}_ml"
-                change[:, place] = changed[column].to_numpy(dtype=float) - volumes[:, place]
+                before, after = (rows[f"{region}_ml"].to_numpy(dtype=float) for rows in (table, changed))
+                change[:, place] = after - before
         return change
