@@ -1,6 +1,6 @@
 """The standing benchmark: counterfactuals of a simulated cohort against the true ones, every method side by side.
 
-make bench-truth [SEED=2] [PEOPLE=16]
+make bench-truth [SEED=2] [PEOPLE=32]
 
 Runs the study benchmarks/truth.yaml through the workflow, raw heads to evaluation, prints the methods' table and
 writes benchmarks/results/truth.json (of another seed truth_seed2.json, and so on). An interrupted run goes on where it
@@ -90,7 +90,8 @@ def run_workflow(folder: Path, arguments: argparse.Namespace) -> None:
     command += ["--config", f"seed={arguments.seed}", f"output_dir={folder / 'results'}"]
     command += [f"work_dir={folder / 'work'}"]
     if arguments.people:
-        command += [f"simulation={{participants: {arguments.people}}}", "autoencoder={max_steps: 100}"]
+        command.append(f"simulation={{participants: {arguments.people}}}")
+        command.append("autoencoder={max_steps: 100, validation_interval: 50}")
     # The scripts of the rules import the library from this checkout, whatever else is installed.
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")})
 
