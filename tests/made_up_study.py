@@ -172,11 +172,11 @@ def open_study(folder: Path, config: Config) -> EvaluationInputs:
 
 def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
     """Evaluate and write what the rule writes."""
-    summary, metrics, slopes = evaluate(inputs, seed=1, threads=1)
+    found = evaluate(inputs, seed=1, threads=1)
     (folder / "evaluation").mkdir(exist_ok=True)
-    (folder / "evaluation" / "summary.json").write_text(json.dumps(summary, allow_nan=False))
-    write_table(metrics, folder / "evaluation" / "metrics.tsv")
-    write_table(slopes, folder / "evaluation" / "regional_slopes.tsv")
+    (folder / "evaluation" / "summary.json").write_text(json.dumps(found.summary, allow_nan=False))
+    for name in ("metrics", "regional_slopes", "minimality", "realism"):
+        write_table(getattr(found, name), folder / "evaluation" / f"{name}.tsv")
 
 
 def open_gallery(folder: Path, study: ReportStudy) -> Gallery:
@@ -203,6 +203,8 @@ def table_paths(folder: Path) -> dict[str, Path]:
         "summary": folder / "evaluation" / "summary.json",
         "metrics": folder / "evaluation" / "metrics.tsv",
         "regional_slopes": folder / "evaluation" / "regional_slopes.tsv",
+        "minimality": folder / "evaluation" / "minimality.tsv",
+        "realism": folder / "evaluation" / "realism.tsv",
     }
 
 
@@ -230,7 +232,7 @@ def _preprocess(folder: Path, scan: str, age: float, number: int, rng: np.random
         "status": "fail" if failed else "warn" if warned else "pass",
         "reasons": "the file is cut short; copy it again" if failed else "low contrast" if warned else None,
         "mask_dice": None if failed else 0.9 + 0.02 * rng.random(),
-        "head_size": None if failed else 1 + 0.1 * rng.random(),
+        "head_size": None if failed else 1 + 0.001 * rng.random(),  # brains are drawn, and measured, in one size
     }
     if failed:
         return row

@@ -20,11 +20,15 @@ class Options(BaseModel):
 
 
 class SimulationOptions(Options):
-    """The simulated cohort that is used while `bids_dir` is null."""
+    """The simulated cohort that is used while `bids_dir` is null.
+
+    `rescan_share` of the people are scanned once more on the same day: how far two measurements of one head lie apart.
+    """
 
     participants: int = Field(30, ge=8)
     voxel_mm: float = Field(3.0, ge=1, le=4)
     follow_up_share: float = Field(0.3, ge=0, le=1)
+    rescan_share: float = Field(0.0, ge=0, le=1)
     truncated_scans: int = Field(1, ge=0)
 
 
