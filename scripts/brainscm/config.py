@@ -90,7 +90,7 @@ class QualityOptions(Options):
     border_fail_cm2: float = Field(60.0, ge=0)
     fov_cut_warn_percent: float = Field(2.0, ge=0)
     fov_cut_fail_percent: float = Field(15.0, ge=0)
-    holes_warn_ml: float = Field(20.0, ge=0)
+    holes_warn_ml: float = Field(5.0, ge=0)
     holes_fail_ml: float = Field(200.0, ge=0)
     cnr_warn: float = Field(1.8, ge=0)
     cnr_fail: float = Field(0.8, ge=0)

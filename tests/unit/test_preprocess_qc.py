@@ -41,7 +41,7 @@ GOOD: dict[str, float | None] = {
         ({"contrast": 0.8}, "fail", "times as bright"),
         ({"fov_cut_percent": 5.0}, "warn", "beyond the field of view"),
         ({"fov_cut_percent": 40.0}, "fail", "beyond the field of view"),
-        ({"holes_ml": 50.0}, "warn", "no signal"),
+        ({"holes_ml": 10.0}, "warn", "no signal"),
         ({"holes_ml": 500.0}, "fail", "no signal"),
         ({"ncc": None}, "fail", "ncc could not be measured"),
     ],
