@@ -19,6 +19,8 @@ rule render_report:
         summary=rules.evaluate_counterfactuals.output.summary,
         metrics=rules.evaluate_counterfactuals.output.metrics,
         regional_slopes=rules.evaluate_counterfactuals.output.regional_slopes,
+        minimality=rules.evaluate_counterfactuals.output.minimality,
+        realism=rules.evaluate_counterfactuals.output.realism,
     output:
         index=report(f"{RESULTS}/report/index.html", category="Report", caption="../report/captions/report.rst"),
     log:

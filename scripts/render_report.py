@@ -16,7 +16,7 @@ with job(snakemake):
 
     tables = (
         "scans", "excluded", "qc", "history", "card", "reconstruction", "nodes", "tests", "diagnostics",
-        "regional_effects", "manifest", "summary", "metrics", "regional_slopes",
+        "regional_effects", "manifest", "summary", "metrics", "regional_slopes", "minimality", "realism",
     )  # fmt: skip
     source = snakemake.input
     config = Config.model_validate(snakemake.params.config)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import made_up_study
+from brainscm.errors import BrainSCMError
 from brainscm.evaluation.stage import Study, evaluate
 
 METRICS = {"psnr_brain_db", "change_correlation", "change_slope", "region_volume_mae_ml", "interval_coverage_95"}
@@ -92,6 +93,41 @@ def test_a_wrong_sign_turns_the_correlation_negative(study):
     summary = evaluate(replace(study, scm=broken), seed=1, threads=1).summary
     assert summary["methods"]["latent_glm"]["change_correlation"] < -0.5
     assert summary["methods"]["voxel_glm"]["change_correlation"] > 0.5  # refitted, hence sound
+
+
+def test_a_test_split_that_was_fitted_on_is_refused(study):
+    leaked = study.table.assign(split=study.table["split"].replace("train", "test"))
+    with pytest.raises(BrainSCMError, match="participants of the test split"):
+        evaluate(replace(study, table=leaked), seed=1, threads=1)
+
+
+def test_no_encoding_beats_its_own_ceiling(evaluated):
+    for method in ("pca", "latent"):
+        ceiling = mean(evaluated.metrics, f"{method}_ceiling", "psnr_brain_db")
+        assert ceiling > mean(evaluated.metrics, f"{method}_glm", "psnr_brain_db")
+
+
+def test_intervals_of_every_level_are_judged_and_widen(evaluated):
+    levels = [mean(evaluated.metrics, "latent_glm", f"interval_coverage_{level}") for level in (50, 80, 95)]
+    assert levels == sorted(levels)
+    assert evaluated.summary["methods"]["latent_glm"]["interval_coverage_95"] > 0.8
+
+
+def test_the_minimality_matrix_has_every_region_of_every_query(evaluated):
+    matrix = evaluated.minimality[evaluated.minimality["method"] == "latent_glm"]
+    residual = matrix[matrix["decode"] == "residual"].set_index(["query", "region"])
+    assert len(residual) == 2 * len(made_up_study.REGIONS)
+    older = residual.loc["older-by-20"]
+    assert older.loc["csf", "expected_ml"] > 2
+    assert abs(older.loc["csf", "measured_ml"] - older.loc["csf", "true_ml"]) < older.loc["csf", "true_ml"]
+    assert residual.loc["man"]["true_ml"].isna().all()
+    assert (residual["noise_ml"] > 0).all()
+
+
+def test_realism_gives_a_figure_or_the_reason(evaluated):
+    realism = evaluated.realism
+    assert set(realism["features"]) == {"regions", "image"}
+    assert (realism["p"].isna() == realism["why_null"].notna()).all()
 
 
 def test_without_any_truth_everything_is_null_with_the_reason_but_reconstruction_and_slopes_stay(study, tmp_path):

@@ -58,6 +58,8 @@ class Study:
     summary: dict[str, Any]
     metrics: pd.DataFrame
     regional_slopes: pd.DataFrame
+    minimality: pd.DataFrame
+    realism: pd.DataFrame
 
     @classmethod
     def read(cls, results: Path, config: Config, paths: dict[str, Path]) -> Study:
