@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import pandas as pd
 
+from brainscm.closing import closing_words
 from brainscm.cohort.tables import read_table
 from brainscm.errors import BrainSCMError
 from brainscm.provenance import code_fingerprint

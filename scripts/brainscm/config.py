@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Scalar = float | int | str
+# A path as one writes it in a terminal: ~ is the home folder.
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class Options(BaseModel):
@@ -48,8 +50,8 @@ class CustomTemplate(Options):
     """A whole-head or skull-stripped T1w with its brain mask, on one grid."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
-    t1w: Path
-    brain_mask: Path
+    t1w: UserPath
+    brain_mask: UserPath
 
 
 class PreprocessOptions(Options):
@@ -136,19 +138,29 @@ class QueryOptions(Options):
     effect: Literal["total", "direct"] = "total"
     decode: Literal["residual", "direct", "quantized"] = "residual"
 
+    @field_validator("do", mode="before")
+    @classmethod
+    def _no_truth_values(cls, do: Any) -> Any:
+        for node, value in do.items() if isinstance(do, dict) else ():
+            if isinstance(value, bool):
+                raise ValueError(
+                    f'the value of {node} is true or false; YAML reads a bare yes, no, on or off so: write "yes", "no"'
+                )
+        return do
+
     @field_validator("do")
     @classmethod
     def _relative_needs_number(cls, do: dict[str, Scalar]) -> dict[str, Scalar]:
         for node, value in do.items():
             if isinstance(value, str) and re.match(r"^[+-]", value) and not re.match(r"^[+-]\d+(\.\d+)?$", value):
-                raise ValueError(f'do: {{{node}: "{value}"}} is not a number; write a change as "+10" or "-5.5"')
+                raise ValueError(f'{{{node}: "{value}"}} is not a number; write a change as "+10" or "-5.5"')
         return do
 
 
 class Config(Options):
-    bids_dir: Path | None = None
-    output_dir: Path = Path("results")
-    work_dir: Path = Path("work")
+    bids_dir: UserPath | None = None
+    output_dir: UserPath = Path("results")
+    work_dir: UserPath = Path("work")
     seed: int = Field(20260101, ge=0)
     simulation: SimulationOptions = SimulationOptions()
     cohort: CohortOptions = CohortOptions()

@@ -21,8 +21,9 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     """Run one rule's script: log to `snakemake.log`, hold numeric libraries to `snakemake.threads`.
 
     Import heavy libraries inside the `with` block: ITK and OpenMP read their thread count when they load.
-    Warnings and errors also go to stderr, so that a user at the terminal sees them at once. A `BrainSCMError` ends the
-    job with its one sentence; anything else leaves its traceback in the log.
+    What the library tells also goes to stderr, so that a user at the terminal sees how far a long stage is, and what is
+    wrong, at once. Every error ends the job with one sentence; that of an unexpected one names the log, where its
+    traceback is.
     """
     threads = str(snakemake.threads)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
@@ -35,8 +36,8 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setFormatter(logging.Formatter("%(message)s"))
-    to_terminal.setLevel(logging.WARNING)
-    logger.setLevel(logging.INFO)
+    to_terminal.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     logger.handlers = [to_file, to_terminal]
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(to_file)
@@ -45,6 +46,10 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     except BrainSCMError as error:
         logger.error("%s: %s", snakemake.rule, error)
         sys.exit(1)
-    except Exception:
-        logger.error("%s: unexpected error, details in %s\n%s", snakemake.rule, log_path, traceback.format_exc())
-        raise
+    except Exception as error:
+        logger.debug(traceback.format_exc())
+        told = " ".join(str(error).split())
+        logger.error(
+            "%s: unexpected %s: %s; its traceback is in %s", snakemake.rule, type(error).__name__, told, log_path
+        )
+        sys.exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
+import os
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -14,11 +14,31 @@ from pydantic import BaseModel, ValidationError
 
 from brainscm.config import Config
 from brainscm.errors import ConfigError
+from brainscm.preprocess.template_files import check_template
 from brainscm.scm.graph import check_graph
 
 # What a study with scans of its own starts from, where config.yaml has what suits the small demo.
 OWN_VOXEL_MM = 2.0
 OWN_GRAPH = {"nodes": {"age": {"unit": "years"}, "sex": {}}, "image": {"formula": "age + sex"}}
+
+# What a value should have been, for pydantic's types of error; its own sentences speak of Python.
+EXPECTED = {
+    "model_type": "a section, with its options below it as `key: value`",
+    "dict_type": "a section, with its options below it as `key: value`",
+    "list_type": "a list, like [a, b]",
+    "tuple_type": "two values, like [50, 80]",
+    "too_long": "two values, like [50, 80]",
+    "float_type": "a number",
+    "float_parsing": "a number, with a point for its decimals and without its unit",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "string_type": "text (in quotes, if it looks like a number or a yes or no)",
+    "path_type": "a path, like /data/my-study",
+    "string_pattern_mismatch": "made of letters, digits, _ and -, beginning with a letter",
+    "invalid_key": "an option's name (is it a comma for a decimal point?)",
+    "too_short": "given at least one entry",
+}
 
 
 def load_study(defaults: Path, study: dict[str, Any]) -> Config:
@@ -26,25 +46,32 @@ def load_study(defaults: Path, study: dict[str, Any]) -> Config:
 
     Sections are merged key by key, with one exception: a study that names its own `scm.nodes` gets none of the default
     graph (its image formula, contrasts and queries speak of other nodes). A study that brings its own scans starts from
-    a 2 mm grid and, if it declares no graph, from age and sex alone.
+    a 2 mm grid and, if it declares no nodes, from age and sex alone.
 
     Raises:
         ConfigError: one sentence that names the key, what is wrong with it, and what to do.
     """
     base = yaml.safe_load(defaults.read_text())
     study = copy.deepcopy(study)
-    if study.get("bids_dir") is not None:
+    own_scans = study.get("bids_dir") is not None
+    graph = study.get("scm")
+    own_nodes = isinstance(graph, dict) and bool(graph.get("nodes"))
+    if own_scans:
         base["preprocess"]["voxel_mm"] = OWN_VOXEL_MM
-        if not (study.get("scm") or {}).get("nodes"):
-            study["scm"] = {**OWN_GRAPH, **(study.get("scm") or {})}
-    if (study.get("scm") or {}).get("nodes"):
+    if own_nodes:
         base["scm"] = {}
+    elif own_scans:
+        base["scm"] = OWN_GRAPH
+    if own_nodes or own_scans:
         base.pop("counterfactuals", None)
+    merged = _merge(base, study)
     try:
-        config = Config.model_validate(_merge(base, study))
+        config = Config.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_sentence(error)) from error
+        raise ConfigError(_sentence(error, merged)) from error
     check_graph(config.scm, config.counterfactuals)
+    _check_folders(config)
+    check_template(config.template)
     return config
 
 
@@ -57,35 +84,73 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _sentence(error: ValidationError) -> str:
+def _check_folders(config: Config) -> None:
+    """Check that the scans' folder is there and that the folders of results can be made and written to."""
+    if config.bids_dir is not None and not config.bids_dir.is_dir():
+        raise ConfigError(
+            f"config: bids_dir: {config.bids_dir.absolute()} is not a folder; set it to the top of a BIDS data set "
+            "(a relative path starts at the folder in which snakemake is called)."
+        )
+    for key, folder in (("output_dir", config.output_dir), ("work_dir", config.work_dir)):
+        there = folder.absolute()
+        while not os.path.exists(there):
+            there = there.parent
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise ConfigError(
+                f"config: {key}: {there} is {'not writable' if there.is_dir() else 'a file'}, so {folder.absolute()} "
+                "cannot be made there; name another folder."
+            )
+
+
+def _sentence(error: ValidationError, given: dict[str, Any]) -> str:
     """Tell the first problem of a pydantic error in one sentence, with the nearest known key for a misspelt one."""
-    problems = error.errors()
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    # pydantic also puts the name of a union's member into the location; users know only keys.
-    keys = [
-        str(part)
-        for part in problem["loc"]
-        if re.fullmatch(r"[a-z0-9_]+|\d+", str(part)) or part in _user_keys(problem)
-    ]
-    where = "config: " + ".".join(keys)
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(keys[:-1])
-        nearest = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}."
-        return f"{where}: unknown key; {hint}"
+    problems = [(_keys(problem["loc"], given), problem) for problem in error.errors()]
+    for keys, problem in problems:
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(keys[:-1])
+            nearest = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}."
+            return f"{_place(keys)}: unknown key; {hint}"
+    # Of a value that may be several things each is a problem; the deepest place is the one that was meant.
+    keys, problem = max(problems, key=lambda found: len(found[0]))
+    where = _place(keys)
     if problem["type"] == "missing":
         return f"{where}: missing; add it (see the comments in config.yaml)."
-    what = problem["msg"].removeprefix("Value error, ")
-    given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
-    return f"{where}: {what[0].lower()}{what[1:]}{shown}; see the comments in config.yaml."
+    value = problem["input"]
+    if value is None and keys[-1] != "bids_dir":
+        empty = "{} for none" if problem["type"] in ("model_type", "dict_type") else "leave it out"
+        return f"{where}: nothing is written there; write what belongs there, or {empty}."
+    shown = f" (given: {value!r})" if isinstance(value, str | int | float | list) else ""
+    if problem["type"] == "value_error":
+        return f"{where}: {problem['ctx']['error']!s}{shown}; see the comments in config.yaml."
+    expected = dict.fromkeys(_expected(other) for place, other in problems if place == keys)
+    return f"{where}: should be {' or '.join(expected)}{shown}; see the comments in config.yaml."
 
 
-def _user_keys(problem: Any) -> set[Any]:
-    return {problem["loc"][-1]} if problem["type"] in ("extra_forbidden", "missing") else set()
+def _expected(problem: Any) -> str:
+    return EXPECTED.get(problem["type"], problem["msg"].removeprefix("Input should be "))
 
 
-def _known_keys(path: list[str]) -> list[str]:
+def _keys(location: tuple[int | str, ...], given: Any) -> list[int | str]:
+    """The part of a pydantic location that is in the configuration: it also names members of unions and validators."""
+    keys: list[int | str] = []
+    for place, part in enumerate(location):
+        known = part in given if isinstance(given, dict) else isinstance(given, list) and part in range(len(given))
+        if known:
+            given = given[part]
+        elif not isinstance(given, dict) or place < len(location) - 1 or part == "[key]":
+            continue
+        keys.append(part)
+    return keys
+
+
+def _place(keys: list[int | str]) -> str:
+    """`config: counterfactuals[0].do`"""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    return f"config: {text.removeprefix('.')}" if keys else "config"
+
+
+def _known_keys(path: list[int | str]) -> list[str]:
     """The keys that the models allow at a place in the configuration."""
     models: list[Any] = [Config]
     for part in path:

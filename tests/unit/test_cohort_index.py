@@ -127,3 +127,25 @@ def test_unreadable_inputs_end_in_one_sentence(tmp_path: Path) -> None:
     few = make_bids(tmp_path / "few", people(2), heads(2))
     with pytest.raises(BrainSCMError, match="2 participants cannot give each"):
         index(few)
+
+
+def test_folders_that_give_no_scan_are_told(tmp_path: Path) -> None:
+    odd = ["sub-a_b/anat/sub-a_b_T1w.nii.gz", "sub-30/anat/sub-30_t1w.nii.gz"]
+    _, excluded = index(make_bids(tmp_path, people(10), heads(10) + odd))
+    reasons = excluded.set_index("scan")["reason"]
+    assert "letters and digits" in reasons["sub-a_b"]
+    assert "no sub-30[_ses-Y]_T1w.nii[.gz] in" in reasons["sub-30"]
+
+
+def test_tables_that_cannot_serve_the_graph_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(BrainSCMError, match=r"none of its participants \(sub-X00, ...\) has a folder \(sub-00, ...\)"):
+        index(make_bids(tmp_path / "ids", people(10).replace("sub-", "sub-X"), heads(10)))
+    with pytest.raises(ConfigError, match="no column 'age' in"):
+        index(make_bids(tmp_path / "none", "", heads(10)))
+
+
+def test_a_covariate_that_cannot_balance_the_split_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bids = make_bids(tmp_path, people(10), heads(10))
+    with caplog.at_level("WARNING", logger="brainscm"):
+        index_cohort(bids, CohortOptions(stratify=["agee"]), ("age",), seed=1)
+    assert "no column 'agee'" in caplog.text

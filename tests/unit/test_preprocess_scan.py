@@ -1,5 +1,6 @@
 """One made-up head through the whole stage, against what is known of it; and bad scans, which must not raise."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,16 @@ def test_unexpected_error_fails_the_scan_not_the_job(
     assert "ITK says no" in status["reasons"][0]
     assert "bias_field" in status["reasons"][0]
     assert (tmp_path / status["outputs"]["mask_figure"]).is_file(), "a partial picture of the head"
+
+
+def test_a_full_disk_is_not_taken_for_a_bad_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("brainscm.preprocess.scan.read_scan", full)
+    with pytest.raises(OSError, match="No space left"):
+        preprocess_scan(SCAN, tmp_path / "raw.nii.gz", tmp_path, EMBEDDED, OPTIONS, seed=1)
+    assert not (tmp_path / "status" / f"{SCAN}.json").exists()
 
 
 def test_unusable_template_stops_the_job(done: dict[str, Any], tmp_path: Path) -> None:

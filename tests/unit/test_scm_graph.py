@@ -142,6 +142,20 @@ def test_a_value_that_nobody_has_is_found_before_anything_is_measured() -> None:
     check_values(options, [query(do={"site": "HH", "ventricles": 30})], table)
 
 
+def test_what_would_fail_after_a_night_of_preprocessing_is_found_in_the_cohort_table() -> None:
+    table = people(age=[f"{20 + i},5" for i in range(12)], sex=["F", "M"] * 6)
+    with pytest.raises(ConfigError, match="'age' holds text such as '20,5' where numbers seem to be meant"):
+        check_values(scm({"age": {}, "sex": {}, "gm": {}}, "age + gm"), [], table)
+    table["age"] = range(20, 32)
+    table["split"] = ["train"] * 8 + ["test"] * 4
+    check_values(scm({"age": {}, "sex": {}, "gm": {}}, "age + gm"), [query(do={"age": 50})], table)
+    with pytest.raises(ConfigError, match="scans: 'sub-99' is no scan or participant"):
+        check_values(scm(), [query(do={"age": 50}, scans=["sub-99"])], table)
+    table.loc[:7, "age"] = None
+    with pytest.raises(ConfigError, match="no training scan has a value of 'age'"):
+        check_values(scm(), [], table)
+
+
 def test_a_node_finds_its_column() -> None:
     nodes = {"ventricles": {}, "age": {"column": "age_at_scan"}, "site": {}}
     table = people(ventricles_ml=[10.0, 20.0], age_at_scan=[30, 40], site=[1.0, 1.0])

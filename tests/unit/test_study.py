@@ -38,11 +38,19 @@ def test_own_nodes_replace_the_demo_graph_whole() -> None:
     assert config.counterfactuals == []
 
 
-def test_own_scans_start_from_age_and_sex_on_a_finer_grid_than_the_demo() -> None:
-    config = load(bids_dir="somewhere")
+def test_own_scans_start_from_age_and_sex_on_a_finer_grid_than_the_demo(tmp_path: Path) -> None:
+    config = load(bids_dir=str(tmp_path))
     assert set(config.scm.nodes) == {"age", "sex"}
+    assert config.counterfactuals == []
     assert config.preprocess.voxel_mm < load().preprocess.voxel_mm
-    assert load(bids_dir="somewhere", preprocess={"voxel_mm": 1.5}).preprocess.voxel_mm == 1.5
+    assert load(bids_dir=str(tmp_path), preprocess={"voxel_mm": 1.5}).preprocess.voxel_mm == 1.5
+    assert load(bids_dir=str(tmp_path), scm={"image": {"formula": "age"}}).scm.image.formula == "age"
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "scans").mkdir()
+    assert load(bids_dir="~/scans").bids_dir == tmp_path / "scans"
 
 
 @pytest.mark.parametrize(
@@ -58,12 +66,33 @@ def test_own_scans_start_from_age_and_sex_on_a_finer_grid_than_the_demo() -> Non
         ),
         ({"preprocess": {"voxel_mm": "2mm"}}, "config: preprocess.voxel_mm: .*given: '2mm'"),
         ({"template": {"nam": "x"}}, "config: template.nam: unknown key; did you mean 'name'?"),
+        (
+            {"template": {"name": "x", "t1w": "/no/t1w.nii.gz", "brain_mask": "/no/mask.nii.gz"}},
+            "t1w.nii.gz is not a file",
+        ),
+        ({"template": "MNI152NLin2009cAsymm"}, "config: template: MNI152NLin2009cAsymm is neither"),
+        ({"bids_dir": "/no/such/folder"}, "config: bids_dir: /no/such/folder is not a folder"),
+        ({"output_dir": "/etc/passwd/results"}, "config: output_dir: /etc/passwd is a file"),
+        ({"autoencoder": None}, "config: autoencoder: nothing is written there; .* {} for none"),
+        ({"seed": None}, "config: seed: nothing is written there; .* leave it out"),
+        ({"scm": "age + sex"}, "config: scm: should be a section.*given: 'age \\+ sex'"),
+        ({"autoencoder": {"channels": [32, "big"]}}, "config: autoencoder.channels\\[1\\]: should be a whole number"),
+        ({"scm": {"image": {"formula": "1"}}}, "config: scm.image.formula: '1' names no node"),
         ({"scm": {"nodes": {"age": {}}}}, "config: scm.image: missing"),
         ({"scm": {"nodes": {"age": {"familly": "gamma"}}}}, "unknown key; did you mean 'family'?"),
         (
             {"counterfactuals": [{"name": "x", "do": {"age": "+ten"}}]},
-            "config: counterfactuals.0.do: .*is not a number",
+            "config: counterfactuals\\[0\\].do: .*is not a number",
         ),
+        (
+            {"counterfactuals": [{"name": "x", "do": {"age": [50, 80]}}]},
+            "config: counterfactuals\\[0\\].do.age: should be a number",
+        ),
+        (
+            {"counterfactuals": [{"name": "x", "do": {"age": 1}, "scans": "train"}]},
+            "config: counterfactuals\\[0\\].scans: should be 'test' or 'all' or a list",
+        ),
+        ({"counterfactuals": [{"name": "x", "do": {"ill": True}}]}, 'YAML reads a bare yes.*write "yes"'),
         ({"counterfactuals": [{"name": "x", "do": {"aeg": 3}}]}, "aeg.*'age'"),
     ],
 )

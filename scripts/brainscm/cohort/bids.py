@@ -68,6 +68,18 @@ def _folders(parent: str | Path, prefix: str) -> list[str]:
     return sorted(entry.path for entry in os.scandir(parent) if entry.name.startswith(prefix) and entry.is_dir())
 
 
+def folders_without_t1w(bids_dir: Path, files: list[T1wFile]) -> dict[str, str]:
+    """The `sub-*` folders that gave no scan, each with what may be wrong with it."""
+    found = {Path(file.path).relative_to(bids_dir.absolute()).parts[0] for file in files}
+    reasons = {}
+    for name in (Path(folder).name for folder in _folders(bids_dir, "sub-")):
+        if not re.fullmatch(r"sub-[A-Za-z0-9]+", name):
+            reasons[name] = "its name is not sub- with letters and digits alone, as BIDS asks; rename folder and files"
+        elif name not in found:
+            reasons[name] = f"no {name}[_ses-Y]_T1w.nii[.gz] in {name}/[ses-Y/]anat"
+    return reasons
+
+
 def choose_scans(files: list[T1wFile]) -> tuple[list[T1wFile], pd.DataFrame]:
     """Keep one T1w a session, the first by its entities (no acq-, lowest run-); say why the others are left out.
 
@@ -140,8 +152,10 @@ def _read_covariates(path: Path, key: str, prefix: str) -> pd.DataFrame:
         table = read_table(path)
     except (ValueError, UnicodeDecodeError) as error:
         raise BrainSCMError(
-            f"{path}: cannot be read as a tab-separated table ({error}); save it as UTF-8 TSV."
+            f"{path}: cannot be read as a tab-separated table ({' '.join(str(error).split())}); save it as UTF-8 TSV."
         ) from error
+    if len(table.columns) == 1 and key in table.columns[0] and key != table.columns[0]:
+        raise BrainSCMError(f"{path}: its columns are not separated by tabs ('{table.columns[0]}'); save it as TSV.")
     if key not in table:
         nearest = difflib.get_close_matches(key, list(table.columns), n=1, cutoff=0.4)
         hint = f"; did you mean to rename '{nearest[0]}'?" if nearest else ""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainscm.cohort.bids import choose_scans, find_t1w, read_participants, read_sessions
+from brainscm.cohort.bids import choose_scans, find_t1w, folders_without_t1w, read_participants, read_sessions
 from brainscm.cohort.split import split_participants
 from brainscm.config import CohortOptions
-from brainscm.errors import ConfigError
+from brainscm.errors import BrainSCMError, ConfigError
 
 logger = logging.getLogger("brainscm")
 
@@ -42,7 +42,8 @@ def index_cohort(
         BrainSCMError: the folder or its tables cannot be read, or no scan is left.
         ConfigError: a covariate of the graph is a column of no table.
     """
-    files, excluded = choose_scans(find_t1w(bids_dir))
+    found = find_t1w(bids_dir)
+    files, excluded = choose_scans(found)
     participants, conflicts = read_participants(bids_dir)
     sessions = read_sessions(bids_dir, sorted({file.participant for file in files}))
 
@@ -54,10 +55,16 @@ def index_cohort(
     in_conflict = scans["participant"].isin(conflicts)
     dropped = scans.loc[in_conflict, ["scan", "path"]].assign(excluded_from="everything")
     dropped["reason"] = scans.loc[in_conflict, "participant"].map(conflicts)
-    scanless = [participant for participant in participants.index if participant not in set(scans["participant"])]
+    if len(participants) and not set(participants.index).intersection(scans["participant"]):
+        raise BrainSCMError(
+            f"{bids_dir / 'participants.tsv'}: none of its participants ({participants.index[0]}, ...) has a folder "
+            f"({scans['participant'].iloc[0]}, ...); write the ids as the folders have them."
+        )
+    scanless = dict.fromkeys(set(participants.index).difference(scans["participant"]), "no T1w file in the BIDS folder")
+    scanless |= folders_without_t1w(bids_dir, found)
     dropped_people = pd.DataFrame(
-        {"scan": participant, "path": None, "excluded_from": "everything", "reason": "no T1w file in the BIDS folder"}
-        for participant in scanless
+        {"scan": participant, "path": None, "excluded_from": "everything", "reason": reason}
+        for participant, reason in scanless.items()
     )
     scans = scans[~in_conflict].reset_index(drop=True)
 
@@ -67,12 +74,14 @@ def index_cohort(
         value = scans["scan"].map(own[column])
         scans[column] = value if column not in scans else value.where(value.notna(), scans[column])
 
-    if len(participants.columns) or len(own.columns):
-        _check_columns(scans, covariates, bids_dir)
+    _check_columns(scans, covariates, bids_dir)
     unusable = _coerce_numbers(scans, [c for c in map(str, scans) if c not in IDENTITY])
     incomplete = _missing_covariates(scans, covariates, unusable)
 
     stratify = [column for column in options.stratify if column in scans]
+    for column in options.stratify:
+        if column not in stratify:
+            logger.warning("config: cohort.stratify: no column '%s'; the split is not balanced in it", column)
     people = (
         scans.groupby("participant")[stratify].first()
         if stratify

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -59,6 +60,7 @@ def preprocess_scan(
 
     Raises:
         ConfigError: the template cannot be used; then no scan can be.
+        OSError, MemoryError: the machine lacks disk or memory, which says nothing about the scan.
     """
     work = _ScanRun(scan, Path(t1w), Path(output_dir), options, seed)
     status: dict[str, Any] = {"scan": scan, "status": "fail", "reasons": [], "metrics": {}, "volumes_ml": {}}
@@ -67,11 +69,13 @@ def preprocess_scan(
         work.run(template)
         verdict, reasons = qc.judge(work.metrics, options)
         status.update(status=verdict, reasons=reasons)
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
     except ScanError as error:
         status["reasons"] = [str(error)]
     except Exception as error:  # a bad scan is data: whatever a library made of it must not stop the cohort
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a full disk is not the scan's fault: the job fails, and is done again when there is room
         logger.warning("%s: unexpected error\n%s", scan, traceback.format_exc())
         cause = f"{type(error).__name__} in stage {work.current} ({one_line(error)})"
         status["reasons"] = [f"{t1w}: {cause}; look at the scan and at this scan's log"]

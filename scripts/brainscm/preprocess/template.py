@@ -6,7 +6,6 @@ skull. Every other template borrows its tissue priors and regions, by an affine 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +18,9 @@ from scipy import ndimage
 
 from brainscm.config import CustomTemplate
 from brainscm.errors import ConfigError
+from brainscm.preprocess.template_files import EMBEDDED, templateflow_files
 from brainscm.preprocess.volume import Volume, crop, gaussian_for_voxels, halve, sample
 
-EMBEDDED = "MNI152NLin2009aSym"
 HEAD_MARGIN_MM = 32  # room around the brain for scalp, skull and the registration's band
 GRID_MARGIN_MM = 3  # the affine brings outlines together to within about this
 SKULL_MM, SCALP_MM = 7, 14  # outer distances from the brain of the pseudo-head's dark and bright shells
@@ -76,7 +75,7 @@ def load_template(template: str | CustomTemplate, voxel_mm: float) -> Template:
         embedded = _embedded()
         return _build(EMBEDDED, embedded["t1w"], embedded["mask"], embedded, voxel_mm)
     if isinstance(template, str):
-        template = _templateflow(template)
+        template = templateflow_files(template)
     t1w, mask = _read_custom(template)
     return _build(template.name, t1w, mask, _borrow_priors(_embedded(), t1w, mask), voxel_mm)
 
@@ -171,25 +170,6 @@ def _heads(t1w: Volume, mask: Volume) -> dict[int, tuple[Volume, Volume]]:
         head, brain = halve(head), halve(brain)
         heads[mm] = (head, brain)
     return heads
-
-
-def _templateflow(name: str) -> CustomTemplate:
-    """A template that lies in the folder named by TEMPLATEFLOW_HOME, best resolution first."""
-    home = os.environ.get("TEMPLATEFLOW_HOME")
-    folder = Path(home) / f"tpl-{name}" if home else None
-    if folder is None or not folder.is_dir():
-        raise ConfigError(
-            f"template: {name} is neither {EMBEDDED} (embedded) nor a folder tpl-{name} under $TEMPLATEFLOW_HOME"
-            f" ({home or 'not set'}); copy the template there, or give t1w and brain_mask paths"
-        )
-    for resolution in ("_res-01", "_res-1", "_res-02", "_res-2", ""):
-        mask = folder / f"tpl-{name}{resolution}_desc-brain_mask.nii.gz"
-        for t1w in (f"tpl-{name}{resolution}_T1w.nii.gz", f"tpl-{name}{resolution}_desc-brain_T1w.nii.gz"):
-            if mask.is_file() and (folder / t1w).is_file():
-                return CustomTemplate(name=name, t1w=folder / t1w, brain_mask=mask)
-    raise ConfigError(
-        f"template: {folder} holds no T1w with a desc-brain_mask at one resolution; fetch both with TemplateFlow"
-    )
 
 
 def _read_custom(template: CustomTemplate) -> tuple[Volume, Volume]:

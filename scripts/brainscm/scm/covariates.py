@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from brainscm.scm.formula import nearest
 from brainscm.scm.graph import DISCRETE, is_relative, read_graph
 
 MIN_PEOPLE = 2  # a level with one person in it has no noise to learn from
+MANY_LEVELS = 10  # text in more kinds than this, most of it beginning with a number, was meant as numbers
 
 Levels = tuple[str, ...]
 
@@ -105,13 +107,15 @@ def node_column(name: str, options: ScmOptions, table: pd.DataFrame) -> str:
     return f"{wanted}_ml" if wanted not in table and f"{wanted}_ml" in table else wanted
 
 
-def check_table(options: ScmOptions, table: pd.DataFrame) -> None:
-    """Check the graph against the table of training scans (scan, participant, one column a node).
+def check_table(options: ScmOptions, table: pd.DataFrame, nodes: Collection[str] | None = None) -> None:
+    """Check the graph, or some `nodes` of it, against the table of training scans (scan, participant, node columns).
 
     Raises:
         ConfigError: a node has no column or no value, a number is text, or a level has too few people.
     """
     for name, node in options.nodes.items():
+        if nodes is not None and name not in nodes:
+            continue
         where = f"config: scm.nodes.{name}"
         column = node_column(name, options, table)
         if column not in table:
@@ -131,18 +135,34 @@ def check_table(options: ScmOptions, table: pd.DataFrame) -> None:
         if node.family == "poisson" and ((values < 0) | (values % 1 != 0)).any():
             raise ConfigError(f"{where}: poisson needs counts (0, 1, 2, ...) in '{column}'; try gaussian.")
         levels = _levels(name, options, table[column])
+        if levels is not None and node.levels is None and node.family is None and _seem_numbers(levels, node.unit):
+            raise ConfigError(
+                f"{where}: '{column}' holds text such as '{levels[0]}' where numbers seem to be meant; write numbers "
+                "alone, with a point for decimals, or list the levels if it has levels."
+            )
         if levels is not None:
             _check_levels(where, name, levels, options, table["participant"].groupby(_as_text(table[column])).nunique())
 
 
 def check_values(options: ScmOptions, queries: Iterable[QueryOptions], table: pd.DataFrame) -> None:
-    """Check the values in contrasts and queries against a cohort's table, before anything is measured or trained.
+    """Check nodes, contrasts and queries against a cohort's table, before anything is measured or trained.
 
     Nodes whose column is not in the table yet (preprocessing will measure it) are left for later.
 
     Raises:
-        ConfigError: a level that nobody has, or text for a number.
+        ConfigError: see `check_table`; a level that nobody has, text for a number, or a scan that is not there.
     """
+    training = table[table["split"] == "train"] if "split" in table else table
+    check_table(options, training, [name for name in options.nodes if node_column(name, options, table) in table])
+    queries = list(queries)
+    ids = {*table["scan"], *table["participant"]}
+    for query in queries:
+        for wanted in query.scans if isinstance(query.scans, list) else ():
+            if wanted not in ids:
+                raise ConfigError(
+                    f"config: counterfactuals ({query.name}): scans: '{wanted}' is no scan or participant of the "
+                    f"cohort; {nearest(wanted, sorted(ids)[:1000])}"
+                )
     asked = [
         (f"config: scm.contrasts.{name}: {node}", node, value)
         for name, contrast in options.contrasts.items()
@@ -169,6 +189,11 @@ def _levels(name: str, options: ScmOptions, column: pd.Series) -> Levels | None:
     if numeric and node.family not in DISCRETE and name not in read_graph(options).in_c:
         return None
     return tuple(sorted(_as_text(column).dropna().unique()))
+
+
+def _seem_numbers(levels: Levels, unit: str | None) -> bool:
+    begin_so = sum(re.match(r"[+-]?\d", level) is not None for level in levels)
+    return unit is not None or (len(levels) > MANY_LEVELS and 2 * begin_so > len(levels))
 
 
 def _typed(where: str, value: Scalar, levels: Levels | None) -> Scalar:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from brainscm.config import QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
-from brainscm.scm.formula import FUNCTIONS, MODULES, Formula, nearest, parse_formula
+from brainscm.scm.formula import EXAMPLE, FUNCTIONS, MODULES, Formula, nearest, parse_formula
 
 DISCRETE = frozenset({"binomial", "multinomial", "ordered"})
 
@@ -75,7 +75,11 @@ def check_graph(options: ScmOptions, queries: Iterable[QueryOptions] = ()) -> No
     Raises:
         ConfigError: one sentence: which key, what is wrong with it, what to do.
     """
-    read_graph(options)
+    if not read_graph(options).image.names:
+        raise ConfigError(
+            f"config: scm.image.formula: '{options.image.formula}' names no node, so that no intervention could change "
+            f"the image; write it like {EXAMPLE}."
+        )
     for name, node in options.nodes.items():
         if node.family in DISCRETE and node.levels is not None and len(node.levels) < 2:
             raise ConfigError(

@@ -31,7 +31,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             {
                 "label": "Scans that could be used",
                 "value": f"{len(used):,}",
-                "note": f"of {len(cohort):,} found; {int((cohort['status'] == 'fail').sum())} failed",
+                "note": f"of {len(cohort):,} indexed; {int((cohort['status'] == 'fail').sum())} failed",
             },
             *_headline(study),
         ],
