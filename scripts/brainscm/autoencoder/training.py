@@ -308,8 +308,8 @@ class Trainer:
     @torch.no_grad()
     def _start(self) -> None:
         """Fit the linear code and the codebook, and judge them: the network has to do better."""
-        rows = self._sample_of_scans(0, LINEAR_SCANS)
-        self.model.start(lambda: (self._batch_of(self.training, [i]) for i in rows))
+        scans = self._sample_of_scans(0, LINEAR_SCANS)
+        self.model.start(lambda: (self._batch_of(self.training, [i]) for i in scans))
         generator, size = torch.Generator().manual_seed(self.seed), self.options.codebook_size
         chosen = self._sample_of_scans(1, CODEBOOK_SCANS)
         samples = []
