@@ -6,6 +6,7 @@ skull. Every other template borrows its tissue priors and regions, by an affine 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass, fields
 from functools import cached_property
