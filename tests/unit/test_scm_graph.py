@@ -149,6 +149,8 @@ def test_what_would_fail_after_a_night_of_preprocessing_is_found_in_the_cohort_t
     table["age"] = range(20, 32)
     table["split"] = ["train"] * 8 + ["test"] * 4
     check_values(scm({"age": {}, "sex": {}, "gm": {}}, "age + gm"), [query(do={"age": 50})], table)
+    participant = str(table["participant"].iloc[0])
+    check_values(scm(), [query(do={"age": 50}, scans=[participant, participant.removeprefix("sub-")])], table)
     with pytest.raises(ConfigError, match="scans: 'sub-99' is no scan or participant"):
         check_values(scm(), [query(do={"age": 50}, scans=["sub-99"])], table)
     table.loc[:7, "age"] = None

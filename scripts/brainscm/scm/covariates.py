@@ -158,7 +158,7 @@ def check_values(options: ScmOptions, queries: Iterable[QueryOptions], table: pd
     ids = {*table["scan"], *table["participant"]}
     for query in queries:
         for wanted in query.scans if isinstance(query.scans, list) else ():
-            if wanted not in ids:
+            if ids.isdisjoint((wanted, f"sub-{wanted}")):
                 raise ConfigError(
                     f"config: counterfactuals ({query.name}): scans: '{wanted}' is no scan or participant of the "
                     f"cohort; {nearest(wanted, sorted(ids)[:1000])}"
