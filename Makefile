@@ -5,7 +5,7 @@ CORES  ?= all
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
             $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: demo test bench lint schema clean
+.PHONY: demo test bench bench-truth lint schema clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/snakemake --profile profiles/local --cores $(CORES)
@@ -17,7 +17,12 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest
 
 bench: $(VENV)/.installed-dev
-	@for script in $(wildcard benchmarks/bench_*.py); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/bench_truth.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
+
+# The standing benchmark: at most 90 minutes on 2 cores; go on with the same command after an interruption.
+# SEED=2 judges on another cohort; PEOPLE=32 tries it out.
+bench-truth: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/bench_truth.py $(if $(SEED),--seed $(SEED)) $(if $(PEOPLE),--people $(PEOPLE))
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -4,6 +4,10 @@ python benchmarks/validate_masks.py --preproc results/preproc --labels <bids>/de
 
 `--labels` holds `sub-X/anat/*_dseg.nii.gz` on the raw scans' grids (label > 0 is the intracranial mask) and
 `volumes.tsv` in mm³ with the columns 601_GM, 604_WM and 509_Ventricles. Writes benchmarks/results/masks_<name>.json.
+
+The masks lie on the raw scans' own grids, so the same command serves any template. For Colin27, preprocess with
+`template: {name: Colin27, t1w: colin27_wholehead.nii.gz, brain_mask: colin27_brain.nii.gz}` (a brain image is taken for
+its mask) into an `output_dir` of its own, and give `--name ixi_colin27`.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ rule train_autoencoder:
         "../envs/torch.yaml"
     threads: 8
     resources:
+        # Several GPUs of one node: --set-resources train_autoencoder:gpu=4. Several nodes: profiles/slurm-gpu-multinode.
         gpu=0 if config["autoencoder"]["device"] == "cpu" else 1,
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 1440,

@@ -1,4 +1,4 @@
-"""The scans to analyse: found in a BIDS folder, or simulated while `bids_dir` is null."""
+"""The scans to analyse: found in a BIDS folder, converted from DICOM, or simulated while neither is given."""
 
 
 rule simulate_cohort:
@@ -24,6 +24,31 @@ rule simulate_cohort:
         "Simulating a cohort of raw heads"
     script:
         "../scripts/simulate_cohort.py"
+
+
+rule convert_dicom:
+    input:
+        get_dicom_tables,
+    output:
+        description=f"{WORK}/dicom/bids/dataset_description.json",
+    log:
+        f"{RESULTS}/logs/convert_dicom.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/convert_dicom.tsv"
+    conda:
+        "../envs/stats.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        bids_dir=subpath(output.description, parent=True),
+        dicom_dir=config["dicom_dir"],
+        code=code_fingerprint("cohort"),
+    message:
+        "Converting {params.dicom_dir} to BIDS"
+    script:
+        "../scripts/convert_dicom.py"
 
 
 checkpoint index_cohort:

@@ -5,7 +5,7 @@ from functools import lru_cache
 import pandas as pd
 
 from brainscm.closing import closing_words
-from brainscm.cohort.tables import read_table
+from brainscm.cohort.tables import read_table, run_paths
 from brainscm.errors import BrainSCMError
 from brainscm.provenance import code_fingerprint
 from brainscm.study import load_study
@@ -20,10 +20,13 @@ config.update(STUDY.model_dump(mode="json"))
 
 RESULTS = config["output_dir"]
 WORK = config["work_dir"]
-BIDS = config["bids_dir"] or f"{WORK}/simulation/bids"
+BIDS = config["bids_dir"] or (f"{WORK}/dicom/bids" if config["dicom_dir"] else f"{WORK}/simulation/bids")
 
 # What makes two preprocessed scans comparable; a model remembers it and refuses scans made otherwise.
-PREPROCESSING = {"template": config["template"], "options": config["preprocess"]}
+PREPROCESSING = {
+    "template": config["template"],
+    "options": {key: value for key, value in config["preprocess"].items() if key != "atlas"},
+}
 
 
 wildcard_constraints:
@@ -32,19 +35,28 @@ wildcard_constraints:
 
 
 def get_bids_tables(wildcards):
-    """What the cohort's index is made from: the simulator's last file, or the user's own tables."""
-    if config["bids_dir"] is None:
-        return [rules.simulate_cohort.output.description]
-    return [table for name in ("participants.tsv", "sessions.tsv") if (table := Path(BIDS, name)).exists()]
+    """What the cohort's index is made from: the converter's or simulator's last file, or the user's own tables."""
+    if config["dicom_dir"]:
+        return [rules.convert_dicom.output.description]
+    return existing_tables(BIDS) if config["bids_dir"] else [rules.simulate_cohort.output.description]
+
+
+def get_dicom_tables(wildcards):
+    return existing_tables(config["dicom_dir"])
+
+
+def existing_tables(folder):
+    return [table for name in ("participants.tsv", "sessions.tsv") if (table := Path(folder, name)).exists()]
 
 
 @lru_cache
 def _raw_scans(scans_tsv, modified_ns):
-    return dict(read_table(scans_tsv)[["scan", "path"]].itertuples(index=False))
+    table = read_table(scans_tsv)
+    return {row.scan: run_paths(row.path, row.further_runs) for row in table.itertuples()}
 
 
 def raw_scans():
-    """Map each scan of the indexed cohort to its raw T1w file."""
+    """Map each scan of the indexed cohort to its raw T1w file, or files if it has several runs."""
     table = Path(checkpoints.index_cohort.get().output.scans)
     return _raw_scans(table, table.stat().st_mtime_ns)
 
@@ -60,8 +72,7 @@ def get_raw_t1w(wildcards):
 
 def get_existing_t1w(wildcards):
     """The raw T1w while it exists; a scan that has vanished fails by itself instead of stopping the run."""
-    path = get_raw_t1w(wildcards)
-    return path if Path(path).exists() else []
+    return [path for path in get_raw_t1w(wildcards) if Path(path).exists()]
 
 
 def get_statuses(wildcards):

@@ -18,6 +18,8 @@ rule evaluate_counterfactuals:
         ),
         metrics=f"{RESULTS}/evaluation/metrics.tsv",
         regional_slopes=f"{RESULTS}/evaluation/regional_slopes.tsv",
+        minimality=f"{RESULTS}/evaluation/minimality.tsv",
+        realism=f"{RESULTS}/evaluation/realism.tsv",
     log:
         f"{RESULTS}/logs/evaluate_counterfactuals.log",
     benchmark:

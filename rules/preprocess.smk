@@ -3,7 +3,7 @@
 
 rule preprocess_scan:
     input:
-        t1w=get_existing_t1w,
+        runs=get_existing_t1w,
     output:
         # The only declared output: a failed scan has a status, but no image to promise.
         status=f"{RESULTS}/preproc/status/{{scan}}.json",
@@ -18,8 +18,9 @@ rule preprocess_scan:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        t1w=get_raw_t1w,
+        runs=get_raw_t1w,
         preproc_dir=subpath(output.status, ancestor=2),
+        work_dir=WORK,
         template=config["template"],
         options=config["preprocess"],
         seed=config["seed"],
@@ -48,8 +49,7 @@ rule collect_preprocessing:
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
         preproc_dir=subpath(output.qc, parent=True),
-        template=config["template"],
-        options=config["preprocess"],
+        limits=config["quality"],
         code=code_fingerprint("preprocess"),
     message:
         "Collecting the status of every scan"

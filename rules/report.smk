@@ -14,10 +14,13 @@ rule render_report:
         nodes=rules.fit_scm.output.nodes,
         tests=rules.fit_scm.output.tests,
         diagnostics=rules.fit_scm.output.diagnostics,
+        regional_effects=rules.fit_scm.output.regional_effects,
         manifest=rules.synthesize_counterfactuals.output.manifest,
         summary=rules.evaluate_counterfactuals.output.summary,
         metrics=rules.evaluate_counterfactuals.output.metrics,
         regional_slopes=rules.evaluate_counterfactuals.output.regional_slopes,
+        minimality=rules.evaluate_counterfactuals.output.minimality,
+        realism=rules.evaluate_counterfactuals.output.realism,
     output:
         index=report(f"{RESULTS}/report/index.html", category="Report", caption="../report/captions/report.rst"),
     log:

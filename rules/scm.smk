@@ -14,6 +14,7 @@ rule fit_scm:
         node_models=f"{RESULTS}/scm/node_models.npz",
         tests=f"{RESULTS}/scm/tests.tsv",
         diagnostics=f"{RESULTS}/scm/diagnostics.tsv",
+        regional_effects=f"{RESULTS}/scm/regional_effects.tsv",
         effects=directory(f"{RESULTS}/scm/effects"),
     log:
         f"{RESULTS}/logs/fit_scm.log",
@@ -28,6 +29,8 @@ rule fit_scm:
     params:
         preproc_dir=subpath(input.qc, parent=True),
         options=config["scm"],
+        template=config["template"],
+        preprocess=config["preprocess"],
         seed=config["seed"],
         code=code_fingerprint("scm"),
     message:

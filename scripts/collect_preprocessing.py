@@ -5,12 +5,12 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake):
-    from brainscm.config import PreprocessOptions
+    from brainscm.config import QualityOptions
     from brainscm.preprocess.collect import collect_preprocessing
 
     collect_preprocessing(
         scans_path=Path(snakemake.input.scans),
         preproc_dir=Path(snakemake.params.preproc_dir),
         qc_path=Path(snakemake.output.qc),
-        options=PreprocessOptions.model_validate(snakemake.params.options),
+        limits=QualityOptions.model_validate(snakemake.params.limits),
     )

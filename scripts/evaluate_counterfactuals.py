@@ -42,7 +42,7 @@ with job(snakemake):
         regions=[region for region in REGIONS if region != "brain"],  # brain is the sum of two others
         to_scan=lambda row: read_matrix(preproc_dir / row["to_template"]),
     )
-    summary, metrics, slopes = evaluate(study, params.seed, snakemake.threads)
-    write_table(metrics, snakemake.output.metrics)
-    write_table(slopes, snakemake.output.regional_slopes)
-    Path(snakemake.output.summary).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    found = evaluate(study, params.seed, snakemake.threads)
+    for name in ("metrics", "regional_slopes", "minimality", "realism"):
+        write_table(getattr(found, name), snakemake.output[name])
+    Path(snakemake.output.summary).write_text(json.dumps(found.summary, indent=2, allow_nan=False) + "\n")

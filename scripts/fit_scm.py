@@ -1,23 +1,28 @@
-"""Fit the SCM on the training scans' latents: model, node tables, tests, diagnostics and decoded effect maps."""
+"""Fit the SCM on the training scans' latents: model, tables of nodes, tests, regions and diagnostics, effect maps."""
 
 from pathlib import Path
 
 from brainscm.job import job
 
 with job(snakemake) as logger:
+    import pandas as pd
     import torch
     import zarr
+    from pydantic import TypeAdapter
 
     from brainscm.autoencoder.model import load_autoencoder
     from brainscm.autoencoder.training import choose_device
     from brainscm.autoencoder.volumes import Grid
     from brainscm.cohort.tables import write_table
-    from brainscm.config import ScmOptions
+    from brainscm.config import CustomTemplate, ScmOptions
+    from brainscm.preprocess.template import load_template
+    from brainscm.preprocess.tissues import REGIONS, segment_volumes
     from brainscm.scm.covariates import covariate_table
-    from brainscm.scm.diagnostics import diagnose
+    from brainscm.scm.diagnostics import diagnose, held_out
     from brainscm.scm.effects import write_effect_maps
     from brainscm.scm.inference import test_contrasts
     from brainscm.scm.model import Scm
+    from brainscm.scm.regions import measured_effects
 
     source, output, params = snakemake.input, snakemake.output, snakemake.params
     store = zarr.open_group(source.latents, mode="r")
@@ -30,9 +35,20 @@ with job(snakemake) as logger:
 
     rows = [scans.index(scan) for scan in scm.training["scan"]]
     write_table(test_contrasts(scm, store["latents"], rows), output.tests)
-    write_table(diagnose(scm, offered=int((table["split"] == "train").sum())), output.diagnostics)
+    diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
+    write_table(pd.concat([diagnosed, held_out(scm, table, store["latents"])]), output.diagnostics)
 
     torch.set_num_threads(snakemake.threads)
     autoencoder = load_autoencoder(Path(source.model), choose_device("auto").type)
     grid = Grid.of(Path(params.preproc_dir, table["preproc_t1w"].iloc[0]))
-    write_effect_maps(scm, autoencoder, grid, Path(output.effects))
+    chosen = TypeAdapter(str | CustomTemplate).validate_python(params.template)
+    template = load_template(chosen, params.preprocess["voxel_mm"])
+    decoded = write_effect_maps(
+        scm,
+        autoencoder,
+        grid,
+        Path(output.effects),
+        # In template space, as the mean brain is: no head size to divide by.
+        measure=lambda volume: segment_volumes(volume, template.brain_mask, template, 1.0),
+    )
+    write_table(pd.concat([measured_effects(scm, table, REGIONS), decoded]), output.regional_effects)

@@ -13,10 +13,12 @@ with job(snakemake):
     params = snakemake.params
     preprocess_scan(
         scan=snakemake.wildcards.scan,
-        t1w=Path(params.t1w),
+        t1w=Path(params.runs[0]),
+        further_runs=[Path(run) for run in params.runs[1:]],
         output_dir=Path(params.preproc_dir),
         template=TypeAdapter(str | CustomTemplate).validate_python(params.template),
         options=PreprocessOptions.model_validate(params.options),
         seed=params.seed,
         threads=snakemake.threads,
+        cache_dir=Path(params.work_dir, "template"),
     )

@@ -15,8 +15,8 @@ with job(snakemake):
     from brainscm.report.study import Study
 
     tables = (
-        "scans", "excluded", "qc", "history", "card", "reconstruction", "nodes", "tests", "diagnostics", "manifest",
-        "summary", "metrics", "regional_slopes",
+        "scans", "excluded", "qc", "history", "card", "reconstruction", "nodes", "tests", "diagnostics",
+        "regional_effects", "manifest", "summary", "metrics", "regional_slopes", "minimality", "realism",
     )  # fmt: skip
     source = snakemake.input
     config = Config.model_validate(snakemake.params.config)

@@ -7,21 +7,38 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake) as log:
+    from pydantic import TypeAdapter
+
     from brainscm.autoencoder.card import make_card
     from brainscm.autoencoder.fit import fit_autoencoder
+    from brainscm.autoencoder.launch import launch
     from brainscm.autoencoder.model import save_autoencoder
     from brainscm.autoencoder.reconstruction import reconstruction_table
     from brainscm.autoencoder.training import choose_device
     from brainscm.autoencoder.volumes import usable_scans
     from brainscm.cohort.tables import write_table
-    from brainscm.config import AutoencoderOptions
+    from brainscm.config import AutoencoderOptions, CustomTemplate
+    from brainscm.preprocess.template import load_template
+    from brainscm.preprocess.tissues import segment_volumes
 
-    input, params, output = snakemake.input, snakemake.params, snakemake.output
+    input, params, output, resources = snakemake.input, snakemake.params, snakemake.output, snakemake.resources
     options = AutoencoderOptions.model_validate(params.options)
     scans = usable_scans(Path(input.scans), Path(input.qc), Path(params.preproc_dir))
-    fitted = fit_autoencoder(scans, params.preprocessing, options, params.seed, Path(params.work_dir))
+    task = scans, params.preprocessing, options, params.seed, Path(params.work_dir)
+    gpus, mpi = int(resources.get("gpu", 0)), resources.get("mpi")
+    if options.kind == "vqvae" and (gpus > 1 or mpi):
+        launch(*task, gpus, mpi)
+    fitted = fit_autoencoder(*task)
     device = choose_device(options.device)
-    reconstruction = reconstruction_table(fitted.model.to(device), scans, fitted.grid, device)
+    chosen = TypeAdapter(str | CustomTemplate).validate_python(params.preprocessing["template"])
+    template = load_template(chosen, params.preprocessing["options"]["voxel_mm"])
+    reconstruction = reconstruction_table(
+        fitted.model.to(device),
+        scans,
+        fitted.grid,
+        device,
+        segment=lambda volume, mask: segment_volumes(volume, mask, template, head_size=1.0),
+    )
     save_autoencoder(fitted.model, options, Path(output.model))
     card = make_card(fitted, Path(output.model), params.preprocessing, options, params.seed, reconstruction)
     Path(output.card).write_text(json.dumps(card, indent=2) + "\n")

@@ -31,10 +31,11 @@ from brainscm.latents.encode import encode_scans
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
 from brainscm.scm.covariates import covariate_table
-from brainscm.scm.diagnostics import diagnose
+from brainscm.scm.diagnostics import diagnose, held_out
 from brainscm.scm.effects import write_effect_maps
 from brainscm.scm.inference import test_contrasts as contrast_tests  # pytest would take test_* for a test
 from brainscm.scm.model import Scm, load_scm
+from brainscm.scm.regions import measured_effects
 
 SHAPE = (24, 32, 24)
 VOXEL_MM = 6.0
@@ -171,11 +172,11 @@ def open_study(folder: Path, config: Config) -> EvaluationInputs:
 
 def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
     """Evaluate and write what the rule writes."""
-    summary, metrics, slopes = evaluate(inputs, seed=1, threads=1)
+    found = evaluate(inputs, seed=1, threads=1)
     (folder / "evaluation").mkdir(exist_ok=True)
-    (folder / "evaluation" / "summary.json").write_text(json.dumps(summary, allow_nan=False))
-    write_table(metrics, folder / "evaluation" / "metrics.tsv")
-    write_table(slopes, folder / "evaluation" / "regional_slopes.tsv")
+    (folder / "evaluation" / "summary.json").write_text(json.dumps(found.summary, allow_nan=False))
+    for name in ("metrics", "regional_slopes", "minimality", "realism"):
+        write_table(getattr(found, name), folder / "evaluation" / f"{name}.tsv")
 
 
 def open_gallery(folder: Path, study: ReportStudy) -> Gallery:
@@ -197,10 +198,13 @@ def table_paths(folder: Path) -> dict[str, Path]:
         "nodes": folder / "scm" / "nodes.tsv",
         "tests": folder / "scm" / "tests.tsv",
         "diagnostics": folder / "scm" / "diagnostics.tsv",
+        "regional_effects": folder / "scm" / "regional_effects.tsv",
         "manifest": folder / "counterfactuals" / "manifest.tsv",
         "summary": folder / "evaluation" / "summary.json",
         "metrics": folder / "evaluation" / "metrics.tsv",
         "regional_slopes": folder / "evaluation" / "regional_slopes.tsv",
+        "minimality": folder / "evaluation" / "minimality.tsv",
+        "realism": folder / "evaluation" / "realism.tsv",
     }
 
 
@@ -228,7 +232,7 @@ def _preprocess(folder: Path, scan: str, age: float, number: int, rng: np.random
         "status": "fail" if failed else "warn" if warned else "pass",
         "reasons": "the file is cut short; copy it again" if failed else "low contrast" if warned else None,
         "mask_dice": None if failed else 0.9 + 0.02 * rng.random(),
-        "head_size": None if failed else 1 + 0.1 * rng.random(),
+        "head_size": None if failed else 1 + 0.001 * rng.random(),  # brains are drawn, and measured, in one size
     }
     if failed:
         return row
@@ -292,10 +296,16 @@ def _fit(folder: Path, config: Config, seed: int) -> None:
     scm.save(folder / "scm")
     rows = [names.index(scan) for scan in scm.training["scan"]]
     write_table(contrast_tests(scm, store["latents"], rows), folder / "scm" / "tests.tsv")
-    write_table(diagnose(scm, offered=int((encoded["split"] == "train").sum())), folder / "scm" / "diagnostics.tsv")
+    diagnosed = diagnose(scm, offered=int((encoded["split"] == "train").sum()))
+    write_table(pd.concat([diagnosed, held_out(scm, encoded, store["latents"])]), folder / "scm" / "diagnostics.tsv")
     model = load_autoencoder(folder / "autoencoder" / "model.pt")
     grid = Grid(SHAPE, _affine(SHAPE))
-    write_effect_maps(scm, model, grid, folder / "scm" / "effects")
+    mask = template().brain_mask
+    decoded = write_effect_maps(
+        scm, model, grid, folder / "scm" / "effects", measure=lambda volume: segment(volume, mask, 1.0)
+    )
+    measured = measured_effects(scm, encoded, REGIONS)
+    write_table(pd.concat([measured, decoded]), folder / "scm" / "regional_effects.tsv")
     manifest = synthesize(
         scm=scm,
         autoencoder=model,

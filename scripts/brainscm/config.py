@@ -20,11 +20,15 @@ class Options(BaseModel):
 
 
 class SimulationOptions(Options):
-    """The simulated cohort that is used while `bids_dir` is null."""
+    """The simulated cohort that is used while `bids_dir` is null.
+
+    `rescan_share` of the people are scanned once more on the same day: how far two measurements of one head lie apart.
+    """
 
     participants: int = Field(30, ge=8)
     voxel_mm: float = Field(3.0, ge=1, le=4)
     follow_up_share: float = Field(0.3, ge=0, le=1)
+    rescan_share: float = Field(0.0, ge=0, le=1)
     truncated_scans: int = Field(1, ge=0)
 
 
@@ -47,36 +51,60 @@ class CohortOptions(Options):
 
 
 class CustomTemplate(Options):
-    """A whole-head or skull-stripped T1w with its brain mask, on one grid."""
+    """A whole-head or skull-stripped T1w with its brain mask (or the brain alone), on one grid."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
     t1w: UserPath
     brain_mask: UserPath
 
 
-class PreprocessOptions(Options):
-    """The output grid, the transform to the template, and the limits at which a scan warns or fails.
+class AtlasOptions(Options):
+    """A label map in the template's space, and a table (TSV) that names its labels: columns `index` and `name`."""
 
-    `ncc`: correlation with the template inside the mask. `volume`: intracranial mask, ml. `border`: area of the mask on
-    the faces of the field of view, cm². `cnr`: grey-white contrast-to-noise. `volume_z`: robust z of the mask volume
-    within the cohort. docs/qc.md says what each is like on good scans.
-    """
+    path: UserPath
+    labels: UserPath
+
+
+class PreprocessOptions(Options):
+    """What shapes a preprocessed scan: the output grid and the transform to the template; and what is measured."""
 
     voxel_mm: float = Field(2.0, ge=0.7, le=4)
     transform: Literal["rigid", "similarity", "affine"] = "affine"
+    atlas: AtlasOptions | None = None
+
+
+class QualityOptions(Options):
+    """The limits at which a preprocessed scan warns or fails; docs/qc.md says what each is like on good scans.
+
+    `ncc`: correlation with the template inside the mask. `volume`: intracranial mask, ml. `border`: area of the mask on
+    the faces of the field of view, cm². `fov_cut`: share of the brain beyond the field of view. `holes`: volume inside
+    the mask without signal, ml. `cnr`: grey-white contrast-to-noise. `contrast`: white matter over grey matter.
+    `volume_z`: robust z of the mask volume within the cohort.
+    """
+
     ncc_warn: float = Field(0.42, ge=0, le=1)
     ncc_fail: float = Field(0.3, ge=0, le=1)
     volume_warn_ml: tuple[float, float] = (950, 2050)
     volume_fail_ml: tuple[float, float] = (700, 2500)
     border_warn_cm2: float = Field(8.0, ge=0)
     border_fail_cm2: float = Field(60.0, ge=0)
+    fov_cut_warn_percent: float = Field(2.0, ge=0)
+    fov_cut_fail_percent: float = Field(15.0, ge=0)
+    holes_warn_ml: float = Field(5.0, ge=0)
+    holes_fail_ml: float = Field(200.0, ge=0)
     cnr_warn: float = Field(1.8, ge=0)
     cnr_fail: float = Field(0.8, ge=0)
+    contrast_warn: float = Field(1.1, ge=0)
+    contrast_fail: float = Field(1.0, ge=0)
     volume_z_warn: float = Field(4.0, gt=0)
 
 
 class AutoencoderOptions(Options):
-    """Each of `channels` halves the grid once; `quantized_share` of the training volumes is decoded from codes."""
+    """Each of `channels` halves the grid once; `quantized_share` of the training volumes is decoded from codes.
+
+    `deformation_voxels` is the root mean square of random smooth warps of the training volumes. With `recompute` the
+    residual blocks keep nothing for the backward pass and are computed again: slower, in less memory.
+    """
 
     kind: Literal["vqvae", "pca"] = "vqvae"
     channels: list[Annotated[int, Field(ge=4)]] = Field([32, 64], min_length=1)
@@ -87,6 +115,10 @@ class AutoencoderOptions(Options):
     commitment_weight: float = Field(0.25, ge=0)
     quantized_share: float = Field(0.1, ge=0, le=1)
     ssim_weight: float = Field(0.1, ge=0)
+    gradient_weight: float = Field(0.0, ge=0)
+    fourier_weight: float = Field(0.0, ge=0)
+    deformation_voxels: float = Field(0.0, ge=0, le=3)
+    recompute: bool = False
     components: int = Field(32, ge=1)
     batch_size: int = Field(1, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -120,13 +152,43 @@ class NodeOptions(Options):
 
 
 class ImageOptions(Options):
+    """The image node: its formula, how it is estimated, and whose errors its tests use.
+
+    `ridge`: slopes shrunk by generalised cross-validation. `rank`: slopes of at most this rank. `smoothing_voxels`:
+    standard deviation, in latent voxels, of a Gaussian over the slopes' maps. `variance_by`: a node with levels whose
+    groups differ in residual variance. `repeated`: what is done about several scans of a person. `errors`: of the tests
+    where each person has one scan.
+    """
+
     formula: str
+    ridge: bool = False
+    rank: int | None = Field(None, ge=1)
+    smoothing_voxels: float = Field(0.0, ge=0)
+    variance_by: str | None = None
+    repeated: Literal["cluster", "random_intercept"] = "cluster"
+    errors: Literal["ordinary", "hc3"] = "ordinary"
+
+    @model_validator(mode="after")
+    def _one_of_a_kind(self) -> ImageOptions:
+        if self.ridge and self.rank is not None:
+            raise ValueError("ridge and rank are two ways to shrink the same slopes; choose one")
+        if self.variance_by is not None and self.repeated == "random_intercept":
+            raise ValueError("variance_by and repeated: random_intercept are two ways to weigh scans; choose one")
+        return self
 
 
 class ScmOptions(Options):
+    """The graph, its contrasts, and what is done about missing covariates.
+
+    `missing`: `drop` leaves such scans out; `impute` fills in nodes with a formula from their parents. `permutations`:
+    of the family-wise test; 0 for none.
+    """
+
     nodes: dict[Name, NodeOptions]
     image: ImageOptions
     contrasts: dict[Name, dict[str, tuple[Scalar, Scalar]]] = {}
+    missing: Literal["drop", "impute"] = "drop"
+    permutations: int = Field(500, ge=0)
 
 
 class QueryOptions(Options):
@@ -159,6 +221,7 @@ class QueryOptions(Options):
 
 class Config(Options):
     bids_dir: UserPath | None = None
+    dicom_dir: UserPath | None = None
     output_dir: UserPath = Path("results")
     work_dir: UserPath = Path("work")
     seed: int = Field(20260101, ge=0)
@@ -166,6 +229,13 @@ class Config(Options):
     cohort: CohortOptions = CohortOptions()
     template: str | CustomTemplate = "MNI152NLin2009aSym"
     preprocess: PreprocessOptions = PreprocessOptions()
+    quality: QualityOptions = QualityOptions()
     autoencoder: AutoencoderOptions = AutoencoderOptions()
     scm: ScmOptions
     counterfactuals: list[QueryOptions] = []
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Config:
+        if self.bids_dir and self.dicom_dir:
+            raise ValueError("bids_dir and dicom_dir are both given; keep the one that holds the scans")
+        return self

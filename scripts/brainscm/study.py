@@ -53,7 +53,7 @@ def load_study(defaults: Path, study: dict[str, Any]) -> Config:
     """
     base = yaml.safe_load(defaults.read_text())
     study = copy.deepcopy(study)
-    own_scans = study.get("bids_dir") is not None
+    own_scans = study.get("bids_dir") is not None or study.get("dicom_dir") is not None
     graph = study.get("scm")
     own_nodes = isinstance(graph, dict) and bool(graph.get("nodes"))
     if own_scans:

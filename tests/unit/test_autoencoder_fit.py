@@ -93,6 +93,17 @@ def test_every_scan_is_reconstructed(scans, tmp_path):
     assert psnr(fitted.model.mean.numpy(), 0 * fitted.model.mean.numpy()) < train["psnr_db"].min()
 
 
+def test_regional_volumes_of_people_not_trained_on_are_compared(scans, tmp_path):
+    fitted = fit(scans, tmp_path / "work")
+
+    def segment(volume, mask):
+        return {"brain": float(volume[mask].sum())}
+
+    table = reconstruction_table(fitted.model, scans, fitted.grid, torch.device("cpu"), segment).set_index("split")
+    assert table.loc["train", "brain_error_ml"].isna().all()
+    assert table.drop("train")["brain_error_ml"].abs().min() > 0
+
+
 @pytest.mark.parametrize("kind", ["vqvae", "pca"])
 def test_the_card_accepts_the_scans_it_was_made_from(scans, tmp_path, kind):
     model_path, card_path = make_model_and_card(scans, tmp_path, kind)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from brainscm.autoencoder.model import build_vqvae, load_autoencoder, save_autoencoder
-from brainscm.autoencoder.vqvae import VQVAE, DepthToSpace, SpaceToDepth
+from brainscm.autoencoder.vqvae import VQVAE, DepthToSpace, ResidualBlock, SpaceToDepth
 from brainscm.config import AutoencoderOptions
 from brainscm.errors import BrainSCMError
 
@@ -81,3 +81,31 @@ def test_another_file_is_refused_in_one_sentence(tmp_path):
     path.write_text("not a model")
     with pytest.raises(BrainSCMError, match="train it again"):
         load_autoencoder(path)
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    model = trained_vqvae()
+    volumes = torch.rand(1, 1, 16, 24, 32)
+    gradients = []
+    for recompute in (False, True):
+        for module in model.modules():
+            if isinstance(module, ResidualBlock):
+                module.recompute = recompute
+        model.zero_grad()
+        model.decoder(model.encoder(volumes)).square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_neighbours_help_to_decode_what_a_cube_alone_cannot_show():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(4, 1, 16, 24, 32, generator=generator)
+    smooth = torch.nn.functional.avg_pool3d(noise, 5, 1, 2)
+    batch = smooth, torch.ones_like(smooth, dtype=torch.bool)
+    model = build_vqvae(OPTIONS, (16, 24, 32))
+    model.start(lambda: [batch])
+    latents = model.encode(smooth)
+    alone = (model.linear._decode_alone(latents) - smooth).square().mean()
+    helped = (model.decode(latents) - smooth).square().mean()  # the network, untrained, adds nothing
+    assert helped < 0.8 * alone
+    assert float(model.linear.error) == pytest.approx(float(helped.sqrt()), rel=0.05)

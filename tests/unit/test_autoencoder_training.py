@@ -194,3 +194,34 @@ def test_a_missing_gpu_is_told(monkeypatch):
     assert choose_device("auto").type == "cpu"
     with pytest.raises(BrainSCMError, match="set it to auto or cpu"):
         choose_device("cuda")
+
+
+def test_every_loss_of_the_config_is_trained_on_and_told(stores, tmp_path):
+    changes = {"gradient_weight": 0.5, "fourier_weight": 0.25, "max_steps": 2, "validation_interval": 1}
+    trainer = make_trainer(stores, tmp_path / "run", **changes)
+    trainer.run()
+    row = history_table(trainer.progress.history).query("split == 'train'").iloc[0]
+    weights = {"charbonnier": 1, "dissimilarity": 0.1, "commitment": 0.25, "gradient": 0.5, "fourier": 0.25}
+    assert row["gradient"] > 0
+    assert row["fourier"] > 0
+    assert row["loss"] == pytest.approx(sum(weight * row[name] for name, weight in weights.items()), rel=1e-4)
+
+
+def test_too_little_gpu_memory_is_told_with_advice(stores, tmp_path, monkeypatch):
+    trainer = make_trainer(stores, tmp_path / "run")
+
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(trainer, "_terms", fail)
+    with pytest.raises(BrainSCMError, match=r"smaller autoencoder.batch_size, autoencoder.recompute: true, fewer"):
+        trainer._rehearse()
+
+
+def test_the_start_is_judged_and_kept_where_training_does_not_improve_on_it(stores, tmp_path, monkeypatch):
+    trainer = make_trainer(stores, tmp_path / "run")
+    monkeypatch.setattr(trainer.optimizer, "step", lambda: None)
+    trainer.run()
+    psnr = history_table(trainer.progress.history).query("split == 'validation'")["psnr_brain_db"]
+    assert psnr.nunique() == 1
+    assert trainer.progress.best_step == 0

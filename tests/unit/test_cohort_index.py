@@ -7,6 +7,7 @@ import pytest
 
 from brainscm.cohort.bids import find_t1w
 from brainscm.cohort.index import index_cohort
+from brainscm.cohort.tables import run_paths
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
 
@@ -37,8 +38,10 @@ def index(bids: Path, covariates: tuple[str, ...] = ("age", "sex")) -> tuple[pd.
 def test_sessions_runs_and_uncompressed_files_become_one_row_a_session(tmp_path: Path) -> None:
     files = [
         *heads(10),
+        "sub-20/ses-a/anat/sub-20_ses-a_run-10_T1w.nii.gz",
         "sub-20/ses-a/anat/sub-20_ses-a_run-2_T1w.nii.gz",
         "sub-20/ses-a/anat/sub-20_ses-a_run-1_T1w.nii.gz",
+        "sub-20/ses-a/anat/sub-20_ses-a_rec-norm_run-1_T1w.nii.gz",
         "sub-20/ses-b/anat/sub-20_ses-b_T1w.nii",
         "sub-20/ses-b/anat/sub-20_ses-b_T2w.nii.gz",
         "derivatives/x/sub-01/anat/sub-01_T1w.nii.gz",
@@ -48,14 +51,34 @@ def test_sessions_runs_and_uncompressed_files_become_one_row_a_session(tmp_path:
     scans, excluded = index(bids)
     ours = scans[scans["participant"] == "sub-20"].set_index("session")
     assert list(ours["scan"]) == ["sub-20_ses-a", "sub-20_ses-b"]
-    assert ours.loc["ses-a", "path"].endswith("run-1_T1w.nii.gz")
+    runs = run_paths(ours.loc["ses-a", "path"], ours.loc["ses-a", "further_runs"])
+    assert [Path(path).name for path in runs] == [f"sub-20_ses-a_run-{k}_T1w.nii.gz" for k in (1, 2, 10)]
+    assert all(Path(path).is_file() for path in runs)
+    assert pd.isna(ours.loc["ses-b", "further_runs"])
     assert ours.loc["ses-a", "age"] == 50
     assert ours.loc["ses-b", "age"] == 55
     assert ours["split"].nunique() == 1
     assert len(scans) == 12
     (left_out,) = excluded.to_dict("records")
-    assert left_out["path"].endswith("run-2_T1w.nii.gz")
-    assert "run-1" in left_out["reason"]
+    assert left_out["path"].endswith("rec-norm_run-1_T1w.nii.gz")
+    assert "sub-20_ses-a_run-1" in left_out["reason"]
+
+
+def test_a_dangling_run_is_told_and_the_next_is_the_first(tmp_path: Path) -> None:
+    bids = make_bids(tmp_path, people(10), [*heads(10), "sub-20/anat/sub-20_run-2_T1w.nii.gz"])
+    (bids / "sub-20" / "anat" / "sub-20_run-1_T1w.nii.gz").symlink_to(bids / "nowhere")
+    scans, excluded = index(bids)
+    row = scans.set_index("scan").loc["sub-20"]
+    assert row["path"].endswith("run-2_T1w.nii.gz")
+    assert pd.isna(row["further_runs"])
+    assert "dangling" in excluded.iloc[0]["reason"]
+
+
+def test_same_scan_with_and_without_compression_is_no_second_run(tmp_path: Path) -> None:
+    twice = ["sub-20/anat/sub-20_run-1_T1w.nii.gz", "sub-20/anat/sub-20_run-1_T1w.nii"]
+    scans, excluded = index(make_bids(tmp_path, people(10), heads(10) + twice))
+    assert scans["further_runs"].isna().all()
+    assert len(excluded[excluded["scan"] == "sub-20"]) >= 1
 
 
 def test_each_kind_of_bad_row_is_left_out_with_its_reason_and_the_others_stay(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from brainscm.evaluation.agreement import bootstrap_mean, change_agreement, interval_covers
+from brainscm.evaluation.agreement import bootstrap_mean, change_agreement
 
 
 @pytest.fixture
@@ -42,14 +42,6 @@ def test_what_lies_outside_the_mask_does_not_count(head):
     factual, true_change, mask = head
     change = true_change + 5 * ~mask
     assert agreement((factual, true_change, mask), change)["change_slope"] == pytest.approx(1, rel=1e-5)
-
-
-def test_interval_widens_with_the_draws_and_with_the_noise_of_a_second_scan():
-    draws = [{"gm": 598.0}, {"gm": 600.0}, {"gm": 602.0}]  # sd 2
-    estimate = {"gm": 600.0}
-    assert interval_covers(estimate, draws, {"gm": 603.9}, {}, quantile=2.0) == {"gm": 1.0}
-    assert interval_covers(estimate, draws, {"gm": 604.1}, {}, quantile=2.0) == {"gm": 0.0}
-    assert interval_covers(estimate, draws, {"gm": 604.1}, {"gm": 3.0}, quantile=2.0) == {"gm": 1.0}
 
 
 def test_bootstrap_resamples_people_not_scans():

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import made_up_study
+from brainscm.errors import BrainSCMError
 from brainscm.evaluation.stage import Study, evaluate
 
 METRICS = {"psnr_brain_db", "change_correlation", "change_slope", "region_volume_mae_ml", "interval_coverage_95"}
@@ -36,7 +37,7 @@ def mean(metrics: pd.DataFrame, method: str, metric: str, decode: str = "residua
 
 
 def test_summary_has_the_contracts_shape(evaluated):
-    summary = evaluated[0]
+    summary = evaluated.summary
     assert set(summary["reconstruction"]) == {"psnr_brain_db", "ssim_brain"}
     assert list(summary["methods"]) == ["persistence", "voxel_glm", "pca_glm", "latent_glm"]
     for method in summary["methods"].values():
@@ -46,14 +47,14 @@ def test_summary_has_the_contracts_shape(evaluated):
 
 
 def test_persistence_changes_nothing_and_says_so(evaluated):
-    persistence = evaluated[0]["methods"]["persistence"]
+    persistence = evaluated.summary["methods"]["persistence"]
     assert persistence["change_slope"] == 0
     assert persistence["change_correlation"] is None
     assert "no change" in persistence["why_null"]["change_correlation"]
 
 
 def test_every_glm_beats_persistence_where_age_is_what_changes_the_brain(evaluated):
-    methods = evaluated[0]["methods"]
+    methods = evaluated.summary["methods"]
     for name in ("voxel_glm", "pca_glm", "latent_glm"):
         assert methods[name]["change_correlation"] > 0.5
         assert methods[name]["psnr_brain_db"] > methods["persistence"]["psnr_brain_db"] + 2
@@ -61,25 +62,25 @@ def test_every_glm_beats_persistence_where_age_is_what_changes_the_brain(evaluat
 
 def test_pca_baseline_and_a_pca_latent_are_the_same_method(evaluated):
     """The study's own encoder is PCA of nearly the same scans, so the two roads through the code must meet."""
-    latent, pca = (evaluated[0]["methods"][name]["change_correlation"] for name in ("latent_glm", "pca_glm"))
+    latent, pca = (evaluated.summary["methods"][name]["change_correlation"] for name in ("latent_glm", "pca_glm"))
     assert latent == pytest.approx(pca, abs=0.01)
 
 
 def test_null_interventions_return_the_scan_under_residual_decoding_only(evaluated):
-    metrics = evaluated[1]
+    metrics = evaluated.metrics
     assert mean(metrics, "latent_glm", "composition_10_l1", source="axiom") == 0
     assert mean(metrics, "latent_glm", "composition_10_l1", "direct", source="axiom") > 0.01
 
 
 def test_the_shift_of_slopes_points_the_way_of_the_people(evaluated):
-    slopes = evaluated[2].set_index("region")
+    slopes = evaluated.regional_slopes.set_index("region")
     assert slopes.loc["csf", "people_slope_ml"] > 0.3
     assert slopes.loc["csf", "counterfactual_slope_ml"] > 0.2
     assert slopes.loc["gm", "people_slope_ml"] * slopes.loc["gm", "counterfactual_slope_ml"] > 0
 
 
 def test_follow_ups_are_judged_beside_the_simulated_truth(evaluated):
-    summary, metrics, _ = evaluated
+    summary, metrics = evaluated.summary, evaluated.metrics
     assert summary["truth"]["source"] == "simulated"
     assert mean(metrics, "latent_glm", "change_correlation", source="follow-up") > 0.2
     strata = {"all", "query=older-by-20", "query=follow-up", "sex=F", "years=20 or more"}
@@ -89,21 +90,60 @@ def test_follow_ups_are_judged_beside_the_simulated_truth(evaluated):
 def test_a_wrong_sign_turns_the_correlation_negative(study):
     image = study.scm.image
     broken = replace(study.scm, image=replace(image, coefficients=-image.coefficients))
-    summary, _, _ = evaluate(replace(study, scm=broken), seed=1, threads=1)
+    summary = evaluate(replace(study, scm=broken), seed=1, threads=1).summary
     assert summary["methods"]["latent_glm"]["change_correlation"] < -0.5
     assert summary["methods"]["voxel_glm"]["change_correlation"] > 0.5  # refitted, hence sound
+
+
+def test_a_test_split_that_was_fitted_on_is_refused(study):
+    leaked = study.table.assign(split=study.table["split"].replace("train", "test"))
+    with pytest.raises(BrainSCMError, match="participants of the test split"):
+        evaluate(replace(study, table=leaked), seed=1, threads=1)
+
+
+def test_no_encoding_beats_its_own_ceiling(evaluated):
+    for method in ("pca", "latent"):
+        ceiling = mean(evaluated.metrics, f"{method}_ceiling", "psnr_brain_db")
+        assert ceiling > mean(evaluated.metrics, f"{method}_glm", "psnr_brain_db")
+
+
+def test_intervals_of_every_level_are_judged_and_widen(evaluated):
+    levels = [mean(evaluated.metrics, "latent_glm", f"interval_coverage_{level}") for level in (50, 80, 95)]
+    assert levels == sorted(levels)
+    assert evaluated.summary["methods"]["latent_glm"]["interval_coverage_95"] > 0.8
+
+
+def test_the_minimality_matrix_has_every_region_of_every_query(evaluated):
+    matrix = evaluated.minimality[evaluated.minimality["method"] == "latent_glm"]
+    residual = matrix[matrix["decode"] == "residual"].set_index(["query", "region"])
+    assert len(residual) == 2 * len(made_up_study.REGIONS)
+    older = residual.loc["older-by-20"]
+    assert older.loc["csf", "expected_ml"] > 2
+    assert abs(older.loc["csf", "measured_ml"] - older.loc["csf", "true_ml"]) < older.loc["csf", "true_ml"]
+    assert residual.loc["man"]["true_ml"].isna().all()
+    assert (residual["noise_ml"] > 0).all()
+
+
+def test_realism_gives_a_figure_or_the_reason(evaluated):
+    realism = evaluated.realism
+    assert set(realism["features"]) == {"regions", "image"}
+    assert (realism["p"].isna() == realism["why_null"].notna()).all()
 
 
 def test_without_any_truth_everything_is_null_with_the_reason_but_reconstruction_and_slopes_stay(study, tmp_path):
     again = study.table["scan"].str.endswith("ses-2") & (study.table["split"] == "test")
     alone = study.table[~again]
-    summary, metrics, slopes = evaluate(replace(study, table=alone, bids_dir=tmp_path), seed=1, threads=1)
+    found = evaluate(replace(study, table=alone, bids_dir=tmp_path), seed=1, threads=1)
+    summary, metrics, slopes = found.summary, found.metrics, found.regional_slopes
     for method in summary["methods"].values():
         assert all(method[metric] is None for metric in METRICS)
         assert all("no true counterfactual" in reason for reason in method["why_null"].values())
     assert summary["reconstruction"]["psnr_brain_db"] > 15
     assert len(slopes) == len(made_up_study.REGIONS)
-    assert set(metrics["source"]) == {"axiom"}
+    assert set(metrics["source"]) == {"axiom", "unanswered", "reconstruction"}
+    assert not metrics["metric"].isin(METRICS - {"psnr_brain_db", "region_volume_mae_ml"}).any()
+    assert len(found.minimality)
+    assert found.minimality["true_ml"].isna().all()
 
 
 def test_an_unreadable_answer_costs_its_case_and_no_other(study, evaluated, tmp_path):
@@ -113,5 +153,5 @@ def test_an_unreadable_answer_costs_its_case_and_no_other(study, evaluated, tmp_
     table = study.table.copy()
     lost = table.loc[table["split"] == "test", "path"].iloc[0]
     table["path"] = table["path"].where(table["path"] != lost, str(tmp_path / "gone.nii.gz"))
-    summary, _, _ = evaluate(replace(study, table=table, bids_dir=tmp_path), seed=1, threads=1)
-    assert summary["truth"]["scans"] == evaluated[0]["truth"]["scans"] - 1
+    summary = evaluate(replace(study, table=table, bids_dir=tmp_path), seed=1, threads=1).summary
+    assert summary["truth"]["scans"] == evaluated.summary["truth"]["scans"] - 1

@@ -8,13 +8,21 @@ import pandas as pd
 import pytest
 
 from brainscm.cohort.tables import read_table, write_table
-from brainscm.config import PreprocessOptions
+from brainscm.config import QualityOptions
 from brainscm.errors import BrainSCMError
 from brainscm.preprocess.collect import collect_preprocessing, robust_z
-from brainscm.preprocess.qc import judge, mask_metrics
+from brainscm.preprocess.qc import judge, mask_metrics, raw_metrics
 from brainscm.preprocess.volume import Volume
 
-GOOD = {"ncc": 0.55, "mask_volume_ml": 1400.0, "border_cm2": 0.0, "cnr": 2.7}
+GOOD: dict[str, float | None] = {
+    "ncc": 0.55,
+    "mask_volume_ml": 1400.0,
+    "border_cm2": 0.0,
+    "cnr": 2.7,
+    "contrast": 1.4,
+    "fov_cut_percent": 0.0,
+    "holes_ml": 0.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -29,24 +37,31 @@ GOOD = {"ncc": 0.55, "mask_volume_ml": 1400.0, "border_cm2": 0.0, "cnr": 2.7}
         ({"border_cm2": 150.0}, "fail", "edge of the scan"),
         ({"cnr": 1.2}, "warn", "contrast"),
         ({"cnr": 0.2}, "fail", "contrast"),
+        ({"contrast": 1.05}, "warn", "times as bright"),
+        ({"contrast": 0.8}, "fail", "times as bright"),
+        ({"fov_cut_percent": 5.0}, "warn", "beyond the field of view"),
+        ({"fov_cut_percent": 40.0}, "fail", "beyond the field of view"),
+        ({"holes_ml": 10.0}, "warn", "no signal"),
+        ({"holes_ml": 500.0}, "fail", "no signal"),
+        ({"ncc": None}, "fail", "ncc could not be measured"),
     ],
 )
-def test_rules(change: dict[str, float], status: str, reason: str) -> None:
-    found, reasons = judge(GOOD | change, PreprocessOptions())
+def test_rules(change: dict[str, float | None], status: str, reason: str) -> None:
+    found, reasons = judge(GOOD | change, QualityOptions())
     assert found == status
     assert len(reasons) == (status != "pass")
     assert reason in "".join(reasons)
 
 
 def test_failure_is_told_before_warnings() -> None:
-    status, reasons = judge(GOOD | {"ncc": 0.1, "cnr": 1.2}, PreprocessOptions())
+    status, reasons = judge(GOOD | {"ncc": 0.1, "cnr": 1.2}, QualityOptions())
     assert status == "fail"
     assert "fail below" in reasons[0]
     assert "warn below" in reasons[1]
 
 
 def test_limits_come_from_the_options() -> None:
-    assert judge(GOOD, PreprocessOptions(ncc_warn=0.9))[0] == "warn"
+    assert judge(GOOD, QualityOptions(ncc_warn=0.9))[0] == "warn"
 
 
 def test_mask_metrics_know_volume_and_cut() -> None:
@@ -55,6 +70,37 @@ def test_mask_metrics_know_volume_and_cut() -> None:
     metrics = mask_metrics(Volume(data, np.diag([2.0, 2.0, 2.0, 1.0])))
     assert metrics["mask_volume_ml"] == pytest.approx(96)
     assert metrics["border_cm2"] == pytest.approx(16)
+
+
+def head_with_air(air: float) -> tuple[Volume, np.ndarray]:
+    """A noisy ball of 100 ± 5 in air of the given level, and the brain inside it."""
+    distance = np.linalg.norm(np.indices((60, 60, 60)) - 29.5, axis=0)
+    data = np.where(distance < 22, np.random.default_rng(0).normal(100, 5, distance.shape), air)
+    return Volume(data.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])), distance < 15
+
+
+def test_foreground_to_background_ratio_is_missing_with_a_reason_where_the_air_is_zero() -> None:
+    metrics, why_null = raw_metrics(*head_with_air(4.0))
+    assert metrics["fber"] == pytest.approx((100 / 4) ** 2, rel=0.02)
+    assert why_null == {}
+    metrics, why_null = raw_metrics(*head_with_air(0.0))
+    assert np.isnan(metrics["fber"])
+    assert "zero" in why_null["fber"]
+
+
+def test_entropy_rises_when_energy_leaks_into_the_air() -> None:
+    clean, brain = head_with_air(2.0)
+    ghost = clean.with_data(clean.data + 0.3 * np.roll(clean.data, 25, axis=1))
+    assert raw_metrics(ghost, brain)[0]["efc"] > raw_metrics(clean, brain)[0]["efc"] + 0.02
+    flat = clean.with_data(np.ones((16, 16, 16), np.float32))
+    assert raw_metrics(flat, flat.data > 0)[0]["efc"] == pytest.approx(1)
+
+
+def test_missing_slab_is_measured_as_a_hole() -> None:
+    head, brain = head_with_air(4.0)
+    assert raw_metrics(head, brain)[0]["holes_ml"] == 0
+    head.data[:, :, 28:30] = 0
+    assert raw_metrics(head, brain)[0]["holes_ml"] == pytest.approx(brain[:, :, 28:30].sum() * 8 / 1000)
 
 
 def test_robust_z_is_not_fooled_by_the_outlier_itself() -> None:
@@ -68,6 +114,7 @@ def test_robust_z_of_a_few_scans_is_missing() -> None:
 
 
 def write_status(folder: Path, scan: str, status: str, volume: float, reasons: list[str] | None = None) -> None:
+    """What `preprocess_scan` writes of a scan that is done, or failed."""
     image = f"{scan}/anat/{scan}_desc-preproc_T1w.nii.gz"
     (folder / image).parent.mkdir(parents=True, exist_ok=True)
     (folder / image).touch()
@@ -76,7 +123,7 @@ def write_status(folder: Path, scan: str, status: str, volume: float, reasons: l
         "scan": scan,
         "status": status,
         "reasons": reasons or [],
-        "metrics": {} if status == "fail" else {"ncc": 0.5, "mask_volume_ml": volume},
+        "metrics": {} if status == "fail" else GOOD | {"mask_volume_ml": volume},
         "volumes_ml": {} if status == "fail" else {"gm": 700.0},
         "outputs": {} if status == "fail" else {"preproc_t1w": image},
     }
@@ -87,15 +134,15 @@ def write_status(folder: Path, scan: str, status: str, volume: float, reasons: l
 def cohort(tmp_path: Path) -> Path:
     names = [f"sub-{k:02d}" for k in range(8)]
     for name, volume in zip(names[:7], (1400, 1390, 1410, 1420, 1380, 1405, 2000), strict=True):
-        write_status(tmp_path, name, "pass", volume)
+        write_status(tmp_path, name, "done", volume)
     write_status(tmp_path, names[7], "fail", 0, ["/data/sub-07_T1w.nii.gz: is empty; copy it again"])
     paths = [f"/data/{name}/anat/{name}_T1w.nii.gz" for name in names]
     write_table(pd.DataFrame({"scan": names, "path": paths}), tmp_path / "scans.tsv")
     return tmp_path
 
 
-def collect(folder: Path) -> pd.DataFrame:
-    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", PreprocessOptions())
+def collect(folder: Path, limits: QualityOptions | None = None) -> pd.DataFrame:
+    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", limits or QualityOptions())
     return read_table(folder / "qc.tsv").set_index("scan")
 
 
@@ -103,7 +150,7 @@ def test_every_scan_has_a_row_with_its_metrics_volumes_and_paths(cohort: Path) -
     table = collect(cohort)
     assert len(table) == 8
     row = table.loc["sub-01"]
-    assert (row["status"], row["gm_ml"], row["ncc"]) == ("pass", 700, 0.5)
+    assert (row["status"], row["gm_ml"], row["ncc"]) == ("pass", 700, 0.55)
     assert (cohort / row["preproc_t1w"]).is_file()
     assert table.loc["sub-07", "status"] == "fail"
     assert table.loc["sub-07", "reasons"].endswith("copy it again")
@@ -116,12 +163,26 @@ def test_outlier_of_the_cohort_becomes_a_warning(cohort: Path) -> None:
     assert (table["status"] == "pass").sum() == 6
 
 
+def test_another_limit_judges_the_same_statuses_anew(cohort: Path) -> None:
+    assert collect(cohort).loc["sub-01", "status"] == "pass"
+    strict = collect(cohort, QualityOptions(ncc_fail=0.6, ncc_warn=0.7))
+    assert (strict["status"] == "fail").all()
+    assert "similarity" in strict.loc["sub-01", "reasons"]
+
+
+def test_scan_that_something_was_noted_about_warns(cohort: Path) -> None:
+    write_status(cohort, "sub-02", "done", 1410, ["a run was left out: it is empty; copy it again"])
+    row = collect(cohort).loc["sub-02"]
+    assert (row["status"], row["reasons"]) == ("warn", "a run was left out: it is empty; copy it again")
+
+
 def test_folder_is_a_bids_derivative(cohort: Path) -> None:
     collect(cohort)
     description = json.loads((cohort / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["DatasetLinks"] == {"raw": "file:///data"}
-    assert "status/" in (cohort / ".bidsignore").read_text().split()
+    assert "status" in (cohort / ".bidsignore").read_text().split()
+    assert "qc.tsv" in (cohort / "README").read_text()
 
 
 def test_promised_image_that_is_gone_names_scan_and_command(cohort: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainscm.config import PreprocessOptions
-from brainscm.errors import ConfigError
+from brainscm.config import AtlasOptions, PreprocessOptions, QualityOptions
+from brainscm.errors import BrainSCMError, ConfigError
+from brainscm.preprocess.qc import judge
 from brainscm.preprocess.register import read_matrix, register_brain, write_matrix
 from brainscm.preprocess.scan import bids_uri, preprocess_scan
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
@@ -63,7 +64,13 @@ def done(tmp_path_factory: pytest.TempPathFactory, template: Template) -> dict[s
     raw = folder / "raw" / "sub-01" / "ses-02" / "anat" / f"{SCAN}_T1w.nii.gz"
     raw.parent.mkdir(parents=True)
     nib.save(nib.Nifti1Image(head.data.astype(np.int16), head.affine), raw)
-    status = preprocess_scan(SCAN, raw, folder / "preproc", EMBEDDED, OPTIONS, seed=1)
+    halves = np.where(np.arange(template.shape[0])[:, None, None] < template.shape[0] // 2, 1, 2) * template.brain_mask
+    nib.save(nib.Nifti1Image(halves.astype(np.int16), template.affine), folder / "atlas.nii.gz")
+    (folder / "atlas.tsv").write_text("index\tname\n1\tLeft half\n2\tRight half\n")
+    options = OPTIONS.model_copy(
+        update={"atlas": AtlasOptions(path=folder / "atlas.nii.gz", labels=folder / "atlas.tsv")}
+    )
+    status = preprocess_scan(SCAN, raw, folder / "preproc", EMBEDDED, options, seed=1)
     return {"status": status, "folder": folder / "preproc", "mask": mask, "raw": raw}
 
 
@@ -73,7 +80,8 @@ def read(done: dict[str, Any], role: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_good_head_passes_and_its_status_is_on_disk(done: dict[str, Any]) -> None:
-    assert done["status"]["status"] == "pass", done["status"]["reasons"]
+    assert (done["status"]["status"], done["status"]["reasons"]) == ("done", [])
+    assert judge(done["status"]["metrics"], QualityOptions()) == ("pass", [])
     assert json.loads((done["folder"] / "status" / f"{SCAN}.json").read_text()) == done["status"]
 
 
@@ -135,13 +143,29 @@ def test_volumes_are_those_of_the_small_head(done: dict[str, Any], template: Tem
         assert done["status"]["volumes_ml"][region] == pytest.approx(whole[region] * SHRINK**3, rel=0.15), region
 
 
+def test_regions_of_the_atlas_are_measured_in_the_scan(done: dict[str, Any]) -> None:
+    left, right = (done["status"]["volumes_ml"][region] for region in ("left_half", "right_half"))
+    whole = (done["mask"].data > 0).sum() * done["mask"].voxel_ml
+    assert left + right == pytest.approx(whole, rel=0.04)
+    assert left == pytest.approx(right, rel=0.06)
+
+
+def test_registration_and_raw_scan_are_measured(done: dict[str, Any]) -> None:
+    metrics = done["status"]["metrics"]
+    assert metrics["fov_cut_percent"] < 0.5
+    assert metrics["holes_ml"] < 10
+    assert 0.3 < metrics["efc"] < 0.9
+    assert 0.3 < metrics["jacobian_p01"] < 1 < metrics["jacobian_p99"] < 3
+
+
 def test_sidecar_tells_sources_and_space(done: dict[str, Any]) -> None:
     image = done["folder"] / done["status"]["outputs"]["preproc_t1w"]
     sidecar = json.loads(image.with_name(image.name.replace(".nii.gz", ".json")).read_text())
     assert sidecar["SkullStripped"] is True
     assert sidecar["SpatialReference"] == "MNI152NLin2009aSym"
     assert sidecar["Sources"] == [f"bids:raw:sub-01/ses-02/anat/{SCAN}_T1w.nii.gz"]
-    assert sidecar["SoftwareVersions"]["antspyx"]
+    assert sidecar["Software"]["antspyx"]
+    assert "NaN" not in image.with_name(image.name.replace(".nii.gz", ".json")).read_text()
 
 
 def test_figures_are_small_and_not_blank(done: dict[str, Any]) -> None:
@@ -190,14 +214,16 @@ def test_unexpected_error_fails_the_scan_not_the_job(
     assert (tmp_path / status["outputs"]["mask_figure"]).is_file(), "a partial picture of the head"
 
 
-def test_a_full_disk_is_not_taken_for_a_bad_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_stops_the_job_and_blames_no_scan(
+    done: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("brainscm.preprocess.scan.read_scan", full)
-    with pytest.raises(OSError, match="No space left"):
-        preprocess_scan(SCAN, tmp_path / "raw.nii.gz", tmp_path, EMBEDDED, OPTIONS, seed=1)
-    assert not (tmp_path / "status" / f"{SCAN}.json").exists()
+    monkeypatch.setattr("brainscm.preprocess.scan.figures.mosaic", full)
+    with pytest.raises(BrainSCMError, match=f"^{SCAN}: nothing can be written under .*No space left"):
+        preprocess_scan(SCAN, done["raw"], tmp_path, EMBEDDED, OPTIONS, seed=1)
+    assert not (tmp_path / "status").exists()
 
 
 def test_unusable_template_stops_the_job(done: dict[str, Any], tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def template_files(folder: Path, embedded: Template, shift: float = 0.0) -> tupl
     affine[:3, 3] += shift
     paths = folder / "T1w.nii.gz", folder / "mask.nii.gz"
     nib.save(nib.Nifti1Image(embedded.brain * 500, affine), paths[0])
-    nib.save(nib.Nifti1Image(embedded.brain_mask.astype(np.uint8), affine), paths[1])
+    # As some tools write masks: 255 inside.
+    nib.save(nib.Nifti1Image(255 * embedded.brain_mask.astype(np.uint8), affine), paths[1])
     return paths
 
 
@@ -117,3 +118,26 @@ def test_missing_template_file_is_a_config_error(tmp_path: Path, embedded: Templ
     mask.unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
         load_template(CustomTemplate(name="Own", t1w=t1w, brain_mask=mask), 2.0)
+
+
+def test_kept_template_has_the_same_numbers_and_survives_a_broken_file(tmp_path: Path, embedded: Template) -> None:
+    for _ in range(2):  # made and stored, then taken from there
+        kept = load_template(EMBEDDED, 3.0, tmp_path)
+    (path,) = tmp_path.iterdir()
+    for name in ("affine", "brain", "brain_mask", "gm", "wm", "csf", "ventricles", "temporal"):
+        ours, expected = getattr(kept, name), getattr(embedded, name)
+        assert ours.dtype == expected.dtype
+        np.testing.assert_array_equal(ours, expected)
+    assert (kept.name, kept.shape, kept.voxel_mm) == (embedded.name, embedded.shape, embedded.voxel_mm)
+    for mm, pair in embedded.heads.items():
+        for ours, expected in zip(kept.heads[mm], pair, strict=True):
+            np.testing.assert_array_equal(ours.data, expected.data)
+            np.testing.assert_array_equal(ours.affine, expected.affine)
+    path.write_bytes(path.read_bytes()[:1000])
+    np.testing.assert_array_equal(load_template(EMBEDDED, 3.0, tmp_path).brain, embedded.brain)
+
+
+def test_kept_template_is_that_of_its_grid_and_files(tmp_path: Path, embedded: Template) -> None:
+    coarse = load_template(EMBEDDED, 4.0, tmp_path)
+    assert load_template(EMBEDDED, 3.0, tmp_path).shape == embedded.shape != coarse.shape
+    assert len(list(tmp_path.iterdir())) == 2

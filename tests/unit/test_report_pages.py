@@ -15,6 +15,7 @@ import made_up_study
 from brainscm.report.pages import cohort, evaluation, scan
 from brainscm.report.render import PAGES, render_report
 from brainscm.report.study import Study
+from brainscm.report.words import signed
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +162,12 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
         nodes=study.nodes.head(0),
         tests=study.tests.head(0),
         diagnostics=study.diagnostics.head(0),
+        regional_effects=study.regional_effects.head(0),
         manifest=study.manifest.head(0),
         metrics=study.metrics.head(0),
         regional_slopes=study.regional_slopes.head(0),
+        minimality=study.minimality.head(0),
+        realism=study.realism.head(0),
         excluded=study.excluded.head(0),
         summary={"reconstruction": {"psnr_brain_db": None, "ssim_brain": None}, "methods": methods},
     )
@@ -186,3 +190,14 @@ def test_methods_table_shows_the_summarys_figures(study):
     shown = next(row for row in simulated["rows"] if row["_class"] == "best")["change_correlation"]
     assert shown.startswith(f"{study.summary['methods']['latent_glm']['change_correlation']:.2f}")
     assert simulated["few"]
+
+
+def test_the_matrix_shows_each_excess_beside_its_noise_floor(study):
+    matrix = evaluation.context(study)["matrix"]
+    own = study.minimality[(study.minimality["method"] == "latent_glm") & (study.minimality["decode"] == "residual")]
+    cell = own[(own["query"] == "older-by-20") & (own["region"] == "gm")].iloc[0]
+    shown = next(row for row in matrix["rows"] if row["query"] == "older-by-20, total effect")["gm"]
+    assert signed(f"{cell['excess_ml']:+.1f}") in shown
+    assert signed(f"{cell['expected_ml']:+.1f}") in shown
+    assert ("<strong>" in shown) == cell["beyond_noise"]
+    assert matrix["rows"][-1]["gm"] == f"{cell['noise_ml']:.1f}"

@@ -1,7 +1,9 @@
 """The declared graph: what is refused before any work, and in which words."""
 
+import logging
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,6 +12,7 @@ from brainscm.errors import ConfigError
 from brainscm.scm.covariates import Covariates, check_table, check_values
 from brainscm.scm.formula import parse_formula
 from brainscm.scm.graph import check_graph, query_label, read_graph
+from brainscm.scm.precheck import check_designs
 
 NODES = {"age": {}, "sex": {"levels": ["F", "M"]}}
 
@@ -178,3 +181,27 @@ def test_every_reason_why_a_row_cannot_be_used_is_told() -> None:
         "sex 'X' is not a training level",
         "age is missing; sex is missing",
     ]
+
+
+def test_collinear_covariates_are_found_before_anything_is_measured(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    age = rng.uniform(40, 80, 60)
+    table = people(age=age.tolist(), months=(12 * age).tolist(), tenure=(age + rng.normal(0, 1, 60)).tolist())
+    table["site"], table["split"] = np.where(age < 79, "A", "B"), "train"
+    nodes = {"age": {}, "months": {}, "tenure": {}, "ventricles": {"formula": "age"}, "site": {}}
+    with caplog.at_level(logging.WARNING, logger="brainscm"):
+        check_designs(scm(nodes, "age + tenure"), table)
+    assert "config: scm.image.formula: age and tenure: VIF" in caplog.text
+    with pytest.raises(ConfigError, match=r"scm.image.formula: the column 'age' is already told by 'months'"):
+        check_designs(scm(nodes, "months + age"), table)
+    with pytest.raises(ConfigError, match=r"scm.nodes.x.formula: the column '\w+' is already told by"):
+        check_designs(scm({**nodes, "x": {"formula": "months + age"}}, "age"), table)
+    halves = {"age": {}, "age_baseline": {}, "years_since_baseline": {}}
+    twice = pd.concat([table, table.assign(age=age + rng.uniform(1, 3, 60))], ignore_index=True)
+    with pytest.raises(ConfigError, match="is already told by"):
+        check_designs(scm(halves, "age_baseline + years_since_baseline + age"), twice)
+    # What preprocessing has yet to measure is left for the fit.
+    check_designs(scm(nodes, "months + age + ventricles"), table)
+    table.loc[table["site"] == "B", "site"] = [*["A"] * (int((table["site"] == "B").sum()) - 1), "B"]
+    with pytest.raises(ConfigError, match="level 'B' has 1 training participants"):
+        check_designs(scm(nodes, "age + site"), table)

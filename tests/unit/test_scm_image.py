@@ -8,7 +8,7 @@ import statsmodels.api as sm
 
 from brainscm.scm import image as image_module
 from brainscm.scm.design import Array
-from brainscm.scm.image import ImageModel, cluster_covariance, fit_image
+from brainscm.scm.image import ImageModel, cluster_covariance, fit_image, hc3_covariance
 from brainscm.scm.inference import WaldTest, benjamini_hochberg, wald_test
 
 SHAPE = (2, 3, 2)
@@ -64,12 +64,12 @@ def test_equals_statsmodels_column_by_column(design: Callable[[np.random.Generat
 
 @pytest.mark.parametrize("block_bytes", [1, 12 * 8 * 7, 2**20])
 def test_cluster_robust_equals_statsmodels_however_the_stream_is_cut(
-    block_bytes: int, monkeypatch: pytest.MonkeyPatch
+    block_bytes: int, design: Callable[[np.random.Generator], Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_module, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(image_module, "MIN_BLOCK_ROWS", 1)
     rng = np.random.default_rng(1)
-    x = plain(rng)
+    x = design(rng)
     people = [f"p{i}" for i in rng.integers(0, 20, 50)]
     person_effect = {p: rng.normal(size=12) for p in people}
     latents = latents_of(x, rng) + np.array([person_effect[p] for p in people]).reshape(50, *SHAPE)
@@ -79,12 +79,33 @@ def test_cluster_robust_equals_statsmodels_however_the_stream_is_cut(
     joint = wald_test(model, c, cluster_covariance(model, c, x, latents, rows, people), len(set(people)))
     single = wald_test(model, c[:1], cluster_covariance(model, c[:1], x, latents, rows, people), len(set(people)))
     groups = np.unique(people, return_inverse=True)[1]
+    # The peer's own products lose digits on an ill-conditioned design; the same columns, orthonormal, lose none.
+    q, r = np.linalg.qr(x)
+    turned = c @ np.linalg.inv(r)
     for column, y in enumerate(latents.reshape(50, -1).T):
-        peer = sm.OLS(y, x).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
-        np.testing.assert_allclose(single.statistic[column], peer.tvalues[1], rtol=1e-8)
-        np.testing.assert_allclose(single.p[column], peer.pvalues[1], rtol=1e-8)
-        np.testing.assert_allclose(joint.statistic[column], np.squeeze(peer.f_test(c).fvalue), rtol=1e-8)
-        np.testing.assert_allclose(joint.p[column], np.squeeze(peer.f_test(c).pvalue), rtol=1e-7)
+        peer = sm.OLS(y, q).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+        one = peer.t_test(turned[:1])
+        np.testing.assert_allclose(single.statistic[column], one.tvalue.item(), rtol=1e-8)
+        np.testing.assert_allclose(single.p[column], one.pvalue.item(), rtol=1e-7)
+        np.testing.assert_allclose(joint.statistic[column], np.squeeze(peer.f_test(turned).fvalue), rtol=1e-8)
+        np.testing.assert_allclose(joint.p[column], np.squeeze(peer.f_test(turned).pvalue), rtol=1e-7)
+
+
+def test_hc3_equals_statsmodels(design: Callable[[np.random.Generator], Array]) -> None:
+    rng = np.random.default_rng(2)
+    x = design(rng)
+    latents = latents_of(x, rng) * np.exp(rng.normal(size=(50, 1, 1, 1)))
+    model, c, rows = fit(x, latents), np.eye(5)[1:3], list(range(50))
+    joint = wald_test(model, c, hc3_covariance(model, c, x, latents, rows))
+    single = wald_test(model, c[:1], hc3_covariance(model, c[:1], x, latents, rows))
+    # The peer's own products lose digits on an ill-conditioned design; the same columns, orthonormal, lose none.
+    q, r = np.linalg.qr(x)
+    turned = c @ np.linalg.inv(r)
+    for column, y in enumerate(latents.reshape(50, -1).T):
+        peer = sm.OLS(y, q).fit(cov_type="HC3", use_t=True)
+        np.testing.assert_allclose(single.statistic[column], peer.t_test(turned[:1]).tvalue.item(), rtol=1e-8)
+        np.testing.assert_allclose(single.p[column], peer.t_test(turned[:1]).pvalue.item(), rtol=1e-7)
+        np.testing.assert_allclose(joint.statistic[column], np.squeeze(peer.f_test(turned).fvalue), rtol=1e-8)
 
 
 def test_reads_no_row_but_the_given_ones() -> None:

@@ -14,14 +14,15 @@ GRAPH = {"nodes": {"age": {"unit": "years"}, "sex": {}}, "image": {"formula": "a
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A study of ten (empty) scans whose cohort has been indexed for real."""
+    """A study of ten (empty) scans, one of them in two runs, whose cohort has been indexed for real."""
     folder = tmp_path_factory.mktemp("study")
     bids = folder / "bids"
     rows = ["participant_id\tage\tsex"]
     for i in range(10):
         anat = bids / f"sub-{i:02d}" / "anat"
         anat.mkdir(parents=True)
-        (anat / f"sub-{i:02d}_T1w.nii.gz").write_bytes(b"")
+        for run in ("run-1_", "run-2_") if i == 0 else ("",):
+            (anat / f"sub-{i:02d}_{run}T1w.nii.gz").write_bytes(b"")
         rows.append(f"sub-{i:02d}\t{20 + i}\t{'FM'[i % 2]}")
     (bids / "participants.tsv").write_text("\n".join(rows) + "\n")
     study = {"bids_dir": str(bids), "scm": GRAPH, "counterfactuals": [{"name": "older", "do": {"age": "+10"}}]}
@@ -46,6 +47,13 @@ def test_demo_starts_from_a_simulated_cohort(tmp_path: Path) -> None:
     jobs = plan(tmp_path, {})
     assert jobs["simulate_cohort"] == 1
     assert jobs["render_report"] == 1
+
+
+def test_dicom_is_converted_first(tmp_path: Path) -> None:
+    (tmp_path / "dicom" / "sub-1").mkdir(parents=True)
+    jobs = plan(tmp_path, {"dicom_dir": str(tmp_path / "dicom")})
+    assert jobs["convert_dicom"] == 1
+    assert "simulate_cohort" not in jobs
 
 
 @pytest.mark.parametrize(
@@ -98,6 +106,7 @@ def test_a_changed_option_redoes_its_stage_and_what_follows(indexed: tuple[Path,
     ("study", "told"),
     [
         ({"autoencodr": {}}, "did you mean 'autoencoder'"),
+        ({"bids_dir": "a", "dicom_dir": "b"}, "both given"),
         ({"scm": {**GRAPH, "image": {"formula": "agee + sex"}}}, "agee"),
         ({"scm": {**GRAPH, "nodes": {"age": {"formula": "sex"}, "sex": {"formula": "age"}}}}, "circle"),
         ({"scm": GRAPH, "counterfactuals": [{"name": "x", "do": {"weight": 70}}]}, "weight"),
@@ -114,7 +123,7 @@ def test_a_bad_config_stops_before_any_work(tmp_path: Path, study: dict[str, Any
 
 def test_slurm_profile_is_found_by_its_name_and_every_key_is_known() -> None:
     assert (ROOT / "slurm").resolve() == ROOT / "profiles" / "slurm"
-    for name in ("local", "slurm"):
+    for name in ("local", "slurm", "slurm-gpu-multinode"):
         profile = yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
         assert profile["keep-going"] is True
         assert profile["rerun-incomplete"] is True

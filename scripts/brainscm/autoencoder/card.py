@@ -44,7 +44,7 @@ def make_card(
         },
         "options": options.model_dump(),
         "seed": seed,
-        "metrics": {str(split): row.to_dict() for split, row in metrics.iterrows()},
+        "metrics": {str(split): row.dropna().to_dict() for split, row in metrics.iterrows()},
         "parameters": fitted.parameters,
         "steps": fitted.steps,
         "best_step": fitted.best_step,

@@ -15,6 +15,7 @@ import torch
 from brainscm.autoencoder.model import build_vqvae
 from brainscm.autoencoder.pca import PCA
 from brainscm.autoencoder.progress import draw_progress
+from brainscm.autoencoder.ranks import ALONE, Ranks
 from brainscm.autoencoder.training import Trainer, count_parameters, history_table
 from brainscm.autoencoder.volumes import Grid, VolumeStore, content_fingerprint
 from brainscm.autoencoder.vqvae import VQVAE
@@ -43,7 +44,12 @@ class FittedAutoencoder:
 
 
 def fit_autoencoder(
-    scans: pd.DataFrame, preprocessing: Mapping[str, Any], options: AutoencoderOptions, seed: int, work_dir: Path
+    scans: pd.DataFrame,
+    preprocessing: Mapping[str, Any],
+    options: AutoencoderOptions,
+    seed: int,
+    work_dir: Path,
+    ranks: Ranks = ALONE,
 ) -> FittedAutoencoder:
     """Fit on the scans of the training split; keep the state in `<work_dir>/autoencoder/<hash>/`, to go on from there.
 
@@ -53,6 +59,7 @@ def fit_autoencoder(
     Args:
         scans: as from `usable_scans`: scan, split, image, mask.
         preprocessing: template name and preprocessing options.
+        ranks: the processes that train together.
 
     Raises:
         BrainSCMError: the training or the validation split is empty, a scan cannot be used, or the training was
@@ -76,12 +83,16 @@ def fit_autoencoder(
     folder = work_dir / "autoencoder" / options_fingerprint(identity)
     folder.mkdir(parents=True, exist_ok=True)
     volumes_folder = work_dir / "autoencoder" / "volumes"
+    if not ranks.leads:
+        ranks.wait()  # until the first process has built the stores
     train_store = VolumeStore.open_or_build(training, grid, volumes_folder)
     validation_store = VolumeStore.open_or_build(validation, grid, volumes_folder)
+    if ranks.leads:
+        ranks.wait()
     logger.info("autoencoder: the state is kept in %s", folder)
     if options.kind == "pca":
         return _fit_pca(train_store, validation_store, grid, data_fingerprint, options, folder)
-    return _fit_vqvae(train_store, validation_store, grid, data_fingerprint, options, seed, folder)
+    return _fit_vqvae(train_store, validation_store, grid, data_fingerprint, options, seed, folder, ranks)
 
 
 def _fit_vqvae(
@@ -92,10 +103,11 @@ def _fit_vqvae(
     options: AutoencoderOptions,
     seed: int,
     folder: Path,
+    ranks: Ranks,
 ) -> FittedAutoencoder:
     torch.manual_seed(seed)
     model = build_vqvae(options, grid.shape)
-    trainer = Trainer(model, training, validation, options, seed, folder)
+    trainer = Trainer(model, training, validation, options, seed, folder, ranks)
     trainer.run()
     return FittedAutoencoder(
         model.cpu().eval(),

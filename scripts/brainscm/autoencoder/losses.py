@@ -11,10 +11,10 @@ BACKGROUND_WEIGHT = 0.1
 
 
 def charbonnier(reconstruction: Tensor, volumes: Tensor, masks: Tensor, epsilon: float = 0.01) -> Tensor:
-    """Mean smooth absolute error (Charbonnier et al. 1994) over the brain, with a little of the background."""
+    """Smooth absolute error (Charbonnier et al. 1994) over the brain, with a little of the background."""
     weights = masks + BACKGROUND_WEIGHT * (~masks)
     error = torch.sqrt((reconstruction - volumes).square() + epsilon**2) - epsilon
-    return (weights * error).sum() / weights.sum()
+    return _mean(error, weights)
 
 
 def dissimilarity(reconstruction: Tensor, volumes: Tensor, masks: Tensor, window: int = 7, stride: int = 3) -> Tensor:
@@ -33,4 +33,27 @@ def dissimilarity(reconstruction: Tensor, volumes: Tensor, masks: Tensor, window
     similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     similarity = similarity / ((mean_a.square() + mean_b.square() + c1) * (variance_a + variance_b + c2))
     weights = mean(masks.to(a.dtype))
-    return 1 - (weights * similarity).sum() / weights.sum()
+    return 1 - _mean(similarity, weights)
+
+
+def gradient_error(reconstruction: Tensor, volumes: Tensor, masks: Tensor) -> Tensor:
+    """Absolute error of the differences between neighbouring voxels in the brain (Mathieu et al. 2016,
+    arXiv 1511.05440): blur costs more than a wrong level."""
+    error, mask = reconstruction - volumes, masks.to(volumes.dtype)
+    parts = []
+    for axis in (2, 3, 4):
+        both = mask.narrow(axis, 1, mask.shape[axis] - 1) * mask.narrow(axis, 0, mask.shape[axis] - 1)
+        parts.append(_mean(error.diff(dim=axis).abs(), both))
+    return torch.stack(parts).mean()
+
+
+def fourier_error(reconstruction: Tensor, volumes: Tensor, masks: Tensor) -> Tensor:
+    """Absolute error of the Fourier magnitudes of the masked brain, unitary transform (Tudosiu et al. 2022,
+    arXiv 2209.03177)."""
+    a, b = (torch.fft.rfftn(part * masks, dim=(2, 3, 4), norm="ortho").abs() for part in (reconstruction, volumes))
+    return (a - b).abs().mean()
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of each volume, averaged over volumes: a batch may be split over processes without a change."""
+    return ((weights * values).flatten(1).sum(1) / weights.flatten(1).sum(1)).mean()

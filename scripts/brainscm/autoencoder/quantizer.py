@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from brainscm.autoencoder.ranks import ALONE, Ranks
+
 ROWS_AT_ONCE = 1 << 16  # bounds the distance table: 128 MB with 512 codes
 
 
@@ -56,21 +58,26 @@ class Codebook(nn.Module):
         self.sums.copy_(self.codes * self.counts[:, None])
 
     @torch.no_grad()
-    def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator) -> int:
+    def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> int:
         """Move each code towards the mean of the vectors (rows, c) it was given; returns how many codes were revived.
 
         A code that is given less than a hundredth of its fair share is dead: it restarts at a vector of this batch, its
-        averages with it, for with its old averages it would jump straight back.
+        averages with it, for with its old averages it would jump straight back. Each of `ranks` brings as many vectors;
+        all end with the same codebook, that of a single process with all vectors.
         """
         counts, sums = _totals(vectors, indices, len(self.codes))
+        ranks.add_up([counts, sums])
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        fair_share = len(vectors) / len(self.codes)
+        rows = len(vectors) * ranks.count
+        fair_share = rows / len(self.codes)
         dead = self.counts < 0.01 * fair_share
         revived = int(dead.sum())
         if revived:
+            # The generator lives on the CPU whatever the device, so that the same seed draws the same rows everywhere.
+            drawn = torch.randint(rows, (revived,), generator=generator).to(vectors.device)
             self.counts[dead] = 0.1 * fair_share
-            self.sums[dead] = 0.1 * fair_share * _draw(vectors, revived, generator)
+            self.sums[dead] = 0.1 * fair_share * _rows_of(vectors, drawn, ranks)
         self.codes.copy_(self.sums / self.counts[:, None])
         return revived
 
@@ -92,7 +99,10 @@ def _totals(vectors: Tensor, indices: Tensor, size: int) -> tuple[Tensor, Tensor
     return counts, vectors.new_zeros(size, vectors.shape[1]).index_add_(0, indices, vectors)
 
 
-def _draw(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    # The generator lives on the CPU whatever the device, so that the same seed draws the same rows everywhere.
-    rows = torch.randint(len(vectors), (count,), generator=generator)
-    return vectors[rows.to(vectors.device)]
+def _rows_of(vectors: Tensor, rows: Tensor, ranks: Ranks) -> Tensor:
+    """Rows of the vectors of all ranks, one rank's below the other's: each gives those it has, and zeros."""
+    rows = rows - ranks.rank * len(vectors)
+    own = (rows >= 0) & (rows < len(vectors))
+    found = torch.where(own[:, None], vectors[rows.clamp(0, len(vectors) - 1)], 0)
+    ranks.add_up([found])
+    return found

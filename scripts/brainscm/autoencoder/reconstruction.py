@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pandas as pd
 import torch
 
 from brainscm.autoencoder.fidelity import psnr, ssim
 from brainscm.autoencoder.model import Autoencoder
-from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
+from brainscm.autoencoder.volumes import Grid, Mask, Volume, read_mask, read_volume
 
 logger = logging.getLogger("brainscm")
 
 
-def reconstruction_table(model: Autoencoder, scans: pd.DataFrame, grid: Grid, device: torch.device) -> pd.DataFrame:
+Segment = Callable[[Volume, Mask], dict[str, float]]  # a scan and its brain mask -> ml of each region
+
+
+def reconstruction_table(
+    model: Autoencoder, scans: pd.DataFrame, grid: Grid, device: torch.device, segment: Segment | None = None
+) -> pd.DataFrame:
     """Reconstruct every scan, one at a time and in float32, and compare it with itself.
 
     Returns:
         scan, split, psnr_db and ssim (whole grid), psnr_brain_db and ssim_brain (inside the brain mask), and the last
-        two again with the latent quantised before decoding (quantized_psnr_brain_db, quantized_ssim_brain).
+        two again with the latent quantised before decoding (quantized_psnr_brain_db, quantized_ssim_brain). With
+        `segment`, also `<region>_error_ml`, the reconstruction's volume less the scan's, of people not trained on: the
+        floor under every regional change that a counterfactual shows.
     """
     rows = []
     columns = scans[["scan", "split", "image", "mask"]].astype(str)
@@ -28,6 +36,10 @@ def reconstruction_table(model: Autoencoder, scans: pd.DataFrame, grid: Grid, de
         latents = model.encode(torch.from_numpy(volume)[None, None].to(device))
         plain = model.decode(latents)[0, 0].cpu().numpy()
         quantized = model.decode(model.quantize(latents))[0, 0].cpu().numpy()
+        errors = {}
+        if segment and split != "train":
+            before, after = segment(volume, mask), segment(plain, mask)
+            errors = {f"{region}_error_ml": after[region] - before[region] for region in before}
         rows.append(
             {
                 "scan": scan,
@@ -38,6 +50,7 @@ def reconstruction_table(model: Autoencoder, scans: pd.DataFrame, grid: Grid, de
                 "ssim_brain": ssim(plain, volume, mask),
                 "quantized_psnr_brain_db": psnr(quantized, volume, mask),
                 "quantized_ssim_brain": ssim(quantized, volume, mask),
+                **errors,
             }
         )
         if i % 50 == 0:

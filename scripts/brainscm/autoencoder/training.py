@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from brainscm.autoencoder.augmentation import augment
-from brainscm.autoencoder.losses import charbonnier, dissimilarity
+from brainscm.autoencoder.losses import charbonnier, dissimilarity, fourier_error, gradient_error
 from brainscm.autoencoder.model import save_atomically
 from brainscm.autoencoder.progress import draw_progress
 from brainscm.autoencoder.quantizer import to_vectors
+from brainscm.autoencoder.ranks import ALONE, Ranks
 from brainscm.autoencoder.volumes import VolumeStore
-from brainscm.autoencoder.vqvae import VQVAE
+from brainscm.autoencoder.vqvae import VQVAE, ResidualBlock
 from brainscm.cohort.tables import write_table
 from brainscm.config import AutoencoderOptions
 from brainscm.errors import BrainSCMError
@@ -38,6 +39,7 @@ FINAL_LEARNING_RATE = 0.01  # of the learning rate, at the end of the cosine
 GRADIENT_NORM = 1.0
 LINEAR_SCANS = 64  # training scans that the linear part is fitted on,
 CODEBOOK_SCANS = 16  # and that the codebook starts from
+VALIDATION_TERMS = ("charbonnier", "dissimilarity", "commitment", "psnr_brain_db")
 COLLAPSE_DB = 6.0  # a validation PSNR so far below the best is a divergence,
 COLLAPSE_USAGE = 0.05  # and so is so small a share of the codes used
 MAX_ROLLBACKS = 3
@@ -82,9 +84,12 @@ class Progress:
 class Trainer:
     """Trains a VQ-VAE on `training`, keeping in `folder` all it needs to go on after a stop.
 
-    Everything random at step t (data order, augmentation, which volumes are quantised, revived codes) is drawn from a
-    generator seeded with (seed, t), so that there is no generator state to lose: a run that was stopped and resumed
+    Everything random at step t (data order, augmentation, which volumes are quantised, revived codes) is drawn from
+    generators seeded with (seed, t), so that there is no generator state to lose: a run that was stopped and resumed
     ends with the same weights, bit for bit on a CPU.
+
+    Each of `ranks` takes its part of every batch. Gradients, the codebook's totals and all figures are added up, so
+    that every decision is the same everywhere, and the training that of one process but for rounding.
     """
 
     def __init__(
@@ -95,10 +100,20 @@ class Trainer:
         options: AutoencoderOptions,
         seed: int,
         folder: Path,
+        ranks: Ranks = ALONE,
     ) -> None:
+        if options.batch_size % ranks.count:
+            raise BrainSCMError(
+                f"autoencoder.batch_size: {options.batch_size} volumes cannot be shared out evenly among {ranks.count} "
+                "processes; choose a multiple."
+            )
+        self.ranks = ranks
         self.device = choose_device(options.device)
         self.precision = training_precision(self.device)
         self.model = model.to(self.device)
+        for module in model.modules():
+            if isinstance(module, ResidualBlock):
+                module.recompute = options.recompute
         self.training, self.validation = training, validation
         self.options, self.seed, self.folder = options, seed, folder
         epoch = math.ceil(len(training) / options.batch_size)
@@ -116,11 +131,13 @@ class Trainer:
         """Train up to `max_steps` and leave the weights that did best on the validation split in the model.
 
         Raises:
-            BrainSCMError: a signal (SIGTERM, SIGUSR1, SIGINT) stopped the training, its state being saved; or it
-                diverged more than three times.
+            BrainSCMError: a signal (SIGTERM, SIGUSR1, SIGINT) to any of the processes stopped the training, its state
+                being saved; or it diverged more than three times.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._state_path.exists():
+        if self.device.type == "cuda":
+            self._rehearse()
+        if self.ranks.any(self._state_path.exists()):
             self._restore()
             logger.info("training goes on from step %d of %d", self.progress.step, self.max_steps)
         else:
@@ -133,14 +150,14 @@ class Trainer:
             str(self.precision).removeprefix("torch."),
             count_parameters(self.model),
         )
-        with stop_requests() as stopped:
+        with stop_requests() as stopped, told_when_memory_runs_out(self.options):
             while self.progress.step < self.max_steps:
                 sound = self._train_step()
                 if sound and self._validation_is_due():
                     sound = self._validate()
                 if not sound:
                     self._roll_back()
-                elif stopped:
+                elif self.ranks.any(bool(stopped)):
                     self._save()
                     raise BrainSCMError(f"training stopped at step {self.progress.step}; run again to go on.")
         self.model.load_state_dict(self.best_weights)
@@ -152,27 +169,30 @@ class Trainer:
     def _train_step(self) -> bool:
         """Take one step; False, with the weights untouched, if the loss or its gradient is not finite."""
         started = time.perf_counter()
-        step, options = self.progress.step, self.options
-        rng = np.random.default_rng((self.seed, 1, step))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        volumes, masks = augment(*self._batch(self._order(step)), rng)
-        quantized_rows = torch.from_numpy(rng.random(len(volumes)) < options.quantized_share)
+        step = self.progress.step
+        volumes, masks, quantized = self._training_batch(step)
         learning_rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
         self.model.train()
-        terms, vectors, indices = self._terms(volumes, masks, quantized_rows)
+        terms, vectors, indices = self._terms(volumes, masks, quantized)
         self.optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM).item()
-        if not math.isfinite(norm) or not math.isfinite(terms["loss"].item()):
+        share = 1 / self.ranks.count
+        (share * terms["loss"]).backward()
+        figures = share * torch.stack([value.detach() for value in terms.values()])
+        parameters = list(self.model.parameters())
+        self.ranks.add_up([figures, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM).item()
+        values = dict(zip(terms, figures.tolist(), strict=True))
+        if not math.isfinite(norm) or not math.isfinite(values["loss"]):
             return False
         self.optimizer.step()
-        self.model.codebook.update(vectors, indices, generator)
+        generator = torch.Generator().manual_seed(int(np.random.default_rng((self.seed, 3, step)).integers(2**62)))
+        self.model.codebook.update(vectors, indices, generator, self.ranks)
 
-        for name, value in terms.items():
-            self.progress.interval[name] = self.progress.interval.get(name, 0.0) + float(value.detach())
+        for name, value in values.items():
+            self.progress.interval[name] = self.progress.interval.get(name, 0.0) + value
         self.progress.step += 1
         self.progress.interval_steps += 1
         seconds = time.perf_counter() - started
@@ -180,18 +200,29 @@ class Trainer:
         self.progress.interval_seconds += seconds
         return True
 
-    def _terms(
-        self, volumes: Tensor, masks: Tensor, quantized_rows: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _training_batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's part of the step's batch: volumes, masks, and which are decoded from codes."""
+        each = self.options.batch_size // self.ranks.count
+        first = self.ranks.rank * each
+        volumes, masks = self._batch_of(self.training, self._order(step)[first : first + each])
+        changed, quantized = [], []
+        for i in range(each):
+            rng = np.random.default_rng((self.seed, 1, step, first + i))
+            changed.append(augment(volumes[i], masks[i], rng, self.options.deformation_voxels))
+            quantized.append(bool(rng.random() < self.options.quantized_share))
+        volumes, masks = (torch.stack(part) for part in zip(*changed, strict=True))
+        return volumes, masks, torch.tensor(quantized, device=self.device)
+
+    def _terms(self, volumes: Tensor, masks: Tensor, quantized: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The loss and its terms, the encoder's output as vectors, and the codes that these were given."""
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        with self._autocast():
             latents = self.model.encoder(volumes)
         latents = latents.float()
         codes, indices = self.model.codebook(latents.detach())
         commitment = (latents - codes).square().mean()
         straight_through = latents + (codes - latents).detach()
-        decoded = torch.where(quantized_rows.to(self.device)[:, None, None, None, None], straight_through, latents)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        decoded = torch.where(quantized[:, None, None, None, None], straight_through, latents)
+        with self._autocast():
             reconstruction = self.model.decoder(decoded)
         reconstruction = reconstruction.float()
         terms = {
@@ -199,11 +230,15 @@ class Trainer:
             "dissimilarity": dissimilarity(reconstruction, volumes, masks),
             "commitment": commitment,
         }
-        terms["loss"] = (
-            terms["charbonnier"]
-            + self.options.ssim_weight * terms["dissimilarity"]
-            + self.options.commitment_weight * commitment
-        )
+        options = self.options
+        weights = {"charbonnier": 1, "dissimilarity": options.ssim_weight, "commitment": options.commitment_weight}
+        for name, loss, weight in (
+            ("gradient", gradient_error, options.gradient_weight),
+            ("fourier", fourier_error, options.fourier_weight),
+        ):
+            if weight:
+                terms[name], weights[name] = loss(reconstruction, volumes, masks), weight
+        terms["loss"] = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         return terms, to_vectors(latents.detach()), indices.flatten()
 
     @torch.no_grad()
@@ -212,26 +247,29 @@ class Trainer:
         started = time.perf_counter()
         self.model.eval()
         codebook = self.model.codebook
-        used = torch.zeros(len(codebook.codes))
-        rows: list[dict[str, float]] = []
+        used = torch.zeros(len(codebook.codes), dtype=torch.float64)
+        sums: dict[str, float] = dict.fromkeys(VALIDATION_TERMS, 0.0)
         picture = None
-        for i in range(len(self.validation)):
+        for i in range(self.ranks.rank, len(self.validation), self.ranks.count):
             volumes, masks = self._batch_of(self.validation, [i])
-            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            with self._autocast():
                 latents = self.model.encoder(volumes)
                 reconstruction = self.model.decoder(latents).float()
+            codes, indices = codebook(latents.float())
+            used += torch.bincount(indices.flatten(), minlength=len(used)).cpu()
             terms = {
                 "charbonnier": charbonnier(reconstruction, volumes, masks),
                 "dissimilarity": dissimilarity(reconstruction, volumes, masks),
+                "commitment": (latents.float() - codes).square().mean(),
                 "psnr_brain_db": -10 * torch.log10((reconstruction - volumes)[masks].square().mean()),
             }
-            codes, indices = codebook(latents.float())
-            terms["commitment"] = (latents.float() - codes).square().mean()
-            used += torch.bincount(indices.flatten(), minlength=len(used)).cpu()
-            rows.append({name: float(value) for name, value in terms.items()})
+            for name, value in terms.items():
+                sums[name] += float(value)
             if picture is None:
                 picture = volumes[0, 0].cpu().numpy(), reconstruction[0, 0].cpu().numpy()
-        means = {str(name): mean for name, mean in pd.DataFrame(rows).mean().items()}
+        totals = torch.tensor(list(sums.values()), dtype=torch.float64)
+        self.ranks.add_up([totals, used])
+        means = dict(zip(sums, (totals / len(self.validation)).tolist(), strict=True))
         progress, interval = self.progress, self.progress.interval
         psnr = means["psnr_brain_db"]
         shares = used[used > 0] / used.sum()
@@ -250,6 +288,7 @@ class Trainer:
                     **{name: total / steps for name, total in interval.items()},
                     "seconds": progress.seconds,
                     "volumes_per_second": steps * self.options.batch_size / progress.interval_seconds,
+                    "gpu_memory_gb": self._gpu_memory_gb(),
                 }
             )
         progress.history.append(
@@ -268,8 +307,8 @@ class Trainer:
             progress.best_psnr, progress.best_step = psnr, progress.step
             self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self._save()
-        write_table(history_table(progress.history), self.folder / "history.tsv")
-        if picture is not None:
+        if self.ranks.leads and picture is not None:
+            write_table(history_table(progress.history), self.folder / "history.tsv")
             draw_progress(*picture, f"step {progress.step}, {psnr:.1f} dB in the brain", self.folder / "progress.png")
         return True
 
@@ -295,7 +334,9 @@ class Trainer:
                 f"autoencoder: training diverged at step {diverged_at}, the {rollbacks}th time; "
                 f"lower autoencoder.learning_rate (it was {self.options.learning_rate:g})."
             )
+        self.ranks.wait()  # for the file that the first process has written
         self._restore()
+        self.ranks.wait()
         self.progress.rollbacks = rollbacks
         self._save()
         logger.warning(
@@ -308,23 +349,46 @@ class Trainer:
     @torch.no_grad()
     def _start(self) -> None:
         """Fit the linear code and the codebook, and judge them: the network has to do better."""
-        scans = self._sample_of_scans(0, LINEAR_SCANS)
-        self.model.start(lambda: (self._batch_of(self.training, [i]) for i in scans))
+        if self.ranks.leads:
+            rows = self._sample_of_scans(0, LINEAR_SCANS)
+            self.model.start(lambda: (self._batch_of(self.training, [i]) for i in rows))
+            self._start_codebook()
+        self.ranks.spread(self.model.state_dict().values())
+        if not self._validate():
+            raise BrainSCMError(
+                f"autoencoder: the linear start uses less than {COLLAPSE_USAGE:.0%} of "
+                f"{self.options.codebook_size} codes; "
+                "lower autoencoder.codebook_size, or see whether the preprocessed scans are empty."
+            )
+
+    def _rehearse(self) -> None:
+        """Do the work of a step without learning from it, so that too little memory is told now and not hours later.
+
+        Shapes never change, and a step is what needs most.
+        """
+        with told_when_memory_runs_out(self.options):
+            terms, _, _ = self._terms(*self._training_batch(0))
+            terms["loss"].backward()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _gpu_memory_gb(self) -> float | None:
+        return torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else None
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    @torch.no_grad()
+    def _start_codebook(self) -> None:
         generator, size = torch.Generator().manual_seed(self.seed), self.options.codebook_size
         chosen = self._sample_of_scans(1, CODEBOOK_SCANS)
         samples = []
         for i in chosen:
             volumes, _ = self._batch_of(self.training, [i])
-            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            with self._autocast():
                 vectors = to_vectors(self.model.encoder(volumes))
             rows = torch.randint(len(vectors), (max(1, 64 * size // len(chosen)),), generator=generator)
             samples.append(vectors[rows.to(vectors.device)])
         self.model.codebook.start(torch.cat(samples), generator)
-        if not self._validate():
-            raise BrainSCMError(
-                f"autoencoder: the linear start uses less than {COLLAPSE_USAGE:.0%} of {size} codes; "
-                "lower autoencoder.codebook_size, or see whether the preprocessed scans are empty."
-            )
 
     @property
     def _warm_up_steps(self) -> int:
@@ -351,9 +415,6 @@ class Trainer:
         order = np.random.default_rng((self.seed, 2, purpose)).permutation(len(self.training))
         return sorted(order[:count].tolist())
 
-    def _batch(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        return self._batch_of(self.training, rows)
-
     def _batch_of(self, store: VolumeStore, rows: list[int]) -> tuple[Tensor, Tensor]:
         volumes = torch.from_numpy(store.volumes[rows]).to(self.device).float()
         return volumes, torch.from_numpy(store.masks[rows]).to(self.device)
@@ -369,7 +430,8 @@ class Trainer:
             "best_weights": self.best_weights,
             "progress": vars(self.progress),
         }
-        save_atomically(state, self._state_path)
+        if self.ranks.leads:
+            save_atomically(state, self._state_path)
 
     def _restore(self) -> None:
         state = torch.load(self._state_path, map_location=self.device, weights_only=True)
@@ -381,13 +443,32 @@ class Trainer:
 
 def history_table(history: list[dict[str, Any]]) -> pd.DataFrame:
     """history.tsv: one row a validation and split, with the same columns whatever has happened so far."""
-    columns = ["step", "split", "loss", "charbonnier", "dissimilarity", "commitment", "psnr_brain_db"]
-    columns += ["codebook_usage", "perplexity", "lr", "seconds", "volumes_per_second"]
+    columns = ["step", "split", "loss", "charbonnier", "dissimilarity", "commitment", "gradient", "fourier"]
+    columns += ["psnr_brain_db", "codebook_usage", "perplexity", "lr", "seconds", "volumes_per_second"]
+    columns += ["gpu_memory_gb"]
     return pd.DataFrame(history, columns=columns)
 
 
 def count_parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def told_when_memory_runs_out(options: AutoencoderOptions) -> Iterator[None]:
+    """Turn the GPU's out-of-memory error into advice.
+
+    Raises:
+        BrainSCMError: the GPU's memory does not hold a training step.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        advice = ["a smaller autoencoder.batch_size"] if options.batch_size > 1 else []
+        advice += [] if options.recompute else ["autoencoder.recompute: true"]
+        raise BrainSCMError(
+            f"autoencoder: the GPU's memory does not hold a training step; try {', '.join(advice)}"
+            f"{', ' if advice else ''}fewer autoencoder.channels, or larger voxels (preprocess.voxel_mm)."
+        ) from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
+from torch.utils.checkpoint import checkpoint
 
 from brainscm.autoencoder.quantizer import Codebook
 from brainscm.errors import BrainSCMError
@@ -199,13 +200,19 @@ def _neighbourhoods(latents: Tensor) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(conv(silu(x)))), the identity until training moves it."""
+    """x + conv(silu(conv(silu(x)))), the identity until training moves it.
+
+    With `recompute` nothing inside is kept for the backward pass (Chen et al. 2016, arXiv 1604.06174).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.recompute = False
         self.branch = nn.Sequential(nn.SiLU(), _conv(channels, channels), nn.SiLU(), _zero(_conv(channels, channels)))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return x + checkpoint(self.branch, x, use_reentrant=False)
         return x + self.branch(x)
 
 

@@ -17,6 +17,7 @@ T1W = re.compile(
     r"^(?P<participant>sub-[A-Za-z0-9]+)(?:_(?P<session>ses-[A-Za-z0-9]+))?"
     r"(?P<entities>(?:_[a-z]+-[A-Za-z0-9]+)*)_T1w\.nii(?:\.gz)?$"
 )
+RUN = re.compile(r"_run-(\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -29,6 +30,12 @@ class T1wFile:
     @property
     def scan(self) -> str:
         return self.participant if self.session == "" else f"{self.participant}_{self.session}"
+
+    @property
+    def protocol_and_run(self) -> tuple[str, int]:
+        """The remaining entities without the run, and the run's number (-1 without one)."""
+        run = RUN.search(self.entities)
+        return RUN.sub("", self.entities), int(run[1]) if run else -1
 
 
 def find_t1w(bids_dir: Path) -> list[T1wFile]:
@@ -80,23 +87,34 @@ def folders_without_t1w(bids_dir: Path, files: list[T1wFile]) -> dict[str, str]:
     return reasons
 
 
-def choose_scans(files: list[T1wFile]) -> tuple[list[T1wFile], pd.DataFrame]:
-    """Keep one T1w a session, the first by its entities (no acq-, lowest run-); say why the others are left out.
+def choose_scans(files: list[T1wFile]) -> tuple[list[list[T1wFile]], pd.DataFrame]:
+    """Choose the T1w of each session, with all its runs; say why the others are left out.
 
-    Returns the chosen files and a table (scan, path, reason) of the rest. A dangling link, as a data set fetched
-    without its content leaves behind, counts as missing.
+    The first by its entities is taken (no acq-, lowest run-), and with it the files that differ from it in nothing but
+    the number of the run: preprocessing averages them.
+
+    Returns the chosen sessions, each a list of runs, and a table (scan, path, reason) of the rest. A dangling link, as
+    a data set fetched without its content leaves behind, counts as missing.
     """
-    chosen: dict[str, T1wFile] = {}
+    chosen: dict[str, list[T1wFile]] = {}
     excluded = []
-    for file in files:
+    for file in sorted(files, key=lambda file: (file.participant, file.session, *file.protocol_and_run)):
+        runs = chosen.setdefault(file.scan, [])
         if not os.path.exists(file.path):
             excluded.append((file, "the file is a dangling link; fetch its content (for DataLad: `datalad get`)"))
-        elif file.scan in chosen:
-            excluded.append((file, f"another T1w of this session is used: {Path(chosen[file.scan].path).name}"))
+        elif not runs or (_same_protocol(runs[0], file) and file.entities != runs[-1].entities):
+            runs.append(file)
         else:
-            chosen[file.scan] = file
+            excluded.append((file, f"another T1w of this session is used: {Path(runs[0].path).name}"))
     rows = [{"scan": file.scan, "path": file.path, "reason": reason} for file, reason in excluded]
-    return list(chosen.values()), pd.DataFrame(rows, columns=["scan", "path", "reason"])
+    sessions = [runs for runs in chosen.values() if runs]
+    return sessions, pd.DataFrame(rows, columns=["scan", "path", "reason"])
+
+
+def _same_protocol(first: T1wFile, other: T1wFile) -> bool:
+    """Whether two files are runs of one protocol: each with a run number, all else alike."""
+    (protocol, run), (other_protocol, other_run) = first.protocol_and_run, other.protocol_and_run
+    return protocol == other_protocol and min(run, other_run) >= 0
 
 
 def read_participants(bids_dir: Path) -> tuple[pd.DataFrame, dict[str, str]]:

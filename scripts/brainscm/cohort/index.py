@@ -10,20 +10,24 @@ from pathlib import Path
 import pandas as pd
 
 from brainscm.cohort.bids import choose_scans, find_t1w, folders_without_t1w, read_participants, read_sessions
+from brainscm.cohort.regions import MEASURED
 from brainscm.cohort.split import split_participants
+from brainscm.cohort.tables import RUN_SEPARATOR
+from brainscm.cohort.visits import AGE, BASELINE, SINCE
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
 
 logger = logging.getLogger("brainscm")
 
-# What preprocessing measures, and a node may therefore be named after (with or without its unit).
-MEASURED = frozenset({"gm", "wm", "csf", "ventricles", "brain", "temporal_gm", "head_size"})
-
-IDENTITY = ("scan", "participant", "session", "path")
+IDENTITY = ("scan", "participant", "session", "path", "further_runs")
 
 
 def index_cohort(
-    bids_dir: Path, options: CohortOptions, covariates: Collection[str], seed: int
+    bids_dir: Path,
+    options: CohortOptions,
+    covariates: Collection[str],
+    seed: int,
+    measured: Collection[str] = MEASURED,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Index a BIDS folder once, so that no later step has to look into it again.
 
@@ -32,24 +36,33 @@ def index_cohort(
         options: shares of the split and the covariates that it is balanced on.
         covariates: columns that the graph's nodes are named after.
         seed: of the split.
+        measured: what preprocessing will measure, and a node may therefore be named after.
 
     Returns:
-        `scans` (one row a scan: scan, participant, session, path, split, covariates) and `excluded`
-        (scan, path, excluded_from, reason). A scan that lacks a covariate stays in `scans`, because the autoencoder
-        needs none; it is listed in `excluded` as left out of the SCM.
+        `scans` (one row a scan: scan, participant, session, path, further_runs, split, covariates) and `excluded`
+        (scan, path, excluded_from, reason). `further_runs` names the session's other runs, which are averaged with
+        the first. A scan that lacks a covariate stays in `scans`, because the autoencoder needs none; it is listed in
+        `excluded` as left out of the SCM.
 
     Raises:
         BrainSCMError: the folder or its tables cannot be read, or no scan is left.
         ConfigError: a covariate of the graph is a column of no table.
     """
     found = find_t1w(bids_dir)
-    files, excluded = choose_scans(found)
+    chosen, excluded = choose_scans(found)
+    files = [runs[0] for runs in chosen]
     participants, conflicts = read_participants(bids_dir)
     sessions = read_sessions(bids_dir, sorted({file.participant for file in files}))
 
     scans = pd.DataFrame(
-        {"scan": file.scan, "participant": file.participant, "session": file.session or None, "path": file.path}
-        for file in files
+        {
+            "scan": first.scan,
+            "participant": first.participant,
+            "session": first.session or None,
+            "path": first.path,
+            "further_runs": RUN_SEPARATOR.join(Path(run.path).name for run in others) or None,
+        }
+        for first, *others in chosen
     )
     excluded = excluded.assign(excluded_from="everything")
     in_conflict = scans["participant"].isin(conflicts)
@@ -74,7 +87,7 @@ def index_cohort(
         value = scans["scan"].map(own[column])
         scans[column] = value if column not in scans else value.where(value.notna(), scans[column])
 
-    _check_columns(scans, covariates, bids_dir)
+    _check_columns(scans, covariates, measured, bids_dir)
     unusable = _coerce_numbers(scans, [c for c in map(str, scans) if c not in IDENTITY])
     incomplete = _missing_covariates(scans, covariates, unusable)
 
@@ -88,7 +101,7 @@ def index_cohort(
         else pd.DataFrame(index=scans["participant"].unique())
     )
     split = split_participants(people, options.split, stratify, seed)
-    scans.insert(4, "split", scans["participant"].map(split))
+    scans.insert(len(IDENTITY), "split", scans["participant"].map(split))
 
     tables = [table for table in (excluded, dropped, dropped_people, incomplete) if len(table)]
     columns = ["scan", "path", "excluded_from", "reason"]
@@ -100,11 +113,13 @@ def index_cohort(
     return scans, excluded
 
 
-def _check_columns(scans: pd.DataFrame, covariates: Collection[str], bids_dir: Path) -> None:
+def _check_columns(scans: pd.DataFrame, covariates: Collection[str], measured: Collection[str], bids_dir: Path) -> None:
     for name in covariates:
-        if name in scans or name in MEASURED or name.removesuffix("_ml") in MEASURED:
+        if name in scans or name in measured or name.removesuffix("_ml") in measured:
             continue
-        known = [c for c in scans.columns if c not in IDENTITY] + sorted(MEASURED)
+        if name in (BASELINE, SINCE) and AGE in scans:
+            continue
+        known = [c for c in scans.columns if c not in IDENTITY] + sorted(measured)
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"known are: {', '.join(known)}."
         raise ConfigError(

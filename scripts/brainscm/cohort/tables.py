@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-IDENTIFIERS = ("scan", "participant", "session", "query")
+IDENTIFIERS = ("scan", "participant", "session", "query", "further_runs")
+RUN_SEPARATOR = ";"  # no BIDS file name holds one
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
@@ -23,3 +24,9 @@ def write_table(table: pd.DataFrame, path: Path | str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     table.to_csv(partial, sep="\t", index=False, na_rep="n/a")
     os.replace(partial, path)
+
+
+def run_paths(path: str, further_runs: str | None) -> list[str]:
+    """The files of a scan: `path` of its first run, and beside it those that `further_runs` names (`;` between)."""
+    names = further_runs.split(RUN_SEPARATOR) if isinstance(further_runs, str) else []
+    return [path, *(str(Path(path).with_name(name)) for name in names)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from brainscm.autoencoder.fidelity import Mask, Volume, psnr, ssim
@@ -32,26 +30,6 @@ def change_agreement(
         "change_correlation": covariance / spread if spread > 0 else float("nan"),
         "change_slope": covariance / variance if variance > 0 else float("nan"),
     }
-
-
-def interval_covers(
-    estimate: Mapping[str, float],
-    draws: list[Mapping[str, float]],
-    truth: Mapping[str, float],
-    noise_sd: Mapping[str, float],
-    quantile: float,
-) -> dict[str, float]:
-    """1.0 where the interval of a region's volume holds the truth, else 0.0; volumes in ml.
-
-    The interval is estimate ± quantile · sqrt(sd(draws)² + noise_sd²): the draws carry the uncertainty of the fitted
-    coefficients, `noise_sd` what a second scan adds (0 for a simulated truth, which shares the scan's noise).
-    """
-    covers = {}
-    for region, true_volume in truth.items():
-        parameter_sd = float(np.std([draw[region] for draw in draws], ddof=1))
-        half_width = quantile * float(np.hypot(parameter_sd, noise_sd.get(region, 0.0)))
-        covers[region] = float(abs(true_volume - estimate[region]) <= half_width)
-    return covers
 
 
 def bootstrap_mean(

@@ -1,4 +1,4 @@
-"""Put every method to every question whose answer is known, and measure how near it comes."""
+"""Put every method to every question, and measure how near it comes to the answer where that is known."""
 
 from __future__ import annotations
 
@@ -10,23 +10,54 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
+from brainscm.autoencoder.fidelity import psnr, ssim
 from brainscm.autoencoder.volumes import Volume
 from brainscm.config import QueryOptions
-from brainscm.counterfactuals.queries import Plan, plan_query
+from brainscm.counterfactuals.decoding import Factual
 from brainscm.errors import ScanError
-from brainscm.evaluation.agreement import change_agreement, interval_covers
+from brainscm.evaluation.agreement import change_agreement
+from brainscm.evaluation.intervals import LEVELS, Calibration
 from brainscm.evaluation.methods import Method
+from brainscm.evaluation.realism import Look, image_features
+from brainscm.evaluation.regions import Expectation, RegionalModel
 from brainscm.evaluation.summary import Row, measured
 from brainscm.evaluation.truth import Brain, Case, Truth
 from brainscm.scm.design import Array
-from brainscm.scm.model import Scm
 
 logger = logging.getLogger("brainscm")
 
-INTERVAL_CASES = 12  # an interval costs K decodings and segmentations a method: no more cases than this
+CALIBRATION_PEOPLE = 24
 LOG_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Question:
+    """A case with all that can be said before its image is made.
+
+    Attributes:
+        expected: the query worked out; `at` is the case's row in it.
+        mean_step: (p,) mean step of the training people's design rows under the same question.
+        calibrations: method -> what its intervals are made of; empty where none can be made.
+    """
+
+    case: Case
+    expected: Expectation
+    at: int
+    mean_step: Array
+    calibrations: Mapping[str, Calibration]
+
+    @property
+    def step(self) -> Array:
+        return self.expected.step[self.at]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was measured, a row a measurement, and how each method's counterfactuals look."""
+
+    rows: list[Row]
+    looks: list[Look]
 
 
 @dataclass(frozen=True)
@@ -34,110 +65,259 @@ class Judge:
     """Asks every method the same questions about the same scans.
 
     Attributes:
-        scm: the fitted causal model.
+        regional: what the causal model expects of the regions; `regional.scm` is the fitted model.
         voxel_glm, pca_glm, latent_glm: the methods.
         table: usable scans, indexed by scan id, with the nodes' columns.
-        read_brain: reads a scan. read_truth: the answer to a case that starts from this brain.
+        read_brain: reads a scan. read_truth: the answer to a case that starts from this brain, if it has one.
         segment: regional volumes (ml) of a volume in the place of a brain's own; the same for counterfactual and truth.
-        repeat_sd: by region, the standard deviation (ml) that scanning a person twice adds to a change.
+        repeat_sd: by region, the standard deviation (ml) that scanning a person twice adds to a change; empty: unknown.
     """
 
-    scm: Scm
+    regional: RegionalModel
     voxel_glm: Method
     pca_glm: Method
     latent_glm: Method
     table: pd.DataFrame
     read_brain: Callable[[str], Brain]
-    read_truth: Callable[[Case, Brain], Truth]
+    read_truth: Callable[[Case, Brain], Truth | None]
     segment: Callable[[Volume, Brain], Mapping[str, float]]
     repeat_sd: Mapping[str, float]
 
-    def hear(self, cases: Sequence[Case], threads: int) -> list[Row]:
-        """Judge every method on every case, a row a measurement; a case that cannot be read is logged and left out."""
-        start = last_log = time.monotonic()
-        with_intervals = set(np.linspace(0, len(cases) - 1, min(INTERVAL_CASES, len(cases))).astype(int).tolist())
-        rows: list[Row] = []
+    def hear(self, cases: Sequence[Case], threads: int) -> Verdict:
+        """Judge every method on every case; a case that cannot be read is logged and left out."""
+        verdict = Verdict([], [])
         with ThreadPoolExecutor(threads) as pool:
-            judged = pool.map(lambda place: self._judge(cases[place], place in with_intervals), range(len(cases)))
-            for done, found in enumerate(judged, start=1):
-                rows += found
+            for rows in pool.map(self._reconstruct, dict.fromkeys(case.scan for case in cases)):
+                verdict.rows.extend(rows)
+            questions = self._prepare(cases, pool)
+            start = last_log = time.monotonic()
+            for done, found in enumerate(pool.map(self._judge, questions), start=1):
+                verdict.rows.extend(found.rows)
+                verdict.looks.extend(found.looks)
                 if time.monotonic() - last_log > LOG_SECONDS:
                     last_log = time.monotonic()
                     left = (last_log - start) / done * (len(cases) - done)
                     logger.info("judged %d of %d cases, about %.0f min left", done, len(cases), left / 60)
+        return verdict
+
+    @property
+    def _fitted(self) -> tuple[Method, ...]:
+        return (self.voxel_glm, self.pca_glm, self.latent_glm)
+
+    # What can be said before any counterfactual is made
+
+    def _prepare(self, cases: Sequence[Case], pool: ThreadPoolExecutor) -> list[Question]:
+        """Work the queries out, all scans of a query at once, and calibrate the intervals of each."""
+        questions: list[Question] = []
+        follow_ups = [case for case in cases if case.source == "follow-up"]
+        # Each follow-up asks for a change of its own: calibrated at the middle one, and scaled by the years.
+        middle = float(np.median([self._interval(case) for case in follow_ups])) if follow_ups else float("nan")
+        calibrated = self._calibrate(_years_on(middle), pool) if follow_ups and self.repeat_sd else {}
+        for case in follow_ups:
+            years = self._interval(case)
+            expected = self.regional.expect(case.query, self.table.loc[[case.scan]])
+            scaled = {name: found.scaled(years / middle) for name, found in calibrated.items()}
+            questions.append(Question(case, expected, 0, self._mean_step(_years_on(years)), scaled))
+        asked: dict[str, list[Case]] = {}
+        for case in cases:
+            if case.source != "follow-up":
+                asked.setdefault(case.query.name, []).append(case)
+        for name, group in asked.items():
+            logger.info("working out %s and calibrating its intervals", name)
+            query = group[0].query
+            expected = self.regional.expect(query, self.table.loc[[case.scan for case in group]])
+            mean_step, calibrations = self._mean_step(query), self._calibrate(query, pool)
+            questions += [Question(case, expected, at, mean_step, calibrations) for at, case in enumerate(group)]
+        return questions
+
+    def _interval(self, case: Case) -> float:
+        age = float(self.regional.scm.values(self.table.loc[[case.scan]])["age"].iloc[0])
+        return float(case.query.do["age"]) - age
+
+    def _mean_step(self, query: QueryOptions) -> Array:
+        """The mean step of the training people under the same question: what a person's own covariates do not tell."""
+        scm = self.regional.scm
+        changed = scm.intervene(scm.training, query.do, query.effect)
+        return (scm.design_matrix(changed) - scm.design_matrix(scm.training)).mean(axis=0)
+
+    def _calibrate(self, query: QueryOptions, pool: ThreadPoolExecutor) -> dict[str, Calibration]:
+        """Measured minus expected change of each region in people who are not tested, by method."""
+        people = self._calibration_people()
+        expected = self.regional.expect(query, people)
+        moved = np.flatnonzero(np.abs(expected.step).max(axis=1) > 0)
+
+        def excess(at: int) -> Array | None:
+            """(methods, regions) of one person."""
+            try:
+                brain = self.read_brain(people["scan"].iloc[at])
+            except ScanError as error:
+                logger.warning("%s: not used for calibration: %s", people["scan"].iloc[at], error)
+                return None
+            before = self.segment(brain.volume, brain)
+            rows = []
+            for method in self._fitted:
+                volume, _ = method.predict(self._factual(method, brain), expected.step[at])
+                after = self.segment(volume * brain.mask, brain)
+                rows.append([after[region] - before[region] for region in expected.regions] - expected.change_ml[at])
+            return np.array(rows)
+
+        found = [rows for rows in pool.map(excess, moved) if rows is not None]
+        learnt = {
+            method.name: Calibration.learn(expected.regions, np.array([rows[place] for rows in found]))
+            for place, method in enumerate(self._fitted)
+        }
+        return {name: calibration for name, calibration in learnt.items() if calibration is not None}
+
+    def _calibration_people(self) -> pd.DataFrame:
+        """One scan each of the validation people, and of as many training people as are needed beside them."""
+        first = self.table.drop_duplicates("participant")
+        validation, training = (first[first["split"] == split] for split in ("validation", "train"))
+        validation = validation.head(CALIBRATION_PEOPLE)
+        wanted = min(CALIBRATION_PEOPLE - len(validation), len(training))
+        return pd.concat([validation, training.iloc[np.linspace(0, len(training) - 1, wanted).astype(int)]])
+
+    # The counterfactuals
+
+    def _factual(self, method: Method, brain: Brain) -> Factual:
+        return method.factual(brain.volume, brain.latent if method is self.latent_glm else None)
+
+    def _reconstruct(self, scan: str) -> list[Row]:
+        """What encoding and decoding alone do to a scan: the floor under direct decoding."""
+        try:
+            brain = self.read_brain(scan)
+        except ScanError:
+            return []  # its cases say so
+        rows: list[Row] = []
+        before = self.segment(brain.volume, brain)
+        for method in (self.pca_glm, self.latent_glm):
+            decoded = self._factual(method, brain).decoded[0, 0].numpy() * brain.mask
+            after = self.segment(decoded, brain)
+            errors = {region: after[region] - before[region] for region in before}
+            participant = self.table["participant"][scan]
+            about = {"source": "reconstruction", "method": method.name, "decode": "none"}
+            about |= {"scan": scan, "participant": participant}
+            found = {
+                "psnr_brain_db": psnr(decoded, brain.volume, mask=brain.mask),
+                "ssim_brain": ssim(decoded, brain.volume, mask=brain.mask),
+                "region_volume_mae_ml": float(np.abs([*errors.values()]).mean()),
+            }
+            rows += measured(about, found) + _by_region(about, "region_volume_error_ml", errors)
         return rows
 
-    def _judge(self, case: Case, with_intervals: bool) -> list[Row]:
+    def _judge(self, question: Question) -> Verdict:
+        case = question.case
         try:
             brain = self.read_brain(case.scan)
             truth = self.read_truth(case, brain)
         except ScanError as error:
             logger.warning("%s, %s: not evaluated: %s", case.scan, case.query.name, error)
-            return []
-        plan = plan_query(self.scm, self.table.loc[[case.scan]], case.query)
+            return Verdict([], [])
         about = {
             "source": case.source,
             "query": case.query.name,
             "effect": case.query.effect,
             "scan": case.scan,
             "participant": case.participant,
-            "years": self._years(plan),
+            "years": self._years(question),
         }
-        fitted = {method.name: method for method in (self.voxel_glm, self.pca_glm, self.latent_glm)}
-        true_change = truth.volume - brain.volume
+        before = self.segment(brain.volume, brain)
         rows: list[Row] = []
-        for name, decode, volume, change in self._predictions(case, brain, plan.step[0]):
+        looks: list[Look] = []
+        expected = dict(zip(question.expected.regions, question.expected.change_ml[question.at].tolist(), strict=True))
+        about_model = {**about, "method": "scm", "decode": "none"}
+        rows += _by_region(about_model, "region_change_ml", expected)
+        if truth is not None:
+            true_ml = {region: truth.regions_ml[region] - before[region] for region in before}
+            rows += _by_region({**about, "method": "truth", "decode": "none"}, "region_change_ml", true_ml)
+        for name, decode, volume, change in self._predictions(question, brain, truth):
             own = {**about, "method": name, "decode": decode}
             volume, change = volume * brain.mask, change * brain.mask
-            found = change_agreement(volume, change, truth.volume, true_change, brain.mask)
-            predicted_ml = self.segment(volume, brain)
-            errors_ml = {region: predicted_ml[region] - true_ml for region, true_ml in truth.regions_ml.items()}
-            found["region_volume_mae_ml"] = float(np.abs([*errors_ml.values()]).mean())
-            for region, error_ml in errors_ml.items():
-                rows += measured({**own, "region": region}, {"region_volume_error_ml": error_ml})
-            if with_intervals and decode == "residual" and name in fitted:
-                drawn = self._drawn_ml(fitted[name], brain, plan.drawn_steps[:, 0])
-                noise = self.repeat_sd if case.source == "follow-up" else {}
-                quantile = float(scipy.stats.t.ppf(0.975, len(drawn) - 1))  # the sd itself comes from few draws
-                covered = interval_covers(predicted_ml, drawn, truth.regions_ml, noise, quantile)
-                found["interval_coverage_95"] = float(np.mean([*covered.values()]))
-                for region, value in covered.items():
-                    rows += measured({**own, "region": region}, {"interval_coverage_95": value})
-            rows += measured(own, found)
-        return rows
+            after = self.segment(volume, brain)
+            # Not from the scan but from what the change starts from: for direct decoding the reconstruction.
+            start = before if decode in ("none", "residual") else self.segment(volume - change, brain)
+            rows += _by_region(own, "region_change_ml", {region: after[region] - start[region] for region in after})
+            off_target = self._off_target(question, after)
+            rows += _by_region(own, "effectiveness_error_ml", off_target)
+            if off_target:
+                rows += measured(own, {"effectiveness_mae_ml": float(np.abs([*off_target.values()]).mean())})
+            if truth is not None:
+                rows += self._against_truth(question, own, brain, truth, volume, change, after)
+            if case.source != "follow-up" and name in {method.name for method in self._fitted}:
+                covariates = question.expected.changed.iloc[question.at]
+                features = image_features(volume, brain.mask)
+                looks.append(Look(case.query.name, name, decode, covariates, after, features))
+        return Verdict(rows, looks)
 
-    def _predictions(self, case: Case, brain: Brain, step: Array) -> Iterator[tuple[str, str, Volume, Volume]]:
-        """Every method's answer: method, decoding, counterfactual volume and signed change."""
-        yield "persistence", "none", brain.volume, np.zeros_like(brain.volume)
-        voxels = self.voxel_glm.factual(brain.volume)
-        yield "mean_change", "residual", *self.voxel_glm.predict(voxels, self._mean_step(case))
+    def _against_truth(
+        self,
+        question: Question,
+        about: Mapping[str, object],
+        brain: Brain,
+        truth: Truth,
+        volume: Volume,
+        change: Volume,
+        after: Mapping[str, float],
+    ) -> list[Row]:
+        found = change_agreement(volume, change, truth.volume, truth.volume - brain.volume, brain.mask)
+        errors_ml = {region: after[region] - true_ml for region, true_ml in truth.regions_ml.items()}
+        found["region_volume_mae_ml"] = float(np.abs([*errors_ml.values()]).mean())
+        rows = _by_region(about, "region_volume_error_ml", errors_ml)
+        calibration = question.calibrations.get(str(about["method"]))
+        if calibration is not None and about["decode"] == "residual" and question.step.any():
+            noise = self.repeat_sd if question.case.source == "follow-up" else {}
+            intervals = calibration.intervals(after, question.expected.drawn_ml[:, question.at], noise)
+            for level in LEVELS:
+                covered = {r: float(i.covers(truth.regions_ml[r], level)) for r, i in intervals.items()}
+                found[f"interval_coverage_{100 * level:.0f}"] = float(np.mean([*covered.values()]))
+                rows += _by_region(about, f"interval_coverage_{100 * level:.0f}", covered)
+            widths = {region: 2 * interval.half_width(0.95) for region, interval in intervals.items()}
+            rows += _by_region(about, "interval_width_95_ml", widths)
+        return rows + measured(about, found)
+
+    def _predictions(
+        self, question: Question, brain: Brain, truth: Truth | None
+    ) -> Iterator[tuple[str, str, Volume, Volume]]:
+        """Every method's answer: method, decoding, counterfactual volume and signed change.
+
+        A `ceiling` encodes the true answer itself: what its encoding could reach if the causal model made no error.
+        """
+        step = question.step
+        voxels = self._factual(self.voxel_glm, brain)
+        scores = self._factual(self.pca_glm, brain)
+        latent = self._factual(self.latent_glm, brain)
         yield "voxel_glm", "residual", *self.voxel_glm.predict(voxels, step)
-        yield "pca_glm", "residual", *self.pca_glm.predict(self.pca_glm.factual(brain.volume), step)
-        latent = self.latent_glm.factual(brain.volume, brain.latent)
+        yield "pca_glm", "residual", *self.pca_glm.predict(scores, step)
         for decode in ("residual", "direct", "quantized"):
             yield "latent_glm", decode, *self.latent_glm.predict(latent, step, decode)
+        if truth is not None:
+            yield "persistence", "none", brain.volume, np.zeros_like(brain.volume)
+            yield "mean_change", "residual", *self.voxel_glm.predict(voxels, question.mean_step)
+            yield "pca_ceiling", "residual", *self.pca_glm.reach(scores, truth.volume)
+            yield "latent_ceiling", "residual", *self.latent_glm.reach(latent, truth.volume)
 
-    def _mean_step(self, case: Case) -> Array:
-        """The mean step of the training people under the same question: what a person's own covariates do not tell.
+    def _off_target(self, question: Question, after: Mapping[str, float]) -> dict[str, float]:
+        """Measured minus intended volume of the regions that are nodes and that this question moves (ml)."""
+        changed, at = question.expected.changed, question.at
+        errors = {}
+        for region, node in self.regional.node_of.items():
+            target = float(changed[f"{region}_ml"].iloc[at])
+            if node in question.case.query.do or target != float(question.expected.table[f"{region}_ml"].iloc[at]):
+                errors[region] = after[region] - target
+        return errors
 
-        A follow-up is asked of them as a change of age by its interval, since they are of other ages.
-        """
-        query = case.query
-        if case.source == "follow-up":
-            years = float(query.do["age"]) - float(self.scm.values(self.table.loc[[case.scan]])["age"].iloc[0])
-            query = QueryOptions(name=query.name, do={"age": f"+{years:.4f}"})
-        training = self.scm.training
-        changed = self.scm.intervene(training, query.do, query.effect)
-        return (self.scm.design_matrix(changed) - self.scm.design_matrix(training)).mean(axis=0)
-
-    def _drawn_ml(self, method: Method, brain: Brain, drawn_steps: Array) -> list[Mapping[str, float]]:
-        latent = brain.latent if method is self.latent_glm else None
-        draws = method.draws(method.factual(brain.volume, latent), drawn_steps)
-        return [self.segment(volume * brain.mask, brain) for volume in draws]
-
-    def _years(self, plan: Plan) -> float:
+    def _years(self, question: Question) -> float:
         """The change of age that a question asks for; NaN where the graph has no age, or it stays."""
-        if "age" not in self.scm.covariates.ranges:
+        scm = self.regional.scm
+        if "age" not in scm.covariates.ranges:
             return float("nan")
-        before, after = (float(self.scm.values(table)["age"].iloc[0]) for table in (plan.table, plan.changed))
+        tables = (question.expected.table, question.expected.changed)
+        before, after = (float(scm.values(table)["age"].iloc[question.at]) for table in tables)
         return round(after - before, 6) if after != before else float("nan")
+
+
+def _years_on(years: float) -> QueryOptions:
+    return QueryOptions(name="years-on", do={"age": f"{years:+.4f}"})
+
+
+def _by_region(about: Mapping[str, object], metric: str, values: Mapping[str, float]) -> list[Row]:
+    return [row for region, value in values.items() for row in measured({**about, "region": region}, {metric: value})]

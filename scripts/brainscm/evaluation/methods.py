@@ -7,7 +7,6 @@ training scans: the autoencoder's latent (BrainSCM), PCA scores, or the voxels t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,11 +57,10 @@ class Method:
         """Counterfactual volume and its signed change (x, y, z) for a step (p,) of one scan's design row."""
         return self._decode(factual, self.image.predict(step[None]), decode)
 
-    def draws(self, factual: Factual, drawn_steps: Array) -> Iterator[Volume]:
-        """The residual-decoded volume under each draw of all parameters; drawn_steps: (K, p)."""
-        for k, step in enumerate(drawn_steps):
-            shift = self.image.predict(step[None]) + self.image.deviate(step[None], k)
-            yield self._decode(factual, shift, "residual")[0]
+    def reach(self, factual: Factual, answer: Volume) -> tuple[Volume, Volume]:
+        """What residual decoding makes of the answer's own latent: no causal model comes nearer in this encoding."""
+        shift = self.factual(answer).latents - factual.latents
+        return self._decode(factual, shift.numpy().astype(np.float64), "residual")
 
     def factual(self, volume: Volume, latent: NDArray[np.float32] | None = None) -> Factual:
         """One scan (x, y, z) as the decoding strategies take it; without a stored latent it is encoded here."""

@@ -17,12 +17,17 @@ import torch
 from brainscm.autoencoder.model import Autoencoder
 from brainscm.autoencoder.volumes import Grid, Mask, Volume, VolumeStore, read_mask, read_volume
 from brainscm.config import QueryOptions
-from brainscm.errors import ScanError
+from brainscm.errors import BrainSCMError, ScanError
 from brainscm.evaluation.axioms import check_axioms
-from brainscm.evaluation.judge import Judge
+from brainscm.evaluation.intervals import PEOPLE_NEEDED
+from brainscm.evaluation.judge import Judge, Verdict
 from brainscm.evaluation.methods import Method, pca_glm, voxel_glm
+from brainscm.evaluation.minimality import minimality_table
+from brainscm.evaluation.realism import image_features, realism_table
+from brainscm.evaluation.regions import RegionalModel
+from brainscm.evaluation.repeats import Repeats, measure_repeats
 from brainscm.evaluation.slopes import regional_slopes
-from brainscm.evaluation.summary import Row, metrics_table, summarise
+from brainscm.evaluation.summary import metrics_table, summarise
 from brainscm.evaluation.truth import (
     Brain,
     Case,
@@ -32,14 +37,15 @@ from brainscm.evaluation.truth import (
     read_raw,
     simulated_cases,
     true_volume,
+    unanswered_cases,
 )
+from brainscm.scm.design import Array
 from brainscm.scm.image import Rows
 from brainscm.scm.model import Scm
 
 logger = logging.getLogger("brainscm")
 
 NO_TRUTH = "no true counterfactual and no follow-up scan of a usable test participant"
-REPEATS_NEEDED = 5
 SLOPE_SCANS = 100
 ASKED = ("scan", "participant", "query", "effect")
 
@@ -81,13 +87,26 @@ class Study:
     to_scan: Callable[[Mapping[str, Any]], Matrix]
 
 
-def evaluate(study: Study, seed: int, threads: int) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
-    """Evaluate a study; returns the summary, the long table of metrics and the regional slopes.
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluation writes: the contract's summary and the tables (see docs/outputs.md)."""
 
-    Methods that need a truth are null, with the reason, where there is none; the rest is computed all the same.
+    summary: dict[str, Any]
+    metrics: pd.DataFrame
+    regional_slopes: pd.DataFrame
+    minimality: pd.DataFrame
+    realism: pd.DataFrame
+
+
+def evaluate(study: Study, seed: int, threads: int) -> Evaluation:
+    """Evaluate a study. What needs a truth is null, with the reason, where there is none; the rest is computed.
+
+    Raises:
+        BrainSCMError: a participant of the test split is among those that the causal model was fitted on.
     """
     torch.set_num_threads(1)  # whole scans go side by side instead
     usable = _usable(study)
+    _refuse_leak(study)
     grid = Grid.of(study.preproc_dir / usable["preproc_t1w"].iloc[0])
     about = {row["scan"]: row for row in _records(usable)}
     latent_glm = Method("latent_glm", study.autoencoder, study.scm.image)
@@ -96,21 +115,56 @@ def evaluate(study: Study, seed: int, threads: int) -> tuple[dict[str, Any], pd.
         return _read_brain(study, about[scan], grid)
 
     cases = simulated_cases(study.bids_dir, usable, study.queries)
+    cases += unanswered_cases(usable, study.queries, cases)
     if "age" in study.scm.covariates.ranges:
         cases += follow_up_cases(usable, study.scm.covariates.columns["age"])
-    logger.info("%d questions whose answer is known", len(cases))
-    rows: list[Row] = []
+    answered = sum(case.source != "unanswered" for case in cases)
+    logger.info("%d questions, %d of which have a known answer", len(cases), answered)
+    repeats = measure_repeats(usable, study.scm, study.regions)
+    logger.info("noise floor of the regions: %s", repeats.source)
+    verdict = Verdict([], [])
     if cases:
         # The baselines read every training scan several times: decoded once, to a file that is gone at the end.
         with tempfile.TemporaryDirectory() as folder:
-            rows += _judge(study, usable, grid, latent_glm, read_brain, Path(folder)).hear(cases, threads)
+            judge = _judge(study, usable, grid, latent_glm, read_brain, repeats, Path(folder))
+            verdict = judge.hear(cases, threads)
+    rows = verdict.rows
     if study.queries:
         test = usable[usable["split"] == "test"]
         rows += check_axioms(study.scm, latent_glm, test, study.queries[0], read_brain, threads)
     metrics = metrics_table(rows, study.scm, usable, seed)
     people = usable[usable["split"].isin(["train", "test"])]
-    slopes = regional_slopes(study.scm, people, _counterfactual_changes(study, about, grid, threads), study.regions)
-    return summarise(metrics, study.reconstruction, NO_TRUTH), metrics, slopes
+
+    def real_features(scan: str) -> Array:
+        brain = read_brain(scan)
+        return image_features(brain.volume, brain.mask)
+
+    return Evaluation(
+        summary=summarise(metrics, study.reconstruction, NO_TRUTH, _why_no_interval(cases, repeats)),
+        metrics=metrics,
+        regional_slopes=regional_slopes(
+            study.scm, people, _counterfactual_changes(study, about, grid, threads), study.regions
+        ),
+        minimality=minimality_table(rows, usable, study.regions, repeats, seed),
+        realism=realism_table(verdict.looks, study.scm, usable, study.regions, real_features, seed),
+    )
+
+
+def _refuse_leak(study: Study) -> None:
+    """Stop where the test split was fitted on: every figure would look better than it is."""
+    tested = study.table.loc[study.table["split"] == "test", "participant"]
+    leaked = sorted(set(study.scm.training["participant"]) & set(tested))
+    if leaked:
+        raise BrainSCMError(
+            f"evaluation: {len(leaked)} participants of the test split ({leaked[0]}, …) are among those that the "
+            "causal model was fitted on; run fit_scm again with the present split."
+        )
+
+
+def _why_no_interval(cases: Sequence[Case], repeats: Repeats) -> str:
+    if all(case.source != "simulated" for case in cases) and not repeats.sd_ml:
+        return f"how far two scans of a person come apart is not known: {repeats.source}"
+    return f"fewer than {PEOPLE_NEEDED} people outside the test split to calibrate intervals on"
 
 
 def _usable(study: Study) -> pd.DataFrame:
@@ -140,6 +194,7 @@ def _judge(
     grid: Grid,
     latent_glm: Method,
     read_brain: Callable[[str], Brain],
+    repeats: Repeats,
     folder: Path,
 ) -> Judge:
     training = usable.loc[study.scm.training["scan"]].assign(
@@ -153,7 +208,9 @@ def _judge(
         found = study.segment(volume, brain.mask, brain.head_size)
         return {region: found[region] for region in study.regions}
 
-    def read_truth(case: Case, brain: Brain) -> Truth:
+    def read_truth(case: Case, brain: Brain) -> Truth | None:
+        if case.source == "unanswered":
+            return None
         if case.source == "follow-up":
             later = about[case.answer]
             volume = read_volume(study.preproc_dir / later["preproc_t1w"], grid) * brain.mask
@@ -164,7 +221,7 @@ def _judge(
         return Truth(volume, segment(volume, brain))
 
     return Judge(
-        scm=study.scm,
+        regional=RegionalModel.fit(study.scm, usable, study.regions),
         voxel_glm=voxel_glm(study.scm, volumes, grid.shape),
         pca_glm=pca_glm(study.scm, volumes, study.components),
         latent_glm=latent_glm,
@@ -172,29 +229,8 @@ def _judge(
         read_brain=read_brain,
         read_truth=read_truth,
         segment=segment,
-        repeat_sd=_repeat_sd(usable, study.scm, study.regions),
+        repeat_sd=repeats.sd_ml,
     )
-
-
-def _repeat_sd(usable: pd.DataFrame, scm: Scm, regions: Sequence[str]) -> dict[str, float]:
-    """By region, how far apart two scans of a training person come out beyond what their interval explains (ml).
-
-    The residual standard deviation of the change between consecutive scans regressed on the change of age, through the
-    origin. Empty where there are too few such pairs: follow-up intervals then hold the parameters' uncertainty alone.
-    """
-    if "age" not in scm.covariates.ranges:
-        return {}
-    age = scm.covariates.columns["age"]
-    training = usable[usable["split"] == "train"].sort_values(["participant", age])
-    changes = training.groupby("participant")[[age, *(f"{region}_ml" for region in regions)]].diff().dropna()
-    if len(changes) < REPEATS_NEEDED:
-        return {}
-    years = changes[age].to_numpy(dtype=float)
-    change = changes.drop(columns=age).to_numpy(dtype=float)  # (pairs, regions)
-    slope = years @ change / max(years @ years, np.finfo(float).tiny)
-    residual = change - years[:, None] * slope
-    sd = np.sqrt((residual**2).sum(axis=0) / (len(changes) - 1))
-    return dict(zip(regions, sd.tolist(), strict=True))
 
 
 def _counterfactual_changes(

@@ -37,8 +37,8 @@ WHY_NULL = {
     "change_correlation": "the predicted or the true change is the same everywhere",
     "change_slope": "nothing truly changed",
     "region_volume_mae_ml": "no region could be measured",
-    "interval_coverage_95": "the method states no interval",
 }
+TRUTHS = ("simulated", "follow-up")
 INTERVAL_EDGES = (0.0, 5.0, 10.0, 20.0, math.inf)
 
 
@@ -51,7 +51,7 @@ def metrics_table(rows: list[Row], scm: Scm, table: pd.DataFrame, seed: int) -> 
     """The long table: one row a measurement (`level` scan), and one a mean over scans (`level` mean).
 
     Means come for all scans (`stratum` all) and by query, interval of age, and level of each categorical node, with a
-    95 % bootstrap interval over people.
+    95 % bootstrap interval over people; those of single regions for all scans only.
 
     Args:
         rows: what was measured. table: its scans, indexed by scan id.
@@ -87,7 +87,7 @@ def _strata(single: pd.DataFrame, scm: Scm, table: pd.DataFrame) -> Iterator[tup
     yield "all", single
     if single.empty:
         return
-    judged = single[single["source"] != "axiom"]
+    judged = single[single["source"].isin(TRUTHS) & single["region"].isna()]
     for query, part in judged.groupby("query", sort=False):
         yield f"query={query}", part
     values = scm.values(table)
@@ -101,16 +101,19 @@ def _strata(single: pd.DataFrame, scm: Scm, table: pd.DataFrame) -> Iterator[tup
         yield f"years={interval.left:g} {to}", part
 
 
-def summarise(metrics: pd.DataFrame, reconstruction: pd.DataFrame, why_no_truth: str) -> dict[str, Any]:
+def summarise(
+    metrics: pd.DataFrame, reconstruction: pd.DataFrame, why_no_truth: str, why_no_interval: str
+) -> dict[str, Any]:
     """`evaluation/summary.json`: means over scans and queries against the simulator's truth, else against follow-ups.
 
     Args:
         metrics: from `metrics_table`.
         reconstruction: the autoencoder's fidelity by scan and split.
         why_no_truth: the reason to give where there is no case at all.
+        why_no_interval: the reason to give where a fitted method has no interval.
     """
     means = metrics[(metrics["level"] == "mean") & (metrics["stratum"] == "all") & metrics["region"].isna()]
-    source = next((s for s in ("simulated", "follow-up") if (means["source"] == s).any()), None)
+    source = next((s for s in TRUTHS if (means["source"] == s).any()), None)
     means = means[means["source"] == source]
     test = reconstruction[reconstruction["split"] == "test"]
     return {
@@ -118,7 +121,10 @@ def summarise(metrics: pd.DataFrame, reconstruction: pd.DataFrame, why_no_truth:
             "psnr_brain_db": _finite(test["psnr_brain_db"].mean()),
             "ssim_brain": _finite(test["ssim_brain"].mean()),
         },
-        "methods": {method: _method(means, method, why_no_truth if source is None else None) for method in METHODS},
+        "methods": {
+            method: _method(means, method, why_no_truth if source is None else None, why_no_interval)
+            for method in METHODS
+        },
         "truth": {
             "source": source,
             "scans": int(means["scans"].max() or 0) if source else 0,
@@ -127,10 +133,12 @@ def summarise(metrics: pd.DataFrame, reconstruction: pd.DataFrame, why_no_truth:
     }
 
 
-def _method(means: pd.DataFrame, method: str, why_no_truth: str | None) -> dict[str, Any]:
+def _method(means: pd.DataFrame, method: str, why_no_truth: str | None, why_no_interval: str) -> dict[str, Any]:
     own = means[(means["method"] == method) & means["decode"].isin(["none", "residual"])].set_index("metric")["value"]
     found: dict[str, Any] = {metric: _finite(own.get(metric)) for metric in METRICS}
-    reasons = dict(WHY_NULL, change_correlation=NOTHING_PREDICTED) if method == "persistence" else WHY_NULL
+    reasons = dict(WHY_NULL, interval_coverage_95=why_no_interval)
+    if method == "persistence":
+        reasons |= {"change_correlation": NOTHING_PREDICTED, "interval_coverage_95": "no change states no interval"}
     why_null = {metric: why_no_truth or reasons[metric] for metric in METRICS if found[metric] is None}
     return {**found, "why_null": why_null}
 

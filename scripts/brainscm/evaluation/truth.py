@@ -32,6 +32,7 @@ Matrix = NDArray[np.float64]
 FOLLOW_UP = "follow-up"
 GAIN_WINDOW_MM = 6.0  # standard deviation: narrow beside a bias field (on simulated heads the gain is right to 2 %)
 SHORTEST_INTERVAL_YEARS = 0.25
+UNANSWERED_SCANS = 32
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,16 @@ class Truth:
 
 @dataclass(frozen=True)
 class Case:
-    """One question to one scan whose answer is known.
+    """One question to one scan.
 
     Attributes:
-        source: `simulated` (the simulator's true counterfactual head) or `follow-up` (a later scan of the person).
+        source: `simulated` (the answer is the simulator's true counterfactual head), `follow-up` (a later scan of the
+            person), or `unanswered`: nobody knows, and only what needs no truth is measured.
         scan: the factual scan. query: what is asked of it.
-        answer: the raw head of a simulated case (a path), or the scan id of the follow-up.
+        answer: the raw head of a simulated case (a path), the scan id of the follow-up, or "".
     """
 
-    source: Literal["simulated", "follow-up"]
+    source: Literal["simulated", "follow-up", "unanswered"]
     scan: str
     participant: str
     query: QueryOptions
@@ -84,6 +86,15 @@ def simulated_cases(bids_dir: Path, table: pd.DataFrame, queries: list[QueryOpti
             if answer is not None:
                 cases.append(Case("simulated", scan["scan"], scan["participant"], query, str(answer)))
     return cases
+
+
+def unanswered_cases(table: pd.DataFrame, queries: list[QueryOptions], answered: list[Case]) -> list[Case]:
+    """Queries to which no answer is known, each put to at most `UNANSWERED_SCANS` test scans, evenly spaced."""
+    known = {case.query.name for case in answered}
+    test = table[table["split"] == "test"].drop_duplicates("participant").to_dict("records")
+    places = np.linspace(0, len(test) - 1, min(UNANSWERED_SCANS, len(test))).astype(int)
+    asked = [(query, test[place]) for query in queries if query.name not in known for place in places]
+    return [Case("unanswered", scan["scan"], scan["participant"], query, "") for query, scan in asked]
 
 
 def follow_up_cases(table: pd.DataFrame, age_column: str) -> list[Case]:

@@ -1,4 +1,4 @@
-"""Gather the status of every scan into qc.tsv, compare each with its cohort, and finish the BIDS derivatives folder."""
+"""Gather every scan into qc.tsv, judge each by its metrics and its cohort, and finish the BIDS derivatives folder."""
 
 from __future__ import annotations
 
@@ -12,33 +12,40 @@ import pandas as pd
 
 import brainscm
 from brainscm.cohort.tables import read_table, write_table
-from brainscm.config import PreprocessOptions
+from brainscm.config import QualityOptions
 from brainscm.errors import BrainSCMError
+from brainscm.preprocess.qc import judge
 from brainscm.preprocess.scan import write_json
 
 logger = logging.getLogger("brainscm")
 
+README = """T1w scans preprocessed by BrainSCM: brains in template space, masks, tissue probabilities and transforms.
 
-def collect_preprocessing(
-    scans_path: Path, preproc_dir: Path, qc_path: Path, options: PreprocessOptions
-) -> pd.DataFrame:
+qc.tsv has a row a scan: pass, warn or fail, the reasons, quality measures, volumes (ml) and files. status/ holds what
+each scan's own job told, figures/ its pictures. The transforms (*_xfm.mat) are ITK affines, for ANTs.
+"""
+
+
+def collect_preprocessing(scans_path: Path, preproc_dir: Path, qc_path: Path, limits: QualityOptions) -> pd.DataFrame:
     """Write `qc.tsv`, one row a scan of `scans.tsv` in its order.
 
-    Columns: scan, status, reasons (joined by "; "), the metrics, `mask_volume_z` (robust z within the cohort), volumes
-    as `<region>_ml`, and one column a role in `outputs` with its path relative to `preproc_dir`. A robust z beyond
-    `volume_z_warn` turns a pass into a warning.
+    Columns: scan, status (pass, warn or fail), reasons (joined by "; "), the metrics, `mask_volume_z` (robust z within
+    the cohort), volumes as `<region>_ml`, and one column a role in `outputs` with its path relative to `preproc_dir`.
+    A scan that failed stays failed; one that is done is judged by `limits`, and warns at least if something was noted
+    about it, or if its robust z is beyond `volume_z_warn`.
 
     Raises:
         BrainSCMError: a status is missing, or an image that a status promises is gone.
     """
     scans = read_table(scans_path)
-    rows = [_row(scan, preproc_dir) for scan in scans["scan"]]
+    rows = [_row(scan, preproc_dir, limits) for scan in scans["scan"]]
     table = pd.DataFrame(rows)
     if "mask_volume_ml" in table:
         table["mask_volume_z"] = robust_z(table["mask_volume_ml"].where(table["status"] != "fail"))
-        outliers = table["mask_volume_z"].abs() > options.volume_z_warn
+        # A failed scan's z is missing, so it is never among them.
+        outliers = table["mask_volume_z"].abs() > limits.volume_z_warn
         reasons = [
-            f"mask volume is {z:+.1f} robust z from the cohort's median (warn beyond {options.volume_z_warn:g})"
+            f"mask volume is {z:+.1f} robust z from the cohort's median (warn beyond {limits.volume_z_warn:g})"
             for z in table.loc[outliers, "mask_volume_z"]
         ]
         table.loc[outliers, "reasons"] = (table.loc[outliers, "reasons"] + "; " + reasons).str.removeprefix("; ")
@@ -61,7 +68,7 @@ def robust_z(values: pd.Series) -> pd.Series:
     return (values - values.median()) / spread
 
 
-def _row(scan: str, preproc_dir: Path) -> dict[str, Any]:
+def _row(scan: str, preproc_dir: Path, limits: QualityOptions) -> dict[str, Any]:
     path = preproc_dir / "status" / f"{scan}.json"
     rerun = f"rerun it with: snakemake --cores all --force {path}"
     try:
@@ -72,7 +79,11 @@ def _row(scan: str, preproc_dir: Path) -> dict[str, Any]:
         gone = [name for name in status["outputs"].values() if not (preproc_dir / name).is_file()]
         if gone:
             raise BrainSCMError(f"{scan}: {preproc_dir / gone[0]} was written but is gone; {rerun}")
-    row = {"scan": scan, "status": status["status"], "reasons": "; ".join(status["reasons"])}
+    verdict, reasons = ("fail", []) if status["status"] == "fail" else judge(status["metrics"], limits)
+    reasons = reasons + status["reasons"]
+    if verdict == "pass" and reasons:
+        verdict = "warn"
+    row = {"scan": scan, "status": verdict, "reasons": "; ".join(reasons)}
     row |= status["metrics"]
     row |= {f"{region}_ml": volume for region, volume in status["volumes_ml"].items()}
     return row | status["outputs"]
@@ -91,4 +102,6 @@ def _describe_dataset(preproc_dir: Path, raw_paths: pd.Series) -> None:
             "DatasetLinks": {"raw": f"file://{min(roots)}"} if roots else {},
         },
     )
-    (preproc_dir / ".bidsignore").write_text("status/\nfigures/\nqc.tsv\n*_xfm.mat\n")
+    # Folders without a slash: the BIDS validator does not take "status/" for the folder itself.
+    (preproc_dir / ".bidsignore").write_text("status\nfigures\nqc.tsv\n*_xfm.mat\n")
+    (preproc_dir / "README").write_text(README)

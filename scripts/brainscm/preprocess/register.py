@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from brainscm.preprocess.head import foreground
 from brainscm.preprocess.template import Template
-from brainscm.preprocess.volume import LPS, Volume, crop, halve, to_ants
+from brainscm.preprocess.volume import LPS, Volume, crop, halve, sample, to_ants
 
 TransformKind = Literal["rigid", "similarity", "affine"]
 BINS = 24
@@ -102,10 +102,22 @@ def register_brain(fixed: Volume, moving: Volume, start: np.ndarray, kind: Trans
         return read_matrix(_run_ants(fixed, moving, stages, start, Path(folder), seed)[0])
 
 
+@dataclass(frozen=True)
+class Warped:
+    """Template maps on a scan's working grid, and the warp's local change of volume inside the template's brain.
+
+    `jacobian` holds the 1st and 99th percentile of the Jacobian determinant, linear part left out; 1 is no change.
+    """
+
+    probability: np.ndarray
+    labels: np.ndarray | None
+    jacobian: tuple[float, float]
+
+
 def warp_to_head(
-    template: Template, head: Volume, affine: np.ndarray, maps: list[Volume], seed: int
-) -> list[np.ndarray]:
-    """Carry template maps onto the scan's working grid by symmetric normalisation at 4 mm.
+    template: Template, head: Volume, affine: np.ndarray, seed: int, labels: Volume | None = None
+) -> Warped:
+    """Carry the template's brain mask (and a label map) onto the scan's working grid by symmetric normalisation, 4 mm.
 
     Cross-correlation, because it looks at local contrast: the pseudo-head's shells have the right edges, not the right
     brightness. (Avants et al. 2008, doi 10.1016/j.media.2007.06.004.)
@@ -119,14 +131,51 @@ def warp_to_head(
         files = _run_ants(fixed, head, stages, affine, Path(folder), seed)
         linear = next(path for path in files if path.suffix == ".mat")
         inverse = next(path for path in files if "InverseWarp" in path.name)
+        forward = next(path for path in files if path.name.endswith("Warp.nii.gz") and path != inverse)
         reference = to_ants(head)
         chain = [str(linear), str(inverse)]
-        return [
-            ants.apply_transforms(
-                reference, to_ants(volume), chain, interpolator="linear", whichtoinvert=[True, False]
+
+        def carry(volume: Volume, interpolator: str) -> np.ndarray:
+            return ants.apply_transforms(
+                reference, to_ants(volume), chain, interpolator=interpolator, whichtoinvert=[True, False]
             ).numpy()
-            for volume in maps
-        ]
+
+        inside = crop(mask, mask.data > 0.5, 12).data > 0.5
+        displacement = ants.image_read(str(forward)).numpy() @ LPS  # along the template's axes, which are RAS+
+        jacobian = jacobian_determinant(displacement, fixed.voxel_mm)[inside]
+        low, high = np.percentile(jacobian, (1, 99))
+        return Warped(
+            probability=carry(template.heads[2][1], "linear"),
+            labels=None if labels is None else carry(labels, "genericLabel"),
+            jacobian=(float(low), float(high)),
+        )
+
+
+def jacobian_determinant(displacement: np.ndarray, voxel_mm: np.ndarray) -> np.ndarray:
+    """Local change of volume (x, y, z) of the map p → p + `displacement` (x, y, z, 3), mm along the grid's own axes."""
+    gradient = [np.gradient(displacement[..., axis], *voxel_mm) for axis in range(3)]
+    return np.linalg.det(np.moveaxis(np.array(gradient), (0, 1), (-2, -1)) + np.eye(3))
+
+
+def align_run(reference: Volume, run: Volume, seed: int) -> np.ndarray:
+    """Rigid map (4, 4) from a head to another scan of the same head, both on working grids (Mattes information).
+
+    Scans of one session share the scanner's coordinates, so that is the first start; the other, for a person who left
+    the table, lays centre on centre.
+    """
+    centres = [centre_of(foreground(head.data), head.affine) for head in (reference, run)]
+    starts = [np.eye(4), _about(np.eye(3), centres[0], centres[1])]
+    fixed = halve(reference)
+
+    def agreement(world: np.ndarray) -> float:
+        return float(
+            np.corrcoef(fixed.data.ravel(), sample(run, fixed.affine, fixed.data.shape, world, 1).ravel())[0, 1]
+        )
+
+    stages = [_stage("Rigid[0.1]", "MATTES[{f},{m},1,32,Regular,0.25]", "100x60", "4x2", "2x1")]
+    with tempfile.TemporaryDirectory() as folder:
+        files = _run_ants(reference, run, stages, max(starts, key=agreement), Path(folder), seed)
+        return read_matrix(files[0])
 
 
 def match_masks(fixed: Volume, moving: Volume) -> np.ndarray:

@@ -7,9 +7,10 @@ import json
 import logging
 import os
 import platform
+import re
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +20,13 @@ import numpy as np
 
 import brainscm
 from brainscm.config import CustomTemplate, PreprocessOptions
-from brainscm.errors import ConfigError, ScanError
+from brainscm.errors import BrainSCMError, ConfigError, ScanError
 from brainscm.preprocess import figures, qc
-from brainscm.preprocess.head import RawScan, foreground, one_line, read_scan, working_head
+from brainscm.preprocess.atlas import Atlas
+from brainscm.preprocess.head import RawScan, foreground, one_line, working_head
 from brainscm.preprocess.intensity import bias_field, white_peak
 from brainscm.preprocess.register import find_start, register_brain, register_head, warp_to_head, write_matrix
+from brainscm.preprocess.runs import read_session
 from brainscm.preprocess.skullstrip import brain_surface
 from brainscm.preprocess.template import Template, load_template
 from brainscm.preprocess.tissues import Tissues, segment_tissues, tissue_volumes
@@ -34,6 +37,8 @@ logger = logging.getLogger("brainscm")
 MASK_COLOUR = (255, 92, 66)
 TEMPLATE_COLOUR = (72, 202, 228)
 OUTSIDE_MM = -9.0  # distance to the mask beyond the field of view: outside it
+GEOMETRY = re.compile(r"missing|interslice|equidistant|evenly|gantry|duplicate|truncat|corrupt|shear", re.IGNORECASE)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 SOFTWARE = ("antspyx", "nibabel", "nilearn", "numpy", "scipy")
 
 
@@ -45,43 +50,56 @@ def preprocess_scan(
     options: PreprocessOptions,
     seed: int,
     threads: int = 1,
+    further_runs: Sequence[Path] = (),
+    cache_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Skull-strip one T1w, bring it to the template, segment, measure; write everything under `output_dir`.
 
-    A scan that cannot be used ends with status `fail` and one sentence, not with an exception.
+    A scan that cannot be used ends with status `fail` and one sentence, not with an exception. A scan that went all the
+    way is `done`: whether its metrics pass, warn or fail is judged when the cohort is collected, so that another limit
+    redoes nothing here.
 
     Args:
         scan: `sub-X` or `sub-X_ses-Y`.
+        further_runs: T1w of the same session, to be averaged with `t1w`.
+        cache_dir: where the prepared template is kept for the next scan.
         threads: recorded with the results; ITK reads its own count from the environment when it loads. With one thread
             the same input gives the same bytes.
 
     Returns:
-        What is written to `status/<scan>.json`: scan, status, reasons, metrics, volumes_ml, outputs, seconds, software.
+        What is written to `status/<scan>.json`: scan, status, reasons (why it failed, or what to know of a scan that is
+        done), metrics, why_null, volumes_ml, sources, outputs, seconds, software.
 
     Raises:
-        ConfigError: the template cannot be used; then no scan can be.
-        OSError, MemoryError: the machine lacks disk or memory, which says nothing about the scan.
+        ConfigError: the template or the atlas cannot be used; then no scan can be.
+        BrainSCMError: nothing can be written under `output_dir`.
+        MemoryError: the machine lacks memory, which says nothing about the scan.
     """
-    work = _ScanRun(scan, Path(t1w), Path(output_dir), options, seed)
+    work = _ScanRun(scan, [Path(t1w), *map(Path, further_runs)], Path(output_dir), options, seed)
     status: dict[str, Any] = {"scan": scan, "status": "fail", "reasons": [], "metrics": {}, "volumes_ml": {}}
     work.remove_earlier_outputs()
     try:
-        work.run(template)
-        verdict, reasons = qc.judge(work.metrics, options)
-        status.update(status=verdict, reasons=reasons)
+        work.run(template, cache_dir)
+        status["status"] = "done"
     except (ConfigError, MemoryError):
         raise
     except ScanError as error:
         status["reasons"] = [str(error)]
     except Exception as error:  # a bad scan is data: whatever a library made of it must not stop the cohort
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # a full disk is not the scan's fault: the job fails, and is done again when there is room
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # but a full disk says nothing about the scan
+            raise BrainSCMError(
+                f"{scan}: nothing can be written under {output_dir} ({error.strerror}); make room or mend the"
+                " permissions, then run again"
+            ) from error
         logger.warning("%s: unexpected error\n%s", scan, traceback.format_exc())
         cause = f"{type(error).__name__} in stage {work.current} ({one_line(error)})"
         status["reasons"] = [f"{t1w}: {cause}; look at the scan and at this scan's log"]
+    status["reasons"] += work.notes
     status.update(
-        metrics={name: round(value, 6) if np.isfinite(value) else None for name, value in work.metrics.items()},
+        metrics=work.finite_metrics,
+        why_null=work.why_null,
         volumes_ml={name: round(value, 4) for name, value in work.volumes_ml.items()},
+        sources=[bids_uri(path) for path in work.sources],
         outputs=work.outputs,
         seconds={name: round(value, 2) for name, value in work.seconds.items()},
         software=software_versions() | {"threads": str(threads)},
@@ -106,22 +124,36 @@ def bids_uri(t1w: Path) -> str:
     return "bids:raw:" + "/".join(parts[first:])
 
 
+def conversion_warnings(t1w: Path) -> list[str]:
+    """What the side-car keeps of the conversion from DICOM that speaks of lost or displaced slices."""
+    sidecar = t1w.with_name(t1w.name.split(".nii")[0] + ".json")
+    try:
+        warnings = json.loads(sidecar.read_text()).get("ConversionWarnings", [])
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [
+        f"{t1w.name}: the conversion from DICOM said: {warning}" for warning in warnings if GEOMETRY.search(warning)
+    ]
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON under a temporary name, then move it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     os.replace(temporary, path)
 
 
 class _ScanRun:
     """One scan's way through the stages; holds what the status will tell, however far it came."""
 
-    def __init__(self, scan: str, t1w: Path, output_dir: Path, options: PreprocessOptions, seed: int) -> None:
-        self.scan, self.t1w, self.output_dir, self.options, self.seed = scan, t1w, output_dir, options, seed
+    def __init__(self, scan: str, sources: list[Path], output_dir: Path, options: PreprocessOptions, seed: int) -> None:
+        self.scan, self.sources, self.output_dir, self.options, self.seed = scan, sources, output_dir, options, seed
         self.anat = output_dir / scan.replace("_", "/") / "anat"
         self.current = "start"
+        self.notes: list[str] = []
         self.metrics: dict[str, float] = {}
+        self.why_null: dict[str, str] = {}
         self.volumes_ml: dict[str, float] = {}
         self.outputs: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -134,6 +166,11 @@ class _ScanRun:
         finally:
             self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
 
+    @property
+    def finite_metrics(self) -> dict[str, float | None]:
+        """The metrics as JSON can hold them."""
+        return {name: round(value, 6) if np.isfinite(value) else None for name, value in self.metrics.items()}
+
     def remove_earlier_outputs(self) -> None:
         """A scan that fails now must not keep the images of a run that did not."""
         figures = [self.output_dir / "figures" / f"{self.scan}_{kind}.png" for kind in ("mask", "registration")]
@@ -141,13 +178,19 @@ class _ScanRun:
         for path in [*self.anat.glob(f"{self.scan}_*"), *figures, status]:
             path.unlink(missing_ok=True)
 
-    def run(self, template_name: str | CustomTemplate) -> None:
+    def run(self, template_name: str | CustomTemplate, cache_dir: Path | None) -> None:
         options = self.options
         with self.stage("read"):
-            raw = read_scan(self.t1w)
+            session = read_session(self.sources, self.seed)
+            raw, self.sources = session.scan, session.sources
+            self.notes += session.left_out
+            self.notes += [warning for path in self.sources for warning in conversion_warnings(path)]
+            if len(self.sources) > 1:
+                self.metrics["runs"] = len(self.sources)
             head = working_head(raw)
         with self.stage("template"):
-            template = load_template(template_name, options.voxel_mm)
+            template = load_template(template_name, options.voxel_mm, cache_dir)
+            atlas = Atlas.load(options.atlas, template) if options.atlas else None
         with self.stage("figures"):  # a first picture, for the report, should a later stage fail
             self._draw("mask", head, [], foreground(head.data))
         with self.stage("bias_field"):
@@ -158,23 +201,28 @@ class _ScanRun:
             self.metrics["start_score"] = start.score
             linear = register_head(template, head, start.matrix, self.seed)
         with self.stage("deformable"):
-            probability = warp_to_head(template, head, linear, [template.heads[2][1]], self.seed)[0]
+            warped = warp_to_head(template, head, linear, self.seed, atlas.labels if atlas else None)
+            self.metrics |= {"jacobian_p01": warped.jacobian[0], "jacobian_p99": warped.jacobian[1]}
         with self.stage("mask"):
-            surface = brain_surface(head.with_data(probability), head)
+            surface = brain_surface(head.with_data(warped.probability), head)
             inside = surface.data > 0
             if inside.sum() * head.voxel_ml < 100:
                 raise ScanError(
-                    f"{self.t1w}: no brain was found; look at the scan, and exclude it if it is not a whole-head T1w"
+                    f"{raw.path}: no brain was found; look at the scan, and exclude it if it is not a whole-head T1w"
                 )
             native = sample(surface, raw.affine, raw.data.shape, order=1, outside=OUTSIDE_MM) > 0
             native_mask = Volume(native, raw.affine)
             self.metrics |= qc.mask_metrics(native_mask)
+            measured, self.why_null = qc.raw_metrics(raw.volume, native)
+            self.metrics |= measured
+            if atlas and warped.labels is not None:
+                self.volumes_ml |= atlas.volumes_ml(head.with_data(warped.labels * inside))
             within = bias_field(head, inside, shrink_factor=3)
             field, head = field * within, head.with_data(head.data / within)
         with self.stage("affine"):
             brain = head.with_data(head.data * inside)
             to_scan = register_brain(template.brain_volume, brain, linear, options.transform, self.seed)
-            self.metrics["head_size"] = 1 / float(np.linalg.det(to_scan[:3, :3]))
+            self.metrics |= qc.registration_metrics(raw.volume, template, to_scan)
         with self.stage("resample"):
             grid = (template.affine, template.shape, to_scan)
             mask = sample(surface, *grid, order=1, outside=OUTSIDE_MM) > 0
@@ -186,7 +234,7 @@ class _ScanRun:
             tissues = segment_tissues(volume / rough_peak, mask, template)
             peak = white_peak(volume[tissues.wm > 0.95])
             volume /= peak
-            self.volumes_ml = tissue_volumes(tissues, template, self.metrics["head_size"])
+            self.volumes_ml |= tissue_volumes(tissues, template, self.metrics["head_size"])
             self.metrics |= qc.image_metrics(volume, mask, tissues, template)
             self.metrics["wm2max"] = peak / float(np.percentile(head.data[foreground(head.data)], 99.95))
         with self.stage("write"):
@@ -224,15 +272,23 @@ class _ScanRun:
             "wm_probseg": (f"{space}_label-WM_probseg", volume.with_data(tissues.wm), np.float32),
             "csf_probseg": (f"{space}_label-CSF_probseg", volume.with_data(tissues.csf), np.float32),
         }
-        common = {"Sources": [bids_uri(self.t1w)], "SoftwareVersions": software_versions()}
+        common = {"Sources": [bids_uri(path) for path in self.sources], "Software": software_versions()}
         in_space = {
             "SpatialReference": template.name,
             "Resolution": f"{template.voxel_mm:g} mm isotropic",
             "Transform": self.options.transform,
         }
+        told = {
+            "preproc_t1w": "Bias-corrected brain in template space, one interpolation from the raw scan",
+            "template_mask": "Intracranial mask in template space",
+            "native_mask": "Intracranial mask on the raw scan's own grid",
+            "gm_probseg": "Probability of grey matter",
+            "wm_probseg": "Probability of white matter",
+            "csf_probseg": "Probability of cerebrospinal fluid",
+        }
         extra: dict[str, dict[str, Any]] = {
             "preproc_t1w": in_space
-            | {"SkullStripped": True, "Units": "arbitrary, white-matter peak = 1", "Metrics": self.metrics},
+            | {"SkullStripped": True, "Units": "arbitrary, white-matter peak = 1", "Metrics": self.finite_metrics},
             "template_mask": in_space | {"Type": "Brain"},
             "native_mask": {"SpatialReference": "orig", "Type": "Brain"},
             "gm_probseg": in_space,
@@ -241,7 +297,7 @@ class _ScanRun:
         }
         for role, (stem, image, dtype) in images.items():
             save_nifti(self.anat / f"{stem}.nii.gz", image, dtype)
-            write_json(self.anat / f"{stem}.json", common | extra[role])
+            write_json(self.anat / f"{stem}.json", {"Description": told[role]} | common | extra[role])
             self.outputs[role] = self._relative(self.anat / f"{stem}.nii.gz")
         for role, name, matrix in (
             ("to_template", f"from-T1w_to-{template.name}", to_scan),

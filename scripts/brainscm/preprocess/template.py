@@ -6,9 +6,14 @@ skull. Every other template borrows its tissue priors and regions, by an affine 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import tempfile
+from dataclasses import dataclass, fields
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import nibabel as nib
 import nilearn
@@ -20,9 +25,11 @@ from brainscm.config import CustomTemplate
 from brainscm.errors import ConfigError
 from brainscm.preprocess.template_files import EMBEDDED, templateflow_files
 from brainscm.preprocess.volume import Volume, crop, gaussian_for_voxels, halve, sample
+from brainscm.provenance import code_fingerprint, options_fingerprint
 
 HEAD_MARGIN_MM = 32  # room around the brain for scalp, skull and the registration's band
 GRID_MARGIN_MM = 3  # the affine brings outlines together to within about this
+HEAD_MM = (2, 4, 8)  # voxel sizes of the whole-head targets
 SKULL_MM, SCALP_MM = 7, 14  # outer distances from the brain of the pseudo-head's dark and bright shells
 
 
@@ -62,22 +69,69 @@ class Template:
         return Volume(self.brain, self.affine)
 
 
-def load_template(template: str | CustomTemplate, voxel_mm: float) -> Template:
+def load_template(template: str | CustomTemplate, voxel_mm: float, cache_dir: Path | None = None) -> Template:
     """Prepare a template for an output grid of `voxel_mm`.
 
     Args:
         template: the embedded template's name, a TemplateFlow name found under $TEMPLATEFLOW_HOME, or T1w + brain mask.
+        cache_dir: keep what was prepared there, and take it from there: the same numbers, seconds earlier.
 
     Raises:
         ConfigError: the template is unknown, missing, or not usable.
     """
-    if template == EMBEDDED:
+    if isinstance(template, str) and template != EMBEDDED:
+        template = templateflow_files(template)
+    if cache_dir is None:
+        return _prepare(template, voxel_mm)
+    path = cache_dir / f"{_fingerprint(template, voxel_mm)}.npz"
+    if not path.is_file():
+        _store(_prepare(template, voxel_mm), path)
+    try:
+        return _restore(path)
+    except (OSError, ValueError, KeyError, BadZipFile):  # cut short by whatever else writes there
+        return _prepare(template, voxel_mm)
+
+
+def _prepare(template: str | CustomTemplate, voxel_mm: float) -> Template:
+    if isinstance(template, str):
         embedded = _embedded()
         return _build(EMBEDDED, embedded["t1w"], embedded["mask"], embedded, voxel_mm)
-    if isinstance(template, str):
-        template = templateflow_files(template)
     t1w, mask = _read_custom(template)
     return _build(template.name, t1w, mask, _borrow_priors(_embedded(), t1w, mask), voxel_mm)
+
+
+def _fingerprint(template: str | CustomTemplate, voxel_mm: float) -> str:
+    """What a prepared template depends on: its files, the grid, the code, and the libraries that resample it."""
+    files = [] if isinstance(template, str) else [template.t1w, template.brain_mask]
+    seen = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()]
+    name = template if isinstance(template, str) else template.name
+    libraries = [version(package) for package in ("antspyx", "nibabel", "nilearn", "numpy", "scipy")]
+    return options_fingerprint([name, seen, voxel_mm, code_fingerprint("preprocess"), libraries])
+
+
+def _store(template: Template, path: Path) -> None:
+    """Write under a name of its own, then move into place: other jobs may be doing the same."""
+    arrays: dict[str, Any] = {field.name: getattr(template, field.name) for field in fields(template)}
+    for mm, pair in arrays.pop("heads").items():
+        for kind, volume in zip(("head", "brain"), pair, strict=True):
+            arrays |= {f"{kind}_{mm}": volume.data, f"{kind}_{mm}_affine": volume.affine}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as temporary:
+        np.savez(temporary, **arrays)
+    os.replace(temporary.name, path)
+
+
+def _restore(path: Path) -> Template:
+    with np.load(path) as stored:
+        arrays = {key: stored[key] for key in stored.files}
+
+    def volume(key: str) -> Volume:
+        return Volume(arrays.pop(key), arrays.pop(f"{key}_affine"))
+
+    heads = {mm: (volume(f"head_{mm}"), volume(f"brain_{mm}")) for mm in HEAD_MM}
+    x, y, z = (int(n) for n in arrays.pop("shape"))
+    name, voxel_mm = str(arrays.pop("name")), float(arrays.pop("voxel_mm"))
+    return Template(name=name, voxel_mm=voxel_mm, shape=(x, y, z), heads=heads, **arrays)
 
 
 def _embedded() -> dict[str, Volume]:
@@ -166,7 +220,7 @@ def _heads(t1w: Volume, mask: Volume) -> dict[int, tuple[Volume, Volume]]:
         data = np.where((distance > 0) & (distance <= SCALP_MM), shell, head.data)
         head = head.with_data(data.astype(np.float32))
     heads = {2: (head, brain)}
-    for mm in (4, 8):
+    for mm in HEAD_MM[1:]:
         head, brain = halve(head), halve(brain)
         heads[mm] = (head, brain)
     return heads
@@ -185,6 +239,8 @@ def _read_custom(template: CustomTemplate) -> tuple[Volume, Volume]:
             raise ConfigError(f"template.{key}: {path} must be one 3D volume that is not empty")
         images.append(Volume(data, image.affine))
     t1w, mask = images
+    if mask.data.max() > 1:  # 0 and 255, or the brain itself in place of its mask
+        mask = mask.with_data((mask.data > 0).astype(np.float32))
     if t1w.data.shape != mask.data.shape or not np.allclose(t1w.affine, mask.affine, atol=1e-2):
         raise ConfigError(f"template: {template.t1w} and {template.brain_mask} are not on one grid; resample the mask")
     inside = np.argwhere(mask.data > 0.5)

@@ -18,7 +18,7 @@ from brainscm.config import Config, QueryOptions
 from brainscm.scm.graph import Graph, read_graph
 
 SPLITS = ("train", "validation", "test")
-IDENTITY = ("scan", "participant", "session", "path", "split")
+IDENTITY = ("scan", "participant", "session", "path", "further_runs", "split")
 ASSETS = Path(__file__).resolve().parents[3] / "report"  # templates, style, script, words about measures
 
 
@@ -53,10 +53,13 @@ class Study:
     nodes: pd.DataFrame
     tests: pd.DataFrame
     diagnostics: pd.DataFrame
+    regional_effects: pd.DataFrame
     manifest: pd.DataFrame
     summary: dict[str, Any]
     metrics: pd.DataFrame
     regional_slopes: pd.DataFrame
+    minimality: pd.DataFrame
+    realism: pd.DataFrame
 
     @classmethod
     def read(cls, results: Path, config: Config, paths: dict[str, Path]) -> Study:
@@ -68,7 +71,8 @@ class Study:
 
     @property
     def name(self) -> str:
-        return self.config.bids_dir.name if self.config.bids_dir else "simulated cohort"
+        folder = self.config.bids_dir or self.config.dicom_dir
+        return folder.name if folder else "simulated cohort"
 
     @property
     def preproc_dir(self) -> Path:

@@ -18,6 +18,8 @@ METHODS = {
     "voxel_glm": "Voxelwise GLM",
     "pca_glm": "PCA + GLM",
     "latent_glm": "BrainSCM",
+    "pca_ceiling": "PCA at its best",
+    "latent_ceiling": "BrainSCM's latent at its best",
 }
 
 

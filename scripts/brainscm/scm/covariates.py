@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from brainscm.cohort.tables import read_table
+from brainscm.cohort.visits import add_years_since_baseline
 from brainscm.config import QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.scm.formula import nearest
@@ -48,8 +49,11 @@ class Covariates:
         ranges = {name: (float(table[columns[name]].min()), float(table[columns[name]].max())) for name in numeric}
         return cls(columns, levels, ranges, {name: node.unit for name, node in options.nodes.items() if node.unit})
 
-    def problems(self, table: pd.DataFrame) -> pd.Series:
-        """Say for each row why it cannot be used: a missing covariate, an unseen level; "" where it can."""
+    def problems(self, table: pd.DataFrame, imputed: Collection[str] = ()) -> pd.Series:
+        """Say for each row why it cannot be used: a missing covariate, an unseen level; "" where it can.
+
+        A value of the nodes in `imputed` may be missing.
+        """
         reasons = pd.Series("", index=table.index)
         for name, column in self.columns.items():
             if column not in table:
@@ -64,7 +68,8 @@ class Covariates:
                 unseen = ~missing & ~text.isin(levels)
                 note = name + " '" + text.fillna("").astype(str) + "' is not a training level; "
                 reasons = reasons.where(~unseen, reasons + note)
-            reasons = reasons.where(~missing, reasons + f"{name} is missing; ")
+            if name not in imputed:
+                reasons = reasons.where(~missing, reasons + f"{name} is missing; ")
         return reasons.str.removesuffix("; ")
 
     def read(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -92,11 +97,11 @@ class Covariates:
 
 
 def covariate_table(scans_tsv: Path | str, qc_tsv: Path | str) -> pd.DataFrame:
-    """All scans of the cohort with what the tables say and what preprocessing measured.
+    """All scans of the cohort with what the tables say, what preprocessing measured, and the two halves of age.
 
     The status of preprocessing and its reasons come as `preproc_status` and `preproc_reasons`.
     """
-    scans = read_table(scans_tsv)
+    scans = add_years_since_baseline(read_table(scans_tsv))
     qc = read_table(qc_tsv).rename(columns={"status": "preproc_status", "reasons": "preproc_reasons"})
     return scans.merge(qc[["scan", *(column for column in qc if column not in scans)]], on="scan", how="left")
 
@@ -139,6 +144,11 @@ def check_table(options: ScmOptions, table: pd.DataFrame, nodes: Collection[str]
             raise ConfigError(
                 f"{where}: '{column}' holds text such as '{levels[0]}' where numbers seem to be meant; write numbers "
                 "alone, with a point for decimals, or list the levels if it has levels."
+            )
+        if name == options.image.variance_by and levels is None:
+            raise ConfigError(
+                f"config: scm.image.variance_by: '{name}' holds numbers and groups need levels; "
+                f"name a node with levels."
             )
         if levels is not None:
             _check_levels(where, name, levels, options, table["participant"].groupby(_as_text(table[column])).nunique())

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from brainscm.scm.design import Array, Design
+from brainscm.scm.image import LEAST_SQUARES, Rows, fit_image
 from brainscm.scm.model import Scm
 
 HIGH_VIF = 10.0
@@ -24,14 +25,24 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
     used, people = len(scm.training), scm.training["participant"].nunique()
     left_out = f"{offered - used} training scans lack a covariate and were left out" if offered > used else ""
     rows.append(("training_scans", "used", used, left_out))
-    repeated = "several scans a participant: standard errors are clustered by participant" if people < used else ""
+    remedy = "standard errors are clustered by participant"
+    if scm.options.image.repeated == "random_intercept":
+        remedy = "each has a random intercept"
+    repeated = f"several scans a participant: {remedy}" if people < used else ""
     rows.append(("training_participants", "used", people, repeated))
     rows.append(("degrees_of_freedom", "image", scm.image.degrees_of_freedom, ""))
     x = scm.design_matrix(scm.training)
+    for name, node_ in scm.graph.formulas.items():
+        lacking = int(scm.training[scm.covariates.columns[name]].isna().sum())
+        if node_ is not None and lacking:
+            rows.append(("imputed_scans", name, lacking, f"{lacking} training scans lack {name}; it is imputed"))
+    if scm.image.penalty:
+        rows.append(("ridge_penalty", "image", scm.image.penalty, ""))
+    rows += _weights(scm)
     rows.append(("max_leverage", "image", scm.image.max_leverage, _leverage_warning(scm, x)))
-    rows += _collinearity("image", scm.design, x)
+    rows += collinearity("image", scm.design, x)
     for name, node in scm.nodes.items():
-        rows += _collinearity(name, node.design, node.design.matrix(scm.training_values))
+        rows += collinearity(name, node.design, node.design.matrix(scm.training_values))
         rows.append(("node_fit", name, 1.0 if not node.note else 0.0, node.note))
     for name, levels in scm.covariates.levels.items():
         for level in levels or ():
@@ -50,6 +61,46 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
         [(check, item, value, warning or None) for check, item, value, warning in rows],
         columns=["check", "item", "value", "warning"],
     )
+
+
+def held_out(scm: Scm, table: pd.DataFrame, latents: Rows) -> pd.DataFrame:
+    """How well the image node predicts people that it was not fitted on: rows like those of `diagnose`.
+
+    `held_out_r2` is 1 - |z - x·B|² / |z - mean|² summed over the validation split's scans and the latent, the mean
+    being that of the training scans; of a refined estimator and of least squares on the same scans.
+
+    Args:
+        scm: the fitted model.
+        table, latents: as `Scm.fit` was given them. The validation split is read for this comparison alone.
+    """
+    at = np.flatnonzero((table["split"] == "validation").to_numpy())
+    at = at[(scm.problems(table.iloc[at]) == "").to_numpy()]
+    columns = ["check", "item", "value", "warning"]
+    if not len(at):
+        return pd.DataFrame(columns=columns)
+    models = {scm.image.estimator: scm.image}
+    place = {scan: row for row, scan in enumerate(table["scan"])}
+    if scm.image.estimator != LEAST_SQUARES:
+        sample = scm.sample(latents, [place[scan] for scan in scm.training["scan"]])
+        plain = fit_image(sample.x, sample.latents, sample.rows, sample.clusters, scm.design.columns, scm.seed)
+        models[LEAST_SQUARES] = plain
+    x = scm.design_matrix(table.iloc[at])
+    mean = scm.image.predict(scm.design_matrix(scm.training).mean(axis=0)[None])[0]
+    errors, total = dict.fromkeys(models, 0.0), 0.0
+    for row, index in zip(x, at, strict=True):
+        z = np.asarray(latents[int(index)], dtype=np.float64)
+        total += float(np.square(z - mean).sum())
+        for name, model in models.items():
+            errors[name] += float(np.square(z - model.predict(row[None])[0]).sum())
+    gain = errors[LEAST_SQUARES] - errors[scm.image.estimator]
+    rows = []
+    for name, error in errors.items():
+        words = ""
+        if name != LEAST_SQUARES:
+            better = "better" if gain > 0 else "no better"
+            words = f"{name} predicts {len(at)} held-out scans {better} than least squares"
+        rows.append(("held_out_r2", name, 1 - error / total, words or None))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def variance_inflation(x: Array, design: Design) -> dict[str, tuple[float, str]]:
@@ -83,7 +134,24 @@ def condition_number(x: Array) -> float:
     return float(np.linalg.cond(centred / np.linalg.norm(centred, axis=0))) if centred.size else 1.0
 
 
-def _collinearity(item: str, design: Design, x: Array) -> list[tuple[str, str, float, str]]:
+def _weights(scm: Scm) -> list[tuple[str, str, float, str]]:
+    """The variances that weigh the training scans, where they do."""
+    image, options = scm.image, scm.options.image
+    if options.variance_by is not None:
+        groups = scm.training_values[options.variance_by].astype(str)
+        variance = (1 / image.row_scale**2)[~groups.duplicated().to_numpy()]
+        named = zip(groups[~groups.duplicated()], variance, strict=True)
+        return [("residual_variance_ratio", f"{options.variance_by}={group}", float(v), "") for group, v in named]
+    if image.row_demean.any():
+        scans = scm.training["participant"].map(scm.training["participant"].value_counts()).to_numpy()
+        repeated = int(np.argmax(image.row_demean))
+        ratio = ((1 - image.row_demean[repeated]) ** -2 - 1) / scans[repeated]  # σ_a² / σ_e²
+        return [("within_person_correlation", "image", ratio / (1 + ratio), "")]
+    return []
+
+
+def collinearity(item: str, design: Design, x: Array) -> list[tuple[str, str, float, str]]:
+    """Rows (check, item, value, warning) of a design's condition number and variance inflation."""
     condition = condition_number(x)
     rows = [
         (

@@ -29,6 +29,10 @@ class Graph:
         return tuple(node for node, formula in self.formulas.items() if formula is None)
 
     @property
+    def modelled(self) -> tuple[str, ...]:
+        return tuple(node for node, formula in self.formulas.items() if formula is not None)
+
+    @property
     def in_c(self) -> frozenset[str]:
         """Nodes that some formula wraps in `C()`: categorical, whatever their values look like."""
         formulas = [self.image, *(formula for formula in self.formulas.values() if formula)]
@@ -92,6 +96,11 @@ def check_graph(options: ScmOptions, queries: Iterable[QueryOptions] = ()) -> No
             )
         if node.levels is not None and len(set(node.levels)) < len(node.levels):
             raise ConfigError(f"config: scm.nodes.{name}.levels: a level stands twice in {node.levels}; give it once.")
+    groups = options.image.variance_by
+    if groups is not None and groups not in options.nodes:
+        raise ConfigError(
+            f"config: scm.image.variance_by: '{groups}' is not a node; {nearest(groups, list(options.nodes))}"
+        )
     for contrast, nodes in options.contrasts.items():
         if not nodes:
             raise ConfigError(f"config: scm.contrasts.{contrast} is empty; write it like {{age: [50, 80]}}.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,12 +16,15 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from brainscm.config import ImageOptions
 from brainscm.scm.design import Array
+from brainscm.scm.shrinkage import low_rank, ridge, smooth
 
 # A block fits the processor's cache where that still makes a matrix of it (measured: 64 MB blocks are half as fast).
 BLOCK_BYTES = 4 * 2**20
 MIN_BLOCK_ROWS = 16
 DRAWS = 8
+LEAST_SQUARES = "least squares"
 
 
 class Rows(Protocol):
@@ -42,6 +45,10 @@ class ImageModel:
         degrees_of_freedom: n - p.
         max_leverage: the largest leverage x(X'X)⁻¹x' of a training scan.
         draws: (K, p, *latent) float32, steps to add to B: draws from its sampling distribution.
+        estimator: how B was estimated: `least squares`, `ridge`, `low rank`, each perhaps `, smoothed`. All but the
+            first are biased; residual variance, leverage and `xtx_inverse` stay those of least squares.
+        penalty: of ridge, on columns of unit variance.
+        row_scale, row_demean: (n,) how the training scans were weighed (`brainscm.scm.weighting`); empty: all alike.
     """
 
     columns: NDArray[np.str_]
@@ -51,6 +58,10 @@ class ImageModel:
     degrees_of_freedom: int
     max_leverage: float
     draws: NDArray[np.float32]
+    estimator: str = LEAST_SQUARES
+    penalty: float = 0.0
+    row_scale: Array = field(default_factory=lambda: np.empty(0))
+    row_demean: Array = field(default_factory=lambda: np.empty(0))
 
     def predict(self, x: Array) -> Array:
         """x·B, (n, *latent); a row is the same to the last bit alone and among others."""
@@ -71,16 +82,15 @@ class ImageModel:
     def save(self, path: Path) -> None:
         """Write an npz archive atomically."""
         partial = path.with_name(f".{path.name}.partial.npz")
-        np.savez(partial, **{field.name: getattr(self, field.name) for field in fields(self)})
+        np.savez(partial, **{attribute.name: getattr(self, attribute.name) for attribute in fields(self)})
         os.replace(partial, path)
 
     @classmethod
     def load(cls, path: Path) -> ImageModel:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {field.name: stored[field.name] for field in fields(cls)}
-        arrays["degrees_of_freedom"] = int(arrays["degrees_of_freedom"])
-        arrays["max_leverage"] = float(arrays["max_leverage"])
-        return cls(**arrays)
+            arrays = {name: stored[name] for name in stored.files}
+        plain = {name: arrays[name].item() for name in arrays if arrays[name].ndim == 0}
+        return cls(**{**arrays, **plain})
 
 
 def _rowwise(x: Array, coefficients: NDArray[np.floating]) -> Array:
@@ -89,31 +99,41 @@ def _rowwise(x: Array, coefficients: NDArray[np.floating]) -> Array:
 
 
 def fit_image(
-    x: Array, latents: Rows, rows: Sequence[int], clusters: Sequence[str], columns: Sequence[str], seed: int
+    x: Array,
+    latents: Rows,
+    rows: Sequence[int],
+    clusters: Sequence[str],
+    columns: Sequence[str],
+    seed: int,
+    options: ImageOptions | None = None,
 ) -> ImageModel:
-    """Fit z = x·B + u by least squares.
+    """Fit z = x·B + u by least squares, or as `options` refine it.
 
     Args:
-        x: (n, p) design matrix of the training scans, of full rank.
+        x: (n, p) design matrix of the training scans, of full rank; the refinements take column 0 for the intercept.
         latents: all scans' latents.
         rows: (n,) where the training scans stand in `latents`; no other row is read.
         clusters: (n,) participant of each training scan. Where one has several scans, the draws come from the
-            cluster-robust sampling distribution, else from the ordinary one.
+            cluster-robust sampling distribution, else from the ordinary one (or HC3's).
         columns: names of x's columns.
         seed: of the draws.
+        options: `ridge`, `rank`, `smoothing_voxels` and `errors` are looked at; None for plain least squares.
     """
     n, p = x.shape
     q, r = np.linalg.qr(x)
-    qty = sum((q[block].T @ z for block, z in _blocks(latents, rows)), start=np.zeros(()))
-    b = np.ascontiguousarray(scipy.linalg.solve_triangular(r, qty))
+    qtz = sum((q[block].T @ z for block, z in row_blocks(latents, rows)), start=np.zeros(()))
+    b = np.ascontiguousarray(scipy.linalg.solve_triangular(r, qtz))
     r_inverse = scipy.linalg.solve_triangular(r, np.eye(p))
+    leverage = np.square(q).sum(axis=1)
 
     rng = np.random.default_rng([seed, 0])
-    if has_clusters(clusters):
+    hc3 = options is not None and options.errors == "hc3"
+    if has_clusters(clusters) or hc3:
         # A normal weight per participant on its score: the wild cluster bootstrap, whose covariance is the sandwich.
         codes = np.unique(clusters, return_inverse=True)[1]
         groups = codes.max() + 1
-        weights = rng.standard_normal((DRAWS, groups))[:, codes] * np.sqrt(_small_sample(n, p, groups))
+        weights = rng.standard_normal((DRAWS, groups))[:, codes]
+        weights *= np.sqrt(_small_sample(n, p, groups)) if has_clusters(clusters) else 1 / (1 - leverage)
         mix = np.einsum("kn,np->knp", weights, q @ r_inverse.T)
     else:
         # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
@@ -123,19 +143,40 @@ def fit_image(
     shape = np.shape(latents[int(rows[0])])
     rss = np.zeros(b.shape[1])
     draws = np.zeros((DRAWS * p, b.shape[1]), dtype=np.float32)
-    for block, z in _blocks(latents, rows):
+    for block, z in row_blocks(latents, rows):
         residual = z - x[block] @ b
         rss += np.einsum("nl,nl->l", residual, residual)
         draws += mix[block].T.astype(np.float32) @ residual.astype(np.float32)
-    return ImageModel(
+    model = ImageModel(
         columns=np.array(columns),
         coefficients=b.reshape(p, *shape),
         residual_variance=(rss / (n - p)).reshape(shape),
         xtx_inverse=r_inverse @ r_inverse.T,
         degrees_of_freedom=n - p,
-        max_leverage=float(np.square(q).sum(axis=1).max()),
+        max_leverage=float(leverage.max()),
         draws=draws.reshape(DRAWS, p, *shape),
     )
+    return model if options is None else _refine(model, options, x, q, r, qtz, float(rss.sum()))
+
+
+def _refine(
+    model: ImageModel, options: ImageOptions, x: Array, q: Array, r: Array, qtz: Array, rss: float
+) -> ImageModel:
+    """Shrink and smooth the coefficients, and the draws by the same linear maps."""
+    b, draws, estimator, penalty = model.coefficients, model.draws, model.estimator, 0.0
+    matrix = None
+    if options.ridge:
+        estimator, (penalty, matrix) = "ridge", ridge(x, q, r, qtz, rss)
+    elif options.rank is not None and options.rank < len(r) - 1:
+        estimator, matrix = "low rank", low_rank(r, qtz, options.rank)
+    if matrix is not None:
+        b = np.asarray(np.tensordot(matrix, b, axes=1), dtype=np.float64)
+        draws = np.stack([np.tensordot(matrix, step, axes=1).astype(np.float32) for step in draws])
+    if options.smoothing_voxels:
+        estimator += ", smoothed"
+        b = smooth(b, x.mean(axis=0), options.smoothing_voxels)
+        draws = np.stack([smooth(step, x.mean(axis=0), options.smoothing_voxels) for step in draws])
+    return replace(model, coefficients=b, draws=draws, estimator=estimator, penalty=penalty)
 
 
 def cluster_covariance(
@@ -146,13 +187,38 @@ def cluster_covariance(
     C(X'X)⁻¹ (Σ_g X_g'u_g u_g'X_g) (X'X)⁻¹C', times the small-sample factor G/(G-1) · (n-1)/(n-p) that statsmodels and
     Stata use (Liang & Zeger, 1986).
     """
-    order = np.argsort(np.asarray(clusters), kind="stable")
-    codes = np.unique(np.asarray(clusters)[order], return_inverse=True)[1]
-    ordered_x, ordered_rows = x[order], np.asarray(rows)[order]
-    weights = ordered_x @ image.xtx_inverse @ contrast.T  # (n, q)
+    codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    factor = _small_sample(len(x), x.shape[1], codes.max() + 1)
+    return factor * _sandwich(image, contrast, x, latents, rows, codes, np.ones(len(x)))
+
+
+def hc3_covariance(image: ImageModel, contrast: Array, x: Array, latents: Rows, rows: Sequence[int]) -> Array:
+    """Heteroscedasticity-consistent covariance of C·B, (q, q, latents flat): residuals over 1 - leverage.
+
+    HC3 of MacKinnon & White (1985), for one scan a person whose residual variance may depend on its covariates.
+    """
+    scale = 1 / (1 - np.square(np.linalg.qr(x)[0]).sum(axis=1))
+    return _sandwich(image, contrast, x, latents, rows, np.arange(len(x)), scale)
+
+
+def _sandwich(
+    image: ImageModel,
+    contrast: Array,
+    x: Array,
+    latents: Rows,
+    rows: Sequence[int],
+    codes: NDArray[np.intp],
+    scale: Array,
+) -> Array:
+    """C(X'X)⁻¹ (Σ_g s_g s_g') (X'X)⁻¹C' with scores s_g = Σ_i x_i' scale_i u_i over the scans of one code."""
+    order = np.argsort(codes, kind="stable")
+    codes, ordered_x, ordered_rows = codes[order], x[order], np.asarray(rows)[order]
+    # X(X'X)⁻¹C' by way of QR: the inverse itself would lose digits on an ill-conditioned design.
+    q, r = np.linalg.qr(ordered_x)
+    weights = scale[order, None] * (q @ scipy.linalg.solve_triangular(r, contrast.T, trans="T"))  # (n, q)
     b = image.coefficients.reshape(len(image.columns), -1)
     covariance = np.zeros((len(contrast), len(contrast), b.shape[1]))
-    for block, z in _blocks(latents, ordered_rows, keep_together=codes):
+    for block, z in row_blocks(latents, ordered_rows, keep_together=codes):
         residual = z - ordered_x[block] @ b
         starts = np.flatnonzero(np.diff(codes[block], prepend=-1))
         scores = [np.add.reduceat(weights[block, i, None] * residual, starts, axis=0) for i in range(len(contrast))]
@@ -160,7 +226,7 @@ def cluster_covariance(
             for j, right in enumerate(scores[: i + 1]):
                 covariance[i, j] += np.einsum("gl,gl->l", left, right)
                 covariance[j, i] = covariance[i, j]
-    return covariance * _small_sample(len(x), x.shape[1], codes.max() + 1)
+    return covariance
 
 
 def has_clusters(clusters: Sequence[str]) -> bool:
@@ -172,7 +238,7 @@ def _small_sample(n: int, p: int, groups: int) -> float:
     return groups / (groups - 1) * (n - 1) / (n - p)
 
 
-def _blocks(
+def row_blocks(
     latents: Rows, rows: Sequence[int] | NDArray[np.int_], keep_together: NDArray[np.int_] | None = None
 ) -> Iterator[tuple[slice, Array]]:
     """Read rows in blocks (m, latents flat) of bounded size; rows of one code of `keep_together` share a block."""

@@ -1,4 +1,4 @@
-"""Tests of named contrasts over the whole latent: t, F, p, partial R² and false discovery rates."""
+"""Tests of named contrasts over the whole latent: t, F, p, partial R², false discovery rates and family-wise p."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 
 from brainscm.scm.design import Array
-from brainscm.scm.image import ImageModel, Rows, cluster_covariance, has_clusters
+from brainscm.scm.image import (
+    LEAST_SQUARES,
+    ImageModel,
+    Rows,
+    cluster_covariance,
+    fit_image,
+    has_clusters,
+    hc3_covariance,
+)
 from brainscm.scm.model import Scm
+from brainscm.scm.permutation import Basis, exchange, family_wise_p, max_statistics
 
 TEST_COLUMNS = [
     "contrast",
@@ -25,6 +34,10 @@ TEST_COLUMNS = [
     "max_abs_statistic",
     "min_p",
     "min_q",
+    "share_fwe05",
+    "min_p_fwe",
+    "permutations",
+    "exchanged",
     "median_partial_r2",
     "max_partial_r2",
     "errors",
@@ -64,28 +77,28 @@ def wald_test(
     Args:
         image: the fitted image node.
         contrast: C, (q, p) of full row rank.
-        covariance: of C·B, (q, q, latents), from `cluster_covariance`; None for the ordinary s²·C(X'X)⁻¹C'.
-        groups: number of participants behind `covariance`; the test then has groups - 1 degrees of freedom.
+        covariance: of C·B, (q, q, latents), from `cluster_covariance` or `hc3_covariance`; None for the ordinary
+            s²·C(X'X)⁻¹C'.
+        groups: number of participants behind a clustered `covariance`: the test then has groups - 1 degrees of freedom,
+            else n - p.
     """
     effect = contrast @ image.coefficients.reshape(len(image.columns), -1)  # (q, latents)
     q = len(contrast)
+    df2 = image.degrees_of_freedom if groups is None else groups - 1
     if covariance is None:
-        df2 = image.degrees_of_freedom
         unscaled = contrast @ image.xtx_inverse @ contrast.T
         solved = np.linalg.solve(unscaled, effect)
         with np.errstate(divide="ignore", invalid="ignore"):
             f = np.einsum("ql,ql->l", effect, solved) / q / image.residual_variance.reshape(-1)
     else:
-        assert groups is not None
-        df2 = groups - 1
         f = np.full(effect.shape[1], np.nan)
         usable = np.linalg.det(np.moveaxis(covariance, 2, 0)) > 0
         solved = np.linalg.solve(np.moveaxis(covariance, 2, 0)[usable], effect.T[usable][..., None])[..., 0]
         f[usable] = np.einsum("lq,lq->l", effect.T[usable], solved) / q
     if q == 1:
         t = np.sign(effect[0]) * np.sqrt(f)
-        return WaldTest(t, 2 * scipy.stats.t.sf(np.abs(t), df2), 1, df2)
-    return WaldTest(f, scipy.stats.f.sf(f, q, df2), q, df2)
+        return WaldTest(t, 2 * scipy.special.stdtr(df2, -np.abs(t)), 1, df2)
+    return WaldTest(f, scipy.special.fdtrc(q, df2, f), q, df2)
 
 
 def benjamini_hochberg(p: Array) -> Array:
@@ -122,6 +135,8 @@ def joint_rows(scm: Scm, name: str) -> Array:
 def test_contrasts(scm: Scm, latents: Rows, rows: Sequence[int]) -> pd.DataFrame:
     """Test every declared contrast: t for its total and direct effect, F for all columns of its nodes.
 
+    Tests are of the least-squares coefficients, whatever estimator predicts: shrunk ones have no exact test.
+
     Args:
         scm: the fitted model.
         latents: the store that it was fitted on.
@@ -129,20 +144,30 @@ def test_contrasts(scm: Scm, latents: Rows, rows: Sequence[int]) -> pd.DataFrame
 
     Returns:
         One row a test: `contrast`, `effect` (total, direct, or joint for F), `statistic` (t or F), `df1`, `df2`,
-        `latents` tested, `share_q05` (share with q < 0.05), `max_abs_statistic`, `min_p`, `min_q`,
-        `median_partial_r2`, `max_partial_r2`, `errors` (ordinary, or clustered by participant).
+        `latents` tested, `share_q05` (share with q < 0.05), `max_abs_statistic`, `min_p`, `min_q`, `share_fwe05` and
+        `min_p_fwe` (family-wise, by permutation of the ordinary statistic), `permutations`, `exchanged` (what),
+        `median_partial_r2`, `max_partial_r2`, `errors` (ordinary, hc3, clustered by participant, random intercept).
     """
-    people = scm.training["participant"].tolist()
-    clustered = has_clusters(people)
-    x = scm.design_matrix(scm.training)
+    sample = scm.sample(latents, rows)
+    x, image = sample.x, scm.image
+    if image.estimator != LEAST_SQUARES:
+        image = fit_image(x, sample.latents, sample.rows, sample.clusters, scm.design.columns, scm.seed)
+    declared = list(_declared(scm))
+    count = scm.options.permutations
+    largest = max_statistics(x, [c for *_, c in declared], sample.latents, sample.rows, sample.people, count, scm.seed)
     records = []
-    for contrast, effect, c in _declared(scm):
-        covariance = cluster_covariance(scm.image, c, x, latents, rows, people) if clustered else None
-        test = wald_test(scm.image, c, covariance, len(set(people)) if clustered else None)
+    for (contrast, effect, c), reached in zip(declared, largest, strict=True):
+        covariance, groups, errors = robust_covariance(
+            scm.options.image.errors, image, c, x, sample.latents, sample.rows, sample.clusters
+        )
+        if errors == "ordinary" and has_clusters(sample.people):
+            errors = "random intercept"
+        test = wald_test(image, c, covariance, groups)
         tested = np.isfinite(test.p)
         if not tested.any():
             continue
         q = test.q[tested]
+        family_wise = family_wise_p(wald_test(image, c).partial_r2, reached)[tested] if count else np.array([np.nan])
         records.append(
             {
                 "contrast": contrast,
@@ -155,12 +180,34 @@ def test_contrasts(scm: Scm, latents: Rows, rows: Sequence[int]) -> pd.DataFrame
                 "max_abs_statistic": float(np.abs(test.statistic[tested]).max()),
                 "min_p": float(test.p[tested].min()),
                 "min_q": float(q.min()),
+                "share_fwe05": float((family_wise < 0.05).mean()) if count else np.nan,
+                "min_p_fwe": float(family_wise.min()),
+                "permutations": count,
+                "exchanged": exchange(sample.people, Basis.of(x, c).tested)[0] if count else None,
                 "median_partial_r2": float(np.median(test.partial_r2[tested])),
                 "max_partial_r2": float(test.partial_r2[tested].max()),
-                "errors": "clustered by participant" if clustered else "ordinary",
+                "errors": errors,
             }
         )
     return pd.DataFrame(records, columns=TEST_COLUMNS)
+
+
+def robust_covariance(
+    errors: Literal["ordinary", "hc3"],
+    image: ImageModel,
+    contrast: Array,
+    x: Array,
+    latents: Rows,
+    rows: Sequence[int],
+    clusters: Sequence[str],
+) -> tuple[Array | None, int | None, str]:
+    """The covariance of C·B and the number of clusters as `wald_test` takes them, and what they are in words."""
+    if has_clusters(clusters):
+        covariance = cluster_covariance(image, contrast, x, latents, rows, clusters)
+        return covariance, len(set(clusters)), "clustered by participant"
+    if errors == "hc3":
+        return hc3_covariance(image, contrast, x, latents, rows), None, "hc3"
+    return None, None, "ordinary"
 
 
 def _declared(scm: Scm) -> Iterable[tuple[str, str, Array]]:

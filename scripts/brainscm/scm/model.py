@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,25 @@ from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import Graph, is_relative, read_graph
-from brainscm.scm.image import DRAWS, ImageModel, Rows, fit_image
+from brainscm.scm.image import DRAWS, ImageModel, Rows, fit_image, has_clusters
 from brainscm.scm.nodes import NodeModel, fit_node, parameter_names
 from brainscm.scm.support import support
+from brainscm.scm.weighting import Weighting, random_intercept, variance_by
 
 logger = logging.getLogger("brainscm")
 
 IMAGE_FORMULA = "config: scm.image.formula"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows behind the image node: x (n, p), latents and `rows` in them, each scan's person and error cluster."""
+
+    x: Array
+    latents: Rows
+    rows: Sequence[int]
+    people: list[str]
+    clusters: list[str]
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,8 @@ class Scm:
         graph = read_graph(options)
         rows = np.flatnonzero((table["split"] == "train").to_numpy())
         training = table.iloc[rows].reset_index(drop=True)
-        problems = Covariates.learn(training, options).problems(training)
+        imputed = graph.modelled if options.missing == "impute" else ()
+        problems = Covariates.learn(training, options).problems(training, imputed)
         if problems.any():
             logger.warning("%d of %d training scans are left out of the fit:", (problems != "").sum(), len(training))
             for reason, count in problems[problems != ""].value_counts().items():
@@ -76,16 +89,34 @@ class Scm:
         if not usable.any():
             raise ConfigError(f"config: scm.nodes: no training scan can be used ({problems.iloc[0]}).")
         rows, training = rows[usable], training[usable].reset_index(drop=True)
-        covariates = Covariates.learn(training, options)
-        values = covariates.read(training)
-        design = Design.learn(graph.image, values, IMAGE_FORMULA)
-        people = training["participant"]
+        covariates, complete = _learn(training, options)
         nodes = {
-            name: fit_node(name, values, people, graph, covariates, options)
-            for name, formula in graph.formulas.items()
-            if formula is not None
+            name: fit_node(name, complete, training["participant"][complete.index], graph, covariates, options)
+            for name in graph.modelled
         }
-        image = fit_image(design.matrix(values), latents, rows.tolist(), people.tolist(), design.columns, seed)
+        values = _filled(covariates.read(training), nodes)
+        design = Design.learn(graph.image, values, IMAGE_FORMULA)
+        x, people = design.matrix(values), training["participant"].tolist()
+        weighting = _weigh(options, values, x, latents, rows.tolist(), people)
+        image = fit_image(
+            weighting.rows(x),
+            weighting.latents(latents, rows.tolist()),
+            range(len(x)),
+            _clusters(options, people),
+            design.columns,
+            seed,
+            options.image,
+        )
+        if options.missing == "impute":
+            for name in graph.modelled:
+                if count := int(training[covariates.columns[name]].isna().sum()):
+                    logger.warning("%d training scans lack %s, which is imputed from its parents", count, name)
+        image = replace(
+            image,
+            max_leverage=float(image.leverage(x).max()),
+            row_scale=weighting.scale,
+            row_demean=weighting.demean,
+        )
         columns = ["scan", "participant", *dict.fromkeys(covariates.columns.values())]
         return cls(options, graph, training[columns], covariates, design, nodes, image, seed)
 
@@ -110,12 +141,16 @@ class Scm:
         self.image.save(folder / "image_model.npz")
 
     def values(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The nodes' values of a table, one typed column a node, whatever its columns are called."""
-        return self.covariates.read(table)
+        """The nodes' values of a table, one typed column a node, whatever its columns are called.
+
+        With `missing: impute`, a node that a scan lacks gets what its parents lead one to expect.
+        """
+        values = self.covariates.read(table)
+        return _filled(values, self.nodes) if self.options.missing == "impute" else values
 
     def problems(self, table: pd.DataFrame) -> pd.Series:
         """Why each row cannot be used ("" where it can): a missing covariate, an unseen level, outside a formula."""
-        problems = self.covariates.problems(table)
+        problems = self.covariates.problems(table, self.nodes if self.options.missing == "impute" else ())
         complete = (problems == "").to_numpy()
         values = self.values(table[complete])
         for design in (self.design, *(node.design for node in self.nodes.values())):
@@ -166,7 +201,7 @@ class Scm:
                 changed[node] = self.nodes[node].counterfactual(factual, changed, table["scan"], self.seed)
         result = table.copy()
         for node, column in self.covariates.columns.items():
-            moved = (changed[node] != factual[node]).to_numpy()
+            moved = (changed[node] != factual[node]).to_numpy() | table[column].isna().to_numpy()
             if moved.any():
                 new = changed[node].astype(object) if self.covariates.levels[node] is not None else changed[node]
                 if pd.api.types.is_numeric_dtype(table[column]):
@@ -184,11 +219,29 @@ class Scm:
 
     def draw(self, k: int) -> Scm:
         """The model with the k-th draw of all its parameters, those of the nodes and of the image alike."""
+        return replace(self.draw_nodes(k), image=self.image.draw(k))
+
+    def draw_nodes(self, k: int) -> Scm:
+        """The model with the k-th draw of the nodes' parameters, k without limit, and the image as it is."""
         nodes = {}
         for index, (name, node) in enumerate(self.nodes.items()):
             normals = np.random.default_rng([self.seed, 1, k, index]).standard_normal(len(node.parameters))
             nodes[name] = node.draw(normals)
-        return replace(self, nodes=nodes, image=self.image.draw(k))
+        return replace(self, nodes=nodes)
+
+    def sample(self, latents: Rows, rows: Sequence[int]) -> Sample:
+        """What the image node was fitted on: the design and latents of the training scans, weighed as in the fit.
+
+        Args:
+            latents, rows: the store, and where the scans of `training` stand in it.
+        """
+        people = self.training["participant"].tolist()
+        codes = np.unique(people, return_inverse=True)[1]
+        x = self.design_matrix(self.training)
+        weighting = Weighting(self.image.row_scale, self.image.row_demean, codes)
+        return Sample(
+            weighting.rows(x), weighting.latents(latents, rows), range(len(x)), people, _clusters(self.options, people)
+        )
 
     @property
     def draws(self) -> int:
@@ -213,6 +266,43 @@ class Scm:
         )
 
 
+def _learn(training: pd.DataFrame, options: ScmOptions) -> tuple[Covariates, pd.DataFrame]:
+    """Kinds, levels and ranges of the training scans that lack nothing, and those scans' node values."""
+    complete = training
+    if options.missing == "impute":
+        complete = training[Covariates.learn(training, options).problems(training) == ""]
+        if complete.empty:
+            raise ConfigError("config: scm.missing: no training scan has all covariates to impute from; write drop.")
+    covariates = Covariates.learn(complete, options)
+    return covariates, covariates.read(complete)
+
+
+def _filled(values: pd.DataFrame, nodes: Mapping[str, NodeModel]) -> pd.DataFrame:
+    """Node values with what is missing imputed from the parents, parents first."""
+    values = values.copy()
+    for name, node in nodes.items():
+        missing = values[name].isna()
+        if missing.any():
+            values.loc[missing, name] = node.expected(values[missing])
+    return values
+
+
+def _weigh(
+    options: ScmOptions, values: pd.DataFrame, x: Array, latents: Rows, rows: Sequence[int], people: Sequence[str]
+) -> Weighting:
+    if options.image.repeated == "random_intercept" and has_clusters(people):
+        return random_intercept(x, latents, rows, people)
+    if options.image.variance_by is not None:
+        return variance_by(x, latents, rows, people, values[options.image.variance_by].astype(str).tolist())
+    codes = np.unique(people, return_inverse=True)[1]
+    return Weighting(np.ones(len(x)), np.zeros(len(x)), codes)
+
+
+def _clusters(options: ScmOptions, people: list[str]) -> list[str]:
+    """Whose scans share an error: a person's, or none where a random intercept has taken up what they share."""
+    return [str(i) for i in range(len(people))] if options.image.repeated == "random_intercept" else people
+
+
 def load_scm(folder: Path, options: ScmOptions) -> Scm:
     """Load a saved model: formula state is learnt again from `covariates.tsv`, numbers come from the archives.
 
@@ -222,13 +312,9 @@ def load_scm(folder: Path, options: ScmOptions) -> Scm:
     folder = Path(folder)
     graph = read_graph(options)
     training = read_table(folder / "covariates.tsv")
-    covariates = Covariates.learn(training, options)
-    values = covariates.read(training)
-    design = Design.learn(graph.image, values, IMAGE_FORMULA)
+    covariates, complete = _learn(training, options)
     image = ImageModel.load(folder / "image_model.npz")
     changed = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
-    if tuple(image.columns) != design.columns:
-        raise changed
     nodes = {}
     with np.load(folder / "node_models.npz", allow_pickle=False) as stored:
         seed = int(stored["seed"])
@@ -238,7 +324,7 @@ def load_scm(folder: Path, options: ScmOptions) -> Scm:
             if f"{name}/terms" not in stored:
                 raise changed
             family, levels = str(stored[f"{name}/family"]), covariates.levels[name]
-            node_design = Design.learn(formula, values, f"config: scm.nodes.{name}.formula")
+            node_design = Design.learn(formula, complete, f"config: scm.nodes.{name}.formula")
             terms = parameter_names(family, node_design, levels)
             if tuple(stored[f"{name}/terms"]) != terms or family != (options.nodes[name].family or family):
                 raise changed
@@ -253,4 +339,7 @@ def load_scm(folder: Path, options: ScmOptions) -> Scm:
                 dispersion=float(stored[f"{name}/dispersion"]),
                 note=str(stored[f"{name}/note"]),
             )
+    design = Design.learn(graph.image, _filled(covariates.read(training), nodes), IMAGE_FORMULA)
+    if tuple(image.columns) != design.columns:
+        raise changed
     return Scm(options, graph, training, covariates, design, nodes, image, seed)

@@ -84,6 +84,11 @@ class NodeModel:
         result[moved] = np.array(self.levels, dtype=object)[y_new] if self.levels is not None else y_new
         return result
 
+    def expected(self, values: pd.DataFrame) -> Any:
+        """The mean of the node given its parents, or its most probable level; (n,), for scans that lack the node."""
+        y = FAMILIES[self.family].expected(self.design.matrix(values), self)
+        return np.array(self.levels, dtype=object)[y] if self.levels is not None else y
+
     def draw(self, normals: Array) -> NodeModel:
         """The same node with parameters drawn from their sampling distribution; `normals` is (k,) standard normal."""
         eigenvalues, vectors = np.linalg.eigh(self.covariance)
@@ -122,6 +127,9 @@ class Family(Protocol):
     def generate(self, x: Array, noise: Array, node: NodeModel) -> Any:
         """Values (n,) that the design rows x give with that noise."""
 
+    def expected(self, x: Array, node: NodeModel) -> Any:
+        """The mean (n,) at the design rows x; of a discrete family the most probable value."""
+
 
 class Gaussian:
     """y = x·b + e; the noise is the residual e."""
@@ -132,6 +140,9 @@ class Gaussian:
     def generate(self, x: Array, noise: Array, node: NodeModel) -> Array:
         return _linear(x, node.parameters) + noise
 
+    def expected(self, x: Array, node: NodeModel) -> Array:
+        return _linear(x, node.parameters)
+
 
 class Gamma:
     """y = exp(x·b) e with E(e) = 1; the noise is the ratio e."""
@@ -141,6 +152,9 @@ class Gamma:
 
     def generate(self, x: Array, noise: Array, node: NodeModel) -> Array:
         return np.exp(_linear(x, node.parameters)) * noise
+
+    def expected(self, x: Array, node: NodeModel) -> Array:
+        return np.exp(_linear(x, node.parameters))
 
 
 class Poisson:
@@ -153,6 +167,9 @@ class Poisson:
 
     def generate(self, x: Array, noise: Array, node: NodeModel) -> Array:
         return scipy.stats.poisson.ppf(noise, np.exp(_linear(x, node.parameters)))
+
+    def expected(self, x: Array, node: NodeModel) -> Array:
+        return np.floor(np.exp(_linear(x, node.parameters)))
 
 
 class Logit:
@@ -174,6 +191,9 @@ class Logit:
     def generate(self, x: Array, noise: Array, node: NodeModel) -> Any:
         return np.argmax(self._logits(x, node) + noise, axis=1)
 
+    def expected(self, x: Array, node: NodeModel) -> Any:
+        return np.argmax(self._logits(x, node), axis=1)
+
     def _logits(self, x: Array, node: NodeModel) -> Array:
         blocks = node.parameters.reshape(-1, x.shape[1])
         return np.column_stack([np.zeros(len(x)), *(_linear(x, block) for block in blocks)])
@@ -192,6 +212,11 @@ class Ordered:
     def generate(self, x: Array, noise: Array, node: NodeModel) -> Any:
         linear, thresholds = self._parts(x, node)
         return np.searchsorted(thresholds, linear + noise, side="left")
+
+    def expected(self, x: Array, node: NodeModel) -> Any:
+        linear, thresholds = self._parts(x, node)
+        below = scipy.special.expit(thresholds - linear[:, None])
+        return np.argmax(np.diff(below, axis=1, prepend=0, append=1), axis=1)
 
     def _parts(self, x: Array, node: NodeModel) -> tuple[Array, Array]:
         p = x.shape[1] - 1

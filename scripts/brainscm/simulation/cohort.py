@@ -42,6 +42,7 @@ class _Task:
     number: int
     participant: str
     follow_up: bool
+    rescan: bool
     truncated: bool
     voxel_mm: float
     seed: int
@@ -59,7 +60,8 @@ def simulate_cohort(
     Args:
         output_dir: the BIDS folder to write; a cohort simulated there before is replaced. dataset_description.json is
             written last.
-        options: size of the cohort, voxel size, share of people with a second session, number of truncated files.
+        options: size of the cohort, voxel size, shares of people with a later session and with a rescan on the same
+            day (another pose and other noise), number of truncated files.
         queries: for each and each person's first session the true counterfactual head is written; a query that the
             simulator cannot answer becomes a row of counterfactuals.tsv with the reason.
         workers: number of processes.
@@ -75,6 +77,7 @@ def simulate_cohort(
             number=number,
             participant=f"sub-{number:03d}",
             follow_up=_chosen(number, options.follow_up_share) and number <= options.participants,
+            rescan=_chosen(number, options.rescan_share) and number <= options.participants,
             truncated=number > options.participants,
             voxel_mm=options.voxel_mm,
             seed=seed,
@@ -151,6 +154,8 @@ def _simulate_participant(task: _Task) -> _Person:
     if task.follow_up:
         years = causal_model.generator(task.seed, task.participant, "interval").uniform(2, 8)
         visits["ses-02"] = causal_model.later(first, noise, years)
+    if task.rescan:
+        visits["ses-rescan"] = first
     person = _Person(
         number=task.number,
         participant={

@@ -20,7 +20,12 @@ COEFFICIENTS = {
 TESTS = {
     "contrast": "Contrast", "effect": "Effect", "statistic": "Test", "df1": "df", "df2": "residual df",
     "share_q05": "Latents with q < 0.05", "max_abs_statistic": "Largest |statistic|", "min_q": "Smallest q",
+    "share_fwe05": "Latents with family-wise p < 0.05", "min_p_fwe": "Smallest family-wise p",
     "median_partial_r2": "Median partial R²", "max_partial_r2": "Largest partial R²",
+}  # fmt: skip
+REGIONS = {
+    "effect": "Effect", "region": "Region", "source": "From", "estimate_ml": "Change (ml)", "ci95_low_ml": "95 % from",
+    "ci95_high_ml": "to", "estimate_percent": "Change (%)", "p": "p",
 }  # fmt: skip
 DIAGNOSTICS = {"check": "Check", "item": "Of", "value": "Value", "warning": "Warning"}
 
@@ -56,6 +61,10 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         "tests": tests["rows"],
         "test_columns": tests["columns"],
         "effects": _effects(study, gallery),
+        "regions": [
+            {"contrast": contrast, **whole_table(rows, REGIONS)}
+            for contrast, rows in study.regional_effects.groupby("contrast", sort=False)
+        ],
         "models": [
             {"node": node, **whole_table(rows, COEFFICIENTS)} for node, rows in study.nodes.groupby("node", sort=False)
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pandas as pd
+from markupsafe import Markup
 
 from brainscm.report import charts, words
 from brainscm.report.cells import Context, plain
@@ -38,10 +39,89 @@ def context(study: Study) -> Context:
             if fidelity["psnr_brain_db"] is not None
             else "The reconstruction could not be judged: the test split has no usable scan."
         ),
+        "intervals": _intervals(overall),
+        "matrix": _matrix(study.minimality),
+        "realism": _realism(study.realism),
         "slopes": _slopes(study.regional_slopes),
         "axioms": _axioms(overall),
         "strata": _strata(means, sources),
     }
+
+
+def _intervals(overall: pd.DataFrame) -> Context | None:
+    """How often calibrated intervals of three levels hold the truth."""
+    means = overall[overall["source"].isin(SOURCES)]
+    value = means.set_index(["source", "method", "decode", "metric"])["value"]
+    rows = []
+    for source in SOURCES:
+        for method in ("voxel_glm", "pca_glm", "latent_glm"):
+            keys = {level: (source, method, "residual", f"interval_coverage_{level}") for level in (50, 80, 95)}
+            if all(key in value.index for key in keys.values()):
+                shown = {f"at_{level}": words.number(float(value[key]), 2) for level, key in keys.items()}
+                rows.append({"method": words.METHODS[method], "truth": source, **shown})
+    columns = [("method", "", ""), ("truth", "Truth", "text")]
+    columns += [(f"at_{level}", f"{level} % interval", "number") for level in (50, 80, 95)]
+    return {"columns": columns, "rows": rows} if rows else None
+
+
+def _matrix(minimality: pd.DataFrame) -> Context | None:
+    """The minimality matrix of BrainSCM: a row a query, a column a region, the colour how far beyond the noise."""
+    own = minimality[(minimality["method"] == "latent_glm") & (minimality["decode"] == "residual")]
+    if own.empty:
+        return None
+    regions = list(dict.fromkeys(own["region"]))
+    rows: list[Context] = []
+    for (query, effect), part in own.groupby(["query", "effect"], sort=False):
+        cells = {cell["region"]: _heat(cell) for cell in records(part)}
+        rows.append({"query": f"{query}, {effect} effect", **{region: cells.get(region, "–") for region in regions}})
+    noise = own.drop_duplicates("region").set_index("region")["noise_ml"]
+    floor = {region: f"{noise[region]:.1f}" if math.isfinite(noise[region]) else "–" for region in regions}
+    rows.append({"query": "noise floor", **floor})
+    return {
+        "columns": [("query", "", ""), *((r, f"{words.REGIONS.get(r, r)} (ml)", "number") for r in regions)],
+        "rows": rows,
+        "words": (
+            f"Means over {words.plural(int(own['people'].max()), 'test person', 'test people')}. "
+            f"Noise floor from {own['noise_source'].iloc[0]}."
+        ),
+    }
+
+
+def _heat(cell: Context) -> Markup:
+    excess, noise = float(cell["excess_ml"]), float(cell["noise_ml"])
+    shown = Markup("<strong>{}</strong>" if cell["beyond_noise"] else "{}").format(words.signed(f"{excess:+.1f}"))
+    measured, expected = (words.signed(f"{cell[f'{kind}_ml']:+.1f}") for kind in ("measured", "expected"))
+    share = min(abs(excess) / noise, 3) / 3 if noise > 0 else 0.0
+    return Markup('<span class="heat {}" style="--share: {:.0f}%">{}<small>{} for {}</small></span>').format(
+        "above" if excess > 0 else "below", 60 * share, shown, measured, expected
+    )
+
+
+def _realism(table: pd.DataFrame) -> Context | None:
+    """Can counterfactuals be told from real scans of other people with those covariates?"""
+    if table.empty:
+        return None
+    rows = []
+    for key, part in table.groupby(["query", "method", "decode"], sort=False):
+        query, method, decode = map(str, key)
+        row: Context = {"query": query, "method": f"{words.METHODS[method]} ({decode})", "note": ""}
+        for found in records(part):
+            known = math.isfinite(found["mmd2"]) if plain(found["mmd2"]) is not None else False
+            row["pairs"] = words.number(found["pairs"])
+            shown = f"{found['mmd2']:.3f} ({found['null_95']:.3f}), p {words.p_value(found['p'])}" if known else "–"
+            row[found["features"]] = shown
+            row["note"] = plain(found["why_null"]) or ""
+        rows.append(row)
+    columns = [
+        ("query", "", ""),
+        ("method", "Method", ""),
+        ("pairs", "Pairs", "number"),
+        ("regions", "Regional volumes: MMD² (95 % of null)", "number"),
+        ("image", "Contrast and sharpness: MMD² (95 % of null)", "number"),
+    ]
+    if any(row["note"] for row in rows):
+        columns.append(("note", "", "text"))
+    return {"columns": columns, "rows": rows}
 
 
 def slope_findings(study: Study) -> list[str]:

@@ -22,7 +22,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
     failures = _failures(study)
     people = words.plural(cohort["participant"].nunique(), "person", "people")
     return {
-        "heading": study.name if study.config.bids_dir else study.name.capitalize(),
+        "heading": study.name if study.config.bids_dir or study.config.dicom_dir else study.name.capitalize(),
         "lead": (
             f"{words.plural(len(cohort), 'scan')} of {people}, "
             f"from raw heads to {words.plural(len(made), 'counterfactual volume')}."

@@ -53,6 +53,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             *_codebook(study.history),
         ],
         "fidelity": fidelity,
+        "regions": _regions(study, reconstruction),
         "spread": charts.histogram_rows(spread, "PSNR in the brain (dB)", "Reconstruction PSNR by split"),
         "charts": _curves(study.history),
         "examples": _examples(study, gallery, parts),
@@ -64,6 +65,24 @@ def context(study: Study, gallery: Gallery | None) -> Context:
 def _span(values: pd.Series) -> str:
     low, high = words.number(plain(values.min())), words.number(plain(values.max()))
     return f"{words.number(plain(values.mean()))} ({low}–{high})"
+
+
+def _regions(study: Study, reconstruction: pd.DataFrame) -> list[Context]:
+    """How wrong the reconstructed regional volumes of people not trained on are."""
+    held_out = reconstruction[reconstruction["split"] != "train"]
+    rows = []
+    for column in (str(column) for column in held_out if str(column).endswith("_error_ml")):
+        errors = held_out[column].dropna()
+        if len(errors):
+            rows.append(
+                {
+                    "region": study.measure(column.replace("_error_ml", "_ml"))["label"],
+                    "bias": words.number(plain(errors.mean())),
+                    "absolute": words.number(plain(errors.abs().mean())),
+                    "worst": words.number(plain(errors.abs().max())),
+                }
+            )
+    return rows
 
 
 def _codebook(history: pd.DataFrame) -> list[Context]:

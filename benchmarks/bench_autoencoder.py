@@ -1,0 +1,162 @@
+"""Training steps and decodings a second, and peak memory: BrainSCM's VQ-VAE against MONAI's at equal parameters.
+
+python benchmarks/bench_autoencoder.py [--grid 64 72 64] [--batch 1] [--steps 10] [--device cpu]
+
+The peer is `monai.networks.nets.VQVAE` (pip install monai; without it only our figures are printed) in the loop of its
+tutorials: L1 and the quantiser's loss, Adam, autocast. Both halve the grid twice and have 16 latent channels and 512
+codes, and the peer's width is chosen so that its parameters come nearest to ours. Ours is a whole step of the trainer:
+reading the batch, augmentation, SSIM. Each model runs in a process of its own, so that peak memory is its own.
+Writes benchmarks/results/autoencoder_<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+from brainscm.autoencoder.model import build_vqvae
+from brainscm.autoencoder.training import Trainer, count_parameters, training_precision
+from brainscm.autoencoder.volumes import VolumeStore
+from brainscm.config import AutoencoderOptions
+
+SCANS = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grid", type=int, nargs=3, default=[64, 72, 64])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--only", choices=["brainscm", "monai"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        measure = {"brainscm": measure_brainscm, "monai": measure_monai}[arguments.only]
+        print(json.dumps(measure(arguments)))
+        return
+
+    names = ["brainscm", *(["monai"] if importlib.util.find_spec("monai") else [])]
+    models = {name: json.loads(_run_alone(name)) for name in names}
+    figures = {
+        "grid": arguments.grid,
+        "batch": arguments.batch,
+        "models": models,
+        "ratios": {
+            key: models["brainscm"][key] / models["monai"][key] for key in models["brainscm"] if "monai" in models
+        },
+        "machine": torch.cuda.get_device_name() if arguments.device == "cuda" else f"{platform.machine()}, CPU",
+        "threads": torch.get_num_threads(),
+        "precision": str(training_precision(torch.device(arguments.device))).removeprefix("torch."),
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+        "command": f"python {' '.join(['benchmarks/bench_autoencoder.py', *sys.argv[1:]])}",
+    }
+    text = json.dumps(figures, indent=2)
+    print(text)
+    (Path(__file__).parent / "results" / f"autoencoder_{arguments.device}.json").write_text(text + "\n")
+
+
+def _run_alone(name: str) -> str:
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+
+
+def measure_brainscm(arguments: argparse.Namespace) -> dict[str, float]:
+    options = AutoencoderOptions(batch_size=arguments.batch, device=arguments.device, max_steps=10**6)
+    with tempfile.TemporaryDirectory() as folder:
+        store = _made_up_store(Path(folder), arguments.grid)
+        model = build_vqvae(options, tuple(arguments.grid))
+        trainer = Trainer(model, store, store, options, seed=1, folder=Path(folder))
+        trainer._start()
+        steps_per_second = _rate(trainer._train_step, arguments)
+        latents = torch.randn(arguments.batch, *model.latent_shape, device=trainer.device)
+        return _figures(model, steps_per_second, lambda: model.decode(latents), arguments)
+
+
+def measure_monai(arguments: argparse.Namespace) -> dict[str, float]:
+    device, precision = torch.device(arguments.device), training_precision(torch.device(arguments.device))
+    wanted = count_parameters(build_vqvae(AutoencoderOptions(), tuple(arguments.grid)))
+    width = min(range(8, 129, 4), key=lambda width: abs(count_parameters(_monai_vqvae(width)) - wanted))
+    model = _monai_vqvae(width).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    volumes = torch.rand(arguments.batch, 1, *arguments.grid, device=device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            reconstruction, quantization_loss = model(volumes)
+            loss = (reconstruction.float() - volumes).abs().mean() + quantization_loss
+        loss.backward()
+        optimizer.step()
+
+    steps_per_second = _rate(step, arguments)
+    latents = torch.randn(arguments.batch, 16, *(size // 4 for size in arguments.grid), device=device)
+    return _figures(model, steps_per_second, lambda: model.decode(latents), arguments)
+
+
+def _monai_vqvae(width: int) -> torch.nn.Module:
+    from monai.networks.nets import VQVAE
+
+    return VQVAE(
+        spatial_dims=3, in_channels=1, out_channels=1, channels=(width, 2 * width), num_res_channels=(width, 2 * width),
+        num_res_layers=2, downsample_parameters=((2, 4, 1, 1),) * 2, upsample_parameters=((2, 4, 1, 1, 0),) * 2,
+        num_embeddings=512, embedding_dim=16,
+    )  # fmt: skip
+
+
+def _figures(
+    model: torch.nn.Module, steps_per_second: float, decode: Callable[[], object], arguments: argparse.Namespace
+) -> dict[str, float]:
+    if arguments.device == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 1e9
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    with torch.no_grad():
+        decodings_per_second = _rate(decode, arguments)
+    return {
+        "parameters": count_parameters(model),
+        "steps_per_second": steps_per_second,
+        "decodings_per_second": decodings_per_second,
+        "peak_memory_gb": peak,
+    }
+
+
+def _rate(work: Callable[[], object], arguments: argparse.Namespace) -> float:
+    """Calls a second, the first two not counted."""
+    for count in (2, arguments.steps):
+        started = time.perf_counter()
+        for _ in range(count):
+            work()
+        if arguments.device == "cuda":
+            torch.cuda.synchronize()
+    return arguments.steps / (time.perf_counter() - started)
+
+
+def _made_up_store(folder: Path, grid: list[int]) -> VolumeStore:
+    """Balls of noise: what the volumes show does not change how long they take."""
+    rng = np.random.default_rng(0)
+    centre = (np.array(grid).reshape(3, 1, 1, 1) - 1) / 2
+    inside = np.linalg.norm((np.indices(grid) - centre) / centre, axis=0) < 0.8
+    masks = np.broadcast_to(inside, (SCANS, 1, *grid))
+    np.save(folder / "volumes.npy", (masks * rng.random(masks.shape)).astype(np.float16))
+    np.save(folder / "masks.npy", masks)
+    return VolumeStore(folder)
+
+
+if __name__ == "__main__":
+    main()

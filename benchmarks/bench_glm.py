@@ -1,0 +1,192 @@
+"""The image node's fit and permutation test against statsmodels, nilearn's permuted_ols and bare matrix products.
+
+python benchmarks/bench_glm.py [--scans 500 --latents 100000 --columns 8 --permutations 200]
+
+statsmodels fits one column at a time: `--peer-columns` of them are timed and scaled. Memory is the peak resident size
+of a process that fits and permutes latents which are made a scan at a time, with few and with many scans. Writes
+benchmarks/results/glm.json (elsewhere with --output).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+
+class LazyLatents:
+    """Latents that exist only while they are read: memory can then be only the fit's own."""
+
+    def __init__(self, latents: int) -> None:
+        self.noise = np.random.default_rng(1).standard_normal(latents + 4096).astype(np.float32)
+        self.latents = latents
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        start = 997 * index % 4096
+        return self.noise[start : start + self.latents]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scans", type=int, default=500)
+    parser.add_argument("--latents", type=int, default=100_000)
+    parser.add_argument("--columns", type=int, default=8)
+    parser.add_argument("--permutations", type=int, default=200)
+    parser.add_argument("--peer-columns", type=int, default=500)
+    parser.add_argument("--memory-scans", type=int, nargs=2, default=(2_000, 20_000))
+    parser.add_argument("--memory-latents", type=int, default=20_000)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "glm.json")
+    parser.add_argument("--peak-memory", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak_memory:
+        print(peak_memory_mb(arguments.peak_memory, arguments.memory_latents, arguments.columns))
+        return
+
+    x, z = simulate(arguments.scans, arguments.latents, arguments.columns)
+    figures = {
+        **fit_times(x, z, arguments.peer_columns),
+        **permutation_times(x, z, arguments.permutations),
+        "memory": memory(arguments),
+        "size": {"scans": arguments.scans, "latents": arguments.latents, "columns": arguments.columns},
+        "goals": {
+            "times_faster_than_statsmodels": ">= 200",
+            "times_faster_than_permuted_ols": ">= 5",
+            "times_the_bare_products": "<= 2",
+            "memory": "flat up to 20,000 scans",
+        },
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, load {os.getloadavg()[0]:.1f}",
+        "date": datetime.date.today().isoformat(),
+        "command": f"python benchmarks/bench_glm.py {shlex.join(sys.argv[1:])}".strip(),
+    }
+    text = json.dumps(figures, indent=2)
+    print(text)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(text + "\n")
+
+
+def simulate(scans: int, latents: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = np.column_stack([np.ones(scans), rng.standard_normal((scans, columns - 1))])
+    return x, rng.standard_normal((scans, latents), dtype=np.float32)
+
+
+def best(run: Callable[[], Any], times: int = 3) -> float:
+    """The shortest of several runs, in seconds: what other work on the machine adds is not the code's."""
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def fit_times(x: np.ndarray, z: np.ndarray, peer_columns: int) -> dict[str, Any]:
+    import statsmodels.api as sm
+
+    from brainscm.scm import image
+    from brainscm.scm.image import DRAWS, fit_image
+    from brainscm.scm.inference import wald_test
+
+    n, p = x.shape
+    people = [str(i) for i in range(n)]
+    names = [f"x{i}" for i in range(p)]
+
+    def ours() -> None:
+        """What statsmodels gives: parameters, standard errors, t and p; without draws, which it does not make."""
+        model = fit_image(x, z, range(n), people, names, 0)
+        for row in np.eye(p):
+            wald_test(model, row[None])
+
+    def statsmodels() -> None:
+        for y in z[:, :peer_columns].T.astype(np.float64):
+            result = sm.OLS(y, x).fit()
+            _ = result.params, result.bse, result.tvalues, result.pvalues
+
+    q, whole = np.linalg.qr(x)[0], z.astype(np.float64)
+    b, mix = np.zeros((p, z.shape[1])), np.zeros((DRAWS * p, n), dtype=np.float32)
+
+    def products() -> None:
+        """Q'Z and X·B in float64 and the draws' product in float32: all that the fit has to multiply."""
+        _ = q.T @ whole
+        _ = x @ b
+        _ = mix @ z
+
+    fit, bare_s = best(lambda: fit_image(x, z, range(n), people, names, 0)), best(products)
+    image.DRAWS = 0
+    ours_s = best(ours)
+    image.DRAWS = DRAWS
+    statsmodels_s = best(statsmodels, 1) * z.shape[1] / peer_columns
+    return {
+        "fit": {
+            "fit_with_draws_s": fit,
+            "fit_without_draws_and_tests_s": ours_s,
+            "bare_products_s": bare_s,
+            "statsmodels_s": statsmodels_s,
+            "statsmodels_timed_columns": peer_columns,
+        },
+        "times_faster_than_statsmodels": statsmodels_s / ours_s,
+        "times_the_bare_products": fit / bare_s,
+    }
+
+
+def permutation_times(x: np.ndarray, z: np.ndarray, permutations: int) -> dict[str, Any]:
+    from nilearn.mass_univariate import permuted_ols
+
+    from brainscm.scm.permutation import max_statistics
+
+    n, p = x.shape
+    contrast = np.eye(p)[1:2]
+    people = [str(i) for i in range(n)]
+    ours = best(lambda: max_statistics(x, [contrast], z, range(n), people, permutations, 0), 2)
+    peer = best(
+        lambda: permuted_ols(
+            x[:, 1], z, x[:, 2:], model_intercept=True, n_perm=permutations, n_jobs=1, output_type="dict", verbose=0
+        ),
+        1,
+    )
+    return {
+        "permutation": {"permutations": permutations, "max_statistics_s": ours, "permuted_ols_s": peer},
+        "times_faster_than_permuted_ols": peer / ours,
+    }
+
+
+def memory(arguments: argparse.Namespace) -> dict[str, float]:
+    peaks = {}
+    for scans in arguments.memory_scans:
+        command = [sys.executable, __file__, "--peak-memory", str(scans)]
+        command += ["--memory-latents", str(arguments.memory_latents), "--columns", str(arguments.columns)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks[f"peak_mb_{scans}_scans"] = float(output)
+    few, many = peaks.values()
+    return {**peaks, "ratio": many / few, "latents": arguments.memory_latents}
+
+
+def peak_memory_mb(scans: int, latents: int, columns: int) -> float:
+    """Peak resident size of a process that fits and permutes, in MB."""
+    from brainscm.scm.image import fit_image
+    from brainscm.scm.permutation import max_statistics
+
+    x, _ = simulate(scans, 1, columns)
+    store, people = LazyLatents(latents), [str(i) for i in range(scans)]
+    fit_image(x, store, range(scans), people, [f"x{i}" for i in range(columns)], 0)
+    max_statistics(x, [np.eye(columns)[1:2]], store, range(scans), people, 2, 0)
+    # Not getrusage's figure, which a child process takes over from its parent.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    main()

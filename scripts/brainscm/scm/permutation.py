@@ -1,0 +1,161 @@
+"""Family-wise p over the whole latent: Freedman-Lane permutation of residuals, with people as exchangeability blocks.
+
+Under the reduced model (the design without the tested contrast) the residuals may be exchanged. Each permutation gives
+the largest statistic over all latents; a latent's p is the share of permutations whose largest is at least its own
+(Freedman & Lane, 1983; Winkler et al., 2014, for the blocks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from brainscm.scm.design import Array
+from brainscm.scm.image import Rows
+
+# Residuals of so many latents that all scans fit are held at once: memory is this, however many scans there are.
+TILE_BYTES = 512 * 2**20
+# Products of one step: of a size that stays in the processor's cache.
+STEP_BYTES = 4 * 2**20
+STEP_PERMUTATIONS = 32
+# A permuted statistic that equals the observed one but for rounding counts as equal.
+ROUNDING = 1e-5
+
+Order = NDArray[np.intp]
+
+
+def max_statistics(
+    x: Array,
+    contrasts: Sequence[Array],
+    latents: Rows,
+    rows: Sequence[int],
+    people: Sequence[str],
+    permutations: int,
+    seed: int,
+) -> Array:
+    """The largest partial R² over the latent in each permutation, for each contrast; (contrasts, permutations).
+
+    Partial R² = kF / (kF + df) rises with |t| and with F, so its order is theirs.
+
+    Args:
+        x: (n, p) design matrix of the training scans, of full rank.
+        contrasts: each C, (k, p) of full row rank.
+        latents, rows: the store and where the training scans stand in it; read once for each tile of latents.
+        people: (n,) participant of each scan.
+        permutations: how many.
+        seed: of the workflow; the k-th permutation depends on it and on k alone.
+    """
+    if not permutations:
+        return np.empty((len(contrasts), 0))
+    n = len(x)
+    size = int(np.size(latents[int(rows[0])]))
+    bases = [Basis.of(x, contrast) for contrast in contrasts]
+    orders = [exchange(people, basis.tested)[1] for basis in bases]
+    largest = np.zeros((len(contrasts), permutations))
+    width = min(size, max(1, TILE_BYTES // (12 * n)))  # float64 latents and float32 residuals
+    for start in range(0, size, width):
+        tile = np.empty((n, min(width, size - start)))
+        for i, row in enumerate(rows):
+            tile[i] = np.asarray(latents[int(row)]).reshape(-1)[start : start + width]
+        for contrast, (basis, order) in enumerate(zip(bases, orders, strict=True)):
+            seeded = (order(np.random.default_rng([seed, 2, k])) for k in range(permutations))
+            found = permuted_maxima(basis, basis.unit_residuals(tile), seeded)
+            np.maximum(largest[contrast], found, out=largest[contrast])
+    return largest
+
+
+def family_wise_p(partial_r2: Array, largest: Array) -> Array:
+    """Family-wise p of each latent, (1 + permutations that reach it) / (1 + permutations); NaN stays NaN."""
+    reached = len(largest) - np.searchsorted(np.sort(largest), partial_r2 * (1 - ROUNDING), side="left")
+    return np.where(np.isfinite(partial_r2), (1 + reached) / (1 + len(largest)), np.nan)
+
+
+class Basis:
+    """Orthonormal columns of a design, split by a contrast into what it tests and what the reduced model holds.
+
+    With X = QR, C·b = (R⁻ᵀC')'Q'z: the tested directions are Q times an orthonormal basis of R⁻ᵀC', the reduced model
+    is Q times its complement.
+
+    Attributes:
+        tested: (n, k). nuisance: (n, p - k).
+        moving: tested and nuisance columns whose products change under permutation: the constant's is always 0.
+    """
+
+    def __init__(self, tested: Array, nuisance: Array) -> None:
+        self.tested, self.nuisance = tested, nuisance
+        others = nuisance
+        if np.allclose(nuisance @ nuisance.sum(axis=0), 1, rtol=0, atol=1e-9):  # the reduced model holds the constant
+            left, length, _ = np.linalg.svd(nuisance - nuisance.mean(axis=0), full_matrices=False)
+            others = left[:, length > 1e-9]
+        self.moving = np.column_stack([tested, others])
+
+    @classmethod
+    def of(cls, x: Array, contrast: Array) -> Basis:
+        q, r = np.linalg.qr(x)
+        turn = scipy.linalg.qr(scipy.linalg.solve_triangular(r, contrast.T, trans="T"))[0]
+        k = len(contrast)
+        return cls(q @ turn[:, :k], q @ turn[:, k:])
+
+    def unit_residuals(self, z: Array) -> NDArray[np.float32]:
+        """Residuals of the reduced model, each latent's of unit length (0 where the model leaves nothing); (n, L)."""
+        residual = np.empty(z.shape, dtype=np.float32)
+        step = max(1, STEP_BYTES // (8 * len(z)))
+        for start in range(0, z.shape[1], step):
+            part = z[:, start : start + step]
+            own = part - self.nuisance @ (self.nuisance.T @ part)
+            length, whole = np.linalg.norm(own, axis=0), np.linalg.norm(part, axis=0)
+            varies = length > 1e-10 * whole
+            residual[:, start : start + step] = own * np.where(varies, 1 / np.where(varies, length, 1), 0)
+        return residual
+
+
+def permuted_maxima(basis: Basis, residual: NDArray[np.float32], orders: Iterator[Order]) -> Array:
+    """Largest partial R² over the latents under each order of the scans; (orders,).
+
+    Exchanging the residuals against the design is exchanging the design against the residuals, so that one product
+    serves many permutations: partial R² = |tested'e|² / (1 - |nuisance'e|²) for residuals e of unit length.
+    """
+    k, m = basis.tested.shape[1], basis.moving.shape[1]
+    columns = basis.moving.astype(np.float32)
+    step = max(64, STEP_BYTES // (4 * STEP_PERMUTATIONS * m))
+    largest: list[Array] = []
+    while len(chunk := [columns[order] for _, order in zip(range(STEP_PERMUTATIONS), orders, strict=False)]):
+        stacked = np.concatenate([permuted.T for permuted in chunk])  # (chunk m, n)
+        found = np.zeros(len(chunk))
+        for start in range(0, residual.shape[1], step):
+            squares = stacked @ residual[:, start : start + step]
+            np.square(squares, out=squares)
+            split = squares.reshape(len(chunk), m, -1)
+            explained, held = split[:, :k].sum(axis=1), split[:, k:].sum(axis=1)
+            np.divide(explained, np.subtract(1, held, out=held), out=explained)
+            np.maximum(found, explained.max(axis=1), out=found)
+        largest.append(found)
+    return np.concatenate(largest)
+
+
+def exchange(people: Sequence[str], tested: Array) -> tuple[str, Callable[[np.random.Generator], Order]]:
+    """What may be exchanged for a test, in words, and a function that draws an order of the scans.
+
+    One scan a person: scans. Else whole people with the same number of scans, so that what a person's scans share stays
+    together; or, for an effect that lies mostly within people (time since baseline), the scans within each person.
+    """
+    codes = np.unique(np.asarray(people), return_inverse=True)[1]
+    scans = np.bincount(codes)
+    by_person = np.argsort(codes, kind="stable")
+    starts = np.cumsum(scans) - scans
+    # (people, scans each) rows of the people with 1, 2, ... scans
+    blocks = [by_person[starts[scans == count][:, None] + np.arange(count)] for count in np.unique(scans)]
+    means = np.stack([np.bincount(codes, column) / scans for column in tested.T], axis=1)[codes]
+    within = scans.max() > 1 and np.square(tested - means).sum() > 0.5 * np.square(tested).sum()
+    words = "scans within participants" if within else "whole participants" if scans.max() > 1 else "scans"
+
+    def draw(rng: np.random.Generator) -> Order:
+        order = np.empty(len(codes), dtype=np.intp)
+        for block in blocks:
+            order[block] = rng.permuted(block, axis=1) if within else rng.permutation(block)
+        return order
+
+    return words, draw

@@ -1,0 +1,74 @@
+"""The standing benchmark's own reading of a run."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from brainscm.simulation.causal_model import COEFFICIENTS, draw_nodes, draw_noise
+from brainscm.study import load_study
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_truth", ROOT / "benchmarks" / "bench_truth.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_truth(folder: Path, coefficients: dict) -> Path:
+    """The tables of 160 simulated people, with volumes that a label map would give: near the declared ones."""
+    rng = np.random.default_rng(0)
+    people = [vars(draw_nodes(draw_noise(4, number))) for number in range(1, 161)]
+    nodes = pd.DataFrame([{"scan": f"sub-{n:03d}_ses-01", **person} for n, person in enumerate(people, 1)])
+    truth = folder / "derivatives" / "truth"
+    truth.mkdir(parents=True)
+    nodes.to_csv(truth / "nodes.tsv", sep="\t", index=False)
+    volumes = {f"{node}_ml": nodes[node] * np.exp(rng.normal(0, 0.01, 160)) for node in ("ventricles", "temporal_gm")}
+    pd.DataFrame({"scan": nodes["scan"], **volumes}).to_csv(truth / "volumes.tsv", sep="\t", index=False)
+    (folder / "truth.json").write_text(json.dumps({"coefficients": coefficients}))
+    return truth
+
+
+def test_declared_coefficients_are_recovered_from_the_volumes_of_the_heads(bench, tmp_path):
+    found = bench.recovered_coefficients(write_truth(tmp_path, COEFFICIENTS))
+    assert set(found) == {"ventricles", "temporal_gm"}
+    assert all(term["recovered"] for terms in found.values() for term in terms.values())
+
+
+def test_a_coefficient_that_the_heads_do_not_follow_is_seen(bench, tmp_path):
+    other = {**COEFFICIENTS, "log_ventricles": {**COEFFICIENTS["log_ventricles"], "d": 0.35}}
+    found = bench.recovered_coefficients(write_truth(tmp_path, other))
+    assert not found["ventricles"]["d"]["recovered"]
+    assert found["ventricles"]["ad"]["recovered"]
+
+
+def test_the_study_is_the_one_that_is_declared():
+    study = load_study(ROOT / "config.yaml", yaml.safe_load((ROOT / "benchmarks" / "truth.yaml").read_text()))
+    shares, people = study.cohort.split, study.simulation.participants
+    assert [round(share * people) for share in (shares.train, shares.validation, shares.test)] == [120, 8, 32]
+    assert study.simulation.voxel_mm == study.preprocess.voxel_mm == 3
+    asked = [(query.do, query.effect) for query in study.counterfactuals]
+    for change in ("+10", "+20", "-10", "-20"):
+        assert ({"age": change}, "total") in asked
+    assert ({"age": "+20"}, "direct") in asked
+    assert ({"diagnosis": "AD"}, "total") in asked
+    assert ({"age": "+10", "diagnosis": "AD"}, "total") in asked
+
+
+def test_seed_and_size_reach_the_workflow(bench, monkeypatch):
+    commands = []
+    monkeypatch.setattr(bench.subprocess, "run", lambda command, **_: commands.append(command))
+    parser_arguments = bench.argparse.Namespace(seed=2, people=16, cores=2, options=None)
+    bench.run_workflow(Path("/somewhere/truth_seed2"), parser_arguments)
+    (command,) = commands
+    assert "seed=2" in command
+    assert "simulation={participants: 16}" in command
+    assert str(bench.STUDY) in command

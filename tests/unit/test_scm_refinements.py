@@ -1,0 +1,300 @@
+"""Refinements of the image node, each behind one key: ridge, low rank, smooth maps, scans that do not weigh alike."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.ndimage
+import statsmodels.api as sm
+from pydantic import ValidationError
+from sklearn.linear_model import Ridge
+
+from brainscm.config import ImageOptions, ScmOptions
+from brainscm.errors import ConfigError
+from brainscm.scm import image as image_module
+from brainscm.scm.design import Array
+from brainscm.scm.diagnostics import diagnose, held_out
+from brainscm.scm.graph import check_graph
+from brainscm.scm.image import ImageModel, fit_image
+from brainscm.scm.inference import test_contrasts as table_of_tests
+from brainscm.scm.model import Scm, load_scm
+from brainscm.scm.shrinkage import PENALTIES
+from brainscm.scm.weighting import Weighting, random_intercept, variance_by
+
+SHAPE = (2, 3, 4, 2)
+
+
+def options(**fields: Any) -> ImageOptions:
+    return ImageOptions.model_validate({"formula": "age", **fields})
+
+
+def sample(n: int = 60, p: int = 6, seed: int = 0, noise: float = 1.0) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    x = np.column_stack([np.ones(n), 50 + 10 * rng.normal(size=n), rng.normal(size=(n, p - 2))])
+    b = rng.normal(size=(p, *SHAPE)) * 0.3
+    return x, 20 + np.tensordot(x / x.std(axis=0).clip(1), b, axes=1) + noise * rng.normal(size=(n, *SHAPE))
+
+
+def fit(x: Array, z: Array, chosen: ImageOptions | None = None) -> ImageModel:
+    n = len(x)
+    return fit_image(x, z, range(n), [str(i) for i in range(n)], [f"x{i}" for i in range(x.shape[1])], 0, chosen)
+
+
+def test_ridge_is_ridge_and_its_penalty_minimises_generalised_cross_validation() -> None:
+    x, z = sample(n=24, p=12, noise=2)
+    model = fit(x, z, options(ridge=True))
+    flat = z.reshape(len(x), -1)
+    standard = (x[:, 1:] - x[:, 1:].mean(axis=0)) / x[:, 1:].std(axis=0)
+    top = np.linalg.svd(standard)[1][0] ** 2
+
+    def gcv(penalty: float) -> float:
+        centred = flat - flat.mean(axis=0)
+        hat = standard @ np.linalg.solve(standard.T @ standard + penalty * np.eye(11), standard.T)
+        return len(x) * np.square(centred - hat @ centred).sum() / (len(x) - 1 - np.trace(hat)) ** 2
+
+    scores = [gcv(penalty) for penalty in PENALTIES * top]
+    assert model.penalty == pytest.approx(PENALTIES[np.argmin(scores)] * top)
+    assert 0 < model.penalty < PENALTIES[-1] * top
+    peer = Ridge(alpha=model.penalty).fit(standard, flat)
+    np.testing.assert_allclose(model.predict(x).reshape(len(x), -1), peer.predict(standard), rtol=1e-8)
+    slopes = (peer.coef_ / x[:, 1:].std(axis=0)).T
+    np.testing.assert_allclose(model.coefficients[1:].reshape(11, -1), slopes, rtol=1e-7, atol=1e-10)
+    plain = fit(x, z)
+    assert model.estimator == "ridge"
+    np.testing.assert_array_equal(model.residual_variance, plain.residual_variance)
+
+
+def test_ridge_predicts_new_people_better_where_the_design_is_rich_and_leaves_a_good_fit_alone() -> None:
+    x, z = sample(n=400, p=16, noise=4)
+    rich, new = slice(0, 24), slice(24, 400)
+    shrunk, plain = fit(x[rich], z[rich], options(ridge=True)), fit(x[rich], z[rich])
+    errors = [np.square(z[new] - model.predict(x[new])).mean() for model in (shrunk, plain)]
+    assert errors[0] < 0.8 * errors[1]
+    x, z = sample(n=400, p=4, noise=0.01)
+    np.testing.assert_allclose(
+        fit(x, z, options(ridge=True)).coefficients, fit(x, z).coefficients, rtol=0.05, atol=1e-3
+    )
+
+
+def test_units_do_not_matter_to_ridge_or_rank() -> None:
+    x, z = sample(n=24, p=8, noise=2)
+    other = x * np.array([1, 365.25, *[0.001] * 6])
+    for chosen in (options(ridge=True), options(rank=2)):
+        mine, theirs = fit(x, z, chosen), fit(other, z, chosen)
+        np.testing.assert_allclose(theirs.predict(other), mine.predict(x), rtol=1e-7)
+
+
+def test_low_rank_is_the_best_fit_of_its_rank() -> None:
+    x, z = sample()
+    model, plain = fit(x, z, options(rank=2)), fit(x, z)
+    slopes = model.coefficients[1:].reshape(5, -1)
+    assert np.linalg.matrix_rank(slopes, tol=1e-8) == 2
+    # Eckart-Young: no other fit of rank 2 is nearer to the full one.
+    full = (plain.predict(x) - plain.predict(x).mean(axis=0)).reshape(len(x), -1)
+    u, s, vt = np.linalg.svd(full, full_matrices=False)
+    centred = (model.predict(x) - model.predict(x).mean(axis=0)).reshape(len(x), -1)
+    np.testing.assert_allclose(centred, (u[:, :2] * s[:2]) @ vt[:2], atol=1e-9)
+    np.testing.assert_allclose(model.predict(x).mean(axis=0), z.mean(axis=0), rtol=1e-10)
+    np.testing.assert_array_equal(fit(x, z, options(rank=5)).coefficients, plain.coefficients)
+
+
+def test_smoothing_smooths_each_map_and_keeps_the_mean_brain() -> None:
+    x, z = sample()
+    model, plain = fit(x, z, options(smoothing_voxels=0.7)), fit(x, z)
+    for row in range(1, 6):
+        for channel in range(SHAPE[0]):
+            expected = scipy.ndimage.gaussian_filter(plain.coefficients[row, channel], 0.7, mode="nearest")
+            np.testing.assert_allclose(model.coefficients[row, channel], expected)
+    np.testing.assert_allclose(model.predict(x).mean(axis=0), z.mean(axis=0), rtol=1e-10)
+
+
+@pytest.mark.parametrize("key", ["rank", "ridge"])
+def test_draws_of_a_shrunk_model_have_its_own_sampling_variance(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_module, "DRAWS", 2000)
+    x, z = sample(n=30, noise=4)
+    model, plain = fit(x, z, options(**{key: 2 if key == "rank" else True})), fit(x, z)
+    by_least_squares, shrunk = plain.coefficients.reshape(6, -1), model.coefficients.reshape(6, -1)
+    matrix = np.linalg.lstsq(by_least_squares.T, shrunk.T, rcond=None)[0].T
+    unscaled = np.diag(matrix @ plain.xtx_inverse @ matrix.T)
+    expected = np.sqrt(np.multiply.outer(unscaled, plain.residual_variance))
+    np.testing.assert_allclose(model.draws.std(axis=0), expected, rtol=0.12)
+    assert unscaled[1] < 0.95 * plain.xtx_inverse[1, 1]
+
+
+def test_draws_are_smoothed_as_the_maps_are() -> None:
+    x, z = sample(n=30)
+    model, plain = fit(x, z, options(smoothing_voxels=1)), fit(x, z)
+    expected = scipy.ndimage.gaussian_filter(plain.draws[3, 1, 0], 1, mode="nearest")
+    np.testing.assert_allclose(model.draws[3, 1, 0], expected, rtol=1e-5, atol=1e-7)
+    at_mean = [np.tensordot(x.mean(axis=0), each.draws[3], axes=1) for each in (model, plain)]
+    np.testing.assert_allclose(at_mean[0], at_mean[1], atol=1e-5)
+
+
+def scm_options(image: dict[str, Any] | None = None, **fields: Any) -> ScmOptions:
+    return ScmOptions.model_validate(
+        {
+            "nodes": {"age": {}, "site": {}},
+            "image": {"formula": "age + site", **(image or {})},
+            "contrasts": {"ageing": {"age": [50, 80]}},
+            "permutations": 0,
+            **fields,
+        }
+    )
+
+
+def cohort(n: int = 90, scans: int = 1, seed: int = 0) -> tuple[pd.DataFrame, Array]:
+    """People with `scans` scans each, ten years apart; every fifth person validates. Site B is three times as noisy."""
+    rng = np.random.default_rng(seed)
+    age, site = rng.uniform(30, 70, n), rng.choice(["A", "B"], n)
+    person = rng.normal(size=(n, *SHAPE))
+    who = np.repeat(np.arange(n), scans)
+    years = np.tile(np.arange(scans) * 10.0, n)
+    noise = rng.normal(size=(n * scans, *SHAPE)) * np.where(site[who] == "B", 3.0, 1.0)[:, None, None, None, None]
+    slope = rng.normal(size=SHAPE) * 0.05
+    z = person[who] * (2 if scans > 1 else 0) + np.multiply.outer(age[who] + years, slope) + noise
+    table = pd.DataFrame(
+        {
+            "scan": [f"sub-{i}_ses-{j}" for i in range(n) for j in range(scans)],
+            "participant": [f"sub-{i}" for i in who],
+            "split": np.where(who % 5 == 0, "validation", "train"),
+            "age": age[who] + years,
+            "site": site[who],
+        }
+    )
+    return table, z
+
+
+def train_rows(table: pd.DataFrame) -> list[int]:
+    return np.flatnonzero(table["split"] == "train").tolist()
+
+
+def test_variances_by_group_are_found_and_weigh_the_scans() -> None:
+    table, z = cohort()
+    scm = Scm.fit(table, z, scm_options({"variance_by": "site"}), seed=1)
+    found = diagnose(scm, 72).set_index(["check", "item"])["value"]
+    ratio = found["residual_variance_ratio", "site=B"] / found["residual_variance_ratio", "site=A"]
+    assert ratio == pytest.approx(9, rel=0.15)
+    rows = train_rows(table)
+    x, weights = scm.design_matrix(table.iloc[rows]), scm.image.row_scale**2
+    for column in range(5):
+        peer = sm.WLS(z[rows].reshape(len(rows), -1)[:, column], x, weights=weights).fit()
+        np.testing.assert_allclose(scm.image.coefficients.reshape(3, -1)[:, column], peer.params, rtol=1e-8)
+        bse = np.sqrt(np.diag(scm.image.xtx_inverse) * scm.image.residual_variance.reshape(-1)[column])
+        np.testing.assert_allclose(bse, peer.bse, rtol=1e-8)
+    assert scm.image.max_leverage == pytest.approx(scm.image.leverage(x).max())
+
+
+def test_a_random_intercept_is_generalised_least_squares_with_the_true_ratio() -> None:
+    table, z = cohort(n=120, scans=3)
+    declared = scm_options({"repeated": "random_intercept"})
+    scm = Scm.fit(table, z, declared, seed=1)
+    found = diagnose(scm, 288).set_index(["check", "item"])
+    rows = train_rows(table)
+    correlation = found.loc[("within_person_correlation", "image"), "value"]
+    shares = (table.iloc[rows]["site"] == "B").mean()
+    assert correlation == pytest.approx(4 / (4 + 1 + 8 * shares), abs=0.05)
+    assert "random intercept" in found.loc[("training_participants", "used"), "warning"]
+    x = scm.design_matrix(table.iloc[rows])
+    people = pd.factorize(table.iloc[rows]["participant"])[0]
+    covariance = (people[:, None] == people) * correlation + np.eye(len(rows)) * (1 - correlation)
+    for column in (0, 7):
+        peer = sm.GLS(z[rows].reshape(len(rows), -1)[:, column], x, sigma=covariance).fit()
+        np.testing.assert_allclose(scm.image.coefficients.reshape(3, -1)[:, column], peer.params, rtol=1e-7)
+        np.testing.assert_allclose(
+            np.sqrt(np.diag(scm.image.xtx_inverse) * scm.image.residual_variance.reshape(-1)[column]),
+            peer.bse,
+            rtol=1e-7,
+        )
+    tests = table_of_tests(scm, z, rows).set_index("effect")
+    assert tests.loc["total", "errors"] == "random intercept"
+    row = np.array([0, 0, 30.0]) if scm.design.columns[2] == "age" else np.array([0, 30.0, 0])
+    peers = [sm.GLS(y, x, sigma=covariance).fit().t_test(row).tvalue for y in z[rows].reshape(len(rows), -1).T]
+    assert tests.loc["total", "max_abs_statistic"] == pytest.approx(float(np.abs(peers).max()), rel=1e-7)
+
+
+def test_without_shared_variance_a_random_intercept_changes_nothing() -> None:
+    rng = np.random.default_rng(3)
+    x, people = sample(n=40)[0], [f"p{i // 2}" for i in range(40)]
+    pairs = rng.normal(size=(20, 50))
+    z = np.stack([pairs, -pairs], axis=1).reshape(40, 50)  # a person's scans are opposites
+    weighting = random_intercept(x, z, range(40), people)
+    np.testing.assert_array_equal(weighting.rows(x), x)
+    assert not weighting.demean.any()
+
+
+def test_weights_apply_to_a_scan_alone_as_among_others() -> None:
+    z = sample(n=40)[1]
+    codes = np.repeat(np.arange(20), 2)
+    weighting = Weighting(np.linspace(1, 2, 40), np.full(40, 0.3), codes)
+    rows = np.random.default_rng(0).permutation(60)[:40].tolist()
+    store = np.zeros((60, *SHAPE))
+    store[rows] = z
+    weighted = weighting.latents(store, rows)
+    flat = weighting.rows(z.reshape(40, -1))
+    for i in (0, 39, 1, 17):
+        np.testing.assert_allclose(weighted[i].reshape(-1), flat[i], rtol=1e-12)
+
+
+def test_equal_groups_get_equal_weights() -> None:
+    rng = np.random.default_rng(0)
+    x, z = sample(n=300)[0], rng.normal(size=(300, 200))
+    people = [str(i) for i in range(300)]
+    scale = variance_by(x, z, range(300), people, rng.choice(["A", "B"], 300).tolist()).scale
+    np.testing.assert_allclose(scale, 1, atol=0.03)
+
+
+REFINED = [{"ridge": True}, {"rank": 1}, {"smoothing_voxels": 0.5}, {"errors": "hc3"}, {"variance_by": "site"}]
+
+
+@pytest.mark.parametrize("image", REFINED, ids=str)
+def test_tests_are_of_least_squares_and_a_refined_model_survives_saving(image: dict[str, Any], tmp_path: Any) -> None:
+    table, z = cohort(n=40)
+    declared = scm_options(image)
+    scm = Scm.fit(table, z, declared, seed=1)
+    rows = train_rows(table)
+    scm.save(tmp_path)
+    loaded = load_scm(tmp_path, declared)
+    np.testing.assert_array_equal(loaded.image.coefficients, scm.image.coefficients)
+    assert loaded.image.estimator == scm.image.estimator
+    pd.testing.assert_frame_equal(table_of_tests(loaded, z, rows), table_of_tests(scm, z, rows))
+    if image.keys() & {"ridge", "rank", "smoothing_voxels"}:
+        plain = Scm.fit(table, z, scm_options(), seed=1)
+        assert not np.allclose(plain.image.coefficients, scm.image.coefficients)
+        pd.testing.assert_frame_equal(table_of_tests(plain, z, rows), table_of_tests(scm, z, rows))
+    elif "errors" in image:
+        assert set(table_of_tests(scm, z, rows)["errors"]) == {"hc3"}
+
+
+def test_held_out_people_judge_the_refinement() -> None:
+    table, z = cohort(n=40)
+    rng = np.random.default_rng(0)
+    names = [f"noise{i}" for i in range(20)]
+    table[names] = rng.normal(size=(40, 20))
+    declared = scm_options({"formula": " + ".join(["age", "site", *names]), "ridge": True})
+    declared.nodes |= ScmOptions.model_validate(
+        {"nodes": {name: {} for name in names}, "image": {"formula": "1"}}
+    ).nodes
+    found = held_out(Scm.fit(table, z, declared, seed=1), table, z).set_index("item")
+    assert found.loc["ridge", "value"] > found.loc["least squares", "value"]
+    assert "ridge predicts 8 held-out scans better than least squares" in found.loc["ridge", "warning"]
+    plain = held_out(Scm.fit(table, z, scm_options(), seed=1), table, z)
+    assert plain["item"].tolist() == ["least squares"]
+    x = Scm.fit(table, z, scm_options(), seed=1)
+    at = (table["split"] == "validation").to_numpy()
+    mean = z[train_rows(table)].mean(axis=0)
+    error = np.square(z[at] - x.image.predict(x.design_matrix(table[at]))).sum()
+    assert plain["value"].iloc[0] == pytest.approx(1 - error / np.square(z[at] - mean).sum())
+    assert held_out(x, table.assign(split="train"), z).empty
+
+
+def test_refinements_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValidationError, match="choose one"):
+        options(ridge=True, rank=2)
+    with pytest.raises(ValidationError, match="choose one"):
+        options(variance_by="site", repeated="random_intercept")
+    with pytest.raises(ConfigError, match=r"variance_by: 'sight' is not a node; did you mean 'site'"):
+        check_graph(scm_options({"variance_by": "sight"}))
+    table, z = cohort(n=20)
+    with pytest.raises(ConfigError, match="'age' holds numbers and groups need levels"):
+        Scm.fit(table, z, scm_options({"variance_by": "age"}), seed=1)
