@@ -9,7 +9,7 @@ import statsmodels.api as sm
 from brainscm.scm import image as image_module
 from brainscm.scm.design import Array
 from brainscm.scm.image import ImageModel, cluster_covariance, fit_image, hc3_covariance
-from brainscm.scm.inference import WaldTest, benjamini_hochberg, wald_test
+from brainscm.scm.inference import WaldTest, benjamini_hochberg, standardised_effect, wald_test
 
 SHAPE = (2, 3, 2)
 
@@ -68,6 +68,8 @@ def test_cluster_robust_equals_statsmodels_however_the_stream_is_cut(
 ) -> None:
     monkeypatch.setattr(image_module, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(image_module, "MIN_BLOCK_ROWS", 1)
+    monkeypatch.setattr(image_module, "MIN_TILE_LATENTS", 5)
+    monkeypatch.setattr(image_module, "TILE_BYTES", 1)
     rng = np.random.default_rng(1)
     x = design(rng)
     people = [f"p{i}" for i in rng.integers(0, 20, 50)]
@@ -130,6 +132,8 @@ def test_block_size_and_order_of_rows_do_not_matter(monkeypatch: pytest.MonkeyPa
     whole = fit(x, latents)
     monkeypatch.setattr(image_module, "BLOCK_BYTES", 1)
     monkeypatch.setattr(image_module, "MIN_BLOCK_ROWS", 1)
+    monkeypatch.setattr(image_module, "MIN_TILE_LATENTS", 5)
+    monkeypatch.setattr(image_module, "TILE_BYTES", 1)
     order = rng.permutation(50)
     cut = fit(x[order], latents[order])
     np.testing.assert_allclose(cut.coefficients, whole.coefficients, rtol=1e-10)
@@ -200,3 +204,14 @@ def test_partial_r2_is_the_share_that_the_column_adds() -> None:
     y = latents.reshape(50, -1)[:, 5]
     full, reduced = sm.OLS(y, x).fit().ssr, sm.OLS(y, x[:, [0, 1, 4]]).fit().ssr
     np.testing.assert_allclose(result.partial_r2[5], (reduced - full) / reduced)
+
+
+def test_standardised_effect_is_the_difference_of_groups_over_their_pooled_deviation() -> None:
+    rng = np.random.default_rng(0)
+    sick = np.arange(50) % 2 == 1
+    latents = latents_of(np.column_stack([np.ones(50), sick]), rng)
+    y = latents.reshape(50, -1)
+    found = standardised_effect(fit(np.column_stack([np.ones(50), sick]), latents), np.array([[0, 1.0]]))
+    pooled = np.sqrt((y[sick].var(axis=0, ddof=1) + y[~sick].var(axis=0, ddof=1)) / 2)
+    np.testing.assert_allclose(found[1], (y[sick].mean(axis=0) - y[~sick].mean(axis=0))[1] / pooled[1])
+    assert abs(found[1]) > 0.1

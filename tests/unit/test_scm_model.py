@@ -350,6 +350,12 @@ def test_table_of_tests_finds_what_is_there(cohort: Cohort, scm: Scm) -> None:
     assert tests.loc[("disease", "joint"), "statistic"] == "F"
     single = tests.loc[("disease", "joint"), "max_abs_statistic"]
     assert single == pytest.approx(tests.loc[("disease", "direct"), "max_abs_statistic"])
+    partial_r2 = tests.loc[("disease", "joint"), "max_partial_r2"]
+    assert tests.loc[("disease", "joint"), "max_f2"] == pytest.approx(partial_r2 / (1 - partial_r2))
+    assert np.isnan(tests.loc[("disease", "joint"), "max_abs_d"])
+    effect = contrast_row(scm, "disease", "direct") @ scm.image.coefficients.reshape(len(scm.design.columns), -1)
+    d = np.abs(effect) / np.sqrt(scm.image.residual_variance.reshape(-1))
+    assert tests.loc[("disease", "direct"), "max_abs_d"] == pytest.approx(d.max())
     total, direct = contrast_row(scm, "ageing", "total")[0], contrast_row(scm, "ageing", "direct")[0]
     columns = list(scm.design.columns)
     assert direct[columns.index("age")] == pytest.approx(30)
