@@ -138,6 +138,7 @@ def test_block_size_and_order_of_rows_do_not_matter(monkeypatch: pytest.MonkeyPa
     cut = fit(x[order], latents[order])
     np.testing.assert_allclose(cut.coefficients, whole.coefficients, rtol=1e-10)
     np.testing.assert_allclose(cut.residual_variance, whole.residual_variance, rtol=1e-10)
+    np.testing.assert_allclose(fit(x, latents).draws, whole.draws, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("people", [None, [f"p{i // 2}" for i in range(50)]])
@@ -189,6 +190,38 @@ def test_a_constant_latent_is_not_tested() -> None:
     assert np.isnan(result.p[0])
     assert np.isnan(result.q[0])
     assert np.isfinite(result.q[1:]).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("errors", ["ordinary", "clustered", "hc3"])
+def test_units_reference_levels_and_order_change_no_test(seed: int, errors: str) -> None:
+    rng = np.random.default_rng(seed)
+    level = rng.integers(0, 3, 50)
+    age, volume = rng.uniform(20, 80, 50), rng.lognormal(3, 0.4, 50)
+    x = np.column_stack([np.ones(50), age, volume, level == 1, level == 2])
+    # Days since the age of 50, litres, and level 2 for reference: the same column space.
+    other = np.column_stack([np.ones(50), 365.25 * (age - 50), volume / 1000, level == 0, level == 1])
+    to_other = np.linalg.lstsq(x, other, rcond=None)[0]  # other = x·to_other
+    latents = latents_of(x, rng)
+    people = [f"p{i}" for i in (rng.integers(0, 25, 50) if errors == "clustered" else range(50))]
+    order = rng.permutation(50)
+
+    def found(x: Array, latents: Array, people: list[str], c: Array) -> tuple[ImageModel, WaldTest]:
+        model, rows = fit(x, latents, people), list(range(50))
+        if errors == "ordinary":
+            return model, wald_test(model, c)
+        if errors == "hc3":
+            return model, wald_test(model, c, hc3_covariance(model, c, x, latents, rows))
+        return model, wald_test(model, c, cluster_covariance(model, c, x, latents, rows, people), len(set(people)))
+
+    for c in (np.eye(5)[1:2], np.eye(5)[3:5], rng.normal(size=(1, 5))):
+        model, test = found(x, latents, people, c)
+        mapped, again = found(other[order], latents[order], [people[i] for i in order], c @ to_other)
+        np.testing.assert_allclose(
+            to_other @ mapped.coefficients.reshape(5, -1), model.coefficients.reshape(5, -1), rtol=1e-7, atol=1e-8
+        )
+        np.testing.assert_allclose(again.statistic, test.statistic, rtol=1e-7, atol=1e-8)
+        np.testing.assert_allclose(again.p, test.p, rtol=1e-6)
 
 
 def test_benjamini_hochberg_by_hand() -> None:

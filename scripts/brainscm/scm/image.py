@@ -142,7 +142,7 @@ def fit_image(
         mix = np.einsum("kn,np->knp", weights, q @ r_inverse.T)
     else:
         # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
-        mix = rng.standard_normal((DRAWS, n, p)) @ r_inverse.T / np.sqrt(n - p)
+        mix = rng.standard_normal((DRAWS, n, p)) @ (r_inverse.T / np.sqrt(n - p))
     mix = np.moveaxis(mix, 1, 2).reshape(DRAWS * p, n).astype(np.float32)
 
     rss = np.zeros(b.shape[1])
