@@ -20,7 +20,7 @@ from brainscm.scm.diagnostics import diagnose, variance_inflation
 from brainscm.scm.effects import effect_map, write_effect_maps
 from brainscm.scm.formula import parse_formula
 from brainscm.scm.image import fit_image
-from brainscm.scm.inference import contrast_row, wald_test
+from brainscm.scm.inference import EFFECTS, contrast_row, wald_test
 from brainscm.scm.inference import test_contrasts as table_of_tests
 from brainscm.scm.model import Scm, load_scm
 
@@ -261,24 +261,35 @@ def test_clustered_errors_keep_their_level_where_people_come_twice() -> None:
 
 @pytest.mark.parametrize("change", ["months", "renamed", "permuted"])
 def test_answers_do_not_depend_on_units_names_or_order(cohort: Cohort, scm: Scm, change: str) -> None:
-    do: dict[str, Any] = {"age": 80, "diagnosis": "AD"}
-    expected = scm.latent_shift(cohort.test, scm.intervene(cohort.test, do, "direct"))
+    asked: dict[str, Any] = {"age": 80, "diagnosis": "AD"}
+    do = asked
+    contrasts: dict[str, Any] = {"ageing": {"age": [50, 80]}, "disease": {"diagnosis": ["CN", "AD"]}}
     table, latents, nodes = cohort.table.copy(), cohort.latents, dict(NODES)
     if change == "months":
         table["age"] *= 12
-        do["age"] = 960
+        do, contrasts["ageing"] = {**do, "age": 960}, {"age": [600, 960]}
     elif change == "renamed":
         names = {"CN": "z-healthy", "AD": "a-sick"}
         table["diagnosis"] = table["diagnosis"].map(names)
         nodes["diagnosis"] = {"levels": ["z-healthy", "a-sick"], "formula": "age + sex"}
-        do["diagnosis"] = "a-sick"
+        do, contrasts["disease"] = {**do, "diagnosis": "a-sick"}, {"diagnosis": ["z-healthy", "a-sick"]}
     else:
         order = np.random.default_rng(0).permutation(len(table))
         table, latents = table.iloc[order].reset_index(drop=True), latents[order]
-    declared = ScmOptions.model_validate({"nodes": nodes, "image": {"formula": IMAGE}})
+    declared = ScmOptions.model_validate(
+        {"nodes": nodes, "image": {"formula": IMAGE}, "contrasts": contrasts, "permutations": 0}
+    )
     other = Scm.fit(table, latents, declared, seed=7)
     rows = table.set_index("scan", drop=False).loc[cohort.test["scan"]].reset_index(drop=True)
-    np.testing.assert_allclose(other.latent_shift(rows, other.intervene(rows, do, "direct")), expected, atol=1e-5)
+    for effect in EFFECTS:
+        expected = scm.latent_shift(cohort.test, scm.intervene(cohort.test, asked, effect))
+        np.testing.assert_allclose(other.latent_shift(rows, other.intervene(rows, do, effect)), expected, atol=1e-5)
+    figures = ["max_abs_statistic", "min_p", "min_q", "median_partial_r2", "max_partial_r2", "max_f2", "max_abs_d"]
+    tests = [
+        table_of_tests(fitted, z, np.flatnonzero(scans["split"] == "train").tolist()).query("effect == 'direct'")
+        for fitted, z, scans in ((scm, cohort.latents, cohort.table), (other, latents, table))
+    ]
+    np.testing.assert_allclose(tests[1][figures], tests[0][figures], rtol=1e-6)
 
 
 def test_scans_without_a_covariate_are_left_out_named_and_counted(
@@ -354,6 +365,12 @@ def test_table_of_tests_finds_what_is_there(cohort: Cohort, scm: Scm) -> None:
     assert tests.loc[("disease", "joint"), "statistic"] == "F"
     single = tests.loc[("disease", "joint"), "max_abs_statistic"]
     assert single == pytest.approx(tests.loc[("disease", "direct"), "max_abs_statistic"])
+    partial_r2 = tests.loc[("disease", "joint"), "max_partial_r2"]
+    assert tests.loc[("disease", "joint"), "max_f2"] == pytest.approx(partial_r2 / (1 - partial_r2))
+    assert np.isnan(tests.loc[("disease", "joint"), "max_abs_d"])
+    effect = contrast_row(scm, "disease", "direct") @ scm.image.coefficients.reshape(len(scm.design.columns), -1)
+    d = np.abs(effect) / np.sqrt(scm.image.residual_variance.reshape(-1))
+    assert tests.loc[("disease", "direct"), "max_abs_d"] == pytest.approx(d.max())
     total, direct = contrast_row(scm, "ageing", "total")[0], contrast_row(scm, "ageing", "direct")[0]
     columns = list(scm.design.columns)
     assert direct[columns.index("age")] == pytest.approx(30)

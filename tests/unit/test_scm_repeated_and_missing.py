@@ -219,6 +219,7 @@ def test_regional_effects_are_those_of_statsmodels_with_the_mediators_uncertaint
     assert direct["estimate_ml"] == pytest.approx(test.effect.item())
     np.testing.assert_allclose(direct[["ci95_low_ml", "ci95_high_ml"]].tolist(), np.squeeze(test.conf_int()))
     assert direct["p"] == pytest.approx(test.pvalue.item())
+    assert direct["cohens_d"] == pytest.approx(test.effect.item() / np.sqrt(peer.mse_resid))
     total = found.loc[("ageing", "total", "gm")]
     assert total["ci95_low_ml"] < 30 * (-2 - 3 * 0.5) < total["ci95_high_ml"]
     assert total["estimate_percent"] == pytest.approx(100 * total["estimate_ml"] / total["mean_ml"])

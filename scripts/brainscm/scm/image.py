@@ -20,9 +20,11 @@ from brainscm.config import ImageOptions
 from brainscm.scm.design import Array
 from brainscm.scm.shrinkage import independent_latents, low_rank, ridge, smooth, spectral
 
-# A block fits the processor's cache where that still makes a matrix of it (measured: 64 MB blocks are half as fast).
-BLOCK_BYTES = 4 * 2**20
+# Scans read at once, as they are stored; a tile of their latents at a time, of a size that stays in the cache.
+BLOCK_BYTES = 16 * 2**20
 MIN_BLOCK_ROWS = 16
+TILE_BYTES = 2 * 2**20
+MIN_TILE_LATENTS = 512
 DRAWS = 8
 PROBES = 32  # random mixtures of the residuals, by which their covariance is judged
 LEAST_SQUARES = "least squares"
@@ -124,7 +126,10 @@ def fit_image(
     """
     n, p = x.shape
     q, r = np.linalg.qr(x)
-    qtz = sum((q[block].T @ z for block, z in row_blocks(latents, rows)), start=np.zeros(()))
+    shape = np.shape(latents[int(rows[0])])
+    qtz = np.zeros((p, int(np.prod(shape))))
+    for block, tile, z in blocks(latents, rows):
+        qtz[:, tile] += q[block].T @ z
     b = np.ascontiguousarray(scipy.linalg.solve_triangular(r, qtz))
     r_inverse = scipy.linalg.solve_triangular(r, np.eye(p))
     leverage = np.square(q).sum(axis=1)
@@ -140,19 +145,18 @@ def fit_image(
         mix = np.einsum("kn,np->knp", weights, q @ r_inverse.T)
     else:
         # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
-        mix = rng.standard_normal((DRAWS, n, p)) @ r_inverse.T / np.sqrt(n - p)
-    mix = np.moveaxis(mix, 1, 0).reshape(n, DRAWS * p)  # (n, K p)
+        mix = rng.standard_normal((DRAWS, n, p)) @ (r_inverse.T / np.sqrt(n - p))
+    mix = np.moveaxis(mix, 1, 2).reshape(DRAWS * p, n).astype(np.float32)
     probed = options is not None and options.shrinkage == "spectral" and p > 1
     if probed:
-        mix = np.hstack([mix, rng.standard_normal((n, PROBES)) / np.sqrt(n - p)])
+        mix = np.vstack([mix, rng.standard_normal((PROBES, n), dtype=np.float32) / np.sqrt(n - p, dtype=np.float32)])
 
-    shape = np.shape(latents[int(rows[0])])
     rss = np.zeros(b.shape[1])
-    mixed = np.zeros((mix.shape[1], b.shape[1]), dtype=np.float32)
-    for block, z in row_blocks(latents, rows):
-        residual = z - x[block] @ b
-        rss += np.einsum("nl,nl->l", residual, residual)
-        mixed += mix[block].T.astype(np.float32) @ residual.astype(np.float32)
+    mixed = np.zeros((len(mix), b.shape[1]), dtype=np.float32)
+    for block, tile, z in blocks(latents, rows):
+        z -= x[block] @ b[:, tile]
+        rss[tile] += np.einsum("nl,nl->l", z, z)
+        mixed[:, tile] += mix[:, block] @ z.astype(np.float32)
     model = ImageModel(
         columns=np.array(columns),
         coefficients=b.reshape(p, *shape),
@@ -253,14 +257,14 @@ def _sandwich(
     weights = scale[order, None] * (q @ scipy.linalg.solve_triangular(r, contrast.T, trans="T"))  # (n, q)
     b = image.coefficients.reshape(len(image.columns), -1)
     covariance = np.zeros((len(contrast), len(contrast), b.shape[1]))
-    for block, z in row_blocks(latents, ordered_rows, keep_together=codes):
-        residual = z - ordered_x[block] @ b
+    for block, tile, z in blocks(latents, ordered_rows, keep_together=codes):
+        residual = z - ordered_x[block] @ b[:, tile]
         starts = np.flatnonzero(np.diff(codes[block], prepend=-1))
         scores = [np.add.reduceat(weights[block, i, None] * residual, starts, axis=0) for i in range(len(contrast))]
         for i, left in enumerate(scores):
             for j, right in enumerate(scores[: i + 1]):
-                covariance[i, j] += np.einsum("gl,gl->l", left, right)
-                covariance[j, i] = covariance[i, j]
+                covariance[i, j, tile] += np.einsum("gl,gl->l", left, right)
+                covariance[j, i, tile] = covariance[i, j, tile]
     return covariance
 
 
@@ -273,20 +277,27 @@ def _small_sample(n: int, p: int, groups: int) -> float:
     return groups / (groups - 1) * (n - 1) / (n - p)
 
 
-def row_blocks(
+def blocks(
     latents: Rows, rows: Sequence[int] | NDArray[np.int_], keep_together: NDArray[np.int_] | None = None
-) -> Iterator[tuple[slice, Array]]:
-    """Read rows in blocks (m, latents flat) of bounded size; rows of one code of `keep_together` share a block."""
-    size = max(MIN_BLOCK_ROWS, int(BLOCK_BYTES // (8 * np.size(latents[int(rows[0])]))))
-    buffer = np.empty((0, 0))
+) -> Iterator[tuple[slice, slice, Array]]:
+    """Read each row once, in blocks of bounded size, and give them tile by tile: (rows, latents, z in float64).
+
+    Rows of one code of `keep_together` share a block. `z` is overwritten by the next tile.
+    """
+    first = np.asarray(latents[int(rows[0])])
+    most = max(MIN_BLOCK_ROWS, BLOCK_BYTES // first.nbytes)
     start = 0
     while start < len(rows):
-        stop = min(start + size, len(rows))
+        stop = min(start + most, len(rows))
         while keep_together is not None and stop < len(rows) and keep_together[stop] == keep_together[stop - 1]:
             stop += 1
-        if len(buffer) < stop - start:
-            buffer = np.empty((stop - start, np.size(latents[int(rows[0])])))
-        for i, row in enumerate(rows[start:stop]):
-            buffer[i] = np.asarray(latents[int(row)]).reshape(-1)
-        yield slice(start, stop), buffer[: stop - start]
+        scans = [np.asarray(latents[int(row)]).reshape(-1) for row in rows[start:stop]]
+        width = min(first.size, max(MIN_TILE_LATENTS, TILE_BYTES // (8 * len(scans))))
+        buffer = np.empty((len(scans), width))
+        for left in range(0, first.size, width):
+            tile = slice(left, min(left + width, first.size))
+            z = buffer[:, : tile.stop - left]
+            for own, scan in zip(z, scans, strict=True):
+                own[:] = scan[tile]
+            yield slice(start, stop), tile, z
         start = stop

@@ -40,6 +40,9 @@ TEST_COLUMNS = [
     "exchanged",
     "median_partial_r2",
     "max_partial_r2",
+    "max_f2",
+    "median_abs_d",
+    "max_abs_d",
     "errors",
 ]
 EFFECTS: tuple[Literal["total", "direct"], ...] = ("total", "direct")
@@ -101,6 +104,18 @@ def wald_test(
     return WaldTest(f, scipy.special.fdtrc(q, df2, f), q, df2)
 
 
+def standardised_effect(image: ImageModel, contrast: Array) -> Array:
+    """C·B over the residual standard deviation, flat over the latent: Cohen's d at equal other columns (C one row).
+
+    NaN where the latent does not vary.
+    """
+    effect = contrast @ image.coefficients.reshape(len(image.columns), -1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(
+            image.residual_variance.reshape(-1) > 0, effect[0] / np.sqrt(image.residual_variance.reshape(-1)), np.nan
+        )
+
+
 def benjamini_hochberg(p: Array) -> Array:
     """Adjusted p-values that control the false discovery rate (Benjamini & Hochberg, 1995); NaN stays NaN."""
     q = np.full(p.shape, np.nan)
@@ -146,7 +161,9 @@ def test_contrasts(scm: Scm, latents: Rows, rows: Sequence[int]) -> pd.DataFrame
         One row a test: `contrast`, `effect` (total, direct, or joint for F), `statistic` (t or F), `df1`, `df2`,
         `latents` tested, `share_q05` (share with q < 0.05), `max_abs_statistic`, `min_p`, `min_q`, `share_fwe05` and
         `min_p_fwe` (family-wise, by permutation of the ordinary statistic), `permutations`, `exchanged` (what),
-        `median_partial_r2`, `max_partial_r2`, `errors` (ordinary, hc3, clustered by participant, random intercept).
+        `median_partial_r2`, `max_partial_r2`, `max_f2` (Cohen's f² = R²/(1 - R²)), `median_abs_d` and
+        `max_abs_d` (of `standardised_effect`; NaN for joint), `errors` (ordinary, hc3, clustered by
+        participant, random intercept).
     """
     sample = scm.sample(latents, rows)
     x, image = sample.x, scm.image
@@ -167,6 +184,8 @@ def test_contrasts(scm: Scm, latents: Rows, rows: Sequence[int]) -> pd.DataFrame
         if not tested.any():
             continue
         q = test.q[tested]
+        d = np.abs(standardised_effect(image, c)[tested]) if effect != "joint" else np.array([np.nan])
+        r2 = test.partial_r2[tested]
         family_wise = family_wise_p(wald_test(image, c).partial_r2, reached)[tested] if count else np.array([np.nan])
         records.append(
             {
@@ -184,8 +203,11 @@ def test_contrasts(scm: Scm, latents: Rows, rows: Sequence[int]) -> pd.DataFrame
                 "min_p_fwe": float(family_wise.min()),
                 "permutations": count,
                 "exchanged": exchange(sample.people, Basis.of(x, c).tested)[0] if count else None,
-                "median_partial_r2": float(np.median(test.partial_r2[tested])),
-                "max_partial_r2": float(test.partial_r2[tested].max()),
+                "median_partial_r2": float(np.median(r2)),
+                "max_partial_r2": float(r2.max()),
+                "max_f2": float(r2.max() / (1 - r2.max())),
+                "median_abs_d": float(np.median(d)),
+                "max_abs_d": float(d.max()),
                 "errors": errors,
             }
         )

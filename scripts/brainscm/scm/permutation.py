@@ -51,13 +51,14 @@ def max_statistics(
     if not permutations:
         return np.empty((len(contrasts), 0))
     n = len(x)
-    size = int(np.size(latents[int(rows[0])]))
+    first = np.asarray(latents[int(rows[0])])
+    size = first.size
     bases = [Basis.of(x, contrast) for contrast in contrasts]
     orders = [exchange(people, basis.tested)[1] for basis in bases]
     largest = np.zeros((len(contrasts), permutations))
-    width = min(size, max(1, TILE_BYTES // (12 * n)))  # float64 latents and float32 residuals
+    width = min(size, max(1, TILE_BYTES // ((first.itemsize + 4) * n)))  # latents and their float32 residuals
     for start in range(0, size, width):
-        tile = np.empty((n, min(width, size - start)))
+        tile = np.empty((n, min(width, size - start)), dtype=first.dtype)
         for i, row in enumerate(rows):
             tile[i] = np.asarray(latents[int(row)]).reshape(-1)[start : start + width]
         for contrast, (basis, order) in enumerate(zip(bases, orders, strict=True)):
@@ -104,11 +105,13 @@ class Basis:
         residual = np.empty(z.shape, dtype=np.float32)
         step = max(1, STEP_BYTES // (8 * len(z)))
         for start in range(0, z.shape[1], step):
-            part = z[:, start : start + step]
-            own = part - self.nuisance @ (self.nuisance.T @ part)
-            length, whole = np.linalg.norm(own, axis=0), np.linalg.norm(part, axis=0)
-            varies = length > 1e-10 * whole
-            residual[:, start : start + step] = own * np.where(varies, 1 / np.where(varies, length, 1), 0)
+            part = z[:, start : start + step].astype(np.float64)
+            whole = np.einsum("nl,nl->l", part, part)
+            part -= self.nuisance @ (self.nuisance.T @ part)
+            left = np.einsum("nl,nl->l", part, part)
+            varies = left > 1e-20 * whole
+            part *= np.where(varies, 1 / np.sqrt(np.where(varies, left, 1)), 0)
+            residual[:, start : start + step] = part
         return residual
 
 

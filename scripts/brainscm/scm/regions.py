@@ -11,12 +11,12 @@ import scipy.stats
 
 from brainscm.scm.design import Array
 from brainscm.scm.image import fit_image
-from brainscm.scm.inference import EFFECTS, robust_covariance
+from brainscm.scm.inference import EFFECTS, robust_covariance, standardised_effect
 from brainscm.scm.model import Scm
 
 COLUMNS = [
     "contrast", "effect", "region", "source", "estimate_ml", "standard_error_ml", "ci95_low_ml", "ci95_high_ml",
-    "estimate_percent", "p", "mean_ml", "scans",
+    "estimate_percent", "cohens_d", "p", "mean_ml", "scans",
 ]  # fmt: skip
 # Draws of the node models behind the interval of an effect that runs through them.
 DRAWS = 50
@@ -57,7 +57,12 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
                     found = _glm(scm, row, rows, x[used], measured[used], people[used].tolist())
                 elif mediated and node in scm.graph.descendants(tuple(ends)):
                     freedom = scm.training["participant"].nunique() - len(scm.nodes[node].design.columns)
-                    found = moved[node], float(np.std([change[node] for _, change in drawn], ddof=1)), max(freedom, 1)
+                    found = (
+                        moved[node],
+                        float(np.std([change[node] for _, change in drawn], ddof=1)),
+                        max(freedom, 1),
+                        np.nan,
+                    )
                 else:
                     continue  # a node that is held, or set, does not respond
                 records.append(
@@ -66,7 +71,8 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
                         "effect": effect,
                         "region": region,
                         "source": "measured",
-                        **interval(*found),
+                        **interval(*found[:3]),
+                        "cohens_d": found[3],
                         "mean_ml": float(measured[used].mean()),
                         "scans": int(used.sum()),
                     }
@@ -95,8 +101,8 @@ def finished(records: Sequence[dict[str, object]]) -> pd.DataFrame:
 
 def _glm(
     scm: Scm, row: Array, drawn_rows: Array, x: Array, volume: Array, people: list[str]
-) -> tuple[float, float, int]:
-    """Effect of the contrast `row` (p,) on one volume, its standard error and degrees of freedom."""
+) -> tuple[float, float, int, float]:
+    """Effect of the contrast `row` (p,) on one volume, its standard error, degrees of freedom and Cohen's d."""
     z, c, rows = volume[:, None], row[None], range(len(x))
     fitted = fit_image(x, z, rows, people, scm.design.columns, scm.seed)
     covariance, groups, _ = robust_covariance(scm.options.image.errors, fitted, c, x, z, rows, people)
@@ -105,7 +111,8 @@ def _glm(
     b = fitted.coefficients[:, 0]
     passed_on = float(np.var(drawn_rows @ b, ddof=1)) if len(drawn_rows) else 0.0
     freedom = fitted.degrees_of_freedom if groups is None else groups - 1
-    return float(row @ b), float(np.sqrt(covariance[0, 0, 0] + passed_on)), freedom
+    error = float(np.sqrt(covariance[0, 0, 0] + passed_on))
+    return float(row @ b), error, freedom, float(standardised_effect(fitted, c)[0])
 
 
 def _average_change(scm: Scm, contrast: str, effect: Literal["total", "direct"]) -> tuple[Array, dict[str, float]]:

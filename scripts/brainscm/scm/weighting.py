@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainscm.scm.design import RANK_TOLERANCE, Array
-from brainscm.scm.image import Rows, row_blocks
+from brainscm.scm.image import Rows, blocks
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,10 @@ def variance_by(
 
 def row_squares(q: Array, latents: Rows, rows: Sequence[int]) -> Array:
     """Summed squared residual of each scan over the latent, (n,), about the columns of q (orthonormal)."""
-    qtz = sum((q[block].T @ z for block, z in row_blocks(latents, rows)), start=np.zeros(()))
-    parts = [np.square(z - q[block] @ qtz).sum(axis=1) for block, z in row_blocks(latents, rows)]
-    return np.concatenate(parts)
+    qtz = np.zeros((q.shape[1], np.size(latents[int(rows[0])])))
+    for block, tile, z in blocks(latents, rows):
+        qtz[:, tile] += q[block].T @ z
+    squares = np.zeros(len(q))
+    for block, tile, z in blocks(latents, rows):
+        squares[block] += np.square(z - q[block] @ qtz[:, tile]).sum(axis=1)
+    return squares

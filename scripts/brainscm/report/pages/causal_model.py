@@ -22,10 +22,11 @@ TESTS = {
     "share_q05": "Latents with q < 0.05", "max_abs_statistic": "Largest |statistic|", "min_q": "Smallest q",
     "share_fwe05": "Latents with family-wise p < 0.05", "min_p_fwe": "Smallest family-wise p",
     "median_partial_r2": "Median partial R²", "max_partial_r2": "Largest partial R²",
+    "max_abs_d": "Largest |d|",
 }  # fmt: skip
 REGIONS = {
     "effect": "Effect", "region": "Region", "source": "From", "estimate_ml": "Change (ml)", "ci95_low_ml": "95 % from",
-    "ci95_high_ml": "to", "estimate_percent": "Change (%)", "p": "p",
+    "ci95_high_ml": "to", "estimate_percent": "Change (%)", "cohens_d": "d", "p": "p",
 }  # fmt: skip
 DIAGNOSTICS = {"check": "Check", "item": "Of", "value": "Value", "warning": "Warning"}
 
