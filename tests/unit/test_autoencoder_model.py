@@ -62,9 +62,11 @@ def test_a_local_change_of_the_latent_leaves_the_far_brain_untouched():
     assert difference[48:].max() == 0
 
 
-def test_a_saved_model_is_the_same_and_loads_without_running_code(tmp_path):
-    model, path = trained_vqvae(), tmp_path / "model.pt"
-    save_autoencoder(model, OPTIONS, path)
+@pytest.mark.parametrize("quantizer", ["ema", "fsq"])
+def test_a_saved_model_is_the_same_and_loads_without_running_code(tmp_path, quantizer):
+    options = OPTIONS.model_copy(update={"quantizer": quantizer, "fsq_levels": 7})
+    model, path = trained_vqvae(options), tmp_path / "model.pt"
+    save_autoencoder(model, options, path)
     assert set(torch.load(path, weights_only=True)) == {"kind", "grid_shape", "architecture", "weights"}
     loaded = load_autoencoder(path)
     volumes = torch.rand(1, 1, 16, 24, 32)
