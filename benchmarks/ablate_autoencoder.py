@@ -29,6 +29,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
+from bench_truth import OURS
+
 from brainscm.autoencoder.model import build_vqvae
 from brainscm.autoencoder.reconstruction import reconstruction_table
 from brainscm.autoencoder.training import Trainer
@@ -111,7 +113,7 @@ def judged_by_truth(name: str) -> dict[str, Any]:
     path = RESULTS / f"truth_ablate_{name}.json"
     if not path.exists():
         return {}
-    return {"change_correlation": json.loads(path.read_text())["methods"]["latent_glm residual"]["change_correlation"]}
+    return {"change_correlation": json.loads(path.read_text())["methods"][OURS]["change_correlation"]["value"]}
 
 
 if __name__ == "__main__":
