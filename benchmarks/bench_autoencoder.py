@@ -1,12 +1,14 @@
 """Training steps and decodings a second, and peak memory: BrainSCM's VQ-VAE against MONAI's at equal parameters.
 
-python benchmarks/bench_autoencoder.py [--grid 64 72 64] [--batch 1] [--steps 10] [--device cpu]
+python benchmarks/bench_autoencoder.py [--grid 64 72 64] [--batch 1] [--steps 10] [--device cpu] [--compile]
 
 The peer is `monai.networks.nets.VQVAE` (pip install monai; without it only our figures are printed) in the loop of its
 tutorials: L1 and the quantiser's loss, Adam, autocast. Both halve the grid twice and have 16 latent channels and 512
 codes, and the peer's width is chosen so that its parameters come nearest to ours. Ours is a whole step of the trainer:
-reading the batch, augmentation, SSIM. Each model runs in a process of its own, so that peak memory is its own.
-Writes benchmarks/results/autoencoder_<device>.json.
+reading the batch, augmentation, SSIM; `loading_share` is the part of it that waits for the batch. `share_of_peak` is
+the multiplications and additions done a second over those of a large matrix product in the same precision on the same
+device. Each model runs in a process of its own, so that peak memory is its own.
+Writes benchmarks/results/autoencoder_<device>.json; --compile and --recompute (options of ours alone) add their names.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
@@ -43,6 +46,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--only", choices=["brainscm", "monai"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
@@ -56,9 +61,7 @@ def main() -> None:
         "grid": arguments.grid,
         "batch": arguments.batch,
         "models": models,
-        "ratios": {
-            key: models["brainscm"][key] / models["monai"][key] for key in models["brainscm"] if "monai" in models
-        },
+        "ratios": {key: models["brainscm"][key] / value for key, value in models.get("monai", {}).items()},
         "machine": torch.cuda.get_device_name() if arguments.device == "cuda" else f"{platform.machine()}, CPU",
         "threads": torch.get_num_threads(),
         "precision": str(training_precision(torch.device(arguments.device))).removeprefix("torch."),
@@ -68,7 +71,9 @@ def main() -> None:
     }
     text = json.dumps(figures, indent=2)
     print(text)
-    (Path(__file__).parent / "results" / f"autoencoder_{arguments.device}.json").write_text(text + "\n")
+    chosen = [name for name in ("compile", "recompute") if getattr(arguments, name)]
+    name = "_".join(["autoencoder", arguments.device, *chosen])
+    (Path(__file__).parent / "results" / f"{name}.json").write_text(text + "\n")
 
 
 def _run_alone(name: str) -> str:
@@ -77,15 +82,19 @@ def _run_alone(name: str) -> str:
 
 
 def measure_brainscm(arguments: argparse.Namespace) -> dict[str, float]:
-    options = AutoencoderOptions(batch_size=arguments.batch, device=arguments.device, max_steps=10**6)
+    options = AutoencoderOptions(
+        batch_size=arguments.batch, device=arguments.device, max_steps=10**6,
+        compile=arguments.compile, recompute=arguments.recompute,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         store = _made_up_store(Path(folder), arguments.grid)
         model = build_vqvae(options, tuple(arguments.grid))
         trainer = Trainer(model, store, store, options, seed=1, folder=Path(folder))
         trainer._start()
-        steps_per_second = _rate(trainer._train_step, arguments)
         latents = torch.randn(arguments.batch, *model.latent_shape, device=trainer.device)
-        return _figures(model, steps_per_second, lambda: model.decode(latents), arguments)
+        figures = _figures(model, trainer._train_step, lambda: model.decode(latents), arguments)
+        batches_per_second = _rate(lambda: trainer._training_batch(trainer.progress.step), arguments)
+        return {**figures, "loading_share": figures["steps_per_second"] / batches_per_second}
 
 
 def measure_monai(arguments: argparse.Namespace) -> dict[str, float]:
@@ -104,9 +113,8 @@ def measure_monai(arguments: argparse.Namespace) -> dict[str, float]:
         loss.backward()
         optimizer.step()
 
-    steps_per_second = _rate(step, arguments)
     latents = torch.randn(arguments.batch, 16, *(size // 4 for size in arguments.grid), device=device)
-    return _figures(model, steps_per_second, lambda: model.decode(latents), arguments)
+    return _figures(model, step, lambda: model.decode(latents), arguments)
 
 
 def _monai_vqvae(width: int) -> torch.nn.Module:
@@ -120,20 +128,32 @@ def _monai_vqvae(width: int) -> torch.nn.Module:
 
 
 def _figures(
-    model: torch.nn.Module, steps_per_second: float, decode: Callable[[], object], arguments: argparse.Namespace
+    model: torch.nn.Module, step: Callable[[], object], decode: Callable[[], object], arguments: argparse.Namespace
 ) -> dict[str, float]:
+    steps_per_second = _rate(step, arguments)
     if arguments.device == "cuda":
         peak = torch.cuda.max_memory_allocated() / 1e9
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     with torch.no_grad():
         decodings_per_second = _rate(decode, arguments)
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        step()
+    operations_per_second = steps_per_second * counter.get_total_flops()
     return {
         "parameters": count_parameters(model),
         "steps_per_second": steps_per_second,
         "decodings_per_second": decodings_per_second,
         "peak_memory_gb": peak,
+        "share_of_peak": operations_per_second / _peak_operations_per_second(arguments),
     }
+
+
+def _peak_operations_per_second(arguments: argparse.Namespace) -> float:
+    """Of the product of two square matrices."""
+    device, size = torch.device(arguments.device), 8192 if arguments.device == "cuda" else 2048
+    matrix = torch.randn(size, size, device=device, dtype=training_precision(device))
+    return 2 * size**3 * _rate(lambda: matrix @ matrix, arguments)
 
 
 def _rate(work: Callable[[], object], arguments: argparse.Namespace) -> float:

@@ -112,15 +112,19 @@ class AutoencoderOptions(Options):
     channels: list[Annotated[int, Field(ge=4)]] = Field([32, 64], min_length=1)
     residual_blocks: int = Field(2, ge=0)
     latent_channels: int = Field(16, ge=1)
+    quantizer: Literal["ema", "fsq"] = "ema"
+    fsq_levels: int = Field(5, ge=2, le=255)
     codebook_size: int = Field(512, ge=2)
     codebook_decay: Fraction = 0.99
     commitment_weight: float = Field(0.25, ge=0)
     quantized_share: float = Field(0.1, ge=0, le=1)
+    intensity_loss: Literal["charbonnier", "l1"] = "charbonnier"
     ssim_weight: float = Field(0.1, ge=0)
     gradient_weight: float = Field(0.0, ge=0)
     fourier_weight: float = Field(0.0, ge=0)
     deformation_voxels: float = Field(0.0, ge=0, le=3)
     recompute: bool = False
+    compile: bool = False
     components: int = Field(32, ge=1)
     batch_size: int = Field(1, ge=1)
     learning_rate: float = Field(1e-3, gt=0)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from brainscm.autoencoder.augmentation import augment
-from brainscm.autoencoder.losses import charbonnier, dissimilarity, fourier_error, gradient_error
+from brainscm.autoencoder.losses import absolute_error, charbonnier, dissimilarity, fourier_error, gradient_error
 
-LOSSES = [charbonnier, dissimilarity, gradient_error, fourier_error]
+LOSSES = [charbonnier, absolute_error, dissimilarity, gradient_error, fourier_error]
 VOLUMES = torch.rand(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
 MASKS = torch.zeros(2, 1, 16, 16, 16, dtype=torch.bool)
 MASKS[0, :, 2:14, 2:14, 2:14] = True
@@ -27,6 +27,14 @@ def test_a_batch_costs_the_mean_of_its_volumes(loss):
     noisy[1] += 0.3 * torch.rand(noisy[1].shape, generator=torch.Generator().manual_seed(1))
     each = [loss(noisy[[i]], VOLUMES[[i]], MASKS[[i]]) for i in (0, 1)]
     torch.testing.assert_close(loss(noisy, VOLUMES, MASKS), torch.stack(each).mean())
+
+
+def test_an_error_outside_the_brain_costs_a_tenth_of_one_inside():
+    inside, outside = (VOLUMES[:1] + 0.5 * mask for mask in (MASKS[:1], ~MASKS[:1]))
+    brain, background = int(MASKS[0].sum()), int((~MASKS[0]).sum())
+    costs = [float(absolute_error(volumes, VOLUMES[:1], MASKS[:1])) for volumes in (inside, outside)]
+    weight = brain + 0.1 * background
+    assert costs == pytest.approx([0.5 * brain / weight, 0.5 * 0.1 * background / weight], rel=1e-5)
 
 
 def test_the_gradient_error_sees_edges_and_not_levels():

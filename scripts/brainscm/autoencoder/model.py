@@ -41,7 +41,8 @@ def build_vqvae(options: AutoencoderOptions, grid_shape: tuple[int, int, int]) -
 
 
 def _architecture(options: AutoencoderOptions) -> dict[str, Any]:
-    names = ("channels", "residual_blocks", "latent_channels", "codebook_size", "codebook_decay")
+    names = ["channels", "residual_blocks", "latent_channels", "quantizer", "fsq_levels"]
+    names += ["codebook_size", "codebook_decay"]
     return {name: getattr(options, name) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""The codebook of the VQ-VAE: nearest codes, learnt by exponential moving averages instead of gradients."""
+"""What quantises the VQ-VAE's latents: a codebook learnt by exponential moving averages, or a few fixed levels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from brainscm.autoencoder.ranks import ALONE, Ranks
 
 ROWS_AT_ONCE = 1 << 16  # bounds the distance table: 128 MB with 512 codes
+BOUND = 1.5  # standard deviations of a latent that tanh sees as 1
 
 
 class Codebook(nn.Module):
@@ -23,7 +24,7 @@ class Codebook(nn.Module):
 
     def __init__(self, size: int, width: int, decay: float) -> None:
         super().__init__()
-        self.decay = decay
+        self.size, self.decay = size, decay
         self.register_buffer("codes", torch.zeros(size, width))
         self.register_buffer("counts", torch.zeros(size))
         self.register_buffer("sums", torch.zeros(size, width))
@@ -42,7 +43,7 @@ class Codebook(nn.Module):
 
         Seeded by k-means++ (Arthur and Vassilvitskii 2007): of random seeds, most would lie in the empty background.
         """
-        size = len(self.codes)
+        size = self.size
         vectors = vectors.cpu()  # where the generator lives
         centres = vectors[torch.randint(len(vectors), (1,), generator=generator)]
         distances = (vectors - centres).square().sum(1)
@@ -65,12 +66,12 @@ class Codebook(nn.Module):
         averages with it, for with its old averages it would jump straight back. Each of `ranks` brings as many vectors;
         all end with the same codebook, that of a single process with all vectors.
         """
-        counts, sums = _totals(vectors, indices, len(self.codes))
+        counts, sums = _totals(vectors, indices, self.size)
         ranks.add_up([counts, sums])
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         rows = len(vectors) * ranks.count
-        fair_share = rows / len(self.codes)
+        fair_share = rows / self.size
         dead = self.counts < 0.01 * fair_share
         revived = int(dead.sum())
         if revived:
@@ -80,6 +81,44 @@ class Codebook(nn.Module):
             self.sums[dead] = 0.1 * fair_share * _rows_of(vectors, drawn, ranks)
         self.codes.copy_(self.sums / self.counts[:, None])
         return revived
+
+
+class FiniteScalars(nn.Module):
+    """Finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505): each channel snaps to one of a few levels.
+
+    A channel is bounded by tanh and (-1, 1) cut into equal cells, whose middles are the levels. The paper decodes the
+    bounded values; here the bound is undone, so that quantised latents lie among the continuous ones and one decoder
+    serves both. Nothing is learnt after `start`: there are no averages to follow and no code can die.
+    """
+
+    centre: Tensor  # (c,) mean latent
+    scale: Tensor  # (c,) what tanh sees as 1
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+        self.size = channels * levels  # levels are counted channel by channel: their combinations are beyond counting
+        self.register_buffer("centre", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (n, c, x, y, z) on their levels, in the same shape, and the levels' numbers (n, c, x, y, z)."""
+        centre, scale = (part[:, None, None, None] for part in (self.centre, self.scale))
+        bounded = torch.tanh((latents - centre) / scale)
+        level = ((bounded + 1) / 2 * self.levels).long().clamp(0, self.levels - 1)
+        quantized = centre + scale * torch.atanh((2 * level + 1) / self.levels - 1)
+        first = self.levels * torch.arange(len(self.centre), device=latents.device)[:, None, None, None]
+        return quantized, level + first
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Lay the levels over the spread of encoder output (rows, c)."""
+        self.centre.copy_(vectors.mean(0))
+        self.scale.copy_(BOUND * vectors.std(0).clamp_min(1e-6))
+
+    def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> int:
+        """The levels stay: no code is ever revived."""
+        return 0
 
 
 def to_vectors(latents: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from brainscm.autoencoder.augmentation import augment
-from brainscm.autoencoder.losses import charbonnier, dissimilarity, fourier_error, gradient_error
+from brainscm.autoencoder.losses import absolute_error, charbonnier, dissimilarity, fourier_error, gradient_error
 from brainscm.autoencoder.model import save_atomically
 from brainscm.autoencoder.progress import draw_progress
 from brainscm.autoencoder.quantizer import to_vectors
@@ -39,7 +39,8 @@ FINAL_LEARNING_RATE = 0.01  # of the learning rate, at the end of the cosine
 GRADIENT_NORM = 1.0
 LINEAR_SCANS = 64  # training scans that the linear part is fitted on,
 CODEBOOK_SCANS = 16  # and that the codebook starts from
-VALIDATION_TERMS = ("charbonnier", "dissimilarity", "commitment", "psnr_brain_db")
+INTENSITY_LOSSES = {"charbonnier": charbonnier, "l1": absolute_error}
+VALIDATION_TERMS = ("intensity", "dissimilarity", "commitment", "psnr_brain_db")
 COLLAPSE_DB = 6.0  # a validation PSNR so far below the best is a divergence,
 COLLAPSE_USAGE = 0.05  # and so is so small a share of the codes used
 MAX_ROLLBACKS = 3
@@ -119,6 +120,11 @@ class Trainer:
         epoch = math.ceil(len(training) / options.batch_size)
         self.max_steps = options.max_steps or EPOCHS * epoch
         self.validation_interval = options.validation_interval or max(epoch, MIN_VALIDATION_INTERVAL)
+        self.intensity_loss = INTENSITY_LOSSES[options.intensity_loss]
+        self.encoder: Callable[[Tensor], Tensor] = model.encoder
+        self.decoder: Callable[[Tensor], Tensor] = model.decoder
+        if options.compile:  # the two functions and not the module, whose weights keep their names
+            self.encoder, self.decoder = (torch.compile(part, dynamic=False) for part in (self.encoder, self.decoder))
         self.optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
@@ -216,22 +222,22 @@ class Trainer:
     def _terms(self, volumes: Tensor, masks: Tensor, quantized: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The loss and its terms, the encoder's output as vectors, and the codes that these were given."""
         with self._autocast():
-            latents = self.model.encoder(volumes)
+            latents = self.encoder(volumes)
         latents = latents.float()
         codes, indices = self.model.codebook(latents.detach())
         commitment = (latents - codes).square().mean()
         straight_through = latents + (codes - latents).detach()
         decoded = torch.where(quantized[:, None, None, None, None], straight_through, latents)
         with self._autocast():
-            reconstruction = self.model.decoder(decoded)
+            reconstruction = self.decoder(decoded)
         reconstruction = reconstruction.float()
         terms = {
-            "charbonnier": charbonnier(reconstruction, volumes, masks),
+            "intensity": self.intensity_loss(reconstruction, volumes, masks),
             "dissimilarity": dissimilarity(reconstruction, volumes, masks),
             "commitment": commitment,
         }
         options = self.options
-        weights = {"charbonnier": 1, "dissimilarity": options.ssim_weight, "commitment": options.commitment_weight}
+        weights = {"intensity": 1, "dissimilarity": options.ssim_weight, "commitment": options.commitment_weight}
         for name, loss, weight in (
             ("gradient", gradient_error, options.gradient_weight),
             ("fourier", fourier_error, options.fourier_weight),
@@ -247,18 +253,18 @@ class Trainer:
         started = time.perf_counter()
         self.model.eval()
         codebook = self.model.codebook
-        used = torch.zeros(len(codebook.codes), dtype=torch.float64)
+        used = torch.zeros(codebook.size, dtype=torch.float64)
         sums: dict[str, float] = dict.fromkeys(VALIDATION_TERMS, 0.0)
         picture = None
         for i in range(self.ranks.rank, len(self.validation), self.ranks.count):
             volumes, masks = self._batch_of(self.validation, [i])
             with self._autocast():
-                latents = self.model.encoder(volumes)
-                reconstruction = self.model.decoder(latents).float()
+                latents = self.encoder(volumes)
+                reconstruction = self.decoder(latents).float()
             codes, indices = codebook(latents.float())
             used += torch.bincount(indices.flatten(), minlength=len(used)).cpu()
             terms = {
-                "charbonnier": charbonnier(reconstruction, volumes, masks),
+                "intensity": self.intensity_loss(reconstruction, volumes, masks),
                 "dissimilarity": dissimilarity(reconstruction, volumes, masks),
                 "commitment": (latents.float() - codes).square().mean(),
                 "psnr_brain_db": -10 * torch.log10((reconstruction - volumes)[masks].square().mean()),
@@ -357,7 +363,7 @@ class Trainer:
         if not self._validate():
             raise BrainSCMError(
                 f"autoencoder: the linear start uses less than {COLLAPSE_USAGE:.0%} of "
-                f"{self.options.codebook_size} codes; "
+                f"{self.model.codebook.size} codes; "
                 "lower autoencoder.codebook_size, or see whether the preprocessed scans are empty."
             )
 
@@ -379,13 +385,13 @@ class Trainer:
 
     @torch.no_grad()
     def _start_codebook(self) -> None:
-        generator, size = torch.Generator().manual_seed(self.seed), self.options.codebook_size
+        generator, size = torch.Generator().manual_seed(self.seed), self.model.codebook.size
         chosen = self._sample_of_scans(1, CODEBOOK_SCANS)
         samples = []
         for i in chosen:
             volumes, _ = self._batch_of(self.training, [i])
             with self._autocast():
-                vectors = to_vectors(self.model.encoder(volumes))
+                vectors = to_vectors(self.encoder(volumes))
             rows = torch.randint(len(vectors), (max(1, 64 * size // len(chosen)),), generator=generator)
             samples.append(vectors[rows.to(vectors.device)])
         self.model.codebook.start(torch.cat(samples), generator)
@@ -443,7 +449,7 @@ class Trainer:
 
 def history_table(history: list[dict[str, Any]]) -> pd.DataFrame:
     """history.tsv: one row a validation and split, with the same columns whatever has happened so far."""
-    columns = ["step", "split", "loss", "charbonnier", "dissimilarity", "commitment", "gradient", "fourier"]
+    columns = ["step", "split", "loss", "intensity", "dissimilarity", "commitment", "gradient", "fourier"]
     columns += ["psnr_brain_db", "codebook_usage", "perplexity", "lr", "seconds", "volumes_per_second"]
     columns += ["gpu_memory_gb"]
     return pd.DataFrame(history, columns=columns)

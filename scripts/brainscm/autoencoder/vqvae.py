@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
 from torch.utils.checkpoint import checkpoint
 
-from brainscm.autoencoder.quantizer import Codebook
+from brainscm.autoencoder.quantizer import Codebook, FiniteScalars
 from brainscm.errors import BrainSCMError
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # called once a pass; volumes and brain masks (n, 1, x, y, z)
@@ -44,6 +45,8 @@ class VQVAE(nn.Module):
         channels: Sequence[int],
         residual_blocks: int,
         latent_channels: int,
+        quantizer: Literal["ema", "fsq"],
+        fsq_levels: int,
         codebook_size: int,
         codebook_decay: float,
     ) -> None:
@@ -64,7 +67,11 @@ class VQVAE(nn.Module):
         self.latent_shape = (latent_channels, x // factor, y // factor, z // factor)
         self.parts: tuple[int, ...] = (latent_channels,)
         self.linear = LinearCode(factor, latent_channels)
-        self.codebook = Codebook(codebook_size, latent_channels, codebook_decay)
+        self.codebook: Codebook | FiniteScalars
+        if quantizer == "fsq":
+            self.codebook = FiniteScalars(latent_channels, fsq_levels)
+        else:
+            self.codebook = Codebook(codebook_size, latent_channels, codebook_decay)
 
         analysis: list[nn.Module] = [SpaceToDepth(2), _conv(8, channels[0]), *_residual(channels[0], residual_blocks)]
         for fine, coarse in pairwise(channels):
@@ -94,7 +101,7 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def quantize(self, latents: Tensor) -> Tensor:
-        """Each latent vector replaced by its nearest code, in the same shape."""
+        """Each latent vector replaced by what the quantiser makes of it, in the same shape."""
         return self.codebook(latents)[0].contiguous()
 
     @torch.no_grad()
