@@ -21,6 +21,7 @@ rule encode_scans:
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         preproc_dir=subpath(input.qc, parent=True),
+        work_dir=WORK,
         preprocessing=PREPROCESSING,
         code=code_fingerprint("latents", "autoencoder"),
     message:

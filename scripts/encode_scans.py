@@ -6,6 +6,7 @@ from brainscm.job import job
 
 with job(snakemake):
     from brainscm.autoencoder.card import check_card
+    from brainscm.autoencoder.fit import displacements_folder
     from brainscm.autoencoder.model import load_autoencoder
     from brainscm.autoencoder.training import choose_device
     from brainscm.autoencoder.volumes import Grid, usable_scans
@@ -16,5 +17,5 @@ with job(snakemake):
     grid = Grid.of(scans["image"].iloc[0])
     card = check_card(Path(input.card), Path(input.model), params.preprocessing, grid)
     device = choose_device("auto")
-    model = load_autoencoder(Path(input.model), device.type)
+    model = load_autoencoder(Path(input.model), device.type, displacements_folder(Path(params.work_dir)))
     encode_scans(scans, model, grid, Path(snakemake.output.latents), card["model_sha256"], device)

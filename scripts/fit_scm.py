@@ -29,7 +29,8 @@ with job(snakemake) as logger:
     scans = list(store.attrs["scans"])
     table = covariate_table(source.scans, source.qc).set_index("scan", drop=False).loc[scans].reset_index(drop=True)
 
-    scm = Scm.fit(table, store["latents"], ScmOptions.model_validate(params.options), params.seed)
+    options, parts = ScmOptions.model_validate(params.options), store.attrs["parts"]
+    scm = Scm.fit(table, store["latents"], options, params.seed, parts)
     scm.save(Path(output.covariates).parent)
     logger.info("fitted on %d training scans", len(scm.training))
 

@@ -102,11 +102,13 @@ class QualityOptions(Options):
 class AutoencoderOptions(Options):
     """Each of `channels` halves the grid once; `quantized_share` of the training volumes is decoded from codes.
 
+    `alignment: deformable` encodes a scan as its displacement to the template and its looks there.
     `deformation_voxels` is the root mean square of random smooth warps of the training volumes. With `recompute` the
     residual blocks keep nothing for the backward pass and are computed again: slower, in less memory.
     """
 
     kind: Literal["vqvae", "pca"] = "vqvae"
+    alignment: Literal["deformable", "none"] = "deformable"
     channels: list[Annotated[int, Field(ge=4)]] = Field([32, 64], min_length=1)
     residual_blocks: int = Field(2, ge=0)
     latent_channels: int = Field(16, ge=1)
@@ -158,14 +160,14 @@ class NodeOptions(Options):
 class ImageOptions(Options):
     """The image node: its formula, how it is estimated, and whose errors its tests use.
 
-    `ridge`: slopes shrunk by generalised cross-validation. `rank`: slopes of at most this rank. `smoothing_voxels`:
-    standard deviation, in latent voxels, of a Gaussian over the slopes' maps. `variance_by`: a node with levels whose
-    groups differ in residual variance. `repeated`: what is done about several scans of a person. `errors`: of the tests
-    where each person has one scan.
+    `shrinkage`: of the slopes, `spectral` (empirical Bayes) or `ridge` (generalised cross-validation). `rank`: slopes
+    of at most this rank. `smoothing_voxels`: standard deviation, in latent voxels, of a Gaussian over the slopes' maps.
+    `variance_by`: a node with levels whose groups differ in residual variance. `repeated`: what is done about several
+    scans of a person. `errors`: of the tests where each person has one scan.
     """
 
     formula: str
-    ridge: bool = False
+    shrinkage: Literal["spectral", "ridge", "none"] = "spectral"
     rank: int | None = Field(None, ge=1)
     smoothing_voxels: float = Field(0.0, ge=0)
     variance_by: str | None = None
@@ -174,8 +176,8 @@ class ImageOptions(Options):
 
     @model_validator(mode="after")
     def _one_of_a_kind(self) -> ImageOptions:
-        if self.ridge and self.rank is not None:
-            raise ValueError("ridge and rank are two ways to shrink the same slopes; choose one")
+        if self.shrinkage != "none" and self.rank is not None:
+            raise ValueError("rank and shrinkage shrink the same slopes; beside rank write shrinkage: none")
         if self.variance_by is not None and self.repeated == "random_intercept":
             raise ValueError("variance_by and repeated: random_intercept are two ways to weigh scans; choose one")
         return self

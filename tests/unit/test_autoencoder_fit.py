@@ -2,17 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from test_autoencoder_volumes import GRID, write_scans
 
+from brainscm.autoencoder.aligned import Aligned, align
 from brainscm.autoencoder.card import check_card, make_card
 from brainscm.autoencoder.fidelity import psnr
-from brainscm.autoencoder.fit import FittedAutoencoder, fit_autoencoder
+from brainscm.autoencoder.fit import FittedAutoencoder, displacements_folder, fit_autoencoder
 from brainscm.autoencoder.model import save_autoencoder
+from brainscm.autoencoder.pca import PCA
 from brainscm.autoencoder.reconstruction import reconstruction_table
 from brainscm.autoencoder.volumes import Grid
 from brainscm.config import AutoencoderOptions
@@ -22,6 +26,7 @@ PREPROCESSING = {"template": "MNI152NLin2009aSym", "voxel_mm": 3.0, "transform":
 OPTIONS = {
     kind: AutoencoderOptions(
         kind=kind,
+        alignment="none",
         channels=[4],
         residual_blocks=1,
         latent_channels=4,
@@ -60,6 +65,23 @@ def test_a_fit_leaves_a_model_a_picture_and_a_history(scans, tmp_path, kind):
     assert fitted.model.grid_shape == GRID.shape
     assert fitted.picture.read_bytes().startswith(b"\x89PNG")
     assert fitted.history["step"].tolist() == ([0, 2, 2, 4, 4] if kind == "vqvae" else [])
+
+
+def test_aligned_scans_are_what_an_aligning_model_learns(scans, tmp_path, monkeypatch):
+    """The inner model is fitted on scans brought to the template, and each displacement is found once."""
+    brain = np.asarray(nib.load(scans["image"].iloc[0]).dataobj, np.float32)
+    drawn = SimpleNamespace(brain=brain, brain_mask=brain > 0, voxel_mm=3.0)
+    monkeypatch.setattr("brainscm.autoencoder.fit.load_template", lambda *_: drawn)
+    preprocessing = {"template": "MNI152NLin2009aSym", "options": {"voxel_mm": 3.0}}
+    options = OPTIONS["pca"].model_copy(update={"alignment": "deformable"})
+    model = fit_autoencoder(scans, preprocessing, options, 1, tmp_path / "work").model
+    assert isinstance(model, Aligned)
+    train = scans[scans["split"] == "train"]["image"]
+    volumes = [torch.from_numpy(np.asarray(nib.load(path).dataobj, np.float32)) for path in train]
+    aligned = torch.stack([align(volume, model.alignment.displacement(volume)) for volume in volumes])
+    expected = PCA.fit(aligned[:, None].half().numpy(), 3)
+    torch.testing.assert_close(model.inner.mean, expected.mean, atol=1e-3, rtol=0)
+    assert len(list(displacements_folder(tmp_path / "work").glob("*.npy"))) == 5  # of training and validation
 
 
 def test_the_test_split_is_never_seen(scans, tmp_path):

@@ -20,6 +20,7 @@ from brainscm.config import AutoencoderOptions
 from brainscm.errors import BrainSCMError
 
 OPTIONS = AutoencoderOptions(
+    alignment="none",
     channels=[4], residual_blocks=1, latent_channels=4, codebook_size=32, codebook_decay=0.5, quantized_share=0.5,
     batch_size=4, max_steps=6, validation_interval=3, device="cpu",
 )  # fmt: skip

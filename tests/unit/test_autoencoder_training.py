@@ -17,6 +17,7 @@ from brainscm.config import AutoencoderOptions
 from brainscm.errors import BrainSCMError
 
 OPTIONS = AutoencoderOptions(
+    alignment="none",
     channels=[8, 8], residual_blocks=1, latent_channels=4, codebook_size=16, max_steps=12, validation_interval=5,
     batch_size=2, device="cpu",
 )  # fmt: skip

@@ -244,7 +244,11 @@ def test_clustered_errors_keep_their_level_where_people_come_twice() -> None:
         {"scan": [f"s{i}" for i in range(120)], "participant": people, "split": "train", "age": x[:, 1]}
     )
     declared = ScmOptions.model_validate(
-        {"nodes": {"age": {}}, "image": {"formula": "age"}, "contrasts": {"c": {"age": [0, 1]}}}
+        {
+            "nodes": {"age": {}},
+            "image": {"formula": "age", "shrinkage": "none"},
+            "contrasts": {"c": {"age": [0, 1]}},
+        }
     )
     scm = Scm.fit(table, z, declared, seed=0)
     tests = table_of_tests(scm, z, range(120)).set_index("effect")

@@ -1,4 +1,4 @@
-"""Refinements of the image node, each behind one key: ridge, low rank, smooth maps, scans that do not weigh alike."""
+"""Refinements of the image node, each behind one key: shrinkage, low rank, smooth maps, weights of scans."""
 
 from typing import Any
 
@@ -23,6 +23,7 @@ from brainscm.scm.shrinkage import PENALTIES
 from brainscm.scm.weighting import Weighting, random_intercept, variance_by
 
 SHAPE = (2, 3, 4, 2)
+LARGE = (4, 6, 6, 6)
 
 
 def options(**fields: Any) -> ImageOptions:
@@ -43,7 +44,7 @@ def fit(x: Array, z: Array, chosen: ImageOptions | None = None) -> ImageModel:
 
 def test_ridge_is_ridge_and_its_penalty_minimises_generalised_cross_validation() -> None:
     x, z = sample(n=24, p=12, noise=2)
-    model = fit(x, z, options(ridge=True))
+    model = fit(x, z, options(shrinkage="ridge"))
     flat = z.reshape(len(x), -1)
     standard = (x[:, 1:] - x[:, 1:].mean(axis=0)) / x[:, 1:].std(axis=0)
     top = np.linalg.svd(standard)[1][0] ** 2
@@ -68,26 +69,98 @@ def test_ridge_is_ridge_and_its_penalty_minimises_generalised_cross_validation()
 def test_ridge_predicts_new_people_better_where_the_design_is_rich_and_leaves_a_good_fit_alone() -> None:
     x, z = sample(n=400, p=16, noise=4)
     rich, new = slice(0, 24), slice(24, 400)
-    shrunk, plain = fit(x[rich], z[rich], options(ridge=True)), fit(x[rich], z[rich])
+    shrunk, plain = fit(x[rich], z[rich], options(shrinkage="ridge")), fit(x[rich], z[rich])
     errors = [np.square(z[new] - model.predict(x[new])).mean() for model in (shrunk, plain)]
     assert errors[0] < 0.8 * errors[1]
     x, z = sample(n=400, p=4, noise=0.01)
     np.testing.assert_allclose(
-        fit(x, z, options(ridge=True)).coefficients, fit(x, z).coefficients, rtol=0.05, atol=1e-3
+        fit(x, z, options(shrinkage="ridge")).coefficients, fit(x, z).coefficients, rtol=0.05, atol=1e-3
     )
 
 
-def test_units_do_not_matter_to_ridge_or_rank() -> None:
+def test_spectral_shrinkage_keeps_one_cause_and_drops_noise() -> None:
+    """Twelve columns, one of which moves the latent: the others' estimates are noise."""
+    rng = np.random.default_rng(3)
+    x = np.column_stack([np.ones(60), rng.normal(size=(60, 11))])
+    truth = np.zeros((12, *LARGE))
+    truth[4] = rng.normal(size=LARGE) * 0.5
+    z = np.tensordot(x, truth, axes=1) + rng.normal(size=(60, *LARGE))
+    errors = {
+        kind: np.square(fit(x, z, options(shrinkage=kind)).coefficients - truth)[1:].mean()
+        for kind in ("spectral", "ridge", "none")
+    }
+    assert errors["spectral"] < 0.35 * errors["none"]
+    assert errors["spectral"] < 0.5 * errors["ridge"]
+    pure = fit(x, rng.normal(size=(60, *LARGE)), options())
+    assert not pure.coefficients[1:].any()
+    np.testing.assert_allclose(fit(x, z, options()).predict(x).mean(axis=0), z.mean(axis=0), atol=1e-10)
+
+
+def test_spectral_shrinkage_leaves_a_clear_effect_alone() -> None:
+    x, z = sample(n=400, p=4, noise=0.01)
+    shrunk, plain = fit(x, z, options()), fit(x, z)
+    assert shrunk.estimator == "spectral"
+    np.testing.assert_allclose(shrunk.coefficients, plain.coefficients, rtol=0.01, atol=1e-3)
+    np.testing.assert_array_equal(shrunk.residual_variance, plain.residual_variance)
+
+
+def test_correlated_noise_is_not_taken_for_an_effect() -> None:
+    """Noise of one smooth pattern has few independent latents; what looks like an effect is within its reach."""
+    rng = np.random.default_rng(5)
+    x = np.column_stack([np.ones(40), rng.normal(size=(40, 6))])
+    kept = 0
+    for _ in range(20):
+        patterns = rng.normal(size=(3, *LARGE))
+        z = np.tensordot(rng.normal(size=(40, 3)), patterns, axes=1) + 0.1 * rng.normal(size=(40, *LARGE))
+        kept += fit(x, z, options()).coefficients[1:].any()
+    assert kept <= 5
+
+
+def test_each_part_of_the_latent_is_shrunk_by_its_own_noise() -> None:
+    rng = np.random.default_rng(7)
+    x = np.column_stack([np.ones(40), rng.normal(size=(40, 3))])
+    effect = rng.normal(size=LARGE)
+    noise = np.ones(LARGE)
+    noise[1:] = 6.0  # channel 0 is quiet, the others are loud
+    z = x[:, 1, None, None, None, None] * effect + noise * rng.normal(size=(40, *LARGE))
+
+    def kept(parts: list[int] | None) -> Array:
+        model = fit_image(x, z, range(40), [str(i) for i in range(40)], ["1", "a", "b", "c"], 0, options(), parts)
+        found, plain = (each.coefficients[1].reshape(LARGE[0], -1) for each in (model, fit(x, z)))
+        return np.einsum("cl,cl->c", found, plain) / np.einsum("cl,cl->c", plain, plain)
+
+    apart, together = kept([1, LARGE[0] - 1]), kept(None)
+    assert apart[0] > 0.9
+    assert apart[1] < 0.8
+    np.testing.assert_allclose(together, together[0], atol=0.02)
+
+
+def test_draws_of_a_spectral_estimate_are_its_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_module, "DRAWS", 1500)
+    x, z = sample(n=40, p=3, noise=1.5)
+    model, plain = fit(x, z, options()), fit(x, z)
+    slopes, shrunk = plain.coefficients[1:].reshape(2, -1), model.coefficients[1:].reshape(2, -1)
+    r = np.linalg.qr(x)[1][1:, 1:]
+    # In the whitened rows the map is symmetric, V K V', and a draw has the variance K of the noise.
+    matrix = r @ np.linalg.lstsq(slopes.T, shrunk.T, rcond=None)[0].T @ np.linalg.inv(r)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-8)
+    whitened = np.einsum("ij,kjl->kil", r, model.draws[:, 1:].reshape(1500, 2, -1))
+    covariance = np.einsum("kil,kjl->ij", whitened, whitened) / 1500 / plain.residual_variance.sum()
+    np.testing.assert_allclose(covariance, matrix, atol=0.06)
+    assert 0 < np.linalg.eigvalsh(matrix)[-1] < 1
+
+
+def test_units_do_not_matter_to_any_shrinkage() -> None:
     x, z = sample(n=24, p=8, noise=2)
     other = x * np.array([1, 365.25, *[0.001] * 6])
-    for chosen in (options(ridge=True), options(rank=2)):
+    for chosen in (options(shrinkage="ridge"), options(shrinkage="none", rank=2), options()):
         mine, theirs = fit(x, z, chosen), fit(other, z, chosen)
         np.testing.assert_allclose(theirs.predict(other), mine.predict(x), rtol=1e-7)
 
 
 def test_low_rank_is_the_best_fit_of_its_rank() -> None:
     x, z = sample()
-    model, plain = fit(x, z, options(rank=2)), fit(x, z)
+    model, plain = fit(x, z, options(shrinkage="none", rank=2)), fit(x, z)
     slopes = model.coefficients[1:].reshape(5, -1)
     assert np.linalg.matrix_rank(slopes, tol=1e-8) == 2
     # Eckart-Young: no other fit of rank 2 is nearer to the full one.
@@ -96,12 +169,12 @@ def test_low_rank_is_the_best_fit_of_its_rank() -> None:
     centred = (model.predict(x) - model.predict(x).mean(axis=0)).reshape(len(x), -1)
     np.testing.assert_allclose(centred, (u[:, :2] * s[:2]) @ vt[:2], atol=1e-9)
     np.testing.assert_allclose(model.predict(x).mean(axis=0), z.mean(axis=0), rtol=1e-10)
-    np.testing.assert_array_equal(fit(x, z, options(rank=5)).coefficients, plain.coefficients)
+    np.testing.assert_array_equal(fit(x, z, options(shrinkage="none", rank=5)).coefficients, plain.coefficients)
 
 
 def test_smoothing_smooths_each_map_and_keeps_the_mean_brain() -> None:
     x, z = sample()
-    model, plain = fit(x, z, options(smoothing_voxels=0.7)), fit(x, z)
+    model, plain = fit(x, z, options(shrinkage="none", smoothing_voxels=0.7)), fit(x, z)
     for row in range(1, 6):
         for channel in range(SHAPE[0]):
             expected = scipy.ndimage.gaussian_filter(plain.coefficients[row, channel], 0.7, mode="nearest")
@@ -109,11 +182,13 @@ def test_smoothing_smooths_each_map_and_keeps_the_mean_brain() -> None:
     np.testing.assert_allclose(model.predict(x).mean(axis=0), z.mean(axis=0), rtol=1e-10)
 
 
-@pytest.mark.parametrize("key", ["rank", "ridge"])
-def test_draws_of_a_shrunk_model_have_its_own_sampling_variance(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chosen", [{"shrinkage": "none", "rank": 2}, {"shrinkage": "ridge"}])
+def test_draws_of_a_shrunk_model_have_its_own_sampling_variance(
+    chosen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(image_module, "DRAWS", 2000)
     x, z = sample(n=30, noise=4)
-    model, plain = fit(x, z, options(**{key: 2 if key == "rank" else True})), fit(x, z)
+    model, plain = fit(x, z, options(**chosen)), fit(x, z)
     by_least_squares, shrunk = plain.coefficients.reshape(6, -1), model.coefficients.reshape(6, -1)
     matrix = np.linalg.lstsq(by_least_squares.T, shrunk.T, rcond=None)[0].T
     unscaled = np.diag(matrix @ plain.xtx_inverse @ matrix.T)
@@ -124,7 +199,7 @@ def test_draws_of_a_shrunk_model_have_its_own_sampling_variance(key: str, monkey
 
 def test_draws_are_smoothed_as_the_maps_are() -> None:
     x, z = sample(n=30)
-    model, plain = fit(x, z, options(smoothing_voxels=1)), fit(x, z)
+    model, plain = fit(x, z, options(shrinkage="none", smoothing_voxels=1)), fit(x, z)
     expected = scipy.ndimage.gaussian_filter(plain.draws[3, 1, 0], 1, mode="nearest")
     np.testing.assert_allclose(model.draws[3, 1, 0], expected, rtol=1e-5, atol=1e-7)
     at_mean = [np.tensordot(x.mean(axis=0), each.draws[3], axes=1) for each in (model, plain)]
@@ -135,7 +210,7 @@ def scm_options(image: dict[str, Any] | None = None, **fields: Any) -> ScmOption
     return ScmOptions.model_validate(
         {
             "nodes": {"age": {}, "site": {}},
-            "image": {"formula": "age + site", **(image or {})},
+            "image": {"formula": "age + site", "shrinkage": "none", **(image or {})},
             "contrasts": {"ageing": {"age": [50, 80]}},
             "permutations": 0,
             **fields,
@@ -244,7 +319,14 @@ def test_equal_groups_get_equal_weights() -> None:
     np.testing.assert_allclose(scale, 1, atol=0.03)
 
 
-REFINED = [{"ridge": True}, {"rank": 1}, {"smoothing_voxels": 0.5}, {"errors": "hc3"}, {"variance_by": "site"}]
+REFINED = [
+    {"shrinkage": "spectral"},
+    {"shrinkage": "ridge"},
+    {"shrinkage": "none", "rank": 1},
+    {"shrinkage": "none", "smoothing_voxels": 0.5},
+    {"errors": "hc3"},
+    {"variance_by": "site"},
+]
 
 
 @pytest.mark.parametrize("image", REFINED, ids=str)
@@ -258,7 +340,7 @@ def test_tests_are_of_least_squares_and_a_refined_model_survives_saving(image: d
     np.testing.assert_array_equal(loaded.image.coefficients, scm.image.coefficients)
     assert loaded.image.estimator == scm.image.estimator
     pd.testing.assert_frame_equal(table_of_tests(loaded, z, rows), table_of_tests(scm, z, rows))
-    if image.keys() & {"ridge", "rank", "smoothing_voxels"}:
+    if image.keys() & {"shrinkage", "rank", "smoothing_voxels"}:
         plain = Scm.fit(table, z, scm_options(), seed=1)
         assert not np.allclose(plain.image.coefficients, scm.image.coefficients)
         pd.testing.assert_frame_equal(table_of_tests(plain, z, rows), table_of_tests(scm, z, rows))
@@ -271,7 +353,7 @@ def test_held_out_people_judge_the_refinement() -> None:
     rng = np.random.default_rng(0)
     names = [f"noise{i}" for i in range(20)]
     table[names] = rng.normal(size=(40, 20))
-    declared = scm_options({"formula": " + ".join(["age", "site", *names]), "ridge": True})
+    declared = scm_options({"formula": " + ".join(["age", "site", *names]), "shrinkage": "ridge"})
     declared.nodes |= ScmOptions.model_validate(
         {"nodes": {name: {} for name in names}, "image": {"formula": "1"}}
     ).nodes
@@ -289,8 +371,8 @@ def test_held_out_people_judge_the_refinement() -> None:
 
 
 def test_refinements_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValidationError, match="choose one"):
-        options(ridge=True, rank=2)
+    with pytest.raises(ValidationError, match="beside rank write shrinkage: none"):
+        options(rank=2)
     with pytest.raises(ValidationError, match="choose one"):
         options(variance_by="site", repeated="random_intercept")
     with pytest.raises(ConfigError, match=r"variance_by: 'sight' is not a node; did you mean 'site'"):

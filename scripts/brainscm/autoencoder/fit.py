@@ -5,22 +5,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from pydantic import TypeAdapter
 
+from brainscm.autoencoder.aligned import Aligned, align
+from brainscm.autoencoder.alignment import Alignment
 from brainscm.autoencoder.model import build_vqvae
 from brainscm.autoencoder.pca import PCA
 from brainscm.autoencoder.progress import draw_progress
 from brainscm.autoencoder.ranks import ALONE, Ranks
 from brainscm.autoencoder.training import Trainer, count_parameters, history_table
-from brainscm.autoencoder.volumes import Grid, VolumeStore, content_fingerprint
+from brainscm.autoencoder.volumes import Grid, Mask, Prepare, Volume, VolumeStore, content_fingerprint
 from brainscm.autoencoder.vqvae import VQVAE
-from brainscm.config import AutoencoderOptions
+from brainscm.config import AutoencoderOptions, CustomTemplate
 from brainscm.errors import BrainSCMError
+from brainscm.preprocess.template import load_template
 from brainscm.provenance import code_fingerprint, options_fingerprint
 
 logger = logging.getLogger("brainscm")
@@ -30,7 +35,7 @@ logger = logging.getLogger("brainscm")
 class FittedAutoencoder:
     """A fitted model, how it came about, and the picture drawn of a validation scan."""
 
-    model: VQVAE | PCA
+    model: VQVAE | PCA | Aligned
     grid: Grid
     data_fingerprint: str
     history: pd.DataFrame
@@ -85,14 +90,52 @@ def fit_autoencoder(
     volumes_folder = work_dir / "autoencoder" / "volumes"
     if not ranks.leads:
         ranks.wait()  # until the first process has built the stores
-    train_store = VolumeStore.open_or_build(training, grid, volumes_folder)
-    validation_store = VolumeStore.open_or_build(validation, grid, volumes_folder)
+    alignment = _alignment(preprocessing, options, work_dir)
+    prepare, prepared = None, ""
+    if alignment is not None:
+        prepare = _aligner(alignment)
+        prepared = "-" + options_fingerprint([preprocessing, code_fingerprint("autoencoder")])
+        logger.info("autoencoder: aligning %d scans to the template", len(training) + len(validation))
+    train_store = VolumeStore.open_or_build(training, grid, volumes_folder, prepare, prepared)
+    validation_store = VolumeStore.open_or_build(validation, grid, volumes_folder, prepare, prepared)
     if ranks.leads:
         ranks.wait()
     logger.info("autoencoder: the state is kept in %s", folder)
     if options.kind == "pca":
-        return _fit_pca(train_store, validation_store, grid, data_fingerprint, options, folder)
-    return _fit_vqvae(train_store, validation_store, grid, data_fingerprint, options, seed, folder, ranks)
+        fitted = _fit_pca(train_store, validation_store, grid, data_fingerprint, options, folder)
+    else:
+        fitted = _fit_vqvae(train_store, validation_store, grid, data_fingerprint, options, seed, folder, ranks)
+    if alignment is None:
+        return fitted
+    assert not isinstance(fitted.model, Aligned)
+    return replace(fitted, model=Aligned(fitted.model, alignment))
+
+
+def displacements_folder(work_dir: Path) -> Path:
+    """Where the displacements of aligned scans are kept between stages."""
+    return work_dir / "autoencoder" / "displacements"
+
+
+def _alignment(preprocessing: Mapping[str, Any], options: AutoencoderOptions, work_dir: Path) -> Alignment | None:
+    """The registration to the template's brain on the grid of the scans, if the options ask for it."""
+    if options.alignment == "none":
+        return None
+    chosen = TypeAdapter(str | CustomTemplate).validate_python(preprocessing["template"])
+    template = load_template(chosen, preprocessing["options"]["voxel_mm"])
+    weight = torch.from_numpy(template.brain_mask.astype(np.float32))
+    alignment = Alignment(torch.from_numpy(template.brain.astype(np.float32)), weight, template.voxel_mm)
+    alignment.kept_in = displacements_folder(work_dir)
+    return alignment
+
+
+def _aligner(alignment: Alignment) -> Prepare:
+    def prepare(volume: Volume, mask: Mask) -> tuple[Volume, Mask]:
+        scan = torch.from_numpy(volume)
+        displacement = alignment.displacement(scan)
+        brain = align(torch.from_numpy(mask.astype(np.float32)), displacement)
+        return align(scan, displacement).numpy(), brain.numpy() > 0.5
+
+    return prepare
 
 
 def _fit_vqvae(

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from brainscm.autoencoder.aligned import Aligned
+from brainscm.autoencoder.alignment import Alignment
 from brainscm.autoencoder.pca import PCA
 from brainscm.autoencoder.vqvae import VQVAE
 from brainscm.config import AutoencoderOptions
@@ -16,11 +18,15 @@ from brainscm.errors import BrainSCMError
 
 
 class Autoencoder(Protocol):
-    """Volumes (n, 1, x, y, z) to latents (n, c, x', y', z') and back, all float32."""
+    """Volumes (n, 1, x, y, z) to latents (n, c, x', y', z') and back, all float32.
+
+    `parts`: numbers of channels that belong together and are shrunk together by the SCM; their sum is c.
+    """
 
     kind: str
     grid_shape: tuple[int, int, int]
     latent_shape: tuple[int, int, int, int]
+    parts: tuple[int, ...]
 
     def encode(self, volumes: Tensor) -> Tensor: ...
 
@@ -40,20 +46,25 @@ def _architecture(options: AutoencoderOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def save_autoencoder(model: VQVAE | PCA, options: AutoencoderOptions, path: Path) -> None:
+def save_autoencoder(model: VQVAE | PCA | Aligned, options: AutoencoderOptions, path: Path) -> None:
     """Write a model to one file of tensors and plain values, which loads without running code; atomic."""
-    architecture = _architecture(options) if isinstance(model, VQVAE) else {"components": model.latent_shape[0]}
+    inner = model.inner if isinstance(model, Aligned) else model
+    architecture = _architecture(options) if isinstance(inner, VQVAE) else {"components": inner.latent_shape[0]}
     content = {
         "kind": model.kind,
         "grid_shape": list(model.grid_shape),
         "architecture": architecture,
+        "aligned_voxel_mm": model.alignment.voxel_mm if isinstance(model, Aligned) else None,
         "weights": {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
     }
     save_atomically(content, path)
 
 
-def load_autoencoder(path: Path, device: str = "cpu") -> VQVAE | PCA:
+def load_autoencoder(path: Path, device: str = "cpu", displacements: Path | None = None) -> VQVAE | PCA | Aligned:
     """Load a model for inference.
+
+    Args:
+        displacements: a folder in which a model that aligns scans keeps what it finds, for the next stage to read.
 
     Raises:
         BrainSCMError: the file is not a model that `save_autoencoder` wrote.
@@ -61,7 +72,12 @@ def load_autoencoder(path: Path, device: str = "cpu") -> VQVAE | PCA:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
         kinds: dict[str, type[VQVAE] | type[PCA]] = {"vqvae": VQVAE, "pca": PCA}
-        model = kinds[content["kind"]](tuple(content["grid_shape"]), **content["architecture"])
+        inner = kinds[content["kind"]](tuple(content["grid_shape"]), **content["architecture"])
+        model: VQVAE | PCA | Aligned = inner
+        if content["aligned_voxel_mm"] is not None:
+            target, weight = torch.zeros(2, *content["grid_shape"]).clone()
+            model = Aligned(inner, Alignment(target, weight, content["aligned_voxel_mm"]))
+            model.alignment.kept_in = displacements
         model.load_state_dict(content["weights"])
     except Exception as error:
         raise BrainSCMError(

@@ -23,6 +23,7 @@ class PCA(nn.Module):
         x, y, z = grid_shape
         self.grid_shape = (x, y, z)
         self.latent_shape = (components, 1, 1, 1)
+        self.parts: tuple[int, ...] = (components,)
         self.register_buffer("mean", torch.zeros(x * y * z))
         self.register_buffer("components", torch.zeros(components, x * y * z))
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("brainscm")
 
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Prepare = Callable[[Volume, Mask], tuple[Volume, Mask]]
 
 
 def usable_scans(scans_tsv: Path, qc_tsv: Path, preproc_dir: Path) -> pd.DataFrame:
@@ -129,13 +131,18 @@ class VolumeStore:
         return len(self.volumes)
 
     @classmethod
-    def open_or_build(cls, scans: pd.DataFrame, grid: Grid, parent: Path) -> VolumeStore:
+    def open_or_build(
+        cls, scans: pd.DataFrame, grid: Grid, parent: Path, prepare: Prepare | None = None, prepared: str = ""
+    ) -> VolumeStore:
         """Open the store of these scans under `parent`, building it first if their contents were not stored before.
+
+        Args:
+            prepare: what is done to each scan and mask before they are stored; `prepared` names what it depends on.
 
         Raises:
             ScanError: a scan cannot be read, is not finite, or lies on another grid.
         """
-        folder = parent / content_fingerprint(scans)
+        folder = parent / (content_fingerprint(scans) + prepared)
         if not folder.exists():
             unfinished = parent / f"{folder.name}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -144,9 +151,9 @@ class VolumeStore:
             volumes = np.lib.format.open_memmap(unfinished / "volumes.npy", "w+", np.float16, shape)
             masks = np.lib.format.open_memmap(unfinished / "masks.npy", "w+", np.bool_, shape)
             for i, (image, mask) in enumerate(zip(scans["image"], scans["mask"], strict=True)):
-                volumes[i, 0] = read_volume(image, grid)
-                masks[i, 0] = read_mask(mask)
-                if (i + 1) % 100 == 0:
+                pair = read_volume(image, grid), read_mask(mask)
+                volumes[i, 0], masks[i, 0] = prepare(*pair) if prepare else pair
+                if (i + 1) % 50 == 0:
                     logger.info("read %d of %d scans into memory maps", i + 1, len(scans))
             volumes.flush()
             masks.flush()

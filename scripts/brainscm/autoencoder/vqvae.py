@@ -65,6 +65,7 @@ class VQVAE(nn.Module):
         x, y, z = grid_shape
         self.grid_shape = (x, y, z)
         self.latent_shape = (latent_channels, x // factor, y // factor, z // factor)
+        self.parts: tuple[int, ...] = (latent_channels,)
         self.linear = LinearCode(factor, latent_channels)
         self.codebook: Codebook | FiniteScalars
         if quantizer == "fsq":

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from brainscm.autoencoder.aligned import Aligned
 from brainscm.autoencoder.model import Autoencoder
 
 
@@ -36,12 +37,16 @@ Strategy = Callable[[Factual, Tensor], tuple[Tensor, Tensor]]
 
 
 def residual(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """x' = x + D(z + s) - D(z): the scan keeps what the autoencoder loses. The difference is x' - x.
+    """x' = x + D(z + s) - D(z), or the scan warped where it was aligned: it keeps what the autoencoder loses.
 
-    Intensities do not fall below zero (or below the scan's own value, where that is negative). A null shift gives x.
+    The difference is x' - x. Intensities do not fall below zero (or below the scan's own value, where that is
+    negative). A null shift gives x.
     """
     x = factual.volumes
-    moved = x + (factual.autoencoder.decode(factual.latents + shift) - factual.decoded)
+    if isinstance(factual.autoencoder, Aligned):
+        moved = factual.autoencoder.move(x, factual.latents, shift)
+    else:
+        moved = x + (factual.autoencoder.decode(factual.latents + shift) - factual.decoded)
     volume = torch.maximum(moved, x.clamp(max=0))
     return volume, volume - x
 

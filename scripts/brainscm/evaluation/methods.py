@@ -34,6 +34,7 @@ class Voxels:
     def __init__(self, grid_shape: tuple[int, int, int]) -> None:
         self.grid_shape = grid_shape
         self.latent_shape = (1, *grid_shape)
+        self.parts: tuple[int, ...] = (1,)
 
     def encode(self, volumes: Tensor) -> Tensor:
         return volumes
@@ -98,4 +99,5 @@ def _refit(scm: Scm, encoded: Rows) -> ImageModel:
         training["participant"].tolist(),
         scm.design.columns,
         scm.seed,
+        scm.options.image,
     )

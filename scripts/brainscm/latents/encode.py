@@ -21,7 +21,8 @@ logger = logging.getLogger("brainscm")
 def encode_scans(
     scans: pd.DataFrame, model: Autoencoder, grid: Grid, path: Path, model_sha256: str, device: torch.device
 ) -> None:
-    """Write the group `path` with the array `latents` (scan, c, x, y, z), one chunk a scan, and the scans' ids.
+    """Write the group `path` with the array `latents` (scan, c, x, y, z), one chunk a scan; its attributes are the
+    scans' ids and the numbers of channels that belong together.
 
     Scans are encoded one at a time: a scan alone gives the same latent as in company, and memory does not grow. The
     store is renamed into place when it is whole.
@@ -34,7 +35,7 @@ def encode_scans(
     group = zarr.create_group(store=unfinished)
     shape = (len(scans), *model.latent_shape)
     latents = group.create_array("latents", shape=shape, chunks=(1, *model.latent_shape), dtype="float32")
-    group.attrs.update({"scans": scans["scan"].tolist(), "model_sha256": model_sha256})
+    group.attrs.update({"scans": scans["scan"].tolist(), "model_sha256": model_sha256, "parts": list(model.parts)})
     started = time.perf_counter()
     for i, image in enumerate(scans["image"]):
         volume = torch.from_numpy(read_volume(image, grid))[None, None].to(device)

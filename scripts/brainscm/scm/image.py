@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from brainscm.config import ImageOptions
 from brainscm.scm.design import Array
-from brainscm.scm.shrinkage import low_rank, ridge, smooth
+from brainscm.scm.shrinkage import independent_latents, low_rank, ridge, smooth, spectral
 
 # A block fits the processor's cache where that still makes a matrix of it (measured: 64 MB blocks are half as fast).
 BLOCK_BYTES = 4 * 2**20
 MIN_BLOCK_ROWS = 16
 DRAWS = 8
+PROBES = 32  # random mixtures of the residuals, by which their covariance is judged
 LEAST_SQUARES = "least squares"
 
 
@@ -45,8 +46,8 @@ class ImageModel:
         degrees_of_freedom: n - p.
         max_leverage: the largest leverage x(X'X)⁻¹x' of a training scan.
         draws: (K, p, *latent) float32, steps to add to B: draws from its sampling distribution.
-        estimator: how B was estimated: `least squares`, `ridge`, `low rank`, each perhaps `, smoothed`. All but the
-            first are biased; residual variance, leverage and `xtx_inverse` stay those of least squares.
+        estimator: how B was estimated: `least squares`, `spectral`, `ridge`, `low rank`, each perhaps `, smoothed`. All
+            but the first are biased; residual variance, leverage and `xtx_inverse` stay those of least squares.
         penalty: of ridge, on columns of unit variance.
         row_scale, row_demean: (n,) how the training scans were weighed (`brainscm.scm.weighting`); empty: all alike.
     """
@@ -106,6 +107,7 @@ def fit_image(
     columns: Sequence[str],
     seed: int,
     options: ImageOptions | None = None,
+    parts: Sequence[int] | None = None,
 ) -> ImageModel:
     """Fit z = x·B + u by least squares, or as `options` refine it.
 
@@ -117,7 +119,8 @@ def fit_image(
             cluster-robust sampling distribution, else from the ordinary one (or HC3's).
         columns: names of x's columns.
         seed: of the draws.
-        options: `ridge`, `rank`, `smoothing_voxels` and `errors` are looked at; None for plain least squares.
+        options: `shrinkage`, `rank`, `smoothing_voxels` and `errors` are looked at; None for plain least squares.
+        parts: numbers of channels that belong together, for spectral shrinkage; None if all do.
     """
     n, p = x.shape
     q, r = np.linalg.qr(x)
@@ -139,14 +142,17 @@ def fit_image(
         # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
         mix = rng.standard_normal((DRAWS, n, p)) @ r_inverse.T / np.sqrt(n - p)
     mix = np.moveaxis(mix, 1, 0).reshape(n, DRAWS * p)  # (n, K p)
+    probed = options is not None and options.shrinkage == "spectral" and p > 1
+    if probed:
+        mix = np.hstack([mix, rng.standard_normal((n, PROBES)) / np.sqrt(n - p)])
 
     shape = np.shape(latents[int(rows[0])])
     rss = np.zeros(b.shape[1])
-    draws = np.zeros((DRAWS * p, b.shape[1]), dtype=np.float32)
+    mixed = np.zeros((mix.shape[1], b.shape[1]), dtype=np.float32)
     for block, z in row_blocks(latents, rows):
         residual = z - x[block] @ b
         rss += np.einsum("nl,nl->l", residual, residual)
-        draws += mix[block].T.astype(np.float32) @ residual.astype(np.float32)
+        mixed += mix[block].T.astype(np.float32) @ residual.astype(np.float32)
     model = ImageModel(
         columns=np.array(columns),
         coefficients=b.reshape(p, *shape),
@@ -154,9 +160,38 @@ def fit_image(
         xtx_inverse=r_inverse @ r_inverse.T,
         degrees_of_freedom=n - p,
         max_leverage=float(leverage.max()),
-        draws=draws.reshape(DRAWS, p, *shape),
+        draws=mixed[: DRAWS * p].reshape(DRAWS, p, *shape),
     )
-    return model if options is None else _refine(model, options, x, q, r, qtz, float(rss.sum()))
+    if options is None:
+        return model
+    if probed:
+        model = _shrink(model, r, qtz, mixed[DRAWS * p :], parts or shape[:1])
+    return _refine(model, options, x, q, r, qtz, float(rss.sum()))
+
+
+def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32], parts: Sequence[int]) -> ImageModel:
+    """Shrink the coefficients of each part of the latent spectrally, and the draws to those of the posterior."""
+    shape = model.residual_variance.shape
+    ends = np.cumsum(parts) * int(np.prod(shape[1:]))
+    slices = [slice(end - part, end) for end, part in zip(ends, np.diff(ends, prepend=0), strict=True)]
+    variance = model.residual_variance.reshape(-1)
+    noise = np.array([max(variance[part].sum(), np.finfo(float).tiny) for part in slices])
+    independent = np.array(
+        [
+            independent_latents(probes[:, part].astype(np.float64), total, model.degrees_of_freedom)
+            for part, total in zip(slices, noise, strict=True)
+        ]
+    )
+    b, draws = model.coefficients.reshape(len(r), -1).copy(), model.draws.reshape(DRAWS, len(r), -1).copy()
+    for part, shrunk, root in zip(slices, *spectral(r, qtz, noise, independent, slices), strict=True):
+        b[:, part] = shrunk @ b[:, part]
+        draws[:, :, part] = root.astype(np.float32) @ draws[:, :, part]
+    return replace(
+        model,
+        coefficients=b.reshape(model.coefficients.shape),
+        draws=draws.reshape(model.draws.shape),
+        estimator="spectral",
+    )
 
 
 def _refine(
@@ -165,7 +200,7 @@ def _refine(
     """Shrink and smooth the coefficients, and the draws by the same linear maps."""
     b, draws, estimator, penalty = model.coefficients, model.draws, model.estimator, 0.0
     matrix = None
-    if options.ridge:
+    if options.shrinkage == "ridge":
         estimator, (penalty, matrix) = "ridge", ridge(x, q, r, qtz, rss)
     elif options.rank is not None and options.rank < len(r) - 1:
         estimator, matrix = "low rank", low_rank(r, qtz, options.rank)

@@ -64,7 +64,9 @@ class Scm:
     seed: int
 
     @classmethod
-    def fit(cls, table: pd.DataFrame, latents: Rows, options: ScmOptions, seed: int) -> Scm:
+    def fit(
+        cls, table: pd.DataFrame, latents: Rows, options: ScmOptions, seed: int, parts: Sequence[int] | None = None
+    ) -> Scm:
         """Fit all nodes on the rows whose `split` is `train`.
 
         Args:
@@ -72,6 +74,7 @@ class Scm:
             latents: array-like (n, *latent), a zarr array for instance; read a row at a time, training rows only.
             options: the graph.
             seed: of the workflow.
+            parts: numbers of channels of the latent that belong together; None if all do.
 
         Raises:
             ConfigError: the graph does not fit the table, a design is collinear, or too few rows are left.
@@ -106,6 +109,7 @@ class Scm:
             design.columns,
             seed,
             options.image,
+            parts,
         )
         if options.missing == "impute":
             for name in graph.modelled:

@@ -1,4 +1,4 @@
-"""Biased estimates of the image's slopes: ridge, low rank, smooth maps. Each is a linear map of the least-squares B.
+"""Biased estimates of the image's slopes: spectral, ridge, low rank, smooth. All are linear maps of B.
 
 Notation of `brainscm.scm.image`: X = QR with the intercept first, and Q'Z (p, L) from the first pass over the store;
 nothing else of the latents is needed.
@@ -6,6 +6,7 @@ nothing else of the latents is needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +20,56 @@ from brainscm.scm.design import Array
 PENALTIES = np.concatenate([[0.0], np.logspace(-8, 4, 241)])
 
 Maps = TypeVar("Maps", bound=NDArray[np.floating])
+
+
+def spectral(
+    r: Array, qtz: Array, noise: Array, independent: Array, parts: Sequence[slice]
+) -> tuple[list[Array], list[Array]]:
+    """For each part of the latent M and √M (p, p): B_spectral = M·B, and √M·ΔB are draws of its posterior.
+
+    Empirical Bayes for many regressions at once (Efron & Morris, 1972, Biometrika 59), with directions below the noise
+    set to zero (Gavish & Donoho, 2017). In the rows of A = Q₁'Z, without the intercept, the noise of a part g is white
+    with total variance τ_g: A_g A_g' / τ_g is the identity where there is no effect. The eigenvectors v of its mean
+    over the parts, each weighed by its number m_g of independent latents, are shared, since one cause moves all parts;
+    those whose eigenvalue is within what noise reaches, (1 + √((p - 1) / Σ m_g))², are dropped, and along the others
+
+        k_g = max(0, 1 - τ_g / |v'A_g|²),   M_g = R⁻¹ (1 ⊕ V K_g V') R
+
+    Args:
+        r: (p, p). qtz: Q'Z, (p, L). parts: where the parts stand in L.
+        noise: (parts,) τ_g, the residual variance summed over the part.
+        independent: (parts,) m_g.
+    """
+    power = [qtz[1:, part] @ qtz[1:, part].T / tau for part, tau in zip(parts, noise, strict=True)]
+    weights = independent / independent.sum()
+    found, directions = np.linalg.eigh(np.einsum("g,gij->ij", weights, power))
+    edge = (1 + np.sqrt(len(found) / independent.sum())) ** 2
+    maps: list[Array] = []
+    roots: list[Array] = []
+    for own in power:
+        along = np.einsum("ij,ik,kj->j", directions, own, directions)
+        kept = np.where(found > edge, np.clip(1 - 1 / np.maximum(along, 1e-9), 0, 1), 0.0)
+        for share, into in ((kept, maps), (np.sqrt(kept), roots)):
+            mixed = scipy.linalg.block_diag([[1.0]], (directions * share) @ directions.T)
+            into.append(np.asarray(scipy.linalg.solve_triangular(r, mixed @ r)))
+    return maps, roots
+
+
+def independent_latents(probes: Array, noise: float, freedom: int) -> float:
+    """How many independent latents of equal variance would make noise as concentrated: (tr Σ)² / tr Σ².
+
+    Args:
+        probes: (d, L), independent draws with the residuals' covariance: N(0, 1)/√freedom times the residuals.
+        noise: tr Σ, the residual variance summed over the latents. freedom: n - p.
+
+    The products of two probes estimate the trace of the squared sample covariance, which exceeds tr Σ² by the sampling
+    variance of a covariance from n - p residuals.
+    """
+    products = probes @ probes.T
+    pairs = np.triu_indices(len(products), 1)
+    square = float(np.square(products[pairs]).mean())
+    unbiased = freedom**2 / ((freedom - 1) * (freedom + 2)) * (square - noise**2 / freedom) if freedom > 1 else square
+    return float(np.clip(noise**2 / max(unbiased, 1e-30), 1.0, probes.shape[1]))
 
 
 def ridge(x: Array, q: Array, r: Array, qtz: Array, rss: float) -> tuple[float, Array]:

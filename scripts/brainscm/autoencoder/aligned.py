@@ -1,0 +1,104 @@
+"""An autoencoder of aligned scans: the latent holds where anatomy lies, and how it looks there."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from brainscm.autoencoder.alignment import Alignment, interpolate, inverse, resample, spread, voxels
+from brainscm.autoencoder.pca import PCA
+from brainscm.autoencoder.vqvae import VQVAE
+
+COARSE_MM = 48.0  # over which the coarse part of a displacement is averaged
+
+
+class Aligned(nn.Module):
+    """A scan's displacement to the template, and an autoencoder's latent of the scan brought there.
+
+    The latent is (n, c, x', y', z') on the inner autoencoder's grid: the displacement in voxels, fine and coarse part
+    apart, its nodes turned into channels, then the inner latent. People differ most in the coarse part, and age moves
+    the fine one; apart, each is shrunk by its own noise.
+    """
+
+    def __init__(self, inner: VQVAE | PCA, alignment: Alignment) -> None:
+        super().__init__()
+        self.inner, self.alignment = inner, alignment
+        self.kind = inner.kind
+        self.grid_shape = inner.grid_shape
+        inner_channels, *lattice = inner.latent_shape
+        self._cubes = tuple(nodes // size for nodes, size in zip(alignment.shape, lattice, strict=True))
+        packed = 3 * self._cubes[0] * self._cubes[1] * self._cubes[2]
+        self.parts: tuple[int, ...] = (packed, packed, inner_channels)
+        self.latent_shape = (sum(self.parts), lattice[0], lattice[1], lattice[2])
+
+    def encode(self, volumes: Tensor) -> Tensor:
+        """Latents (n, c, x', y', z') of volumes (n, 1, x, y, z)."""
+        return torch.stack([self._encode(volume) for volume in volumes[:, 0]])
+
+    def _encode(self, volume: Tensor) -> Tensor:
+        displacement = self.alignment.displacement(volume)
+        fine, coarse = split(displacement, self.alignment.voxel_mm)
+        looks = self.inner.encode(align(volume, displacement)[None, None])[0]
+        return torch.cat([self._pack(fine), self._pack(coarse), looks])
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        """The latents with the inner part quantised; a displacement has no codes."""
+        where, looks = self._apart(latents)
+        return torch.cat([where, self.inner.quantize(looks)], dim=1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Volumes (n, 1, x, y, z): the decoded looks, put where the displacement says."""
+        where, looks = self._apart(latents)
+        decoded = self.inner.decode(looks)[:, 0]
+        pairs = zip(decoded, where, strict=True)
+        return torch.stack([resample(volume, inverse(self._displacement(u))) for volume, u in pairs])[:, None]
+
+    def move(self, volumes: Tensor, latents: Tensor, shift: Tensor) -> Tensor:
+        """The scans themselves under a shift of their latents: x'(p) = x(p - Δu(y)) + Δa(y) with y + (u + Δu)(y) = p.
+
+        What lay at y + u(y) now lies at p; Δa is the change of the decoded looks in template space. A scan whose shift
+        is null is returned as it is.
+        """
+        where, looks = self._apart(latents)
+        where_shift, looks_shift = self._apart(shift)
+        change = (self.inner.decode(looks + looks_shift) - self.inner.decode(looks))[:, 0]
+        moved = volumes.clone()
+        for at in shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
+            step = self._displacement(where_shift[at])
+            template = inverse(self._displacement(where[at]) + step)
+            origin = voxels(self.grid_shape, shift.device) - interpolate(step, template)
+            moved[at, 0] = resample(volumes[at, 0], origin) + interpolate(change[at][None], template)[0]
+        return moved
+
+    def _apart(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        displacement = self.parts[0] + self.parts[1]
+        return latents[:, :displacement], latents[:, displacement:]
+
+    def _displacement(self, packed: Tensor) -> Tensor:
+        """On the full grid, (3, x, y, z), of both packed parts."""
+        fine, coarse = packed.split(self.parts[:2])
+        return spread(self._unpack(fine) + self._unpack(coarse), self.grid_shape)
+
+    def _pack(self, field: Tensor) -> Tensor:
+        """(3, x/2, y/2, z/2) to (channels, x', y', z'): cubes of nodes become channels."""
+        (x, y, z), (i, j, k) = self.latent_shape[1:], self._cubes
+        return field.reshape(3, x, i, y, j, z, k).permute(0, 2, 4, 6, 1, 3, 5).reshape(-1, x, y, z)
+
+    def _unpack(self, packed: Tensor) -> Tensor:
+        (x, y, z), (i, j, k) = self.latent_shape[1:], self._cubes
+        return packed.reshape(3, i, j, k, x, y, z).permute(0, 4, 1, 5, 2, 6, 3).reshape(3, x * i, y * j, z * k)
+
+
+def align(volume: Tensor, displacement: Tensor) -> Tensor:
+    """A scan (x, y, z) as it looks at the template's voxels."""
+    nodes = voxels(volume.shape, volume.device)
+    return resample(volume, nodes + spread(displacement, volume.shape))
+
+
+def split(displacement: Tensor, voxel_mm: float) -> tuple[Tensor, Tensor]:
+    """The fine and the coarse part of a displacement (3, x/2, y/2, z/2), which add up to it."""
+    nodes = min(round(COARSE_MM / (2 * voxel_mm)), *displacement.shape[1:])
+    means = functional.avg_pool3d(displacement[None], nodes, ceil_mode=True, count_include_pad=False)
+    coarse = functional.interpolate(means, size=displacement.shape[1:], mode="trilinear", align_corners=False)[0]
+    return displacement - coarse, coarse
