@@ -67,8 +67,13 @@ def test_a_saved_model_is_the_same_and_loads_without_running_code(tmp_path, quan
     options = OPTIONS.model_copy(update={"quantizer": quantizer, "fsq_levels": 7})
     model, path = trained_vqvae(options), tmp_path / "model.pt"
     save_autoencoder(model, options, path)
-    stored = torch.load(path, weights_only=True)
-    assert set(stored) == {"kind", "grid_shape", "architecture", "aligned_voxel_mm", "weights"}
+    assert set(torch.load(path, weights_only=True)) == {
+        "kind",
+        "grid_shape",
+        "architecture",
+        "aligned_voxel_mm",
+        "weights",
+    }
     loaded = load_autoencoder(path)
     volumes = torch.rand(1, 1, 16, 24, 32)
     latents = model.encode(volumes)
