@@ -143,7 +143,7 @@ def test_a_shift_of_the_looks_changes_intensities_where_the_tissue_lies(aligned:
     factual = Factual(aligned, scan, aligned.encode(scan))
     shift = torch.zeros_like(factual.latents)
     shift[0, -5] = 1.0
-    moved = aligned.move(scan, factual.latents, shift)
+    moved = aligned.move(scan, factual.latents, shift, factual.looks)
     inner = factual.latents[:, -5:]
     change = (aligned.inner.decode(inner + shift[:, -5:]) - aligned.inner.decode(inner))[0, 0]
     displacement = aligned._displacement(factual.latents[0, : sum(aligned.parts[:2])])

@@ -54,15 +54,18 @@ class Aligned(nn.Module):
         pairs = zip(decoded, where, strict=True)
         return torch.stack([resample(volume, inverse(self._displacement(u))) for volume, u in pairs])[:, None]
 
-    def move(self, volumes: Tensor, latents: Tensor, shift: Tensor) -> Tensor:
+    def looks(self, latents: Tensor) -> Tensor:
+        """How the scans look at the template's voxels, (n, 1, x, y, z)."""
+        return self.inner.decode(self._apart(latents)[1])
+
+    def move(self, volumes: Tensor, latents: Tensor, shift: Tensor, looks: Tensor) -> Tensor:
         """The scans themselves under a shift of their latents: x'(p) = x(p - Δu(y)) + Δa(y) with y + (u + Δu)(y) = p.
 
         What lay at y + u(y) now lies at p; Δa is the change of the decoded looks in template space. A scan whose shift
-        is null is returned as it is.
+        is null is returned as it is. `looks` are those of `latents`, which several shifts share.
         """
-        where, looks = self._apart(latents)
-        where_shift, looks_shift = self._apart(shift)
-        change = (self.inner.decode(looks + looks_shift) - self.inner.decode(looks))[:, 0]
+        where, where_shift = self._apart(latents)[0], self._apart(shift)[0]
+        change = (self.looks(latents + shift) - looks)[:, 0]
         moved = volumes.clone()
         for at in shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
             step = self._displacement(where_shift[at])

@@ -27,6 +27,12 @@ class Factual:
         return self.autoencoder.decode(self.latents)
 
     @cached_property
+    def looks(self) -> Tensor:
+        """How aligned scans look at the template's voxels."""
+        assert isinstance(self.autoencoder, Aligned)
+        return self.autoencoder.looks(self.latents)
+
+    @cached_property
     def decoded_quantized(self) -> Tensor:
         """D(q(z))."""
         return self.autoencoder.decode(self.autoencoder.quantize(self.latents))
@@ -44,7 +50,7 @@ def residual(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
     """
     x = factual.volumes
     if isinstance(factual.autoencoder, Aligned):
-        moved = factual.autoencoder.move(x, factual.latents, shift)
+        moved = factual.autoencoder.move(x, factual.latents, shift, factual.looks)
     else:
         moved = x + (factual.autoencoder.decode(factual.latents + shift) - factual.decoded)
     volume = torch.maximum(moved, x.clamp(max=0))

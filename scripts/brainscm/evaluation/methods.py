@@ -1,7 +1,8 @@
 """The methods that are compared: one design matrix, one way to intervene and decode, and each its own encoding.
 
 Persistence aside, every method is the same causal model with the image node fitted on another encoding of the same
-training scans: the autoencoder's latent (BrainSCM), PCA scores, or the voxels themselves.
+training scans: the autoencoder's latent (BrainSCM), PCA scores, or the voxels themselves. The peers are estimated by
+plain least squares, as they are in the field.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from brainscm.autoencoder.model import Autoencoder
 from brainscm.autoencoder.pca import PCA
+from brainscm.config import ImageOptions
 from brainscm.counterfactuals.decoding import STRATEGIES, Factual
 from brainscm.scm.design import Array
 from brainscm.scm.image import ImageModel, Rows, fit_image
@@ -79,7 +81,12 @@ class Method:
 def voxel_glm(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int]) -> Method:
     """The image node fitted on the voxels; volumes: the scans of `scm.training` (n, 1, x, y, z), in its order."""
     logger.info("fitting the voxelwise GLM on %d scans", len(scm.training))
-    return Method("voxel_glm", Voxels(grid_shape), _refit(scm, volumes))
+    return Method("voxel_glm", Voxels(grid_shape), _refit(scm, volumes, None))
+
+
+def voxel_shrunken(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int]) -> Method:
+    """The same estimated as the study's own image node is: what shrinkage gives without any encoding."""
+    return Method("voxel_shrunken", Voxels(grid_shape), _refit(scm, volumes, scm.options.image))
 
 
 def pca_glm(scm: Scm, volumes: NDArray[np.floating], components: int) -> Method:
@@ -87,10 +94,10 @@ def pca_glm(scm: Scm, volumes: NDArray[np.floating], components: int) -> Method:
     logger.info("fitting PCA and its GLM on %d scans", len(scm.training))
     pca = PCA.fit(volumes, components)
     scores = [pca.encode(torch.from_numpy(np.asarray(volume, np.float32))[None])[0].numpy() for volume in volumes]
-    return Method("pca_glm", pca, _refit(scm, np.stack(scores)))
+    return Method("pca_glm", pca, _refit(scm, np.stack(scores), None))
 
 
-def _refit(scm: Scm, encoded: Rows) -> ImageModel:
+def _refit(scm: Scm, encoded: Rows, options: ImageOptions | None) -> ImageModel:
     training = scm.training
     return fit_image(
         scm.design_matrix(training),
@@ -99,5 +106,5 @@ def _refit(scm: Scm, encoded: Rows) -> ImageModel:
         training["participant"].tolist(),
         scm.design.columns,
         scm.seed,
-        scm.options.image,
+        options,
     )

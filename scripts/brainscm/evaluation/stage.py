@@ -21,7 +21,7 @@ from brainscm.errors import BrainSCMError, ScanError
 from brainscm.evaluation.axioms import check_axioms
 from brainscm.evaluation.intervals import PEOPLE_NEEDED
 from brainscm.evaluation.judge import Judge, Verdict
-from brainscm.evaluation.methods import Method, pca_glm, voxel_glm
+from brainscm.evaluation.methods import Method, pca_glm, voxel_glm, voxel_shrunken
 from brainscm.evaluation.minimality import minimality_table
 from brainscm.evaluation.realism import image_features, realism_table
 from brainscm.evaluation.regions import RegionalModel
@@ -223,6 +223,7 @@ def _judge(
     return Judge(
         regional=RegionalModel.fit(study.scm, usable, study.regions),
         voxel_glm=voxel_glm(study.scm, volumes, grid.shape),
+        voxel_shrunken=voxel_shrunken(study.scm, volumes, grid.shape),
         pca_glm=pca_glm(study.scm, volumes, study.components),
         latent_glm=latent_glm,
         table=usable,

@@ -16,6 +16,7 @@ METHODS = {
     "persistence": "No change",
     "mean_change": "Mean change",
     "voxel_glm": "Voxelwise GLM",
+    "voxel_shrunken": "Voxelwise GLM, shrunken",
     "pca_glm": "PCA + GLM",
     "latent_glm": "BrainSCM",
     "pca_ceiling": "PCA at its best",
