@@ -99,7 +99,7 @@ def test_spectral_shrinkage_keeps_one_cause_and_drops_noise() -> None:
 def test_spectral_shrinkage_leaves_a_clear_effect_alone() -> None:
     x, z = sample(n=400, p=4, noise=0.01)
     shrunk, plain = fit(x, z, options()), fit(x, z)
-    assert shrunk.estimator == "spectral"
+    assert shrunk.estimator == "spectral shrinkage"
     np.testing.assert_allclose(shrunk.coefficients, plain.coefficients, rtol=0.01, atol=1e-3)
     np.testing.assert_array_equal(shrunk.residual_variance, plain.residual_variance)
 

@@ -48,8 +48,9 @@ class ImageModel:
         degrees_of_freedom: n - p.
         max_leverage: the largest leverage x(X'X)⁻¹x' of a training scan.
         draws: (K, p, *latent) float32, steps to add to B: draws from its sampling distribution.
-        estimator: how B was estimated: `least squares`, `spectral`, `ridge`, `low rank`, each perhaps `, smoothed`. All
-            but the first are biased; residual variance, leverage and `xtx_inverse` stay those of least squares.
+        estimator: how B was estimated: `least squares`, `spectral shrinkage`, `ridge`, `low rank`, each perhaps
+            `, smoothed`. All but the first are biased; residual variance, leverage and `xtx_inverse` stay those of
+            least squares.
         penalty: of ridge, on columns of unit variance.
         row_scale, row_demean: (n,) how the training scans were weighed (`brainscm.scm.weighting`); empty: all alike.
     """
@@ -194,7 +195,7 @@ def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32]
         model,
         coefficients=b.reshape(model.coefficients.shape),
         draws=draws.reshape(model.draws.shape),
-        estimator="spectral",
+        estimator="spectral shrinkage",
     )
 
 

@@ -19,9 +19,9 @@ COEFFICIENTS = {
 }  # fmt: skip
 TESTS = {
     "contrast": "Contrast", "effect": "Effect", "statistic": "Test", "df1": "df", "df2": "residual df",
-    "share_q05": "Latents with q < 0.05", "max_abs_statistic": "Largest |statistic|", "min_q": "Smallest q",
-    "share_fwe05": "Latents with family-wise p < 0.05", "min_p_fwe": "Smallest family-wise p",
-    "median_partial_r2": "Median partial R²", "max_partial_r2": "Largest partial R²",
+    "share_q05": "q < 0.05", "max_abs_statistic": "Largest |t|, F", "min_q": "Smallest q",
+    "share_fwe05": "FWE p < 0.05", "min_p_fwe": "Smallest FWE p",
+    "median_partial_r2": "Median R²", "max_partial_r2": "Largest R²",
     "max_abs_d": "Largest |d|",
 }  # fmt: skip
 REGIONS = {

@@ -30,6 +30,7 @@ def context(study: Study) -> Context:
         "template": config.template if isinstance(config.template, str) else config.template.name,
         "balanced_in": words.listed(config.cohort.stratify),
         "image_formula": study.graph.image.text,
+        "shrinkage": config.scm.image.shrinkage,
         "latent_size": " × ".join(str(size) for size in study.card.get("latent_shape", [])),
         "steps": study.card.get("steps"),
         "limits": words.LIMITS,
