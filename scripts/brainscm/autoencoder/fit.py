@@ -20,7 +20,7 @@ from brainscm.autoencoder.model import build_vqvae
 from brainscm.autoencoder.pca import PCA
 from brainscm.autoencoder.progress import draw_progress
 from brainscm.autoencoder.ranks import ALONE, Ranks
-from brainscm.autoencoder.training import Trainer, count_parameters, history_table
+from brainscm.autoencoder.training import Trainer, choose_device, count_parameters, history_table
 from brainscm.autoencoder.volumes import Grid, Mask, Prepare, Volume, VolumeStore, content_fingerprint
 from brainscm.autoencoder.vqvae import VQVAE
 from brainscm.config import AutoencoderOptions, CustomTemplate
@@ -125,15 +125,14 @@ def _alignment(preprocessing: Mapping[str, Any], options: AutoencoderOptions, wo
     weight = torch.from_numpy(template.brain_mask.astype(np.float32))
     alignment = Alignment(torch.from_numpy(template.brain.astype(np.float32)), weight, template.voxel_mm)
     alignment.kept_in = displacements_folder(work_dir)
-    return alignment
+    return alignment.to(choose_device(options.device))
 
 
 def _aligner(alignment: Alignment) -> Prepare:
     def prepare(volume: Volume, mask: Mask) -> tuple[Volume, Mask]:
-        scan = torch.from_numpy(volume)
+        scan, brain = (torch.from_numpy(each.astype(np.float32)).to(alignment.target.device) for each in (volume, mask))
         displacement = alignment.displacement(scan)
-        brain = align(torch.from_numpy(mask.astype(np.float32)), displacement)
-        return align(scan, displacement).numpy(), brain.numpy() > 0.5
+        return align(scan, displacement).cpu().numpy(), align(brain, displacement).cpu().numpy() > 0.5
 
     return prepare
 
