@@ -45,6 +45,7 @@ def demo(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Pat
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     # Jobs on one machine see their files at once, and are shorter than the profile's polling interval assumes.
     quick = ["--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "5"]
+    quick += ["--config", "autoencoder={max_steps: 100}"]  # the training's length is not what is tested here
     done = subprocess.run(
         ["snakemake", "--profile", "slurm", *quick],
         cwd=checkout,
