@@ -32,7 +32,7 @@ from brainscm.errors import BrainSCMError
 
 logger = logging.getLogger("brainscm")
 
-EPOCHS = 40  # passes over the training scans where the config leaves max_steps open
+EPOCHS = 30  # passes over the training scans where the config leaves max_steps open
 MIN_VALIDATION_INTERVAL = 50  # steps
 WARM_UP_SHARE = 0.05  # of all steps, in which the learning rate rises
 FINAL_LEARNING_RATE = 0.01  # of the learning rate, at the end of the cosine

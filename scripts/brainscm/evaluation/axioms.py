@@ -18,7 +18,7 @@ from brainscm.evaluation.truth import Brain
 from brainscm.scm.design import Array
 from brainscm.scm.model import Scm
 
-SCANS = 3  # each costs some twenty round trips through the autoencoder
+SCANS = 2  # each costs some twenty round trips through the autoencoder
 COMPOSITION = (1, 10)
 REVERSIBILITY = (1, 3)
 
