@@ -49,9 +49,7 @@ class Aligned(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Volumes (n, 1, x, y, z): the decoded looks, put where the displacement says."""
-        where, looks = self._apart(latents)
-        decoded = self.inner.decode(looks)[:, 0]
-        pairs = zip(decoded, where, strict=True)
+        pairs = zip(self.looks(latents)[:, 0], self._apart(latents)[0], strict=True)
         return torch.stack([resample(volume, inverse(self._displacement(u))) for volume, u in pairs])[:, None]
 
     def looks(self, latents: Tensor) -> Tensor:
