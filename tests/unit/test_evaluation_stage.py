@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import made_up_study
 from brainscm.errors import BrainSCMError
 from brainscm.evaluation.stage import Study, evaluate
+from brainscm.scm.model import Scm
 
 METRICS = {"psnr_brain_db", "change_correlation", "change_slope", "region_volume_mae_ml", "interval_coverage_95"}
 
@@ -93,6 +95,20 @@ def test_a_wrong_sign_turns_the_correlation_negative(study):
     summary = evaluate(replace(study, scm=broken), seed=1, threads=1).summary
     assert summary["methods"]["latent_glm"]["change_correlation"] < -0.5
     assert summary["methods"]["voxel_glm"]["change_correlation"] > 0.5  # refitted, hence sound
+
+
+def test_shuffled_ages_leave_no_change_of_the_right_size(study, evaluated):
+    training = (study.table["split"] == "train") & study.table["age"].notna()
+    ages = study.table[training].groupby("participant")["age"].mean().sort_values()
+    shuffled = dict(zip(ages.index, np.random.default_rng(1).permutation(ages), strict=True))
+    table = study.table.assign(age=study.table["age"].where(~training, study.table["participant"].map(shuffled)))
+    encoded = table.set_index("scan", drop=False).loc[study.latent_scans].reset_index(drop=True)
+    scm = Scm.fit(encoded, study.latents, study.scm.options, seed=0)
+    broken = evaluate(replace(study, scm=scm), seed=1, threads=1).summary["methods"]
+    for method in ("voxel_glm", "pca_glm", "latent_glm"):
+        sound = evaluated.summary["methods"][method]
+        assert abs(broken[method]["change_slope"]) < 0.3 * sound["change_slope"]
+        assert broken[method]["psnr_brain_db"] < sound["psnr_brain_db"] - 1
 
 
 def test_a_test_split_that_was_fitted_on_is_refused(study):
