@@ -130,24 +130,48 @@ def test_each_part_of_the_latent_is_shrunk_by_its_own_noise() -> None:
         return np.einsum("cl,cl->c", found, plain) / np.einsum("cl,cl->c", plain, plain)
 
     apart, together = kept([1, LARGE[0] - 1]), kept(None)
-    assert apart[0] > 0.9
-    assert apart[1] < 0.8
-    np.testing.assert_allclose(together, together[0], atol=0.02)
+    assert apart[0] > 0.85
+    assert apart[1] < 0.7
+    assert together.max() < 0.2  # the loud channels drown the quiet one
 
 
 def test_draws_of_a_spectral_estimate_are_its_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the share k of an effect is kept, a draw has the variance k of the noise."""
     monkeypatch.setattr(image_module, "DRAWS", 1500)
-    x, z = sample(n=40, p=3, noise=1.5)
+    rng = np.random.default_rng(2)
+    x = np.column_stack([np.ones(40), rng.normal(size=40)])
+    z = x[:, 1, None, None, None, None] * rng.normal(size=LARGE) + 1.5 * rng.normal(size=(40, *LARGE))
     model, plain = fit(x, z, options()), fit(x, z)
-    slopes, shrunk = plain.coefficients[1:].reshape(2, -1), model.coefficients[1:].reshape(2, -1)
-    r = np.linalg.qr(x)[1][1:, 1:]
-    # In the whitened rows the map is symmetric, V K V', and a draw has the variance K of the noise.
-    matrix = r @ np.linalg.lstsq(slopes.T, shrunk.T, rcond=None)[0].T @ np.linalg.inv(r)
-    np.testing.assert_allclose(matrix, matrix.T, atol=1e-8)
-    whitened = np.einsum("ij,kjl->kil", r, model.draws[:, 1:].reshape(1500, 2, -1))
-    covariance = np.einsum("kil,kjl->ij", whitened, whitened) / 1500 / plain.residual_variance.sum()
-    np.testing.assert_allclose(covariance, matrix, atol=0.06)
-    assert 0 < np.linalg.eigvalsh(matrix)[-1] < 1
+    share = model.coefficients[1] / plain.coefficients[1]
+    np.testing.assert_allclose(share, share[0][None].repeat(LARGE[0], axis=0), rtol=1e-6)  # one of all channels
+    assert share.min() < 0.3 < 0.9 < share.max() < 1
+    variance = model.draws[:, 1].astype(float).var(axis=0) / (model.xtx_inverse[1, 1] * plain.residual_variance)
+    np.testing.assert_allclose(variance, share, atol=0.15)
+
+
+def test_an_effect_is_kept_where_it_acts_and_dropped_elsewhere() -> None:
+    rng = np.random.default_rng(11)
+    lattice = (12, 12, 12)
+    x = np.column_stack([np.ones(60), rng.normal(size=(60, 3))])
+    effect = np.zeros((4, *lattice))
+    effect[:, :4, :4, :4] = rng.normal(size=(4, 4, 4, 4))
+    z = x[:, 1, None, None, None, None] * effect + rng.normal(size=(60, 4, *lattice))
+    shares = fit(x, z, options()).coefficients[1] / fit(x, z).coefficients[1]
+    assert shares[:, :3, :3, :3].mean() > 0.8
+    assert abs(shares[:, 8:, 8:, 8:]).mean() < 0.05
+
+
+def test_repeated_scans_are_not_taken_for_more_people() -> None:
+    """Three scans a person, all alike but for little: what chance gives to so few people is no effect."""
+    rng = np.random.default_rng(13)
+    people = np.repeat(np.arange(20), 3)
+    kept = 0
+    for _ in range(10):
+        x = np.column_stack([np.ones(60), rng.normal(size=(20, 4))[people]])
+        z = rng.normal(size=(20, *LARGE))[people] + 0.1 * rng.normal(size=(60, *LARGE))
+        model = fit_image(x, z, range(60), [str(i) for i in people], [*"1abcd"], 0, options())
+        kept += bool(model.coefficients[1:].any())
+    assert kept <= 3
 
 
 def test_units_do_not_matter_to_any_shrinkage() -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from brainscm.config import ImageOptions
 from brainscm.scm.design import Array
-from brainscm.scm.shrinkage import independent_latents, low_rank, ridge, smooth, spectral
+from brainscm.scm.shrinkage import low_rank, ridge, smooth, spectral
 
 # Scans read at once, as they are stored; a tile of their latents at a time, of a size that stays in the cache.
 BLOCK_BYTES = 16 * 2**20
@@ -26,7 +26,7 @@ MIN_BLOCK_ROWS = 16
 TILE_BYTES = 2 * 2**20
 MIN_TILE_LATENTS = 512
 DRAWS = 8
-PROBES = 32  # random mixtures of the residuals, by which their covariance is judged
+PROBES = 64  # random mixtures of the residuals, by which their covariance is judged
 LEAST_SQUARES = "least squares"
 
 
@@ -175,26 +175,27 @@ def fit_image(
 
 
 def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32], parts: Sequence[int]) -> ImageModel:
-    """Shrink the coefficients of each part of the latent spectrally, and the draws to those of the posterior."""
-    shape = model.residual_variance.shape
-    ends = np.cumsum(parts) * int(np.prod(shape[1:]))
-    slices = [slice(end - part, end) for end, part in zip(ends, np.diff(ends, prepend=0), strict=True)]
-    variance = model.residual_variance.reshape(-1)
-    noise = np.array([max(variance[part].sum(), np.finfo(float).tiny) for part in slices])
-    independent = np.array(
-        [
-            independent_latents(probes[:, part].astype(np.float64), total, model.degrees_of_freedom)
-            for part, total in zip(slices, noise, strict=True)
-        ]
-    )
-    b, draws = model.coefficients.reshape(len(r), -1).copy(), model.draws.reshape(DRAWS, len(r), -1).copy()
-    for part, shrunk, root in zip(slices, *spectral(r, qtz, noise, independent, slices), strict=True):
-        b[:, part] = shrunk @ b[:, part]
-        draws[:, :, part] = root.astype(np.float32) @ draws[:, :, part]
+    """Shrink the coefficients spectrally, and the draws to those of the posterior."""
+    _, *lattice = model.residual_variance.shape
+    of_part = np.repeat(np.arange(len(parts)), parts)
+    # Where people have several scans, least squares is noisier than its residuals tell: the draws know by how much.
+    drawn = sum(np.square(np.tensordot(r[1:], step, axes=1)).sum(axis=0) for step in model.draws)
+    by_channel = [each.reshape(len(of_part), -1).sum(axis=1) for each in (drawn, model.residual_variance)]
+    of_draws, of_residuals = (np.bincount(of_part, weights=each) for each in by_channel)
+    inflation = of_draws / np.maximum(of_residuals * DRAWS * (len(r) - 1), np.finfo(float).tiny)
+    variance = model.residual_variance.reshape(len(of_part), -1) * inflation[of_part, None]
+    probes = probes.reshape(len(probes), len(of_part), -1) * np.sqrt(inflation, dtype=np.float32)[of_part, None]
+    turn, shares = spectral(r, qtz, variance, probes, model.degrees_of_freedom, parts, lattice or [1])
+
+    def shrunk(maps: NDArray[np.floating], kept: Array) -> Array:
+        turned = np.tensordot(turn, maps, axes=1).reshape(len(turn), len(of_part), -1)
+        back = scipy.linalg.solve(turn, (turned * kept[:, of_part]).reshape(len(turn), -1))
+        return np.asarray(back.reshape(maps.shape))
+
     return replace(
         model,
-        coefficients=b.reshape(model.coefficients.shape),
-        draws=draws.reshape(model.draws.shape),
+        coefficients=shrunk(model.coefficients, shares),
+        draws=np.stack([shrunk(step, np.sqrt(shares)).astype(np.float32) for step in model.draws]),
         estimator="spectral shrinkage",
     )
 

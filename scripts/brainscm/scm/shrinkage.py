@@ -1,4 +1,4 @@
-"""Biased estimates of the image's slopes: spectral, ridge, low rank, smooth. All are linear maps of B.
+"""Biased estimates of the image's slopes: spectral, ridge, low rank, smooth. All but the first are linear maps of B.
 
 Notation of `brainscm.scm.image`: X = QR with the intercept first, and Q'Z (p, L) from the first pass over the store;
 nothing else of the latents is needed.
@@ -18,44 +18,88 @@ from brainscm.scm.design import Array
 
 # Penalties tried, as shares of the largest squared singular value of the standardised columns.
 PENALTIES = np.concatenate([[0.0], np.logspace(-8, 4, 241)])
+# Standard deviation of the window in which an effect is compared with noise, as a share of the lattice: about 12 mm.
+WINDOW = 1 / 15
+TRACY_WIDOM_95 = 0.979  # of order 1
 
 Maps = TypeVar("Maps", bound=NDArray[np.floating])
 
 
 def spectral(
-    r: Array, qtz: Array, noise: Array, independent: Array, parts: Sequence[slice]
-) -> tuple[list[Array], list[Array]]:
-    """For each part of the latent M and √M (p, p): B_spectral = M·B, and √M·ΔB are draws of its posterior.
+    r: Array,
+    qtz: Array,
+    variance: Array,
+    probes: NDArray[np.floating],
+    freedom: int,
+    channels: Sequence[int],
+    lattice: Sequence[int],
+) -> tuple[Array, Array]:
+    """T (p, p) and shares k (p, parts, cells) such that B_spectral = T⁻¹ (k ∘ T B); T⁻¹ (√k ∘ T ΔB) are its draws.
 
-    Empirical Bayes for many regressions at once (Efron & Morris, 1972, Biometrika 59), with directions below the noise
-    set to zero (Gavish & Donoho, 2017). In the rows of A = Q₁'Z, without the intercept, the noise of a part g is white
-    with total variance τ_g: A_g A_g' / τ_g is the identity where there is no effect. The eigenvectors v of its mean
-    over the parts, each weighed by its number m_g of independent latents, are shared, since one cause moves all parts;
-    those whose eigenvalue is within what noise reaches, (1 + √((p - 1) / Σ m_g))², are dropped, and along the others
+    Empirical Bayes for many regressions at once (Efron & Morris, 1972, Biometrika 59), in two steps.
 
-        k_g = max(0, 1 - τ_g / |v'A_g|²),   M_g = R⁻¹ (1 ⊕ V K_g V') R
+    *Which causes.* In the rows of A = Q₁'Z, without the intercept, the noise of a part g of the latent is white with
+    total variance τ_g, so that A_g A_g' / τ_g is the identity where there is no effect. The eigenvectors v of its mean
+    over the parts, each weighed by its number m_g of independent latents, are shared, since one cause moves all parts.
+    Those whose eigenvalue is within what noise reaches (`largest_of_noise`) are dropped.
+
+    *Where they act.* Along the others, S(y) is the power of v'A_g over that of the noise, both in a Gaussian window
+    around the cell y of the lattice, and
+
+        k_g(y) = max(0, 1 - c_g / S(y)),   c_g = 1 + 2·sd(S where there is noise alone),   T = (1 ⊕ V')R
+
+    Without the margin of c_g, half of the cells that hold noise alone would keep some of it.
 
     Args:
-        r: (p, p). qtz: Q'Z, (p, L). parts: where the parts stand in L.
-        noise: (parts,) τ_g, the residual variance summed over the part.
-        independent: (parts,) m_g.
+        r: (p, p). qtz: Q'Z, (p, L). variance: of a row of A where there is no effect, (Σ channels, cells).
+        probes: (d, Σ channels, cells), independent draws with the covariance of such a row. freedom: n - p.
+        channels: of each part. lattice: the latent's spatial axes; L = Σ channels × cells.
     """
-    power = [qtz[1:, part] @ qtz[1:, part].T / tau for part, tau in zip(parts, noise, strict=True)]
-    weights = independent / independent.sum()
-    found, directions = np.linalg.eigh(np.einsum("g,gij->ij", weights, power))
-    edge = (1 + np.sqrt(len(found) / independent.sum())) ** 2
-    maps: list[Array] = []
-    roots: list[Array] = []
-    for own in power:
-        along = np.einsum("ij,ik,kj->j", directions, own, directions)
-        kept = np.where(found > edge, np.clip(1 - 1 / np.maximum(along, 1e-9), 0, 1), 0.0)
-        for share, into in ((kept, maps), (np.sqrt(kept), roots)):
-            mixed = scipy.linalg.block_diag([[1.0]], (directions * share) @ directions.T)
-            into.append(np.asarray(scipy.linalg.solve_triangular(r, mixed @ r)))
-    return maps, roots
+    cells = int(np.prod(lattice))
+    slices = [slice(end - own, end) for end, own in zip(np.cumsum(channels), channels, strict=True)]
+
+    def power(maps: NDArray[np.floating]) -> Array:
+        """Of maps (d, L): summed over the channels of each part and averaged in windows, (d, parts, cells)."""
+        square = np.square(maps).reshape(len(maps), -1, cells)
+        return np.stack([_windowed(square[:, part].sum(axis=1), lattice) for part in slices], axis=1)
+
+    noise = np.maximum(power(np.sqrt(variance).reshape(1, -1))[0], np.finfo(float).tiny)
+    tau = np.array([max(variance[part].sum(), np.finfo(float).tiny) for part in slices])
+    independent = np.array(
+        [
+            independent_latents(probes[:, part].reshape(len(probes), -1), total, freedom)
+            for part, total in zip(slices, tau, strict=True)
+        ]
+    )
+    a = qtz[1:].reshape(len(r) - 1, -1, cells)
+    grams = [np.einsum("icl,jcl->ij", a[:, part], a[:, part]) / total for part, total in zip(slices, tau, strict=True)]
+    found, directions = np.linalg.eigh(np.tensordot(independent / independent.sum(), np.stack(grams), axes=1))
+
+    among_noise = power(probes) / noise
+    spread = np.sqrt((among_noise.var(axis=0) * noise).sum(axis=-1) / noise.sum(axis=-1))  # (parts,)
+    stands_out = power(directions.T @ qtz[1:]) / noise
+    shares = np.clip(1 - (1 + 2 * spread)[:, None] / np.maximum(stands_out, 1e-9), 0, 1)
+    shares[found <= largest_of_noise(len(found), independent.sum())] = 0
+    return scipy.linalg.block_diag([[1.0]], directions.T) @ r, np.concatenate([np.ones((1, *noise.shape)), shares])
 
 
-def independent_latents(probes: Array, noise: float, freedom: int) -> float:
+def _windowed(power: Array, lattice: Sequence[int]) -> Array:
+    """Maps (d, cells), each averaged in a Gaussian window."""
+    width = [WINDOW * size for size in lattice]
+    maps = scipy.ndimage.gaussian_filter(power.reshape(len(power), *lattice), (0, *width), mode="nearest")
+    return np.asarray(maps.reshape(len(power), -1))
+
+
+def largest_of_noise(q: int, m: float) -> float:
+    """What the largest eigenvalue of G G' / m exceeds once in twenty times, G (q, m) of white noise.
+
+    (√m + √q)²/m, and the 95 % point of the Tracy-Widom law above it (Johnstone, 2001, Annals of Statistics 29).
+    """
+    reach = np.sqrt(m) + np.sqrt(q)
+    return float((reach**2 + TRACY_WIDOM_95 * reach * (1 / np.sqrt(m) + 1 / np.sqrt(q)) ** (1 / 3)) / m)
+
+
+def independent_latents(probes: NDArray[np.floating], noise: float, freedom: int) -> float:
     """How many independent latents of equal variance would make noise as concentrated: (tr Σ)² / tr Σ².
 
     Args:
@@ -65,7 +109,7 @@ def independent_latents(probes: Array, noise: float, freedom: int) -> float:
     The products of two probes estimate the trace of the squared sample covariance, which exceeds tr Σ² by the sampling
     variance of a covariance from n - p residuals.
     """
-    products = probes @ probes.T
+    products = (probes @ probes.T).astype(np.float64)
     pairs = np.triu_indices(len(products), 1)
     square = float(np.square(products[pairs]).mean())
     unbiased = freedom**2 / ((freedom - 1) * (freedom + 2)) * (square - noise**2 / freedom) if freedom > 1 else square
