@@ -136,6 +136,8 @@ def fit_image(
     leverage = np.square(q).sum(axis=1)
 
     rng = np.random.default_rng([seed, 0])
+    # Random numbers go by a scan's covariates and not by its row, so that the order of the rows does not matter.
+    place = np.argsort(np.lexsort((*x.T, np.asarray(clusters))))
     hc3 = options is not None and options.errors == "hc3"
     if has_clusters(clusters) or hc3:
         # A normal weight per participant on its score: the wild cluster bootstrap, whose covariance is the sandwich.
@@ -146,11 +148,12 @@ def fit_image(
         mix = np.einsum("kn,np->knp", weights, q @ r_inverse.T)
     else:
         # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
-        mix = rng.standard_normal((DRAWS, n, p)) @ (r_inverse.T / np.sqrt(n - p))
+        mix = rng.standard_normal((DRAWS, n, p))[:, place] @ (r_inverse.T / np.sqrt(n - p))
     mix = np.moveaxis(mix, 1, 2).reshape(DRAWS * p, n).astype(np.float32)
     probed = options is not None and options.shrinkage == "spectral" and p > 1
     if probed:
-        mix = np.vstack([mix, rng.standard_normal((PROBES, n), dtype=np.float32) / np.sqrt(n - p, dtype=np.float32)])
+        probes = rng.standard_normal((PROBES, n), dtype=np.float32)[:, place]
+        mix = np.vstack([mix, probes / np.sqrt(n - p, dtype=np.float32)])
 
     rss = np.zeros(b.shape[1])
     mixed = np.zeros((len(mix), b.shape[1]), dtype=np.float32)
