@@ -8,9 +8,11 @@ from brainscm.closing import closing_words
 from brainscm.cohort.tables import read_table, run_paths
 from brainscm.errors import BrainSCMError
 from brainscm.provenance import code_fingerprint
-from brainscm.study import load_study
+from brainscm.study import check_keys_once, load_study
 
 try:
+    for study_file in workflow.overwrite_configfiles:
+        check_keys_once(Path(study_file))
     STUDY = load_study(Path(workflow.basedir, "config.yaml"), config)
 except BrainSCMError as error:
     raise WorkflowError(str(error))

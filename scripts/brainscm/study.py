@@ -75,6 +75,32 @@ def load_study(defaults: Path, study: dict[str, Any]) -> Config:
     return config
 
 
+def check_keys_once(path: Path) -> None:
+    """Refuse a study file that writes a key twice in one section: YAML would silently keep the last.
+
+    Raises:
+        ConfigError: one sentence with the file, the line, the key, and where it stood first.
+    """
+
+    def visit(node: yaml.Node | None) -> None:
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                visit(item)
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                name = str(key.value)
+                if name in lines:
+                    raise ConfigError(
+                        f"{path}, line {line}: '{name}' is already written in line {lines[name]}; keep one of the two."
+                    )
+                lines[name] = line
+                visit(value)
+
+    visit(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+
+
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,27 @@ def test_outputs_have_the_contracts_names_and_no_temporary_file_is_left(done: di
     for name in done["status"]["outputs"].values():
         assert (done["folder"] / name).is_file()
     assert not [path for path in done["folder"].rglob(".*") if path.is_file()]
+
+
+def test_every_image_has_a_name_and_a_side_car_of_bids_derivatives(done: dict[str, Any]) -> None:
+    """Entities in BIDS's order, and the side-car's keys that its derivatives require: see the pages on common data
+    types and on imaging derivatives."""
+    entities = r"_space-[a-zA-Z0-9]+_res-[a-zA-Z0-9]+"
+    name = re.compile(
+        rf"sub-01_ses-02(({entities})?_desc-brain_mask|{entities}_desc-preproc_T1w|{entities}_label-(GM|WM|CSF)_probseg)"
+    )
+    images = list((done["folder"] / "sub-01/ses-02/anat").glob("*.nii.gz"))
+    assert len(images) == 6
+    for image in images:
+        stem = image.name.removesuffix(".nii.gz")
+        assert name.fullmatch(stem), stem
+        sidecar = json.loads(image.with_name(f"{stem}.json").read_text())
+        assert sidecar["Description"]
+        assert all(source.startswith("bids:raw:sub-01/") for source in sidecar["Sources"])
+        assert sidecar["SpatialReference"] == ("MNI152NLin2009aSym" if "_space-" in stem else "orig")
+        assert ("Resolution" in sidecar) == ("_res-" in stem)
+        assert (sidecar.get("Type") == "Brain") == stem.endswith("_mask")
+        assert ("SkullStripped" in sidecar) == stem.endswith("_T1w")
 
 
 def test_mask_lies_on_the_raw_grid_and_on_the_brain(done: dict[str, Any]) -> None:

@@ -107,6 +107,12 @@ def test_the_overview_names_failures_and_limits(report):
     assert "causal only as far as the declared graph is right" in text
 
 
+def test_the_overviews_failures_have_a_shape_beside_their_colour(report):
+    html = (report / "index.html").read_text()
+    assert re.search(r'<td class=""><span class="status fail"><svg [^>]*>.*?</svg>fail</span></td>', html)
+    assert '<span class="status none">left out of everything</span>' in html
+
+
 def test_a_scan_page_shows_its_counterfactuals_and_warns_of_extrapolation(report, study):
     beyond = study.made[study.made["extrapolation"].astype(bool)].iloc[0]
     page = Page(report / "scans" / f"{beyond['scan']}.html")

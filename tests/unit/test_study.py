@@ -9,7 +9,7 @@ import pytest
 from brainscm.config import Config
 from brainscm.errors import ConfigError
 from brainscm.schema import PATH, config_schema
-from brainscm.study import load_study
+from brainscm.study import check_keys_once, load_study
 
 DEFAULTS = Path(__file__).parents[2] / "config.yaml"
 
@@ -100,6 +100,17 @@ def test_a_typo_gets_one_sentence_with_its_place(study: dict[str, Any], told: st
     with pytest.raises(ConfigError, match=told) as error:
         load(**study)
     assert "\n" not in str(error.value)
+
+
+def test_a_key_written_twice_is_told_with_both_lines(tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("seed: 1\ncounterfactuals:\n  - {name: a}\n  - name: b\n    do: {age: 1}\n    name: c\n")
+    with pytest.raises(ConfigError, match=r"study.yaml, line 6: 'name' is already written in line 4; keep one"):
+        check_keys_once(study)
+    study.write_text("seed: 1\nscm: {nodes: {age: {unit: years}, sex: {unit: none}}}\n")
+    check_keys_once(study)
+    study.write_text("")
+    check_keys_once(study)
 
 
 def test_published_schema_is_current() -> None:
