@@ -15,7 +15,6 @@ Writes benchmarks/results/ablation_autoencoder.json.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import logging
 import platform
@@ -30,6 +29,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from bench_truth import OURS
+from record import RESULTS, circumstances, write
 
 from brainscm.autoencoder.model import build_vqvae
 from brainscm.autoencoder.reconstruction import reconstruction_table
@@ -53,7 +53,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 COLUMNS = ("psnr_brain_db", "ssim_brain", "quantized_psnr_brain_db", "quantized_ssim_brain")
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "work" / "ablation"
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main() -> None:
@@ -70,15 +69,13 @@ def main() -> None:
         "steps": arguments.steps,
         "scans": scans["split"].value_counts().to_dict(),
         "variants": {},
-        "machine": f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/ablate_autoencoder.py", *sys.argv[1:]]),
+        **circumstances(platform.system(), f"{torch.get_num_threads()} threads"),
     }
     WORK.mkdir(parents=True, exist_ok=True)
     for name in arguments.only:
         (WORK / f"ablate_{name}.yaml").write_text(yaml.safe_dump({"autoencoder": VARIANTS[name]}))
         figures["variants"][name] = {**reconstruct(name, scans, arguments.steps), **judged_by_truth(name)}
-        (RESULTS / "ablation_autoencoder.json").write_text(json.dumps(figures, indent=2) + "\n")
+        write(figures, RESULTS / "ablation_autoencoder.json")
     print(pd.DataFrame(figures["variants"]).T.drop(columns="options").to_string(na_rep=""))
 
 

@@ -14,10 +14,8 @@ Writes benchmarks/results/autoencoder_<device>.json; --compile and --recompute (
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -31,6 +29,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+from record import RESULTS, circumstances, write
 
 from brainscm.autoencoder.model import build_vqvae
 from brainscm.autoencoder.training import Trainer, count_parameters, training_precision
@@ -62,18 +62,14 @@ def main() -> None:
         "batch": arguments.batch,
         "models": models,
         "ratios": {key: models["brainscm"][key] / value for key, value in models.get("monai", {}).items()},
-        "machine": torch.cuda.get_device_name() if arguments.device == "cuda" else f"{platform.machine()}, CPU",
+        **(circumstances(machine=torch.cuda.get_device_name()) if arguments.device == "cuda" else circumstances("CPU")),
         "threads": torch.get_num_threads(),
         "precision": str(training_precision(torch.device(arguments.device))).removeprefix("torch."),
         "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(),
-        "command": f"python {' '.join(['benchmarks/bench_autoencoder.py', *sys.argv[1:]])}",
     }
-    text = json.dumps(figures, indent=2)
-    print(text)
     chosen = [name for name in ("compile", "recompute") if getattr(arguments, name)]
     name = "_".join(["autoencoder", arguments.device, *chosen])
-    (Path(__file__).parent / "results" / f"{name}.json").write_text(text + "\n")
+    print(write(figures, RESULTS / f"{name}.json"))
 
 
 def _run_alone(name: str) -> str:

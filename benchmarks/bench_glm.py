@@ -12,11 +12,8 @@ Writes benchmarks/results/glm.json (elsewhere with --output).
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import platform
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import RESULTS, circumstances, write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
@@ -39,7 +37,7 @@ def main() -> None:
     parser.add_argument("--peer-columns", type=int, default=500)
     parser.add_argument("--memory-scans", type=int, nargs="+", default=(500, 5_000, 20_000))
     parser.add_argument("--memory-latents", type=int, default=10_000)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "glm.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "glm.json")
     parser.add_argument("--peak-memory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--permute", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -59,14 +57,9 @@ def main() -> None:
             "times_the_bare_products": "<= 2",
             "memory": "flat up to 20,000 scans",
         },
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, load {os.getloadavg()[0]:.1f}",
-        "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/bench_glm.py {shlex.join(sys.argv[1:])}".strip(),
+        **circumstances(f"{os.cpu_count()} cores", platform.system(), f"load {os.getloadavg()[0]:.1f}"),
     }
-    text = json.dumps(figures, indent=2)
-    print(text)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text + "\n")
+    print(write(figures, arguments.output))
 
 
 def simulate(scans: int, latents: int, columns: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,9 @@ benchmarks/results/preprocess.json; a 2 mm head takes the recipe some ten minute
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import platform
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,6 +26,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from record import RESULTS, circumstances, write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bids", type=Path)
     parser.add_argument("--labels", type=Path)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "preprocess.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "preprocess.json")
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)  # ours or ants, the scan, the mask to write
     arguments = parser.parse_args()
     if arguments.run:
@@ -70,14 +69,9 @@ def main() -> None:
         },
         "times_faster": median("ants", "seconds") / median("ours", "seconds"),
         "goals": {"seconds_2mm": "<= 60", "seconds_1mm": "<= 120", "times_faster": ">= 3", "peak_memory_gb": "< 3"},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, load {os.getloadavg()[0]:.1f}",
-        "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/bench_preprocess.py {shlex.join(sys.argv[1:])}".strip(),
+        **circumstances(f"{os.cpu_count()} cores", platform.system(), f"load {os.getloadavg()[0]:.1f}"),
     }
-    text = json.dumps(figures, indent=2)
-    print(text)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text + "\n")
+    print(write(figures, arguments.output))
 
 
 def heads(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path, np.ndarray]]:

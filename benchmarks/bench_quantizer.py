@@ -11,10 +11,7 @@ Writes benchmarks/results/quantizer.json.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
-import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +21,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+from record import RESULTS, circumstances, write
 
 from brainscm.autoencoder.quantizer import Codebook, to_vectors
 
@@ -46,13 +45,9 @@ def main() -> None:
         "ratios": {
             key: figures["brainscm"][key] / value for key, value in figures.get("vector_quantize_pytorch", {}).items()
         },
-        "machine": f"{platform.machine()}, CPU, {torch.get_num_threads()} threads",
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/bench_quantizer.py", *sys.argv[1:]]),
+        **circumstances("CPU", f"{torch.get_num_threads()} threads"),
     }
-    text = json.dumps(found, indent=2)
-    print(text)
-    (Path(__file__).parent / "results" / "quantizer.json").write_text(text + "\n")
+    print(write(found, RESULTS / "quantizer.json"))
 
 
 def ours(first: Tensor) -> Quantize:

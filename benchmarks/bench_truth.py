@@ -13,7 +13,6 @@ cohort and its preprocessing, most of the time) is kept.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
+from record import RESULTS, circumstances, write
 
 from brainscm.cohort.tables import read_table
 
@@ -73,11 +73,9 @@ def main() -> None:
     figures |= {
         "seed": arguments.seed,
         "minutes_of_this_call": round(minutes, 1),
-        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/bench_truth.py", *sys.argv[1:]]),
+        **circumstances(platform.system(), f"{os.cpu_count()} cores"),
     }
-    (ROOT / "benchmarks" / "results" / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write(figures, RESULTS / f"{name}.json")
     print(table_of(figures))
     print(f"\nbenchmarks/results/{name}.json")
 

@@ -9,8 +9,6 @@ your own (their pictures are kept nowhere). Writes benchmarks/results/bad_inputs
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import platform
 import shutil
@@ -21,6 +19,7 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")  # read when 
 
 import nibabel as nib
 import numpy as np
+from record import RESULTS, circumstances, write
 from scipy import ndimage
 
 from brainscm.config import PreprocessOptions, QualityOptions
@@ -59,12 +58,10 @@ def main() -> None:
                         shutil.copy(pictures / f"sub-{name}_{kind}.png", arguments.figures / f"qc_{name}_{kind}.png")
     figures = {
         "cases": found,
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "date": datetime.date.today().isoformat(),
-        "command": "python benchmarks/validate_bad_inputs.py",
+        **circumstances(platform.system(), command="python benchmarks/validate_bad_inputs.py"),
     }
     if arguments.only is None:
-        (Path(__file__).parent / "results" / "bad_inputs.json").write_text(json.dumps(figures, indent=2) + "\n")
+        write(figures, RESULTS / "bad_inputs.json")
 
 
 def outcome(name: str, path: Path, preproc_dir: Path) -> dict[str, object]:

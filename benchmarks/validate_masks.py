@@ -13,14 +13,13 @@ its mask) into an `output_dir` of its own, and give `--name ixi_colin27`.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import platform
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from record import RESULTS, circumstances, write
 
 VOLUMES = {"gm": "601_GM", "wm": "604_WM", "ventricles": "509_Ventricles"}
 
@@ -54,14 +53,13 @@ def main() -> None:
         "median_ratio": {
             name: (usable[f"{name}_ml"] / reference[column] * 1000).median() for name, column in VOLUMES.items()
         },
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/validate_masks.py --preproc {arguments.preproc} "
-        f"--labels <{arguments.labels.name}> --name {arguments.name}",
+        **circumstances(
+            platform.system(),
+            command=f"python benchmarks/validate_masks.py --preproc {arguments.preproc} "
+            f"--labels <{arguments.labels.name}> --name {arguments.name}",
+        ),
     }
-    text = json.dumps(figures, indent=2)
-    print(text)
-    (Path(__file__).parent / "results" / f"masks_{arguments.name}.json").write_text(text + "\n")
+    print(write(figures, RESULTS / f"masks_{arguments.name}.json"))
 
 
 def dice_of(mask_path: Path, labels_folder: Path) -> float:

@@ -10,7 +10,6 @@ is held out. Writes benchmarks/results/mediators_<name>.json.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import platform
 import sys
@@ -20,6 +19,8 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+from record import RESULTS, circumstances, write
 
 from brainscm.cohort.tables import read_table
 from brainscm.config import ScmOptions
@@ -64,13 +65,13 @@ def main() -> None:
         "tests": records(test_contrasts(scm, volumes, rows)),
         "regional_effects": records(effects),
         "diagnostics": records(pd.concat([diagnose(scm, offered), held_out(scm, table, volumes)])),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/validate_mediators.py --bids <{arguments.bids.name}> --name {arguments.name}",
+        **circumstances(
+            platform.system(),
+            command=f"python benchmarks/validate_mediators.py --bids <{arguments.bids.name}> --name {arguments.name}",
+        ),
     }
-    text = json.dumps(figures, indent=2)
     print(effects.drop(columns=["source", "scans"]).to_string(index=False, float_format="%.3g"))
-    (Path(__file__).parent / "results" / f"mediators_{arguments.name}.json").write_text(text + "\n")
+    write(figures, RESULTS / f"mediators_{arguments.name}.json")
 
 
 def read(bids: Path) -> tuple[pd.DataFrame, list[str]]:

@@ -12,7 +12,6 @@ attempt would. Writes benchmarks/results/registration_<name>.json; about half a 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -27,6 +26,8 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+from record import RESULTS, circumstances, write
 
 from brainscm.preprocess.register import read_matrix
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
@@ -62,15 +63,14 @@ def main() -> None:
         "scans": len(table),
         "mean": table.mean().round(4).to_dict(),
         "worst": table.min().round(4).to_dict(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/validate_registration.py --preproc {arguments.preproc} --bids "
-        f"<{arguments.bids.name}> --labels <{arguments.labels.name}> --ventricles "
-        f"{' '.join(map(str, arguments.ventricles))} --name {arguments.name}",
+        **circumstances(
+            platform.system(),
+            command=f"python benchmarks/validate_registration.py --preproc {arguments.preproc} --bids "
+            f"<{arguments.bids.name}> --labels <{arguments.labels.name}> --ventricles "
+            f"{' '.join(map(str, arguments.ventricles))} --name {arguments.name}",
+        ),
     }
-    text = json.dumps(figures, indent=2)
-    print(text)
-    (Path(__file__).parent / "results" / f"registration_{arguments.name}.json").write_text(text + "\n")
+    print(write(figures, RESULTS / f"registration_{arguments.name}.json"))
 
 
 def read(path: Path) -> Volume:

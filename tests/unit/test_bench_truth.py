@@ -1,26 +1,17 @@
 """The standing benchmark's own reading of a run."""
 
-import importlib.util
 import json
 from pathlib import Path
 
+import bench_truth as bench
 import numpy as np
 import pandas as pd
-import pytest
 import yaml
 
 from brainscm.simulation.causal_model import COEFFICIENTS, draw_nodes, draw_noise
 from brainscm.study import load_study
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("bench_truth", ROOT / "benchmarks" / "bench_truth.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_truth(folder: Path, coefficients: dict) -> Path:
@@ -37,13 +28,13 @@ def write_truth(folder: Path, coefficients: dict) -> Path:
     return truth
 
 
-def test_declared_coefficients_are_recovered_from_the_volumes_of_the_heads(bench, tmp_path):
+def test_declared_coefficients_are_recovered_from_the_volumes_of_the_heads(tmp_path):
     found = bench.recovered_coefficients(write_truth(tmp_path, COEFFICIENTS))
     assert set(found) == {"ventricles", "temporal_gm"}
     assert all(term["recovered"] for terms in found.values() for term in terms.values())
 
 
-def test_a_coefficient_that_the_heads_do_not_follow_is_seen(bench, tmp_path):
+def test_a_coefficient_that_the_heads_do_not_follow_is_seen(tmp_path):
     other = {**COEFFICIENTS, "log_ventricles": {**COEFFICIENTS["log_ventricles"], "d": 0.35}}
     found = bench.recovered_coefficients(write_truth(tmp_path, other))
     assert not found["ventricles"]["d"]["recovered"]
@@ -63,7 +54,7 @@ def test_the_study_is_the_one_that_is_declared():
     assert ({"age": "+10", "diagnosis": "AD"}, "total") in asked
 
 
-def test_seed_and_size_reach_the_workflow(bench, monkeypatch):
+def test_seed_and_size_reach_the_workflow(monkeypatch):
     commands = []
     monkeypatch.setattr(bench.subprocess, "run", lambda command, **_: commands.append(command))
     parser_arguments = bench.argparse.Namespace(seed=2, people=16, cores=2, options=None)

@@ -48,6 +48,11 @@ def test_summary_has_the_contracts_shape(evaluated):
             assert (method[metric] is None) == (metric in method["why_null"])
 
 
+def test_least_squares_is_not_fitted_twice_under_two_names(evaluated):
+    assert "voxel_glm" in set(evaluated.metrics["method"])
+    assert "voxel_shrunken" not in set(evaluated.metrics["method"])
+
+
 def test_persistence_changes_nothing_and_says_so(evaluated):
     persistence = evaluated.summary["methods"]["persistence"]
     assert persistence["change_slope"] == 0

@@ -94,6 +94,15 @@ def test_no_row_but_the_given_ones_is_read() -> None:
     max_statistics(x, [np.eye(4)[1:2]], Guarded(), range(0, 80, 2), singles(40), 3, seed=1)
 
 
+def test_tiles_are_the_store_and_do_not_grow_with_the_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = np.random.default_rng(0).normal(size=(400, 2, 11))
+    monkeypatch.setattr(permutation, "TILE_BYTES", 16_000)
+    for n in (7, 100, 390):
+        found = list(permutation.tiles(z, range(5, 5 + n)))
+        np.testing.assert_array_equal(np.concatenate(found, axis=1), z[5 : 5 + n].reshape(n, -1))
+        assert max(tile.nbytes for tile in found) < 16_000
+
+
 def test_a_latent_that_does_not_vary_has_no_p_and_no_say() -> None:
     rng = np.random.default_rng(0)
     x, z = design(rng), rng.normal(size=(40, 3))

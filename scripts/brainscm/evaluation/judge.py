@@ -66,7 +66,8 @@ class Judge:
 
     Attributes:
         regional: what the causal model expects of the regions; `regional.scm` is the fitted model.
-        voxel_glm, pca_glm, latent_glm: the methods. voxel_shrunken: the voxelwise one, estimated as the latent one is.
+        voxel_glm, pca_glm, latent_glm: the methods. voxel_shrunken: the voxelwise one, estimated as the latent one
+            is; None where that is least squares.
         table: usable scans, indexed by scan id, with the nodes' columns.
         read_brain: reads a scan. read_truth: the answer to a case that starts from this brain, if it has one.
         segment: regional volumes (ml) of a volume in the place of a brain's own; the same for counterfactual and truth.
@@ -75,7 +76,7 @@ class Judge:
 
     regional: RegionalModel
     voxel_glm: Method
-    voxel_shrunken: Method
+    voxel_shrunken: Method | None
     pca_glm: Method
     latent_glm: Method
     table: pd.DataFrame
@@ -292,7 +293,8 @@ class Judge:
             yield "latent_glm", decode, *self.latent_glm.predict(latent, step, decode)
         if truth is not None:
             yield "persistence", "none", brain.volume, np.zeros_like(brain.volume)
-            yield "voxel_shrunken", "residual", *self.voxel_shrunken.predict(voxels, step)
+            if self.voxel_shrunken is not None:
+                yield "voxel_shrunken", "residual", *self.voxel_shrunken.predict(voxels, step)
             yield "mean_change", "residual", *self.voxel_glm.predict(voxels, question.mean_step)
             yield "pca_ceiling", "residual", *self.pca_glm.reach(scores, truth.volume)
             yield "latent_ceiling", "residual", *self.latent_glm.reach(latent, truth.volume)

@@ -20,7 +20,7 @@ from brainscm.autoencoder.pca import PCA
 from brainscm.config import ImageOptions
 from brainscm.counterfactuals.decoding import STRATEGIES, Factual
 from brainscm.scm.design import Array
-from brainscm.scm.image import ImageModel, Rows, fit_image
+from brainscm.scm.image import LEAST_SQUARES, ImageModel, Rows, fit_image
 from brainscm.scm.model import Scm
 
 logger = logging.getLogger("brainscm")
@@ -84,8 +84,13 @@ def voxel_glm(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int]) -> Meth
     return Method("voxel_glm", Voxels(grid_shape), _refit(scm, volumes, None))
 
 
-def voxel_shrunken(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int]) -> Method:
-    """The same estimated as the study's own image node is: what shrinkage gives without any encoding."""
+def voxel_shrunken(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int]) -> Method | None:
+    """The same estimated as the study's own image node is: what shrinkage gives without any encoding.
+
+    None where that is plain least squares, and hence `voxel_glm`.
+    """
+    if scm.image.estimator == LEAST_SQUARES:
+        return None
     return Method("voxel_shrunken", Voxels(grid_shape), _refit(scm, volumes, scm.options.image))
 
 

@@ -7,7 +7,9 @@ the largest statistic over all latents; a latent's p is the share of permutation
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -16,9 +18,9 @@ from numpy.typing import NDArray
 from brainscm.scm.design import Array
 from brainscm.scm.image import Rows
 
-# Residuals of so many latents that all scans fit are held at once: memory is this, however many scans there are.
-TILE_BYTES = 512 * 2**20
-# Products of one step: of a size that stays in the processor's cache.
+# So many latents of all scans, or so many scans of all latents, are held at once: memory does not grow with the scans.
+TILE_BYTES = 32 * 2**20
+# Permuted designs and products of one step: of a size that stays in the processor's cache.
 STEP_BYTES = 4 * 2**20
 STEP_PERMUTATIONS = 32
 # A permuted statistic that equals the observed one but for rounding counts as equal.
@@ -43,29 +45,44 @@ def max_statistics(
     Args:
         x: (n, p) design matrix of the training scans, of full rank.
         contrasts: each C, (k, p) of full row rank.
-        latents, rows: the store and where the training scans stand in it; read once for each tile of latents.
+        latents, rows: the store and where the training scans stand in it; read once.
         people: (n,) participant of each scan.
         permutations: how many.
         seed: of the workflow; the k-th permutation depends on it and on k alone.
     """
     if not permutations:
         return np.empty((len(contrasts), 0))
-    n = len(x)
-    first = np.asarray(latents[int(rows[0])])
-    size = first.size
     bases = [Basis.of(x, contrast) for contrast in contrasts]
     orders = [exchange(people, basis.tested)[1] for basis in bases]
     largest = np.zeros((len(contrasts), permutations))
-    width = min(size, max(1, TILE_BYTES // ((first.itemsize + 4) * n)))  # latents and their float32 residuals
-    for start in range(0, size, width):
-        tile = np.empty((n, min(width, size - start)), dtype=first.dtype)
-        for i, row in enumerate(rows):
-            tile[i] = np.asarray(latents[int(row)]).reshape(-1)[start : start + width]
+    for tile in tiles(latents, rows):
         for contrast, (basis, order) in enumerate(zip(bases, orders, strict=True)):
             seeded = (order(np.random.default_rng([seed, 2, k])) for k in range(permutations))
             found = permuted_maxima(basis, basis.unit_residuals(tile), seeded)
             np.maximum(largest[contrast], found, out=largest[contrast])
     return largest
+
+
+def tiles(latents: Rows, rows: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """Some latents of all scans at a time; (n, tile).
+
+    The store holds scan after scan. It is read once, a block of scans at a time; what was read waits in a temporary
+    file, tile after tile, as large as the scans' latents.
+    """
+    n, first = len(rows), np.asarray(latents[int(rows[0])])
+    size, dtype = first.size, first.dtype
+    width = max(1, TILE_BYTES // ((dtype.itemsize + 4) * n))  # a tile and its float32 residuals
+    parts = [slice(start, min(start + width, size)) for start in range(0, size, width)]
+    block = max(1, TILE_BYTES // (2 * dtype.itemsize * size))  # a block and the parts that are cut from it
+    with tempfile.TemporaryFile() as file:
+        for start in range(0, n, block):
+            scans = np.stack([np.asarray(latents[int(row)]).reshape(-1) for row in rows[start : start + block]])
+            for part in parts:
+                file.seek((part.start * n + start * (part.stop - part.start)) * dtype.itemsize)
+                file.write(scans[:, part].tobytes())
+        file.seek(0)
+        for part in parts:
+            yield np.frombuffer(file.read(n * (part.stop - part.start) * dtype.itemsize), dtype).reshape(n, -1)
 
 
 def family_wise_p(partial_r2: Array, largest: Array) -> Array:
@@ -123,9 +140,10 @@ def permuted_maxima(basis: Basis, residual: NDArray[np.float32], orders: Iterato
     """
     k, m = basis.tested.shape[1], basis.moving.shape[1]
     columns = basis.moving.astype(np.float32)
-    step = max(64, STEP_BYTES // (4 * STEP_PERMUTATIONS * m))
+    together = max(1, min(STEP_PERMUTATIONS, STEP_BYTES // columns.nbytes))
+    step = max(64, STEP_BYTES // (4 * together * m))
     largest: list[Array] = []
-    while len(chunk := [columns[order] for _, order in zip(range(STEP_PERMUTATIONS), orders, strict=False)]):
+    while len(chunk := [columns[order] for _, order in zip(range(together), orders, strict=False)]):
         stacked = np.concatenate([permuted.T for permuted in chunk])  # (chunk m, n)
         found = np.zeros(len(chunk))
         for start in range(0, residual.shape[1], step):
