@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from brainscm.autoencoder import training
 from brainscm.autoencoder.model import build_vqvae
@@ -83,7 +84,8 @@ def test_it_learns_what_the_linear_start_leaves(stores, tmp_path):
     assert losses.iloc[-1] < 0.7 * losses.iloc[0]
     assert history["step"].tolist() == [0, 50, 50, 100, 100, 150, 150]
     assert history.loc[history["split"] == "validation", "codebook_usage"].between(0.05, 1).all()
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"state.pt", "history.tsv", "progress.png"}
+    kept = {path.name for path in (tmp_path / "run").iterdir()}
+    assert kept == {"state.pt", "history.tsv", "progress.png", "events"}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,46 @@ def test_a_killed_training_ends_with_the_same_weights(stores, tmp_path, monkeypa
     resumed = make_trainer(stores, tmp_path / "killed", **changes)
     resumed.run()
     assert_same_training(whole, resumed)
+
+
+def read_events(folder: Path) -> dict[str, dict[int, float]]:
+    """Tag -> step -> value, as TensorBoard shows them: a restart takes back what was written from its step on."""
+    curves: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        content = path.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            if event.session_log.status == SessionLog.START:
+                curves = {tag: {s: v for s, v in found.items() if s < event.step} for tag, found in curves.items()}
+            for value in event.summary.value:
+                assert event.step not in curves.setdefault(value.tag, {})
+                curves[value.tag][event.step] = value.simple_value
+    return curves
+
+
+def test_a_resumed_training_writes_each_event_once(stores, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
+    trainer = make_trainer(stores, tmp_path / "run")
+    trainer._save, saves = (lambda: None if trainer.progress.step == 10 else saves()), trainer._save
+    interrupt(trainer, 11, kill)  # step 10 is written and not saved
+    with pytest.raises(Killed):
+        trainer.run()
+    resumed = make_trainer(stores, tmp_path / "run")
+    resumed.run()
+    curves = read_events(tmp_path / "run" / "events")
+    history = history_table(resumed.progress.history).set_index(["split", "step"])
+    assert set(curves["psnr_brain_db/validation"]) == {0, 5, 10, 12}
+    for split, names in (("validation", ["psnr_brain_db", "codebook_usage", "lr"]), ("train", ["loss", "lr"])):
+        for name in names:
+            for step, value in curves[f"{name}/{split}"].items():
+                assert value == pytest.approx(history.loc[(split, step), name], rel=1e-6)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -1,12 +1,16 @@
-"""The picture of a validation scan, its reconstruction and the error, by which one watches the training."""
+"""By what one watches a training: the picture of a validation scan, and its curves as TensorBoard events."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from tensorboardX import SummaryWriter
 
 from brainscm.autoencoder.volumes import Volume
 
@@ -27,3 +31,30 @@ def draw_progress(volume: Volume, reconstruction: Volume, title: str, path: Path
     unfinished = path.with_name(f".{path.name}.unfinished")
     figure.savefig(unfinished, dpi=100, format="png")
     os.replace(unfinished, path)
+
+
+class Events:
+    """TensorBoard events in `folder`: `<figure>/<split>` for each number of the history's rows, by step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add rows of the history, all of one step.
+
+        The first rows of a process take back what an interrupted one had written from that step on.
+        """
+        step = rows[0]["step"]
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self.folder), purge_step=step)
+        for row in rows:
+            for name, value in row.items():
+                if isinstance(value, float) and math.isfinite(value):
+                    self._writer.add_scalar(f"{name}/{row['split']}", value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

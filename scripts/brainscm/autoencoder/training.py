@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ from torch import Tensor
 from brainscm.autoencoder.augmentation import augment
 from brainscm.autoencoder.losses import absolute_error, charbonnier, dissimilarity, fourier_error, gradient_error
 from brainscm.autoencoder.model import save_atomically
-from brainscm.autoencoder.progress import draw_progress
+from brainscm.autoencoder.progress import Events, draw_progress
 from brainscm.autoencoder.quantizer import to_vectors
 from brainscm.autoencoder.ranks import ALONE, Ranks
 from brainscm.autoencoder.volumes import VolumeStore
@@ -127,6 +127,7 @@ class Trainer:
             self.encoder, self.decoder = (torch.compile(part, dynamic=False) for part in (self.encoder, self.decoder))
         self.optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
         self.progress = Progress()
+        self.events = Events(folder / "events")
         self.best_weights: dict[str, Tensor] = {}
 
     @property
@@ -156,7 +157,7 @@ class Trainer:
             str(self.precision).removeprefix("torch."),
             count_parameters(self.model),
         )
-        with stop_requests() as stopped, told_when_memory_runs_out(self.options):
+        with stop_requests() as stopped, told_when_memory_runs_out(self.options), closing(self.events):
             while self.progress.step < self.max_steps:
                 sound = self._train_step()
                 if sound and self._validation_is_due():
@@ -312,6 +313,8 @@ class Trainer:
         if psnr > progress.best_psnr:
             progress.best_psnr, progress.best_step = psnr, progress.step
             self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        if self.ranks.leads:
+            self.events.write(progress.history[-2:] if steps else progress.history[-1:])
         self._save()
         if self.ranks.leads and picture is not None:
             write_table(history_table(progress.history), self.folder / "history.tsv")
