@@ -69,8 +69,8 @@ class Alignment(nn.Module):
         return found
 
     def _identity(self) -> bytes:
-        chosen = (COARSEST_MM, STEPS, STEP_VOXELS, WINDOW, STIFFNESS, NOISE, self.voxel_mm)
-        return repr(chosen).encode() + self.target.cpu().numpy().tobytes()
+        """Of all but the scan that a displacement depends on: this file, the voxels and the target."""
+        return Path(__file__).read_bytes() + repr(self.voxel_mm).encode() + self.target.cpu().numpy().tobytes()
 
     @torch.enable_grad()
     @torch.inference_mode(False)
