@@ -212,6 +212,15 @@ def test_an_intervention_that_cannot_reach_the_image_is_told(study: Study) -> No
     assert not plan.step.any()
 
 
+def test_a_model_that_shrinkage_has_left_without_effects_is_told(study: Study) -> None:
+    declared = ScmOptions.model_validate({"nodes": {"age": {}}, "image": {"formula": "age"}})
+    noise = np.random.default_rng(1).normal(size=study.latents.shape)
+    plan = plan_query(Scm.fit(study.table, noise, declared, seed=0), study.table, query(do={"age": 60}))
+    assert plan.support["warning"].str.contains("no change is shown: no effect on the image stands out").all()
+    plan = plan_query(Scm.fit(study.table, study.latents, declared, seed=0), study.table, query(do={"age": 60}))
+    assert not plan.support["warning"].str.contains("stands out").any()
+
+
 @pytest.mark.parametrize("decode", ["residual", "direct", "quantized"])
 def test_pure_functions_agree_with_the_files(study: Study, decode: Any) -> None:
     asked = query(decode=decode, do={"age": 75, "sex": "F"}, effect="direct")

@@ -11,7 +11,7 @@ from brainscm.config import QueryOptions
 from brainscm.errors import ConfigError
 from brainscm.scm.design import Array
 from brainscm.scm.formula import nearest
-from brainscm.scm.model import Scm
+from brainscm.scm.model import NOTHING_STANDS_OUT, Scm
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,14 @@ def plan_query(scm: Scm, table: pd.DataFrame, query: QueryOptions) -> Plan:
     support = scm.support(changed, tuple(query.do))
     reaches = scm.graph.reaches_image(query.do) if query.effect == "total" else {*query.do} & {*scm.graph.image.names}
     if not reaches:
-        silent = f"nothing leads from {', '.join(query.do)} to the image in the graph"
-        support["warning"] = support["warning"].map(lambda words: f"{words}; {silent}" if words else silent)
+        _warn(support, f"nothing leads from {', '.join(query.do)} to the image in the graph")
+    elif scm.image.is_flat:
+        _warn(support, f"no change is shown: {NOTHING_STANDS_OUT}")
     return Plan(query, table, changed, scm.design_matrix(changed) - factual, np.array(drawn), support)
+
+
+def _warn(support: pd.DataFrame, words: str) -> None:
+    support["warning"] = support["warning"].map(lambda before: f"{before}; {words}" if before else words)
 
 
 def select_scans(table: pd.DataFrame, query: QueryOptions) -> pd.DataFrame:

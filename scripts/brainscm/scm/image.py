@@ -67,6 +67,11 @@ class ImageModel:
     row_scale: Array = field(default_factory=lambda: np.empty(0))
     row_demean: Array = field(default_factory=lambda: np.empty(0))
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether shrinkage has left no effect at all."""
+        return not self.coefficients[1:].any()
+
     def predict(self, x: Array) -> Array:
         """x·B, (n, *latent); a row is the same to the last bit alone and among others."""
         return _rowwise(x, self.coefficients)

@@ -29,6 +29,10 @@ from brainscm.scm.weighting import Weighting, random_intercept, variance_by
 logger = logging.getLogger("brainscm")
 
 IMAGE_FORMULA = "config: scm.image.formula"
+NOTHING_STANDS_OUT = (
+    "no effect on the image stands out from noise in the training scans; "
+    "add scans or take terms out of scm.image.formula (scm.image.shrinkage: none shows the noise, too)"
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class Scm:
             for name in graph.modelled:
                 if count := int(training[covariates.columns[name]].isna().sum()):
                     logger.warning("%d training scans lack %s, which is imputed from its parents", count, name)
+        if len(design.columns) > 1 and image.is_flat:
+            logger.warning("image: %s", NOTHING_STANDS_OUT)
         image = replace(
             image,
             max_leverage=float(image.leverage(x).max()),
