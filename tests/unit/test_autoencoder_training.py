@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from brainscm.autoencoder import training
 from brainscm.autoencoder.model import build_vqvae
+from brainscm.autoencoder.progress import Events
 from brainscm.autoencoder.training import Trainer, choose_device, history_table
 from brainscm.autoencoder.volumes import VolumeStore
 from brainscm.config import AutoencoderOptions
@@ -159,6 +160,16 @@ def test_a_resumed_training_writes_each_event_once(stores, tmp_path):
         for name in names:
             for step, value in curves[f"{name}/{split}"].items():
                 assert value == pytest.approx(history.loc[(split, step), name], rel=1e-6)
+
+
+def test_a_restart_within_a_second_keeps_the_events_before_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1.7e9)  # event files are named by the second
+    first, second = Events(tmp_path), Events(tmp_path)
+    for events, steps in ((first, (0, 5, 10)), (second, (10, 15))):
+        for step in steps:
+            events.write([{"step": step, "split": "validation", "psnr_brain_db": float(step)}])
+        events.close()
+    assert read_events(tmp_path)["psnr_brain_db/validation"] == {0: 0.0, 5: 5.0, 10: 10.0, 15: 15.0}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

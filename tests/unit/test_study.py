@@ -77,6 +77,8 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"seed": None}, "config: seed: nothing is written there; .* leave it out"),
         ({"scm": "age + sex"}, "config: scm: should be a section.*given: 'age \\+ sex'"),
         ({"autoencoder": {"channels": [32, "big"]}}, "config: autoencoder.channels\\[1\\]: should be a whole number"),
+        ({"autoencoder": {"batch_size": True}}, "config: autoencoder.batch_size: true or false cannot stand here"),
+        ({"autoencoder": {"device": False}}, "config: autoencoder.device: true or false cannot stand here"),
         ({"scm": {"image": {"formula": "1"}}}, "config: scm.image.formula: '1' names no node"),
         ({"scm": {"nodes": {"age": {}}}}, "config: scm.image: missing"),
         ({"scm": {"nodes": {"age": {"familly": "gamma"}}}}, "unknown key; did you mean 'family'?"),

@@ -47,7 +47,8 @@ class Events:
         """
         step = rows[0]["step"]
         if self._writer is None:
-            self._writer = SummaryWriter(str(self.folder), purge_step=step)
+            # Files are named by the second: without the step, a run resumed within it would overwrite the first.
+            self._writer = SummaryWriter(str(self.folder), purge_step=step, filename_suffix=f".from-step-{step:08d}")
         for row in rows:
             for name, value in row.items():
                 if isinstance(value, float) and math.isfinite(value):

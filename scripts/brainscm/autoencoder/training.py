@@ -144,29 +144,30 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.device.type == "cuda":
             self._rehearse()
-        if self.ranks.any(self._state_path.exists()):
-            self._restore()
-            logger.info("training goes on from step %d of %d", self.progress.step, self.max_steps)
-        else:
-            self._start()
-        logger.info(
-            "training on %d scans, validating on %d, %s, %s, %d parameters",
-            len(self.training),
-            len(self.validation),
-            self.device_name,
-            str(self.precision).removeprefix("torch."),
-            count_parameters(self.model),
-        )
-        with stop_requests() as stopped, told_when_memory_runs_out(self.options), closing(self.events):
-            while self.progress.step < self.max_steps:
-                sound = self._train_step()
-                if sound and self._validation_is_due():
-                    sound = self._validate()
-                if not sound:
-                    self._roll_back()
-                elif self.ranks.any(bool(stopped)):
-                    self._save()
-                    raise BrainSCMError(f"training stopped at step {self.progress.step}; run again to go on.")
+        with closing(self.events):
+            if self.ranks.any(self._state_path.exists()):
+                self._restore()
+                logger.info("training goes on from step %d of %d", self.progress.step, self.max_steps)
+            else:
+                self._start()
+            logger.info(
+                "training on %d scans, validating on %d, %s, %s, %d parameters",
+                len(self.training),
+                len(self.validation),
+                self.device_name,
+                str(self.precision).removeprefix("torch."),
+                count_parameters(self.model),
+            )
+            with stop_requests() as stopped, told_when_memory_runs_out(self.options):
+                while self.progress.step < self.max_steps:
+                    sound = self._train_step()
+                    if sound and self._validation_is_due():
+                        sound = self._validate()
+                    if not sound:
+                        self._roll_back()
+                    elif self.ranks.any(bool(stopped)):
+                        self._save()
+                        raise BrainSCMError(f"training stopped at step {self.progress.step}; run again to go on.")
         self.model.load_state_dict(self.best_weights)
 
     def _validation_is_due(self) -> bool:
