@@ -245,6 +245,7 @@ def _preprocess(folder: Path, scan: str, age: float, number: int, rng: np.random
     for kind in ("mask", "registration"):
         picture.resize((160, 120)).save(figures / f"{scan}_{kind}.png")
     measured = {f"{region}_ml": value for region, value in segment(volume, mask, 1.0).items()}
+    measured["mask_volume_ml"] = float(mask.sum() * VOXEL_MM**3 / 1000)
     return {**row, **measured, "preproc_t1w": str(image), "template_mask": str(brain_mask)}
 
 

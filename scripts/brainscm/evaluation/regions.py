@@ -41,9 +41,11 @@ class Expectation:
 class RegionalModel:
     """One regression a region on the image node's own design, so that both speak of the same graph.
 
-    Like the image, a volume is additive in template space, where all heads are of one size: V·h = x·b + w with the
-    design row x and the head size h. With w kept, an intervention changes V by (x' - x)·b / h. A region that is itself
-    a node of the graph changes as its node model says.
+    Like the image, a volume is additive in template space, where all heads are of one size: V·h = x·b + M·h·a + w with
+    the design row x, the head size h and the volume M of the scan's brain mask. A counterfactual keeps the mask of its
+    scan, so that M and w are kept and an intervention changes V by (x' - x)·b / h: what an older person's mask leaves
+    out is no change, and tissues that fill the mask change by nothing together. A region that is itself a node of the
+    graph changes as its node model says.
 
     Attributes:
         node_of: region -> its node, for the regions that are nodes.
@@ -58,22 +60,28 @@ class RegionalModel:
 
     @classmethod
     def fit(cls, scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> RegionalModel:
-        """Fit on the scans of `scm.training`; table: indexed by scan id, with `<region>_ml` and `head_size`."""
+        """Fit on the scans of `scm.training`.
+
+        Args:
+            table: indexed by scan id, with `<region>_ml`, `mask_volume_ml` and `head_size`.
+        """
         design = scm.design_matrix(scm.training)
         columns = {column: node for node, column in scm.covariates.columns.items()}
         node_of = {region: columns[f"{region}_ml"] for region in regions if f"{region}_ml" in columns}
         people = scm.training["participant"].to_numpy()
-        head_size = table.loc[scm.training["scan"], "head_size"].to_numpy(dtype=float)
+        measured = table.loc[scm.training["scan"]]
+        head_size = measured["head_size"].to_numpy(dtype=float)
+        mask = measured["mask_volume_ml"].to_numpy(dtype=float) * head_size
         p = design.shape[1]
+        design = np.column_stack([design, mask - mask.mean()])
         coefficients, covariance = np.zeros((p, len(regions))), np.zeros((len(regions), p, p))
         for place, region in enumerate(regions):
             if region in node_of:
                 continue
-            volumes = table.loc[scm.training["scan"], f"{region}_ml"].to_numpy(dtype=float)
-            model = sm.OLS(volumes * head_size, design)
+            model = sm.OLS(measured[f"{region}_ml"].to_numpy(dtype=float) * head_size, design)
             clustered = {"cov_type": "cluster", "cov_kwds": {"groups": pd.factorize(people)[0]}}
             fitted = model.fit(**(clustered if has_clusters(people.tolist()) else {}))
-            coefficients[:, place], covariance[place] = fitted.params, fitted.cov_params()
+            coefficients[:, place], covariance[place] = fitted.params[:p], fitted.cov_params()[:p, :p]
         return cls(scm, tuple(regions), node_of, coefficients, covariance)
 
     def expect(self, query: QueryOptions, table: pd.DataFrame) -> Expectation:
