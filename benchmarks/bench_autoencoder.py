@@ -88,9 +88,9 @@ def measure_brainscm(arguments: argparse.Namespace) -> dict[str, float]:
         trainer = Trainer(model, store, store, options, seed=1, folder=Path(folder))
         trainer._start()
         latents = torch.randn(arguments.batch, *model.latent_shape, device=trainer.device)
+        progress = trainer.progress
         figures = _figures(model, trainer._train_step, lambda: model.decode(latents), arguments)
-        batches_per_second = _rate(lambda: trainer._training_batch(trainer.progress.step), arguments)
-        return {**figures, "loading_share": figures["steps_per_second"] / batches_per_second}
+        return {**figures, "loading_share": progress.interval_loading_seconds / progress.interval_seconds}
 
 
 def measure_monai(arguments: argparse.Namespace) -> dict[str, float]:

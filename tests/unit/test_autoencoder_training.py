@@ -56,7 +56,7 @@ def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
 def assert_same_training(one: Trainer, other: Trainer) -> None:
     for name, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name]), name
-    timing = ["seconds", "volumes_per_second"]
+    timing = ["seconds", "volumes_per_second", "loading_share"]
     histories = [history_table(trainer.progress.history).drop(columns=timing) for trainer in (one, other)]
     assert histories[0].equals(histories[1])
 

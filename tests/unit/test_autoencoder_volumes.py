@@ -1,5 +1,6 @@
 """Which scans are used, how they are read, and the store that holds them."""
 
+import threading
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from brainscm.autoencoder import volumes
-from brainscm.autoencoder.volumes import Grid, VolumeStore, content_fingerprint, read_volume, usable_scans
+from brainscm.autoencoder.volumes import Grid, ReadAhead, VolumeStore, content_fingerprint, read_volume, usable_scans
 from brainscm.cohort.tables import write_table
 from brainscm.errors import BrainSCMError, ScanError
 
@@ -107,3 +108,23 @@ def test_bad_scans_are_told_by_name(tmp_path):
     ]:
         with pytest.raises(ScanError, match=message):
             read_volume(path, GRID)
+
+
+def test_reading_ahead_gives_each_step_its_own_scans_wherever_it_goes_on(tmp_path):
+    np.save(tmp_path / "volumes.npy", np.arange(10, dtype=np.float16).reshape(10, 1, 1, 1, 1))
+    np.save(tmp_path / "masks.npy", np.ones((10, 1, 1, 1, 1), bool))
+    asked: list[int] = []
+    two_asked = threading.Event()
+
+    def rows_of(step: int) -> list[int]:
+        asked.append(step)
+        if len(asked) == 2:
+            two_asked.set()
+        return [step, 9 - step]
+
+    batches = ReadAhead(VolumeStore(tmp_path), rows_of)
+    read = batches.read(4)[0].ravel().tolist()
+    assert two_asked.wait(timeout=60)  # nobody has asked for the fifth step yet
+    assert asked == [4, 5]
+    later = [batches.read(step)[0].ravel().tolist() for step in (5, 6, 2, 3)]
+    assert [read, *later] == [[4, 5], [5, 4], [6, 3], [2, 7], [3, 6]]

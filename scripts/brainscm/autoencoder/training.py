@@ -24,7 +24,7 @@ from brainscm.autoencoder.model import save_atomically
 from brainscm.autoencoder.progress import Events, draw_progress
 from brainscm.autoencoder.quantizer import to_vectors
 from brainscm.autoencoder.ranks import ALONE, Ranks
-from brainscm.autoencoder.volumes import VolumeStore
+from brainscm.autoencoder.volumes import Mask, ReadAhead, Volume, VolumeStore
 from brainscm.autoencoder.vqvae import VQVAE, ResidualBlock
 from brainscm.cohort.tables import write_table
 from brainscm.config import AutoencoderOptions
@@ -80,6 +80,7 @@ class Progress:
     interval: dict[str, float] = field(default_factory=dict)  # sums of the training terms since the last validation
     interval_steps: int = 0
     interval_seconds: float = 0.0
+    interval_loading_seconds: float = 0.0  # of these: waiting for a batch
 
 
 class Trainer:
@@ -116,6 +117,7 @@ class Trainer:
             if isinstance(module, ResidualBlock):
                 module.recompute = options.recompute
         self.training, self.validation = training, validation
+        self.batches = ReadAhead(training, self._rows)
         self.options, self.seed, self.folder = options, seed, folder
         epoch = math.ceil(len(training) / options.batch_size)
         self.max_steps = options.max_steps or EPOCHS * epoch
@@ -179,6 +181,7 @@ class Trainer:
         started = time.perf_counter()
         step = self.progress.step
         volumes, masks, quantized = self._training_batch(step)
+        loading_seconds = time.perf_counter() - started
         learning_rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -206,16 +209,15 @@ class Trainer:
         seconds = time.perf_counter() - started
         self.progress.seconds += seconds
         self.progress.interval_seconds += seconds
+        self.progress.interval_loading_seconds += loading_seconds
         return True
 
     def _training_batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """This process's part of the step's batch: volumes, masks, and which are decoded from codes."""
-        each = self.options.batch_size // self.ranks.count
-        first = self.ranks.rank * each
-        volumes, masks = self._batch_of(self.training, self._order(step)[first : first + each])
+        volumes, masks = self._to_device(*self.batches.read(step))
         changed, quantized = [], []
-        for i in range(each):
-            rng = np.random.default_rng((self.seed, 1, step, first + i))
+        for i in range(len(volumes)):
+            rng = np.random.default_rng((self.seed, 1, step, self.ranks.rank * len(volumes) + i))
             changed.append(augment(volumes[i], masks[i], rng, self.options.deformation_voxels))
             quantized.append(bool(rng.random() < self.options.quantized_share))
         volumes, masks = (torch.stack(part) for part in zip(*changed, strict=True))
@@ -296,6 +298,7 @@ class Trainer:
                     **{name: total / steps for name, total in interval.items()},
                     "seconds": progress.seconds,
                     "volumes_per_second": steps * self.options.batch_size / progress.interval_seconds,
+                    "loading_share": progress.interval_loading_seconds / progress.interval_seconds,
                     "gpu_memory_gb": self._gpu_memory_gb(),
                 }
             )
@@ -310,7 +313,8 @@ class Trainer:
             }
         )
         self._report()
-        progress.interval, progress.interval_steps, progress.interval_seconds = {}, 0, 0.0
+        progress.interval, progress.interval_steps = {}, 0
+        progress.interval_seconds = progress.interval_loading_seconds = 0.0
         if psnr > progress.best_psnr:
             progress.best_psnr, progress.best_step = psnr, progress.step
             self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -421,13 +425,20 @@ class Trainer:
             chosen.append(int(np.random.default_rng((self.seed, 0, epoch)).permutation(scans)[place]))
         return chosen
 
+    def _rows(self, step: int) -> list[int]:
+        """This process's part of the step's training scans."""
+        each = self.options.batch_size // self.ranks.count
+        return self._order(step)[self.ranks.rank * each :][:each]
+
     def _sample_of_scans(self, purpose: int, count: int) -> list[int]:
         order = np.random.default_rng((self.seed, 2, purpose)).permutation(len(self.training))
         return sorted(order[:count].tolist())
 
     def _batch_of(self, store: VolumeStore, rows: list[int]) -> tuple[Tensor, Tensor]:
-        volumes = torch.from_numpy(store.volumes[rows]).to(self.device).float()
-        return volumes, torch.from_numpy(store.masks[rows]).to(self.device)
+        return self._to_device(store.volumes[rows], store.masks[rows])
+
+    def _to_device(self, volumes: Volume, masks: Mask) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(volumes).to(self.device).float(), torch.from_numpy(masks).to(self.device)
 
     @property
     def _state_path(self) -> Path:
@@ -455,7 +466,7 @@ def history_table(history: list[dict[str, Any]]) -> pd.DataFrame:
     """history.tsv: one row a validation and split, with the same columns whatever has happened so far."""
     columns = ["step", "split", "loss", "intensity", "dissimilarity", "commitment", "gradient", "fourier"]
     columns += ["psnr_brain_db", "codebook_usage", "perplexity", "lr", "seconds", "volumes_per_second"]
-    columns += ["gpu_memory_gb"]
+    columns += ["loading_share", "gpu_memory_gb"]
     return pd.DataFrame(history, columns=columns)
 
 

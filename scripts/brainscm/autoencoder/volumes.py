@@ -1,4 +1,4 @@
-"""The preprocessed scans as arrays: which are usable, reading one, and a memory-mapped store of many."""
+"""The preprocessed scans as arrays: which are usable, reading one, and a memory-mapped store of many, read ahead."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,3 +160,24 @@ class VolumeStore:
             masks.flush()
             os.replace(unfinished, folder)
         return cls(folder)
+
+
+class ReadAhead:
+    """Reads the next step's rows of a store in a thread of its own, while the present step is worked on."""
+
+    def __init__(self, store: VolumeStore, rows_of: Callable[[int], list[int]]) -> None:
+        self._store, self._rows_of = store, rows_of
+        self._thread = ThreadPoolExecutor(1)
+        self._ahead: tuple[int, Future[tuple[Volume, Mask]]] | None = None
+
+    def read(self, step: int) -> tuple[Volume, Mask]:
+        """Volumes (n, 1, x, y, z) float16 and masks of a step; those of the step after it are then under way."""
+        if self._ahead is None or self._ahead[0] != step:
+            self._ahead = step, self._thread.submit(self._read, step)
+        batch = self._ahead[1].result()
+        self._ahead = step + 1, self._thread.submit(self._read, step + 1)
+        return batch
+
+    def _read(self, step: int) -> tuple[Volume, Mask]:
+        rows = self._rows_of(step)
+        return self._store.volumes[rows], self._store.masks[rows]
