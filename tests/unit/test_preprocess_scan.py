@@ -72,7 +72,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, template: Template) -> dict[s
         update={"atlas": AtlasOptions(path=folder / "atlas.nii.gz", labels=folder / "atlas.tsv")}
     )
     status = preprocess_scan(SCAN, raw, folder / "preproc", EMBEDDED, options, seed=1)
-    return {"status": status, "folder": folder / "preproc", "mask": mask, "raw": raw}
+    return {"status": status, "folder": folder / "preproc", "mask": mask, "raw": raw, "options": options}
 
 
 def read(done: dict[str, Any], role: str) -> tuple[np.ndarray, np.ndarray]:
@@ -199,6 +199,15 @@ def test_figures_are_small_and_not_blank(done: dict[str, Any]) -> None:
         pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
         assert pixels.std() > 20
         assert (np.ptp(pixels, axis=2) > 60).mean() > 0.01, "the outline is coloured"
+
+
+def test_a_scan_preprocessed_twice_gives_the_same_bytes(done: dict[str, Any], tmp_path: Path) -> None:
+    preprocess_scan(SCAN, done["raw"], tmp_path, EMBEDDED, done["options"], seed=1)
+    written = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*") if path.is_file()}
+    assert sum(path.suffix in (".gz", ".mat") for path in written) >= 8
+    for name, path in written.items():
+        if "status" not in name.parts:  # which tells how long each step took
+            assert path.read_bytes() == (done["folder"] / name).read_bytes(), name
 
 
 def test_truncated_scan_ends_as_a_failed_status_in_one_sentence(done: dict[str, Any], tmp_path: Path) -> None:
