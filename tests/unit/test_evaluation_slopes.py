@@ -27,8 +27,10 @@ def people() -> pd.DataFrame:
         for years in (0, 3) if number % 2 else (0,):
             ventricles = 10 + 0.3 * (age + years) + rng.normal(0, 1)
             gm = 900 + 40 * (sex == "M") + own - 1.4 * (age + years) - 2 * ventricles + rng.normal(0, 1)
+            mask = 1300 - 0.5 * age + rng.normal(0, 20)
             row = {"scan": f"{number}_{years}", "participant": str(number), "split": "train", "age": age + years}
-            rows.append({**row, "sex": sex, "ventricles_ml": ventricles, "gm_ml": gm})
+            row |= {"sex": sex, "mask_volume_ml": mask, "ventricles_ml": ventricles, "gm_ml": gm, "csf_ml": mask - gm}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -57,6 +59,15 @@ def test_total_effect_keeps_what_the_mediator_passes_on(scm, people):
     assert row["people_slope_ml"] == pytest.approx(TRUE_SLOPE, abs=0.15)
     assert row["people_low_ml"] < TRUE_SLOPE < row["people_high_ml"]
     assert row["people_slope_percent"] == pytest.approx(100 * row["people_slope_ml"] / people["gm_ml"].mean())
+
+
+def test_people_of_one_mask_do_not_count_what_masks_leave_out(scm, people):
+    queries = asked("total", -1.0).assign(csf_ml=0.0)
+    table = regional_slopes(scm, people, queries, ["gm", "csf"]).set_index("region")
+    assert table["people_slope_ml"].sum() == pytest.approx(-0.5, abs=0.3)
+    assert table["same_mask_slope_ml"].sum() == pytest.approx(0, abs=1e-9)
+    row = table.loc["gm"]
+    assert row["same_mask_low_ml"] < TRUE_SLOPE < row["same_mask_high_ml"]
 
 
 def test_direct_effect_holds_the_mediator(scm, people):

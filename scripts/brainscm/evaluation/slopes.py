@@ -19,12 +19,14 @@ def regional_slopes(
     Across people: ordinary least squares of the volume on the node, beside the image formula's other covariates (each
     as it is, or by level). For a total effect the nodes that the intervened one causes are left out, since holding them
     would take away what they pass on. A region that is itself one of the covariates has no slope. Standard errors are
-    clustered by participant. Within counterfactuals: the mean over scans of (V' - V) / (a' - a), with its 95 % interval
-    over participants' means.
+    clustered by participant. `same_mask` holds the volume of the brain mask too, as a counterfactual holds the mask of
+    its scan: what differences in head size, and masks that leave out more around a shrunken brain, add to the slope is
+    not in it. Within counterfactuals: the mean over scans of (V' - V) / (a' - a), with its 95 % interval over
+    participants' means.
 
     Args:
         scm: the fitted model.
-        people: usable scans: scan, participant, the nodes' columns, and the columns `<region>_ml`.
+        people: usable scans: scan, participant, the nodes' columns, `mask_volume_ml`, and the columns `<region>_ml`.
         counterfactuals: one row a scan and query: scan, participant, query, node, effect, `step` (a' - a), and the
             change of each region in ml.
         regions: names of the regions.
@@ -36,9 +38,11 @@ def regional_slopes(
     for key, asked in counterfactuals.groupby(["query", "node", "effect"], sort=False):
         query, node, effect = map(str, key)
         design = _design(scm, people, node, effect)
+        one_mask = design.assign(mask_volume_ml=people["mask_volume_ml"])
         for region in regions:
             mean_ml = float(people[f"{region}_ml"].mean())
             across, error, why_null = _across(scm, design, people, node, region)
+            same_mask, same_mask_error, _ = _across(scm, one_mask, people, node, region)
             within, low, high = _within(asked, region)
             rows.append(
                 {
@@ -52,6 +56,9 @@ def regional_slopes(
                     "people_low_ml": across - 1.96 * error,
                     "people_high_ml": across + 1.96 * error,
                     "people_slope_percent": 100 * across / mean_ml,
+                    "same_mask_slope_ml": same_mask,
+                    "same_mask_low_ml": same_mask - 1.96 * same_mask_error,
+                    "same_mask_high_ml": same_mask + 1.96 * same_mask_error,
                     "counterfactual_slope_ml": within,
                     "counterfactual_low_ml": low,
                     "counterfactual_high_ml": high,
@@ -67,6 +74,7 @@ def regional_slopes(
 COLUMNS = [
     "query", "node", "unit", "effect", "region", "mean_ml",
     "people_slope_ml", "people_low_ml", "people_high_ml", "people_slope_percent",
+    "same_mask_slope_ml", "same_mask_low_ml", "same_mask_high_ml",
     "counterfactual_slope_ml", "counterfactual_low_ml", "counterfactual_high_ml", "counterfactual_slope_percent",
     "people", "counterfactuals", "why_null",
 ]  # fmt: skip

@@ -132,10 +132,12 @@ def slope_findings(study: Study) -> list[str]:
         compared = []
         by_region = {row["region"]: row for row in records(part)}
         for row in (by_region[region] for region in ("ventricles", "gm") if region in by_region):
-            across, within = row["people_slope_ml"], row["counterfactual_slope_ml"]
+            across, within = row["same_mask_slope_ml"], row["counterfactual_slope_ml"]
             if math.isfinite(across) and math.isfinite(within):
                 region, unit = words.REGIONS[row["region"]], row["unit"]
-                compared.append(f"{region} {_per(within, unit)} (across people {_per(across, unit)})")
+                compared.append(
+                    f"{region} {_per(within, unit)} (across people of one mask volume {_per(across, unit)})"
+                )
         if compared:
             sentences.append(f"Under {query}, a change of {node} moves {' and '.join(compared)}.")
     return sentences
@@ -210,6 +212,7 @@ def _slopes(table: pd.DataFrame) -> list[Context]:
         groups = {
             words.REGIONS.get(row["region"], row["region"]): [
                 _estimate(row, "people", "across people", "theirs"),
+                _estimate(row, "same_mask", "across people, at one mask volume", "theirs"),
                 _estimate(row, "counterfactual", "counterfactuals", "ours"),
             ]
             for row in found
@@ -226,9 +229,8 @@ def _slopes(table: pd.DataFrame) -> list[Context]:
                     ("region", "Region", ""),
                     ("mean", "Mean (ml)", "number"),
                     ("people", f"Across people ({per})", "number"),
-                    ("people_percent", "% of mean", "number"),
+                    ("same_mask", f"At one mask volume ({per})", "number"),
                     ("within", f"Counterfactuals ({per})", "number"),
-                    ("within_percent", "% of mean", "number"),
                     ("ratio", "Ratio", "number"),
                     *([("note", "", "text")] if any(plain(row["why_null"]) for row in found) else []),
                 ],
@@ -243,20 +245,15 @@ def _estimate(row: Context, kind: str, label: str, style: str) -> charts.Estimat
     return charts.Estimate(label, value, low, high, style)
 
 
-def _slope_row(row: Context, across: charts.Estimate, within: charts.Estimate) -> Context:
-    ratio = within.value / across.value if across.value else math.nan
-
-    def shown(value: float, form: str) -> str:
-        return words.signed(format(value, form)) if math.isfinite(value) else "–"
-
+def _slope_row(row: Context, across: charts.Estimate, same_mask: charts.Estimate, within: charts.Estimate) -> Context:
+    ratio = within.value / same_mask.value if same_mask.value else math.nan
     return {
         "region": words.REGIONS.get(row["region"], row["region"]),
         "mean": words.number(float(row["mean_ml"])),
         "people": words.interval(across.value, across.low, across.high, 2),
-        "people_percent": shown(row["people_slope_percent"], "+.2f"),
+        "same_mask": words.interval(same_mask.value, same_mask.low, same_mask.high, 2),
         "within": words.interval(within.value, within.low, within.high, 2),
-        "within_percent": shown(row["counterfactual_slope_percent"], "+.2f"),
-        "ratio": shown(ratio, ".2f"),
+        "ratio": words.signed(f"{ratio:.2f}") if math.isfinite(ratio) else "–",
         "note": plain(row["why_null"]) or "",
     }
 
