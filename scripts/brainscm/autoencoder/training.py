@@ -181,7 +181,6 @@ class Trainer:
         started = time.perf_counter()
         step = self.progress.step
         volumes, masks, quantized = self._training_batch(step)
-        loading_seconds = time.perf_counter() - started
         learning_rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -209,12 +208,13 @@ class Trainer:
         seconds = time.perf_counter() - started
         self.progress.seconds += seconds
         self.progress.interval_seconds += seconds
-        self.progress.interval_loading_seconds += loading_seconds
         return True
 
     def _training_batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """This process's part of the step's batch: volumes, masks, and which are decoded from codes."""
+        started = time.perf_counter()
         volumes, masks = self._to_device(*self.batches.read(step))
+        self.progress.interval_loading_seconds += time.perf_counter() - started
         changed, quantized = [], []
         for i in range(len(volumes)):
             rng = np.random.default_rng((self.seed, 1, step, self.ranks.rank * len(volumes) + i))
