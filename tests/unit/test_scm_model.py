@@ -434,7 +434,9 @@ def test_effect_map_is_the_decoded_contrast_with_its_standard_error(
 ) -> None:
     monkeypatch.setattr("brainscm.scm.image.DRAWS", 100)
     monkeypatch.setattr("brainscm.scm.model.DRAWS", 100)
-    scm = cohort.fit()
+    declared = options()
+    declared.image.shrinkage = "none"  # what is shrunk has the posterior's error, which is smaller
+    scm = Scm.fit(cohort.table, cohort.latents, declared, seed=7)
     made = effect_map(scm, LinearDecoder(), "disease", "direct")
     row = contrast_row(scm, "disease", "direct")
     effect = row @ scm.image.coefficients.reshape(len(row[0]), -1)

@@ -193,17 +193,11 @@ def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32]
     inflation = of_draws / np.maximum(of_residuals * DRAWS * (len(r) - 1), np.finfo(float).tiny)
     variance = model.residual_variance.reshape(len(of_part), -1) * inflation[of_part, None]
     probes = probes.reshape(len(probes), len(of_part), -1) * np.sqrt(inflation, dtype=np.float32)[of_part, None]
-    turn, shares = spectral(r, qtz, variance, probes, model.degrees_of_freedom, parts, lattice or [1])
-
-    def shrunk(maps: NDArray[np.floating], kept: Array) -> Array:
-        turned = np.tensordot(turn, maps, axes=1).reshape(len(turn), len(of_part), -1)
-        back = scipy.linalg.solve(turn, (turned * kept[:, of_part]).reshape(len(turn), -1))
-        return np.asarray(back.reshape(maps.shape))
-
+    spectrum = spectral(r, qtz, variance, probes, model.degrees_of_freedom, parts, lattice or [1])
     return replace(
         model,
-        coefficients=shrunk(model.coefficients, shares),
-        draws=np.stack([shrunk(step, np.sqrt(shares)).astype(np.float32) for step in model.draws]),
+        coefficients=spectrum.shrink(model.coefficients),
+        draws=np.stack([spectrum.shrink(step, power=0.5).astype(np.float32) for step in model.draws]),
         estimator="spectral shrinkage",
     )
 

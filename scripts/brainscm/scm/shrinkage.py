@@ -7,6 +7,7 @@ nothing else of the latents is needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +26,34 @@ TRACY_WIDOM_95 = 0.979  # of order 1
 Maps = TypeVar("Maps", bound=NDArray[np.floating])
 
 
+@dataclass(frozen=True)
+class Spectrum:
+    """Where which effects stand out from noise: `B ↦ T⁻¹ (1 ⊕ K(y) ⊕ 0) T B` in each cell y of each part of the latent.
+
+    Attributes:
+        turn: T (p, p); after the intercept come the r directions of the design that are kept, then those dropped.
+        axes: (parts, cells, r, r) orthonormal columns, the directions in which the effects of a cell lie.
+        shares: (parts, cells, r) of each of them that is kept: K = axes · diag(shares) · axes'.
+        part: (channels,) the part that each channel belongs to.
+    """
+
+    turn: Array
+    axes: Array
+    shares: Array
+    part: NDArray[np.intp]
+
+    def shrink(self, maps: NDArray[np.floating], power: float = 1.0) -> Array:
+        """Maps (p, *latent), shrunk by K^power: 1 for B, ½ for draws of its error."""
+        turned = (self.turn @ maps.reshape(len(maps), -1)).reshape(len(maps), len(self.part), -1)
+        r = self.shares.shape[-1]
+        turned[1 + r :] = 0
+        for part, (axes, shares) in enumerate(zip(self.axes, self.shares, strict=True)):
+            own = np.ix_(range(1, 1 + r), self.part == part)
+            along = np.einsum("lij,icl->ljc", axes, turned[own]) * shares[..., None] ** power
+            turned[own] = np.einsum("lij,ljc->icl", axes, along)
+        return np.asarray(scipy.linalg.solve(self.turn, turned.reshape(len(maps), -1)).reshape(maps.shape))
+
+
 def spectral(
     r: Array,
     qtz: Array,
@@ -33,22 +62,18 @@ def spectral(
     freedom: int,
     channels: Sequence[int],
     lattice: Sequence[int],
-) -> tuple[Array, Array]:
-    """T (p, p) and shares k (p, parts, cells) such that B_spectral = T⁻¹ (k ∘ T B); T⁻¹ (√k ∘ T ΔB) are its draws.
-
-    Empirical Bayes for many regressions at once (Efron & Morris, 1972, Biometrika 59), in two steps.
+) -> Spectrum:
+    """Empirical Bayes for many regressions at once (Efron & Morris, 1972, Biometrika 59), in two steps.
 
     *Which causes.* In the rows of A = Q₁'Z, without the intercept, the noise of a part g of the latent is white with
-    total variance τ_g, so that A_g A_g' / τ_g is the identity where there is no effect. The eigenvectors v of its mean
+    total variance τ_g, so that A_g A_g' / τ_g is the identity where there is no effect. The eigenvectors V of its mean
     over the parts, each weighed by its number m_g of independent latents, are shared, since one cause moves all parts.
     Those whose eigenvalue is within what noise reaches (`largest_of_noise`) are dropped.
 
-    *Where they act.* Along the others, S(y) is the power of v'A_g over that of the noise, both in a Gaussian window
-    around the cell y of the lattice, and
-
-        k_g(y) = max(0, 1 - c_g / S(y)),   c_g = 1 + 2·sd(S where there is noise alone),   T = (1 ⊕ V')R
-
-    Without the margin of c_g, half of the cells that hold noise alone would keep some of it.
+    *What they do where.* In a Gaussian window around the cell y of the lattice, V'A_g is r × m_w noise plus the effects
+    of this place, m_w the window's number of independent latents. Its singular vectors on the side of the design,
+    `axes`, are the causes that act here, near the ventricles others than in the cortex; with s their squared singular
+    values over the noise and β = r / m_w, they keep what makes the mean squared error least (`kept_share`).
 
     Args:
         r: (p, p). qtz: Q'Z, (p, L). variance: of a row of A where there is no effect, (Σ channels, cells).
@@ -57,13 +82,8 @@ def spectral(
     """
     cells = int(np.prod(lattice))
     slices = [slice(end - own, end) for end, own in zip(np.cumsum(channels), channels, strict=True)]
-
-    def power(maps: NDArray[np.floating]) -> Array:
-        """Of maps (d, L): summed over the channels of each part and averaged in windows, (d, parts, cells)."""
-        square = np.square(maps).reshape(len(maps), -1, cells)
-        return np.stack([_windowed(square[:, part].sum(axis=1), lattice) for part in slices], axis=1)
-
-    noise = np.maximum(power(np.sqrt(variance).reshape(1, -1))[0], np.finfo(float).tiny)
+    noise = np.stack([_windowed(variance[part].sum(axis=0)[None], lattice)[0] for part in slices])
+    noise = np.maximum(noise, np.finfo(float).tiny)  # (parts, cells)
     tau = np.array([max(variance[part].sum(), np.finfo(float).tiny) for part in slices])
     independent = np.array(
         [
@@ -74,13 +94,32 @@ def spectral(
     a = qtz[1:].reshape(len(r) - 1, -1, cells)
     grams = [np.einsum("icl,jcl->ij", a[:, part], a[:, part]) / total for part, total in zip(slices, tau, strict=True)]
     found, directions = np.linalg.eigh(np.tensordot(independent / independent.sum(), np.stack(grams), axes=1))
+    kept = int((found > largest_of_noise(len(found), independent.sum())).sum())
+    directions = directions[:, ::-1]  # the strongest first
 
-    among_noise = power(probes) / noise
-    spread = np.sqrt((among_noise.var(axis=0) * noise).sum(axis=-1) / noise.sum(axis=-1))  # (parts,)
-    stands_out = power(directions.T @ qtz[1:]) / noise
-    shares = np.clip(1 - (1 + 2 * spread)[:, None] / np.maximum(stands_out, 1e-9), 0, 1)
-    shares[found <= largest_of_noise(len(found), independent.sum())] = 0
-    return scipy.linalg.block_diag([[1.0]], directions.T) @ r, np.concatenate([np.ones((1, *noise.shape)), shares])
+    axes, shares = np.empty((len(slices), cells, kept, kept)), np.empty((len(slices), cells, kept))
+    leading = np.tensordot(directions[:, :kept].T, a, axes=1)
+    for g, part in enumerate(slices if kept else []):
+        among_noise = _windowed(np.square(probes[:, part]).sum(axis=1), lattice) / noise[g]
+        beta = kept / 2 * np.average(among_noise.var(axis=0), weights=noise[g])
+        products = np.einsum("icl,jcl->ijl", leading[:, part], leading[:, part]).reshape(kept**2, cells)
+        local = (_windowed(products, lattice) / noise[g]).reshape(kept, kept, cells)
+        strength, axes[g] = np.linalg.eigh(np.moveaxis(local, -1, 0))
+        shares[g] = kept_share(strength, beta)
+    turn = scipy.linalg.block_diag([[1.0]], directions.T) @ r
+    return Spectrum(turn, axes, shares, np.repeat(np.arange(len(slices)), channels))
+
+
+def kept_share(s: Array, beta: float) -> Array:
+    """What to keep of a singular vector of signal and white noise, s its squared singular value over the noise.
+
+        k = √((s - β - 1)² - 4β) / s   where s > (1 + √β)², which noise alone does not pass, else 0
+
+    This has the least mean squared error (Gavish & Donoho, 2017, IEEE Trans. Inf. Theory 63, for the Frobenius norm);
+    beta: rows over columns of the matrix. Without noise in the vector itself (β = 0) it is 1 - 1/s.
+    """
+    inside = np.square(s - beta - 1) - 4 * beta
+    return np.where(s > (1 + np.sqrt(beta)) ** 2, np.sqrt(np.maximum(inside, 0)) / np.maximum(s, 1), 0.0)
 
 
 def _windowed(power: Array, lattice: Sequence[int]) -> Array:
