@@ -126,7 +126,7 @@ def warp_to_head(
 
     target, mask = template.heads[4]
     fixed = crop(target, mask.data > 0.5, 12)
-    stages = [_stage("SyN[0.2,3,0]", "CC[{f},{m},1,2]", "30x15", "2x1", "1x0")]
+    stages = [_stage("SyN[0.2,3,0]", "CC[{f},{m},1,1]", "50x10", "2x1", "1x0")]
     with tempfile.TemporaryDirectory() as folder:
         files = _run_ants(fixed, head, stages, affine, Path(folder), seed)
         linear = next(path for path in files if path.suffix == ".mat")
