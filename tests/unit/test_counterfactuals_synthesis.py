@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from torch import Tensor
 
 from brainscm.cohort.tables import read_table, write_table
@@ -240,16 +241,34 @@ def test_pure_functions_agree_with_the_files(study: Study, decode: Any) -> None:
             np.testing.assert_allclose(study.image(path)[1:], spread[i, 0, 1:], atol=1e-5)
 
 
-def test_memory_holds_one_scan_at_a_time(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_memory_holds_a_scan_a_thread(study: Study, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     import brainscm.counterfactuals.synthesis as synthesis
 
     read: list[str] = []
-    written: list[int] = []
+    written: list[str] = []
+    held: list[float] = []
     real_read: Callable[..., Any] = synthesis.read_volume
     real_write: Callable[..., Any] = synthesis.save_volume
-    monkeypatch.setattr(synthesis, "read_volume", lambda path, grid: read.append(str(path)) or real_read(path, grid))
-    monkeypatch.setattr(synthesis, "save_volume", lambda *args: written.append(len(read)) or real_write(*args))
-    study.run(query(), query(name="younger", do={"age": "-10"}))
-    # Each scan is read once and all that is asked of it is written before the next is read.
-    assert len(read) == 12
-    assert written == [i for i in range(1, 13) for _ in range(6)]
+
+    def reading(path: Path, grid: Any) -> Any:
+        read.append(str(path))
+        held.append(len(read) - len(written) / 6)
+        return real_read(path, grid)
+
+    def writing(volume: Any, grid: Any, path: Path) -> None:
+        real_write(volume, grid, path)
+        written.append(str(path))
+
+    monkeypatch.setattr(synthesis, "read_volume", reading)
+    monkeypatch.setattr(synthesis, "save_volume", writing)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        study.run(query(), query(name="younger", do={"age": "-10"}))
+    finally:
+        torch.set_num_threads(before)
+    # Each scan is read once, and all that is asked of it is written before its thread reads another.
+    assert len(set(read)) == len(read) == 12
+    assert len(set(written)) == len(written) == 12 * 2 * 3
+    assert max(held) <= threads

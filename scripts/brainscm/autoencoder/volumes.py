@@ -20,6 +20,7 @@ from nibabel.filebasedimages import ImageFileError
 
 from brainscm.cohort.tables import read_table
 from brainscm.errors import BrainSCMError, ScanError
+from brainscm.parallel import side_by_side
 
 logger = logging.getLogger("brainscm")
 
@@ -151,9 +152,14 @@ class VolumeStore:
             shape = (len(scans), 1, *grid.shape)
             volumes = np.lib.format.open_memmap(unfinished / "volumes.npy", "w+", np.float16, shape)
             masks = np.lib.format.open_memmap(unfinished / "masks.npy", "w+", np.bool_, shape)
-            for i, (image, mask) in enumerate(zip(scans["image"], scans["mask"], strict=True)):
-                pair = read_volume(image, grid), read_mask(mask)
-                volumes[i, 0], masks[i, 0] = prepare(*pair) if prepare else pair
+
+            def read(paths: tuple[str, str]) -> tuple[Volume, Mask]:
+                pair = read_volume(paths[0], grid), read_mask(paths[1])
+                return prepare(*pair) if prepare else pair
+
+            pairs = side_by_side(read, zip(scans["image"], scans["mask"], strict=True))
+            for i, (volume, mask) in enumerate(pairs):
+                volumes[i, 0], masks[i, 0] = volume, mask
                 if (i + 1) % 50 == 0:
                     logger.info("read %d of %d scans into memory maps", i + 1, len(scans))
             volumes.flush()

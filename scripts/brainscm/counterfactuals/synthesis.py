@@ -1,4 +1,4 @@
-"""Make counterfactual volumes: one scan in memory at a time, with differences, uncertainty and a manifest."""
+"""Make counterfactual volumes, a scan a thread in memory, with differences, uncertainty and a manifest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from brainscm.counterfactuals.decoding import STRATEGIES, Factual, pass_through
 from brainscm.counterfactuals.manifest import manifest_row, manifest_table
 from brainscm.counterfactuals.queries import Plan, plan_query, select_scans
 from brainscm.errors import ScanError
+from brainscm.parallel import side_by_side
 from brainscm.scm.effects import device_of, save_volume
 from brainscm.scm.graph import query_label
 from brainscm.scm.image import Rows
@@ -102,34 +103,33 @@ def synthesize(
     positions = {name: {s: i for i, s in enumerate(plan.table["scan"])} for name, plan in plans.items()}
     _describe_dataset(out_dir)
 
-    asked = sum(len(scans) for scans in selected.values())
-    results: dict[tuple[str, str], dict[str, Any]] = {}
-    start = last_log = time.monotonic()
-    grid: Grid | None = None
-    for index, name in enumerate(table["scan"]):
-        scan = table.iloc[index]
-        mine = [query for query in queries if name in selected[query.name]]
-        if not mine:
-            continue
-        reason = problems.iloc[index]
+    reasons = dict(zip(table["scan"], problems, strict=True))
+    asked_of = {scan: [q for q in queries if scan in selected[q.name]] for scan in table["scan"]}
+    scans = table[[bool(asked_of[scan]) for scan in table["scan"]]]
+    common = _first_grid(preproc_dir / path for path in scans.loc[scans["scan"].map(reasons) == "", "preproc_t1w"])
+
+    def answer(index: int) -> dict[tuple[str, str], dict[str, Any]]:
+        """The manifest's rows of all queries to one scan."""
+        scan = scans.iloc[index]
+        name = str(scan["scan"])
         try:
-            if reason:
-                raise ScanError(reason)
+            if reasons[name]:
+                raise ScanError(reasons[name])
             image_path = preproc_dir / scan["preproc_t1w"]
-            grid = grid or Grid.of(image_path)
+            grid = common or Grid.of(image_path)
             volume = read_volume(image_path, grid)[None, None]
             mask = read_mask(preproc_dir / scan["template_mask"])
             latent = np.asarray(latents[latent_row[name]], dtype=np.float32)[None]
         except ScanError as error:
             logger.warning("%s: no counterfactual: %s", name, error)
-            for query in mine:
-                results[query.name, name] = manifest_row(scan, query, status="fail", reason=str(error))
-            continue
-        for query in mine:
+            failed = {"status": "fail", "reason": str(error)}
+            return {(query.name, name): manifest_row(scan, query, **failed) for query in asked_of[name]}
+        rows = {}
+        for query in asked_of[name]:
             plan, position = plans[query.name], positions[query.name][name]
             made = _synthesize_one(scm, autoencoder, plan, volume, latent, position)
             paths = _write(made, plan, position, scm, mask, grid, Path(scan["preproc_t1w"]), out_dir)
-            results[query.name, name] = manifest_row(
+            rows[query.name, name] = manifest_row(
                 scan,
                 query,
                 status="pass",
@@ -138,6 +138,13 @@ def synthesize(
                 pass_through=float(made.pass_through[0]),
                 **paths,
             )
+        return rows
+
+    asked = sum(len(chosen) for chosen in selected.values())
+    results: dict[tuple[str, str], dict[str, Any]] = {}
+    start = last_log = time.monotonic()
+    for rows_of_scan in side_by_side(answer, range(len(scans)), device_of(autoencoder)):
+        results |= rows_of_scan
         if time.monotonic() - last_log > LOG_SECONDS:
             last_log = time.monotonic()
             left = (last_log - start) / len(results) * (asked - len(results))
@@ -147,6 +154,16 @@ def synthesize(
     failed = int((manifest["status"] == "fail").sum())
     logger.info("%d counterfactuals asked for, %d made, %d failed", asked, asked - failed, failed)
     return manifest
+
+
+def _first_grid(images: Iterable[Path]) -> Grid | None:
+    """The grid of the first scan that can be read."""
+    for image in images:
+        try:
+            return Grid.of(image)
+        except ScanError:
+            continue  # told when it is that scan's turn
+    return None
 
 
 def _unusable(scm: Scm, table: pd.DataFrame, latent_row: dict[str, int]) -> pd.Series:

@@ -8,12 +8,15 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import zarr
+from numpy.typing import NDArray
 
 from brainscm.autoencoder.model import Autoencoder
 from brainscm.autoencoder.volumes import Grid, read_volume
+from brainscm.parallel import side_by_side
 
 logger = logging.getLogger("brainscm")
 
@@ -24,8 +27,8 @@ def encode_scans(
     """Write the group `path` with the array `latents` (scan, c, x, y, z), one chunk a scan; its attributes are the
     scans' ids and the numbers of channels that belong together.
 
-    Scans are encoded one at a time: a scan alone gives the same latent as in company, and memory does not grow. The
-    store is renamed into place when it is whole.
+    Each scan is encoded by itself: alone it gives the same latent as in company, and memory does not grow. The store is
+    renamed into place when it is whole.
 
     Raises:
         ScanError: a scan cannot be read, is not finite, or does not lie on `grid`.
@@ -37,9 +40,13 @@ def encode_scans(
     latents = group.create_array("latents", shape=shape, chunks=(1, *model.latent_shape), dtype="float32")
     group.attrs.update({"scans": scans["scan"].tolist(), "model_sha256": model_sha256, "parts": list(model.parts)})
     started = time.perf_counter()
-    for i, image in enumerate(scans["image"]):
+
+    def encode(image: str) -> NDArray[np.float32]:
         volume = torch.from_numpy(read_volume(image, grid))[None, None].to(device)
-        latents[i] = model.encode(volume)[0].cpu().numpy()
+        return model.encode(volume)[0].cpu().numpy()
+
+    for i, latent in enumerate(side_by_side(encode, scans["image"], device)):
+        latents[i] = latent
         if (i + 1) % 50 == 0:
             seconds_left = (time.perf_counter() - started) / (i + 1) * (len(scans) - i - 1)
             logger.info("encoded %d of %d scans, %.0f s left", i + 1, len(scans), seconds_left)

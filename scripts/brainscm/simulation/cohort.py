@@ -9,20 +9,19 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import pandas as pd
-import torch
 from joblib import Parallel, delayed  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from brainscm.cohort.tables import write_table
 from brainscm.config import QueryOptions, SimulationOptions
 from brainscm.errors import BrainSCMError
+from brainscm.parallel import one_thread
 from brainscm.scm.graph import query_label
 from brainscm.simulation import causal_model
 from brainscm.simulation.imaging import LABELS, Head, HeadInScanner
@@ -136,17 +135,6 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[_Person]:
     )
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Hold torch to one thread: sums over several would depend on their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _simulate_participant(task: _Task) -> _Person:
     noise = causal_model.draw_noise(task.seed, task.number)
     first = causal_model.draw_nodes(noise)
@@ -167,7 +155,7 @@ def _simulate_participant(task: _Task) -> _Person:
         },
         sessions=[{"session_id": s, "age": nodes.age, "diagnosis": nodes.diagnosis} for s, nodes in visits.items()],
     )
-    with _one_thread():
+    with one_thread():
         anatomy = draw_anatomy(task.seed, task.participant, first.head_size)
         for session, nodes in visits.items():
             scan, anat = f"{task.participant}_{session}", Path(task.participant, session, "anat")
