@@ -1,6 +1,7 @@
 """Whole scans side by side: in order, one torch thread each, and an error is told as it is."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -34,6 +35,7 @@ def test_one_at_a_time_where_a_gpu_is_shared() -> None:
 
     def work(item: int) -> int:
         running.append(item)
+        time.sleep(0.05)  # long enough for another to begin, were it allowed to
         assert running == [item]
         return running.pop()
 
