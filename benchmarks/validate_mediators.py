@@ -25,7 +25,7 @@ from record import RESULTS, circumstances, write
 from brainscm.cohort.tables import read_table
 from brainscm.config import ScmOptions
 from brainscm.scm.diagnostics import diagnose, held_out
-from brainscm.scm.inference import test_contrasts
+from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm
 from brainscm.scm.regions import measured_effects
 
@@ -62,7 +62,7 @@ def main() -> None:
         "training": len(scm.training),
         "regions": len(regions),
         "nodes": records(pd.concat([node.table() for node in scm.nodes.values()])),
-        "tests": records(test_contrasts(scm, volumes, rows)),
+        "tests": records(contrast_tests(scm, volumes, rows)),
         "regional_effects": records(effects),
         "diagnostics": records(pd.concat([diagnose(scm, offered), held_out(scm, table, volumes)])),
         **circumstances(

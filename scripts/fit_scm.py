@@ -20,7 +20,7 @@ with job(snakemake) as logger:
     from brainscm.scm.covariates import covariate_table
     from brainscm.scm.diagnostics import diagnose, held_out
     from brainscm.scm.effects import write_effect_maps
-    from brainscm.scm.inference import test_contrasts
+    from brainscm.scm.inference import contrast_tests
     from brainscm.scm.model import Scm
     from brainscm.scm.regions import measured_effects
 
@@ -29,18 +29,19 @@ with job(snakemake) as logger:
     scans = list(store.attrs["scans"])
     table = covariate_table(source.scans, source.qc).set_index("scan", drop=False).loc[scans].reset_index(drop=True)
 
+    torch.set_num_threads(snakemake.threads)
+    device = choose_device("auto")
     options, parts = ScmOptions.model_validate(params.options), store.attrs["parts"]
-    scm = Scm.fit(table, store["latents"], options, params.seed, parts)
+    scm = Scm.fit(table, store["latents"], options, params.seed, parts, device)
     scm.save(Path(output.covariates).parent)
     logger.info("fitted on %d training scans", len(scm.training))
 
     rows = [scans.index(scan) for scan in scm.training["scan"]]
-    write_table(test_contrasts(scm, store["latents"], rows), output.tests)
+    write_table(contrast_tests(scm, store["latents"], rows, device), output.tests)
     diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
-    write_table(pd.concat([diagnosed, held_out(scm, table, store["latents"])]), output.diagnostics)
+    write_table(pd.concat([diagnosed, held_out(scm, table, store["latents"], device)]), output.diagnostics)
 
-    torch.set_num_threads(snakemake.threads)
-    autoencoder = load_autoencoder(Path(source.model), choose_device("auto").type)
+    autoencoder = load_autoencoder(Path(source.model), device.type)
     grid = Grid.of(Path(params.preproc_dir, table["preproc_t1w"].iloc[0]))
     chosen = TypeAdapter(str | CustomTemplate).validate_python(params.template)
     template = load_template(chosen, params.preprocess["voxel_mm"])

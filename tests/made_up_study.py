@@ -33,7 +33,7 @@ from brainscm.report.study import Study as ReportStudy
 from brainscm.scm.covariates import covariate_table
 from brainscm.scm.diagnostics import diagnose, held_out
 from brainscm.scm.effects import write_effect_maps
-from brainscm.scm.inference import test_contrasts as contrast_tests  # pytest would take test_* for a test
+from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.regions import measured_effects
 

@@ -20,8 +20,7 @@ from brainscm.scm.diagnostics import diagnose, variance_inflation
 from brainscm.scm.effects import effect_map, write_effect_maps
 from brainscm.scm.formula import parse_formula
 from brainscm.scm.image import fit_image
-from brainscm.scm.inference import EFFECTS, contrast_row, wald_test
-from brainscm.scm.inference import test_contrasts as table_of_tests
+from brainscm.scm.inference import EFFECTS, contrast_row, contrast_tests, wald_test
 from brainscm.scm.model import Scm, load_scm
 
 SHAPE = (2, 3, 3, 3)
@@ -251,7 +250,7 @@ def test_clustered_errors_keep_their_level_where_people_come_twice() -> None:
         }
     )
     scm = Scm.fit(table, z, declared, seed=0)
-    tests = table_of_tests(scm, z, range(120)).set_index("effect")
+    tests = contrast_tests(scm, z, range(120)).set_index("effect")
     assert tests.loc["total", "errors"] == "clustered by participant"
     assert tests.loc["total", "df2"] == 59
     assert tests.loc["total", "share_q05"] < 0.01
@@ -286,7 +285,7 @@ def test_answers_do_not_depend_on_units_names_or_order(cohort: Cohort, scm: Scm,
         np.testing.assert_allclose(other.latent_shift(rows, other.intervene(rows, do, effect)), expected, atol=1e-5)
     figures = ["max_abs_statistic", "min_p", "min_q", "median_partial_r2", "max_partial_r2", "max_f2", "max_abs_d"]
     tests = [
-        table_of_tests(fitted, z, np.flatnonzero(scans["split"] == "train").tolist()).query("effect == 'direct'")
+        contrast_tests(fitted, z, np.flatnonzero(scans["split"] == "train").tolist()).query("effect == 'direct'")
         for fitted, z, scans in ((scm, cohort.latents, cohort.table), (other, latents, table))
     ]
     np.testing.assert_allclose(tests[1][figures], tests[0][figures], rtol=1e-6)
@@ -359,7 +358,7 @@ def test_support_sees_a_combination_that_nobody_has() -> None:
 
 def test_table_of_tests_finds_what_is_there(cohort: Cohort, scm: Scm) -> None:
     rows = np.flatnonzero(cohort.table["split"] == "train").tolist()
-    tests = table_of_tests(scm, cohort.latents, rows).set_index(["contrast", "effect"])
+    tests = contrast_tests(scm, cohort.latents, rows).set_index(["contrast", "effect"])
     assert set(tests.index) == {(c, e) for c in ("ageing", "disease") for e in ("total", "direct", "joint")}
     assert tests.loc[("disease", "total"), "share_q05"] > 0.5
     assert tests.loc[("disease", "joint"), "statistic"] == "F"

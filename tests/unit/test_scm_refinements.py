@@ -17,7 +17,7 @@ from brainscm.scm.design import Array
 from brainscm.scm.diagnostics import diagnose, held_out
 from brainscm.scm.graph import check_graph
 from brainscm.scm.image import ImageModel, fit_image
-from brainscm.scm.inference import test_contrasts as table_of_tests
+from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.shrinkage import PENALTIES, kept_share
 from brainscm.scm.weighting import Weighting, random_intercept, variance_by
@@ -341,7 +341,7 @@ def test_a_random_intercept_is_generalised_least_squares_with_the_true_ratio() -
             peer.bse,
             rtol=1e-7,
         )
-    tests = table_of_tests(scm, z, rows).set_index("effect")
+    tests = contrast_tests(scm, z, rows).set_index("effect")
     assert tests.loc["total", "errors"] == "random intercept"
     row = np.array([0, 0, 30.0]) if scm.design.columns[2] == "age" else np.array([0, 30.0, 0])
     peers = [sm.GLS(y, x, sigma=covariance).fit().t_test(row).tvalue for y in z[rows].reshape(len(rows), -1).T]
@@ -399,13 +399,13 @@ def test_tests_are_of_least_squares_and_a_refined_model_survives_saving(image: d
     loaded = load_scm(tmp_path, declared)
     np.testing.assert_array_equal(loaded.image.coefficients, scm.image.coefficients)
     assert loaded.image.estimator == scm.image.estimator
-    pd.testing.assert_frame_equal(table_of_tests(loaded, z, rows), table_of_tests(scm, z, rows))
+    pd.testing.assert_frame_equal(contrast_tests(loaded, z, rows), contrast_tests(scm, z, rows))
     if image.keys() & {"shrinkage", "rank", "smoothing_voxels"}:
         plain = Scm.fit(table, z, scm_options(), seed=1)
         assert not np.allclose(plain.image.coefficients, scm.image.coefficients)
-        pd.testing.assert_frame_equal(table_of_tests(plain, z, rows), table_of_tests(scm, z, rows))
+        pd.testing.assert_frame_equal(contrast_tests(plain, z, rows), contrast_tests(scm, z, rows))
     elif "errors" in image:
-        assert set(table_of_tests(scm, z, rows)["errors"]) == {"hc3"}
+        assert set(contrast_tests(scm, z, rows)["errors"]) == {"hc3"}
 
 
 def test_held_out_people_judge_the_refinement() -> None:

@@ -23,7 +23,7 @@ from brainscm.scm.covariates import covariate_table, node_column
 from brainscm.scm.design import Array
 from brainscm.scm.diagnostics import diagnose
 from brainscm.scm.effects import write_effect_maps
-from brainscm.scm.inference import test_contrasts as table_of_tests
+from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.regions import measured_effects
 
@@ -73,7 +73,7 @@ def test_ageing_within_people_is_told_from_differences_between_generations() -> 
     np.testing.assert_allclose(later, 5 * along, atol=0.6)
     assert np.corrcoef(later, along)[0, 1] > 0.98
     assert scm.image.coefficients[1] == pytest.approx(across, abs=0.12)
-    tests = table_of_tests(scm, z, range(len(z))).set_index(["contrast", "effect"])
+    tests = contrast_tests(scm, z, range(len(z))).set_index(["contrast", "effect"])
     assert tests.loc[("generations", "total"), "exchanged"] == "whole participants"
     assert tests.loc[("ageing", "total"), "exchanged"] == "scans within participants"
     assert tests.loc[("ageing", "total"), "min_p_fwe"] == pytest.approx(1 / 51)

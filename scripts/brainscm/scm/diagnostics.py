@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
 
+from brainscm.parallel import CPU
 from brainscm.scm.design import Array, Design
 from brainscm.scm.image import LEAST_SQUARES, Rows, fit_image
 from brainscm.scm.model import Scm
@@ -63,7 +65,7 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
     )
 
 
-def held_out(scm: Scm, table: pd.DataFrame, latents: Rows) -> pd.DataFrame:
+def held_out(scm: Scm, table: pd.DataFrame, latents: Rows, device: torch.device = CPU) -> pd.DataFrame:
     """How well the image node predicts people that it was not fitted on: rows like those of `diagnose`.
 
     `held_out_r2` is 1 - |z - x·B|² / |z - mean|² summed over the validation split's scans and the latent, the mean
@@ -71,7 +73,7 @@ def held_out(scm: Scm, table: pd.DataFrame, latents: Rows) -> pd.DataFrame:
 
     Args:
         scm: the fitted model.
-        table, latents: as `Scm.fit` was given them. The validation split is read for this comparison alone.
+        table, latents, device: as `Scm.fit` was given them. The validation split is read for this comparison alone.
     """
     at = np.flatnonzero((table["split"] == "validation").to_numpy())
     at = at[(scm.problems(table.iloc[at]) == "").to_numpy()]
@@ -82,8 +84,9 @@ def held_out(scm: Scm, table: pd.DataFrame, latents: Rows) -> pd.DataFrame:
     place = {scan: row for row, scan in enumerate(table["scan"])}
     if scm.image.estimator != LEAST_SQUARES:
         sample = scm.sample(latents, [place[scan] for scan in scm.training["scan"]])
-        plain = fit_image(sample.x, sample.latents, sample.rows, sample.clusters, scm.design.columns, scm.seed)
-        models[LEAST_SQUARES] = plain
+        models[LEAST_SQUARES] = fit_image(
+            sample.x, sample.latents, sample.rows, sample.clusters, scm.design.columns, scm.seed, device=device
+        )
     x = scm.design_matrix(table.iloc[at])
     mean = scm.image.predict(scm.design_matrix(scm.training).mean(axis=0)[None])[0]
     errors, total = dict.fromkeys(models, 0.0), 0.0

@@ -1,7 +1,8 @@
 """The image node: one linear model for the whole latent, fitted in closed form from a stream of scans.
 
-The latent z of a scan with design row x is z = x·B + u. Two passes over the store, in float64, never more than a block
-of scans in memory: the first gives B by QR, the second the residuals and all that is made of them.
+The latent z of a scan with design row x is z = x·B + u. One pass over the store, in float64, never more than a block
+of scans in memory, gives Q'Z, from which B follows by QR, the residuals' squares, and the mixtures of residuals that
+make the draws.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.linalg
+import torch
 from numpy.typing import NDArray
 
 from brainscm.config import ImageOptions
+from brainscm.parallel import CPU
 from brainscm.scm.design import Array
 from brainscm.scm.shrinkage import low_rank, ridge, smooth, spectral
 
@@ -28,6 +31,7 @@ MIN_TILE_LATENTS = 512
 DRAWS = 8
 PROBES = 64  # random mixtures of the residuals, by which their covariance is judged
 LEAST_SQUARES = "least squares"
+ROUNDING = 1e-12  # residuals that are a smaller share of a latent's squares are none
 
 
 class Rows(Protocol):
@@ -116,6 +120,7 @@ def fit_image(
     seed: int,
     options: ImageOptions | None = None,
     parts: Sequence[int] | None = None,
+    device: torch.device = CPU,
 ) -> ImageModel:
     """Fit z = x·B + u by least squares, or as `options` refine it.
 
@@ -129,14 +134,10 @@ def fit_image(
         seed: of the draws.
         options: `shrinkage`, `rank`, `smoothing_voxels` and `errors` are looked at; None for plain least squares.
         parts: numbers of channels that belong together, for spectral shrinkage; None if all do.
+        device: where the products are made.
     """
     n, p = x.shape
     q, r = np.linalg.qr(x)
-    shape = np.shape(latents[int(rows[0])])
-    qtz = np.zeros((p, int(np.prod(shape))))
-    for block, tile, z in blocks(latents, rows):
-        qtz[:, tile] += q[block].T @ z
-    b = np.ascontiguousarray(scipy.linalg.solve_triangular(r, qtz))
     r_inverse = scipy.linalg.solve_triangular(r, np.eye(p))
     leverage = np.square(q).sum(axis=1)
 
@@ -154,31 +155,43 @@ def fit_image(
     else:
         # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
         mix = rng.standard_normal((DRAWS, n, p))[:, place] @ (r_inverse.T / np.sqrt(n - p))
-    mix = np.moveaxis(mix, 1, 2).reshape(DRAWS * p, n).astype(np.float32)
+    mix = np.moveaxis(mix, 1, 2).reshape(DRAWS * p, n)
     probed = options is not None and options.shrinkage == "spectral" and p > 1
     if probed:
-        probes = rng.standard_normal((PROBES, n), dtype=np.float32)[:, place]
-        mix = np.vstack([mix, probes / np.sqrt(n - p, dtype=np.float32)])
+        mix = np.vstack([mix, rng.standard_normal((PROBES, n), dtype=np.float32)[:, place] / np.sqrt(n - p)])
+    mix -= (mix @ q) @ q.T  # of the latents, these mixtures are those of the residuals
 
-    rss = np.zeros(b.shape[1])
-    mixed = np.zeros((len(mix), b.shape[1]), dtype=np.float32)
-    for block, tile, z in blocks(latents, rows):
-        z -= x[block] @ b[:, tile]
-        rss[tile] += np.einsum("nl,nl->l", z, z)
-        mixed[:, tile] += mix[:, block] @ z.astype(np.float32)
+    # All is taken of z - h·z₀, where h is the design's own image of the constant: residuals stay what they are, and a
+    # mean far from zero costs no digits.
+    constant = q @ q.sum(axis=0)
+    first = np.asarray(latents[int(rows[0])])
+    z0 = to_device(first.reshape(-1), device).double()
+    q_on, constant_on, mix_on = (to_device(each, device) for each in (q, constant, mix.astype(np.float32)))
+    qtz_on = z0.new_zeros((p, len(z0)))
+    squares = z0.new_zeros(len(z0))
+    mixed_on = mix_on.new_zeros((len(mix), len(z0)))
+    for block, tile, z in blocks(latents, rows, device):
+        z.addr_(constant_on[block], z0[tile], alpha=-1)
+        qtz_on[:, tile] += q_on[block].T @ z
+        squares[tile] += z.square().sum(dim=0)
+        mixed_on[:, tile] += mix_on[:, block] @ z.float()
+    rss_on = squares - qtz_on.square().sum(dim=0)
+    rss = torch.where(rss_on > ROUNDING * squares, rss_on, 0).cpu().numpy()
+    qtz_on += to_device(q.sum(axis=0), device)[:, None] * z0
+    qtz, mixed = qtz_on.cpu().numpy(), mixed_on.cpu().numpy()
     model = ImageModel(
         columns=np.array(columns),
-        coefficients=b.reshape(p, *shape),
-        residual_variance=(rss / (n - p)).reshape(shape),
+        coefficients=np.ascontiguousarray(scipy.linalg.solve_triangular(r, qtz)).reshape(p, *first.shape),
+        residual_variance=(rss / (n - p)).reshape(first.shape),
         xtx_inverse=r_inverse @ r_inverse.T,
         degrees_of_freedom=n - p,
         max_leverage=float(leverage.max()),
-        draws=mixed[: DRAWS * p].reshape(DRAWS, p, *shape),
+        draws=mixed[: DRAWS * p].reshape(DRAWS, p, *first.shape),
     )
     if options is None:
         return model
     if probed:
-        model = _shrink(model, r, qtz, mixed[DRAWS * p :], parts or shape[:1])
+        model = _shrink(model, r, qtz, mixed[DRAWS * p :], parts or first.shape[:1])
     return _refine(model, options, x, q, r, qtz, float(rss.sum()))
 
 
@@ -223,7 +236,13 @@ def _refine(
 
 
 def cluster_covariance(
-    image: ImageModel, contrast: Array, x: Array, latents: Rows, rows: Sequence[int], clusters: Sequence[str]
+    image: ImageModel,
+    contrast: Array,
+    x: Array,
+    latents: Rows,
+    rows: Sequence[int],
+    clusters: Sequence[str],
+    device: torch.device = CPU,
 ) -> Array:
     """Cluster-robust covariance of the contrasts C·B, (q, q, latents flat), in one more pass over the store.
 
@@ -232,16 +251,23 @@ def cluster_covariance(
     """
     codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
     factor = _small_sample(len(x), x.shape[1], codes.max() + 1)
-    return factor * _sandwich(image, contrast, x, latents, rows, codes, np.ones(len(x)))
+    return factor * _sandwich(image, contrast, x, latents, rows, codes, np.ones(len(x)), device)
 
 
-def hc3_covariance(image: ImageModel, contrast: Array, x: Array, latents: Rows, rows: Sequence[int]) -> Array:
+def hc3_covariance(
+    image: ImageModel,
+    contrast: Array,
+    x: Array,
+    latents: Rows,
+    rows: Sequence[int],
+    device: torch.device = CPU,
+) -> Array:
     """Heteroscedasticity-consistent covariance of C·B, (q, q, latents flat): residuals over 1 - leverage.
 
     HC3 of MacKinnon & White (1985), for one scan a person whose residual variance may depend on its covariates.
     """
     scale = 1 / (1 - np.square(np.linalg.qr(x)[0]).sum(axis=1))
-    return _sandwich(image, contrast, x, latents, rows, np.arange(len(x)), scale)
+    return _sandwich(image, contrast, x, latents, rows, np.arange(len(x)), scale, device)
 
 
 def _sandwich(
@@ -252,6 +278,7 @@ def _sandwich(
     rows: Sequence[int],
     codes: NDArray[np.intp],
     scale: Array,
+    device: torch.device,
 ) -> Array:
     """C(X'X)⁻¹ (Σ_g s_g s_g') (X'X)⁻¹C' with scores s_g = Σ_i x_i' scale_i u_i over the scans of one code."""
     order = np.argsort(codes, kind="stable")
@@ -259,17 +286,23 @@ def _sandwich(
     # X(X'X)⁻¹C' by way of QR: the inverse itself would lose digits on an ill-conditioned design.
     q, r = np.linalg.qr(ordered_x)
     weights = scale[order, None] * (q @ scipy.linalg.solve_triangular(r, contrast.T, trans="T"))  # (n, q)
-    b = image.coefficients.reshape(len(image.columns), -1)
-    covariance = np.zeros((len(contrast), len(contrast), b.shape[1]))
-    for block, tile, z in blocks(latents, ordered_rows, keep_together=codes):
-        residual = z - ordered_x[block] @ b[:, tile]
-        starts = np.flatnonzero(np.diff(codes[block], prepend=-1))
-        scores = [np.add.reduceat(weights[block, i, None] * residual, starts, axis=0) for i in range(len(contrast))]
+    x_on = to_device(ordered_x, device)
+    b = to_device(image.coefficients.reshape(len(image.columns), -1), device)
+    covariance = b.new_zeros((len(contrast), len(contrast), b.shape[1]))
+    for block, tile, z in blocks(latents, ordered_rows, device, keep_together=codes):
+        z -= x_on[block] @ b[:, tile]
+        own = (np.unique(codes[block])[:, None] == codes[block]).astype(float)  # (groups, scans) of the block
+        scores = [to_device(own * column, device) @ z for column in weights[block].T]
         for i, left in enumerate(scores):
             for j, right in enumerate(scores[: i + 1]):
-                covariance[i, j, tile] += np.einsum("gl,gl->l", left, right)
+                covariance[i, j, tile] += (left * right).sum(dim=0)
                 covariance[j, i, tile] = covariance[i, j, tile]
-    return covariance
+    return covariance.cpu().numpy()
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """A copy there, aligned as torch aligns its own: products of unaligned ones may differ in the last bit."""
+    return torch.tensor(array, device=device)
 
 
 def has_clusters(clusters: Sequence[str]) -> bool:
@@ -282,11 +315,14 @@ def _small_sample(n: int, p: int, groups: int) -> float:
 
 
 def blocks(
-    latents: Rows, rows: Sequence[int] | NDArray[np.int_], keep_together: NDArray[np.int_] | None = None
-) -> Iterator[tuple[slice, slice, Array]]:
+    latents: Rows,
+    rows: Sequence[int] | NDArray[np.int_],
+    device: torch.device = CPU,
+    keep_together: NDArray[np.int_] | None = None,
+) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """Read each row once, in blocks of bounded size, and give them tile by tile: (rows, latents, z in float64).
 
-    Rows of one code of `keep_together` share a block. `z` is overwritten by the next tile.
+    Rows of one code of `keep_together` share a block. `z` is the caller's to change.
     """
     first = np.asarray(latents[int(rows[0])])
     most = max(MIN_BLOCK_ROWS, BLOCK_BYTES // first.nbytes)
@@ -295,13 +331,10 @@ def blocks(
         stop = min(start + most, len(rows))
         while keep_together is not None and stop < len(rows) and keep_together[stop] == keep_together[stop - 1]:
             stop += 1
-        scans = [np.asarray(latents[int(row)]).reshape(-1) for row in rows[start:stop]]
+        scans = np.stack([np.asarray(latents[int(row)]).reshape(-1) for row in rows[start:stop]])
+        block = torch.from_numpy(scans).to(device)
         width = min(first.size, max(MIN_TILE_LATENTS, TILE_BYTES // (8 * len(scans))))
-        buffer = np.empty((len(scans), width))
         for left in range(0, first.size, width):
             tile = slice(left, min(left + width, first.size))
-            z = buffer[:, : tile.stop - left]
-            for own, scan in zip(z, scans, strict=True):
-                own[:] = scan[tile]
-            yield slice(start, stop), tile, z
+            yield slice(start, stop), tile, block[:, tile].to(torch.float64, copy=True)
         start = stop

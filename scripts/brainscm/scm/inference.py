@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import scipy.special
+import torch
 
+from brainscm.parallel import CPU
 from brainscm.scm.design import Array
 from brainscm.scm.image import (
     LEAST_SQUARES,
@@ -100,8 +103,15 @@ def wald_test(
         f[usable] = np.einsum("lq,lq->l", effect.T[usable], solved) / q
     if q == 1:
         t = np.sign(effect[0]) * np.sqrt(f)
-        return WaldTest(t, 2 * scipy.special.stdtr(df2, -np.abs(t)), 1, df2)
-    return WaldTest(f, scipy.special.fdtrc(q, df2, f), q, df2)
+        return WaldTest(t, _p(lambda part: 2 * scipy.special.stdtr(df2, -np.abs(part)), t), 1, df2)
+    return WaldTest(f, _p(lambda part: scipy.special.fdtrc(q, df2, part), f), q, df2)
+
+
+def _p(tail: Callable[[Array], Array], statistic: Array) -> Array:
+    """The tail beyond each latent's statistic, on all threads: it takes most of a test's time."""
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        return np.concatenate([*pool.map(tail, np.array_split(statistic, threads))])
 
 
 def standardised_effect(image: ImageModel, contrast: Array) -> Array:
@@ -147,7 +157,7 @@ def joint_rows(scm: Scm, name: str) -> Array:
     return np.eye(len(scm.design.columns))[picked]
 
 
-def test_contrasts(scm: Scm, latents: Rows, rows: Sequence[int]) -> pd.DataFrame:
+def contrast_tests(scm: Scm, latents: Rows, rows: Sequence[int], device: torch.device = CPU) -> pd.DataFrame:
     """Test every declared contrast: t for its total and direct effect, F for all columns of its nodes.
 
     Tests are of the least-squares coefficients, whatever estimator predicts: shrunk ones have no exact test.
@@ -156,6 +166,7 @@ def test_contrasts(scm: Scm, latents: Rows, rows: Sequence[int]) -> pd.DataFrame
         scm: the fitted model.
         latents: the store that it was fitted on.
         rows: where the scans of `scm.training` stand in it.
+        device: where the products are made.
 
     Returns:
         One row a test: `contrast`, `effect` (total, direct, or joint for F), `statistic` (t or F), `df1`, `df2`,
@@ -168,14 +179,16 @@ def test_contrasts(scm: Scm, latents: Rows, rows: Sequence[int]) -> pd.DataFrame
     sample = scm.sample(latents, rows)
     x, image = sample.x, scm.image
     if image.estimator != LEAST_SQUARES:
-        image = fit_image(x, sample.latents, sample.rows, sample.clusters, scm.design.columns, scm.seed)
+        image = fit_image(x, sample.latents, sample.rows, sample.clusters, scm.design.columns, scm.seed, device=device)
     declared = list(_declared(scm))
     count = scm.options.permutations
-    largest = max_statistics(x, [c for *_, c in declared], sample.latents, sample.rows, sample.people, count, scm.seed)
+    largest = max_statistics(
+        x, [c for *_, c in declared], sample.latents, sample.rows, sample.people, count, scm.seed, device
+    )
     records = []
     for (contrast, effect, c), reached in zip(declared, largest, strict=True):
         covariance, groups, errors = robust_covariance(
-            scm.options.image.errors, image, c, x, sample.latents, sample.rows, sample.clusters
+            scm.options.image.errors, image, c, x, sample.latents, sample.rows, sample.clusters, device
         )
         if errors == "ordinary" and has_clusters(sample.people):
             errors = "random intercept"
@@ -222,13 +235,14 @@ def robust_covariance(
     latents: Rows,
     rows: Sequence[int],
     clusters: Sequence[str],
+    device: torch.device = CPU,
 ) -> tuple[Array | None, int | None, str]:
     """The covariance of C·B and the number of clusters as `wald_test` takes them, and what they are in words."""
     if has_clusters(clusters):
-        covariance = cluster_covariance(image, contrast, x, latents, rows, clusters)
+        covariance = cluster_covariance(image, contrast, x, latents, rows, clusters, device)
         return covariance, len(set(clusters)), "clustered by participant"
     if errors == "hc3":
-        return hc3_covariance(image, contrast, x, latents, rows), None, "hc3"
+        return hc3_covariance(image, contrast, x, latents, rows, device), None, "hc3"
     return None, None, "ordinary"
 
 

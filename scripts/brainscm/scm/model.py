@@ -12,11 +12,13 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from brainscm.cohort.tables import read_table, write_table
 from brainscm.config import Scalar, ScmOptions
 from brainscm.errors import ConfigError, ScanError
+from brainscm.parallel import CPU
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
@@ -69,7 +71,13 @@ class Scm:
 
     @classmethod
     def fit(
-        cls, table: pd.DataFrame, latents: Rows, options: ScmOptions, seed: int, parts: Sequence[int] | None = None
+        cls,
+        table: pd.DataFrame,
+        latents: Rows,
+        options: ScmOptions,
+        seed: int,
+        parts: Sequence[int] | None = None,
+        device: torch.device = CPU,
     ) -> Scm:
         """Fit all nodes on the rows whose `split` is `train`.
 
@@ -79,6 +87,7 @@ class Scm:
             options: the graph.
             seed: of the workflow.
             parts: numbers of channels of the latent that belong together; None if all do.
+            device: where the image node is fitted.
 
         Raises:
             ConfigError: the graph does not fit the table, a design is collinear, or too few rows are left.
@@ -104,7 +113,7 @@ class Scm:
         values = _filled(covariates.read(training), nodes)
         design = Design.learn(graph.image, values, IMAGE_FORMULA)
         x, people = design.matrix(values), training["participant"].tolist()
-        weighting = _weigh(options, values, x, latents, rows.tolist(), people)
+        weighting = _weigh(options, values, x, latents, rows.tolist(), people, device)
         image = fit_image(
             weighting.rows(x),
             weighting.latents(latents, rows.tolist()),
@@ -114,6 +123,7 @@ class Scm:
             seed,
             options.image,
             parts,
+            device,
         )
         if options.missing == "impute":
             for name in graph.modelled:
@@ -298,12 +308,19 @@ def _filled(values: pd.DataFrame, nodes: Mapping[str, NodeModel]) -> pd.DataFram
 
 
 def _weigh(
-    options: ScmOptions, values: pd.DataFrame, x: Array, latents: Rows, rows: Sequence[int], people: Sequence[str]
+    options: ScmOptions,
+    values: pd.DataFrame,
+    x: Array,
+    latents: Rows,
+    rows: Sequence[int],
+    people: Sequence[str],
+    device: torch.device,
 ) -> Weighting:
     if options.image.repeated == "random_intercept" and has_clusters(people):
-        return random_intercept(x, latents, rows, people)
+        return random_intercept(x, latents, rows, people, device)
     if options.image.variance_by is not None:
-        return variance_by(x, latents, rows, people, values[options.image.variance_by].astype(str).tolist())
+        groups = values[options.image.variance_by].astype(str).tolist()
+        return variance_by(x, latents, rows, people, groups, device)
     codes = np.unique(people, return_inverse=True)[1]
     return Weighting(np.ones(len(x)), np.zeros(len(x)), codes)
 

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+import torch
 from numpy.typing import NDArray
 
+from brainscm.parallel import CPU
 from brainscm.scm.design import Array
-from brainscm.scm.image import Rows
+from brainscm.scm.image import Rows, to_device
 
 # So many latents of all scans, or so many scans of all latents, are held at once: memory does not grow with the scans.
 TILE_BYTES = 32 * 2**20
@@ -37,6 +39,7 @@ def max_statistics(
     people: Sequence[str],
     permutations: int,
     seed: int,
+    device: torch.device = CPU,
 ) -> Array:
     """The largest partial R² over the latent in each permutation, for each contrast; (contrasts, permutations).
 
@@ -49,6 +52,7 @@ def max_statistics(
         people: (n,) participant of each scan.
         permutations: how many.
         seed: of the workflow; the k-th permutation depends on it and on k alone.
+        device: where the products are made.
     """
     if not permutations:
         return np.empty((len(contrasts), 0))
@@ -58,7 +62,7 @@ def max_statistics(
     for tile in tiles(latents, rows):
         for contrast, (basis, order) in enumerate(zip(bases, orders, strict=True)):
             seeded = (order(np.random.default_rng([seed, 2, k])) for k in range(permutations))
-            found = permuted_maxima(basis, basis.unit_residuals(tile), seeded)
+            found = permuted_maxima(basis, basis.unit_residuals(tile, device), seeded)
             np.maximum(largest[contrast], found, out=largest[contrast])
     return largest
 
@@ -117,22 +121,22 @@ class Basis:
         k = len(contrast)
         return cls(q @ turn[:, :k], q @ turn[:, k:])
 
-    def unit_residuals(self, z: Array) -> NDArray[np.float32]:
+    def unit_residuals(self, z: NDArray[np.floating], device: torch.device = CPU) -> torch.Tensor:
         """Residuals of the reduced model, each latent's of unit length (0 where the model leaves nothing); (n, L)."""
-        residual = np.empty(z.shape, dtype=np.float32)
+        stored, nuisance = to_device(z, device), to_device(self.nuisance, device)
+        residual = torch.empty(z.shape, dtype=torch.float32, device=device)
         step = max(1, STEP_BYTES // (8 * len(z)))
         for start in range(0, z.shape[1], step):
-            part = z[:, start : start + step].astype(np.float64)
-            whole = np.einsum("nl,nl->l", part, part)
-            part -= self.nuisance @ (self.nuisance.T @ part)
-            left = np.einsum("nl,nl->l", part, part)
-            varies = left > 1e-20 * whole
-            part *= np.where(varies, 1 / np.sqrt(np.where(varies, left, 1)), 0)
+            part = stored[:, start : start + step].to(torch.float64, copy=True)
+            whole = part.square().sum(dim=0)
+            part -= nuisance @ (nuisance.T @ part)
+            left = part.square().sum(dim=0)
+            part *= torch.where(left > 1e-20 * whole, left.rsqrt(), 0)
             residual[:, start : start + step] = part
         return residual
 
 
-def permuted_maxima(basis: Basis, residual: NDArray[np.float32], orders: Iterator[Order]) -> Array:
+def permuted_maxima(basis: Basis, residual: torch.Tensor, orders: Iterator[Order]) -> Array:
     """Largest partial R² over the latents under each order of the scans; (orders,).
 
     Exchanging the residuals against the design is exchanging the design against the residuals, so that one product
@@ -142,19 +146,16 @@ def permuted_maxima(basis: Basis, residual: NDArray[np.float32], orders: Iterato
     columns = basis.moving.astype(np.float32)
     together = max(1, min(STEP_PERMUTATIONS, STEP_BYTES // columns.nbytes))
     step = max(64, STEP_BYTES // (4 * together * m))
-    largest: list[Array] = []
+    largest: list[torch.Tensor] = []
     while len(chunk := [columns[order] for _, order in zip(range(together), orders, strict=False)]):
-        stacked = np.concatenate([permuted.T for permuted in chunk])  # (chunk m, n)
-        found = np.zeros(len(chunk))
+        stacked = to_device(np.concatenate([permuted.T for permuted in chunk]), residual.device)  # (chunk m, n)
+        found = residual.new_zeros(len(chunk))
         for start in range(0, residual.shape[1], step):
-            squares = stacked @ residual[:, start : start + step]
-            np.square(squares, out=squares)
-            split = squares.reshape(len(chunk), m, -1)
-            explained, held = split[:, :k].sum(axis=1), split[:, k:].sum(axis=1)
-            np.divide(explained, np.subtract(1, held, out=held), out=explained)
-            np.maximum(found, explained.max(axis=1), out=found)
+            squares = (stacked @ residual[:, start : start + step]).square_().reshape(len(chunk), m, -1)
+            explained, held = squares[:, :k].sum(dim=1), squares[:, k:].sum(dim=1)
+            found = torch.maximum(found, (explained / (1 - held)).amax(dim=1))
         largest.append(found)
-    return np.concatenate(largest)
+    return torch.cat(largest).double().cpu().numpy()
 
 
 def exchange(people: Sequence[str], tested: Array) -> tuple[str, Callable[[np.random.Generator], Order]]:

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from brainscm.parallel import CPU
 from brainscm.scm.design import RANK_TOLERANCE, Array
-from brainscm.scm.image import Rows, blocks
+from brainscm.scm.image import Rows, blocks, to_device
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class _Weighted:
         return weighting.scale[index] * z
 
 
-def random_intercept(x: Array, latents: Rows, rows: Sequence[int], people: Sequence[str]) -> Weighting:
+def random_intercept(
+    x: Array, latents: Rows, rows: Sequence[int], people: Sequence[str], device: torch.device = CPU
+) -> Weighting:
     """Weights for z_ij = x_ij·B + a_i + e_ij with independent a_i (variance σ_a²) and e_ij (σ_e²).
 
     σ_e² is the residual variance of the scans about their person's mean, and σ_a² solves
@@ -70,32 +74,40 @@ def random_intercept(x: Array, latents: Rows, rows: Sequence[int], people: Seque
     inside = Weighting(np.ones(n), np.ones(n), codes)
     left, length, _ = np.linalg.svd(inside.rows(x), full_matrices=False)
     q_inside = left[:, length > RANK_TOLERANCE * np.linalg.norm(x)]
-    within = row_squares(q_inside, inside.latents(latents, rows), range(n)).sum() / (n - len(scans) - q_inside.shape[1])
+    within = row_squares(q_inside, inside.latents(latents, rows), range(n), device).sum() / (
+        n - len(scans) - q_inside.shape[1]
+    )
     q = np.linalg.qr(x)[0]
     sums = np.stack([np.bincount(codes, column) for column in q.T], axis=1)  # Σ_i n_i² h̄_i = |sums|²
-    between = (row_squares(q, latents, rows).sum() - within * (n - p)) / (n - np.square(sums).sum())
+    between = (row_squares(q, latents, rows, device).sum() - within * (n - p)) / (n - np.square(sums).sum())
     demean = 1 - np.sqrt(within / (within + scans * max(between, 0.0)))
     return Weighting(np.ones(n), np.where(scans > 1, demean, 0.0)[codes] if between > 0 else np.zeros(n), codes)
 
 
 def variance_by(
-    x: Array, latents: Rows, rows: Sequence[int], people: Sequence[str], groups: Sequence[str]
+    x: Array,
+    latents: Rows,
+    rows: Sequence[int],
+    people: Sequence[str],
+    groups: Sequence[str],
+    device: torch.device = CPU,
 ) -> Weighting:
     """Weights 1/√v_g, v_g the residual variance of group g: its summed squares over its summed 1 - leverage."""
     q = np.linalg.qr(x)[0]
-    squares, free = row_squares(q, latents, rows), 1 - np.square(q).sum(axis=1)
+    squares, free = row_squares(q, latents, rows, device), 1 - np.square(q).sum(axis=1)
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     variance = np.bincount(group, squares) / np.bincount(group, free) * free.sum() / squares.sum()
     codes = np.unique(np.asarray(people), return_inverse=True)[1]
     return Weighting(1 / np.sqrt(variance[group]), np.zeros(len(x)), codes)
 
 
-def row_squares(q: Array, latents: Rows, rows: Sequence[int]) -> Array:
+def row_squares(q: Array, latents: Rows, rows: Sequence[int], device: torch.device) -> Array:
     """Summed squared residual of each scan over the latent, (n,), about the columns of q (orthonormal)."""
-    qtz = np.zeros((q.shape[1], np.size(latents[int(rows[0])])))
-    for block, tile, z in blocks(latents, rows):
-        qtz[:, tile] += q[block].T @ z
-    squares = np.zeros(len(q))
-    for block, tile, z in blocks(latents, rows):
-        squares[block] += np.square(z - q[block] @ qtz[:, tile]).sum(axis=1)
-    return squares
+    q_on = to_device(q, device)
+    qtz = q_on.new_zeros((q.shape[1], np.size(latents[int(rows[0])])))
+    for block, tile, z in blocks(latents, rows, device):
+        qtz[:, tile] += q_on[block].T @ z
+    squares = q_on.new_zeros(len(q))
+    for block, tile, z in blocks(latents, rows, device):
+        squares[block] += (z - q_on[block] @ qtz[:, tile]).square().sum(dim=1)
+    return squares.cpu().numpy()
