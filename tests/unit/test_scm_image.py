@@ -187,11 +187,14 @@ def test_a_constant_latent_is_not_tested() -> None:
     rng = np.random.default_rng(0)
     x = plain(rng)
     latents = latents_of(x, rng)
-    latents[:, 0, 0, 0] = 0.0
-    result = wald_test(fit(x, latents), np.eye(5)[1:2])
-    assert np.isnan(result.p[0])
-    assert np.isnan(result.q[0])
-    assert np.isfinite(result.q[1:]).all()
+    latents[:, 0, 0, 0] = 7.3
+    model, people, one, joint = fit(x, latents), [str(i // 2) for i in range(50)], np.eye(5)[1:2], np.eye(5)[1:4]
+    clustered = [cluster_covariance(model, c, x, latents, range(50), people) for c in (one, joint)]
+    for c, covariance in [(one, None), (joint, None), (one, clustered[0]), (joint, clustered[1])]:
+        result = wald_test(model, c, covariance, None if covariance is None else 25)
+        assert np.isnan(result.p[0])
+        assert np.isnan(result.q[0])
+        assert np.isfinite(result.q[1:]).all()
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -112,4 +112,5 @@ def _refit(scm: Scm, encoded: Rows, options: ImageOptions | None) -> ImageModel:
         scm.design.columns,
         scm.seed,
         options,
+        drawn=options is not None,  # shrinkage looks at the draws
     )

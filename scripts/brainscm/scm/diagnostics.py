@@ -85,7 +85,14 @@ def held_out(scm: Scm, table: pd.DataFrame, latents: Rows, device: torch.device 
     if scm.image.estimator != LEAST_SQUARES:
         sample = scm.sample(latents, [place[scan] for scan in scm.training["scan"]])
         models[LEAST_SQUARES] = fit_image(
-            sample.x, sample.latents, sample.rows, sample.clusters, scm.design.columns, scm.seed, device=device
+            sample.x,
+            sample.latents,
+            sample.rows,
+            sample.clusters,
+            scm.design.columns,
+            scm.seed,
+            device=device,
+            drawn=False,
         )
     x = scm.design_matrix(table.iloc[at])
     mean = scm.image.predict(scm.design_matrix(scm.training).mean(axis=0)[None])[0]

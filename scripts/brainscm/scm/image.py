@@ -31,7 +31,7 @@ MIN_TILE_LATENTS = 512
 DRAWS = 8
 PROBES = 64  # random mixtures of the residuals, by which their covariance is judged
 LEAST_SQUARES = "least squares"
-ROUNDING = 1e-12  # residuals that are a smaller share of a latent's squares are none
+ROUNDING = 1e-12  # a smaller share of a latent's squares, or of its size, is no residual
 
 
 class Rows(Protocol):
@@ -121,6 +121,7 @@ def fit_image(
     options: ImageOptions | None = None,
     parts: Sequence[int] | None = None,
     device: torch.device = CPU,
+    drawn: bool = True,
 ) -> ImageModel:
     """Fit z = x·B + u by least squares, or as `options` refine it.
 
@@ -135,13 +136,14 @@ def fit_image(
         options: `shrinkage`, `rank`, `smoothing_voxels` and `errors` are looked at; None for plain least squares.
         parts: numbers of channels that belong together, for spectral shrinkage; None if all do.
         device: where the products are made.
+        drawn: False for a model without draws, which needs no more than tests and predictions.
     """
     n, p = x.shape
     q, r = np.linalg.qr(x)
     r_inverse = scipy.linalg.solve_triangular(r, np.eye(p))
     leverage = np.square(q).sum(axis=1)
 
-    rng = np.random.default_rng([seed, 0])
+    rng, draws = np.random.default_rng([seed, 0]), DRAWS if drawn else 0
     # Random numbers go by a scan's covariates and not by its row, so that the order of the rows does not matter.
     place = np.argsort(np.lexsort((*x.T, np.asarray(clusters))))
     hc3 = options is not None and options.errors == "hc3"
@@ -149,13 +151,13 @@ def fit_image(
         # A normal weight per participant on its score: the wild cluster bootstrap, whose covariance is the sandwich.
         codes = np.unique(clusters, return_inverse=True)[1]
         groups = codes.max() + 1
-        weights = rng.standard_normal((DRAWS, groups))[:, codes]
+        weights = rng.standard_normal((draws, groups))[:, codes]
         weights *= np.sqrt(_small_sample(n, p, groups)) if has_clusters(clusters) else 1 / (1 - leverage)
         mix = np.einsum("kn,np->knp", weights, q @ r_inverse.T)
     else:
         # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
-        mix = rng.standard_normal((DRAWS, n, p))[:, place] @ (r_inverse.T / np.sqrt(n - p))
-    mix = np.moveaxis(mix, 1, 2).reshape(DRAWS * p, n)
+        mix = rng.standard_normal((draws, n, p))[:, place] @ (r_inverse.T / np.sqrt(n - p))
+    mix = np.moveaxis(mix, 1, 2).reshape(draws * p, n)
     probed = options is not None and options.shrinkage == "spectral" and p > 1
     if probed:
         mix = np.vstack([mix, rng.standard_normal((PROBES, n), dtype=np.float32)[:, place] / np.sqrt(n - p)])
@@ -174,24 +176,26 @@ def fit_image(
         z.addr_(constant_on[block], z0[tile], alpha=-1)
         qtz_on[:, tile] += q_on[block].T @ z
         squares[tile] += z.square().sum(dim=0)
-        mixed_on[:, tile] += mix_on[:, block] @ z.float()
+        if len(mix):
+            mixed_on[:, tile] += mix_on[:, block] @ z.float()
     rss_on = squares - qtz_on.square().sum(dim=0)
-    rss = torch.where(rss_on > ROUNDING * squares, rss_on, 0).cpu().numpy()
+    rss = torch.where(rss_on > ROUNDING * squares + n * (ROUNDING * z0).square(), rss_on, 0).cpu().numpy()
     qtz_on += to_device(q.sum(axis=0), device)[:, None] * z0
+    b = torch.linalg.solve_triangular(to_device(r, device), qtz_on, upper=True).contiguous().cpu().numpy()
     qtz, mixed = qtz_on.cpu().numpy(), mixed_on.cpu().numpy()
     model = ImageModel(
         columns=np.array(columns),
-        coefficients=np.ascontiguousarray(scipy.linalg.solve_triangular(r, qtz)).reshape(p, *first.shape),
+        coefficients=b.reshape(p, *first.shape),
         residual_variance=(rss / (n - p)).reshape(first.shape),
         xtx_inverse=r_inverse @ r_inverse.T,
         degrees_of_freedom=n - p,
         max_leverage=float(leverage.max()),
-        draws=mixed[: DRAWS * p].reshape(DRAWS, p, *first.shape),
+        draws=mixed[: draws * p].reshape(draws, p, *first.shape),
     )
     if options is None:
         return model
     if probed:
-        model = _shrink(model, r, qtz, mixed[DRAWS * p :], parts or first.shape[:1])
+        model = _shrink(model, r, qtz, mixed[draws * p :], parts or first.shape[:1])
     return _refine(model, options, x, q, r, qtz, float(rss.sum()))
 
 

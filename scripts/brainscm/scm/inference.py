@@ -91,19 +91,21 @@ def wald_test(
     effect = contrast @ image.coefficients.reshape(len(image.columns), -1)  # (q, latents)
     q = len(contrast)
     df2 = image.degrees_of_freedom if groups is None else groups - 1
-    if covariance is None:
-        unscaled = contrast @ image.xtx_inverse @ contrast.T
-        solved = np.linalg.solve(unscaled, effect)
+    varies = image.residual_variance.reshape(-1) > 0
+    unscaled = contrast @ image.xtx_inverse @ contrast.T
+    if q == 1:
+        variance = image.residual_variance.reshape(-1) * unscaled[0] if covariance is None else covariance[0, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
-            f = np.einsum("ql,ql->l", effect, solved) / q / image.residual_variance.reshape(-1)
+            t = np.where(varies, effect[0] / np.sqrt(variance), np.nan)
+        return WaldTest(t, _p(lambda part: 2 * scipy.special.stdtr(df2, -np.abs(part)), t), 1, df2)
+    f = np.full(effect.shape[1], np.nan)
+    if covariance is None:
+        solved = np.linalg.solve(unscaled, effect[:, varies])
+        f[varies] = np.einsum("ql,ql->l", effect[:, varies], solved) / image.residual_variance.reshape(-1)[varies] / q
     else:
-        f = np.full(effect.shape[1], np.nan)
-        usable = np.linalg.det(np.moveaxis(covariance, 2, 0)) > 0
+        usable = varies & (np.linalg.det(np.moveaxis(covariance, 2, 0)) > 0)
         solved = np.linalg.solve(np.moveaxis(covariance, 2, 0)[usable], effect.T[usable][..., None])[..., 0]
         f[usable] = np.einsum("lq,lq->l", effect.T[usable], solved) / q
-    if q == 1:
-        t = np.sign(effect[0]) * np.sqrt(f)
-        return WaldTest(t, _p(lambda part: 2 * scipy.special.stdtr(df2, -np.abs(part)), t), 1, df2)
     return WaldTest(f, _p(lambda part: scipy.special.fdtrc(q, df2, part), f), q, df2)
 
 
@@ -179,7 +181,9 @@ def contrast_tests(scm: Scm, latents: Rows, rows: Sequence[int], device: torch.d
     sample = scm.sample(latents, rows)
     x, image = sample.x, scm.image
     if image.estimator != LEAST_SQUARES:
-        image = fit_image(x, sample.latents, sample.rows, sample.clusters, scm.design.columns, scm.seed, device=device)
+        image = fit_image(
+            x, sample.latents, sample.rows, sample.clusters, scm.design.columns, scm.seed, device=device, drawn=False
+        )
     declared = list(_declared(scm))
     count = scm.options.permutations
     largest = max_statistics(

@@ -104,7 +104,7 @@ def _glm(
 ) -> tuple[float, float, int, float]:
     """Effect of the contrast `row` (p,) on one volume, its standard error, degrees of freedom and Cohen's d."""
     z, c, rows = volume[:, None], row[None], range(len(x))
-    fitted = fit_image(x, z, rows, people, scm.design.columns, scm.seed)
+    fitted = fit_image(x, z, rows, people, scm.design.columns, scm.seed, drawn=False)
     covariance, groups, _ = robust_covariance(scm.options.image.errors, fitted, c, x, z, rows, people)
     if covariance is None:
         covariance = (c @ fitted.xtx_inverse @ c.T)[..., None] * fitted.residual_variance
