@@ -1,12 +1,14 @@
 """Which scans are used, how they are read, and the store that holds them."""
 
 import threading
+import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from brainscm.autoencoder import volumes
 from brainscm.autoencoder.volumes import Grid, ReadAhead, VolumeStore, content_fingerprint, read_volume, usable_scans
@@ -89,6 +91,22 @@ def test_a_store_that_was_interrupted_is_built_again(tmp_path, monkeypatch):
             VolumeStore.open_or_build(scans, GRID, tmp_path / "work")
     store = VolumeStore.open_or_build(scans, GRID, tmp_path / "work")
     assert store.masks[2].any()
+
+
+def test_scans_prepared_on_a_gpu_come_one_at_a_time(tmp_path):
+    scans, running = write_scans(tmp_path, 3), []
+
+    def prepare(volume, mask):
+        running.append(1)
+        time.sleep(0.05)  # long enough for another to begin, were it allowed to
+        assert len(running) == 1
+        running.pop()
+        return volume, mask
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    VolumeStore.open_or_build(scans, GRID, tmp_path / "work", prepare, "-prepared", torch.device("cuda"))
+    torch.set_num_threads(before)
 
 
 def test_bad_scans_are_told_by_name(tmp_path):

@@ -25,6 +25,7 @@ from brainscm.autoencoder.volumes import Grid, Mask, Prepare, Volume, VolumeStor
 from brainscm.autoencoder.vqvae import VQVAE
 from brainscm.config import AutoencoderOptions, CustomTemplate
 from brainscm.errors import BrainSCMError
+from brainscm.parallel import CPU
 from brainscm.preprocess.template import load_template
 from brainscm.provenance import code_fingerprint, options_fingerprint
 
@@ -91,13 +92,15 @@ def fit_autoencoder(
     if not ranks.leads:
         ranks.wait()  # until the first process has built the stores
     alignment = _alignment(preprocessing, options, work_dir)
-    prepare, prepared = None, ""
+    prepare, prepared, device = None, "", CPU
     if alignment is not None:
-        prepare = _aligner(alignment)
+        prepare, device = _aligner(alignment), alignment.target.device
         prepared = "-" + options_fingerprint([preprocessing, code_fingerprint("autoencoder")])
         logger.info("autoencoder: aligning %d scans to the template", len(training) + len(validation))
-    train_store = VolumeStore.open_or_build(training, grid, volumes_folder, prepare, prepared)
-    validation_store = VolumeStore.open_or_build(validation, grid, volumes_folder, prepare, prepared)
+    train_store, validation_store = (
+        VolumeStore.open_or_build(split, grid, volumes_folder, prepare, prepared, device)
+        for split in (training, validation)
+    )
     if ranks.leads:
         ranks.wait()
     logger.info("autoencoder: the state is kept in %s", folder)

@@ -15,12 +15,13 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 
 from brainscm.cohort.tables import read_table
 from brainscm.errors import BrainSCMError, ScanError
-from brainscm.parallel import side_by_side
+from brainscm.parallel import CPU, side_by_side
 
 logger = logging.getLogger("brainscm")
 
@@ -134,12 +135,19 @@ class VolumeStore:
 
     @classmethod
     def open_or_build(
-        cls, scans: pd.DataFrame, grid: Grid, parent: Path, prepare: Prepare | None = None, prepared: str = ""
+        cls,
+        scans: pd.DataFrame,
+        grid: Grid,
+        parent: Path,
+        prepare: Prepare | None = None,
+        prepared: str = "",
+        device: torch.device = CPU,
     ) -> VolumeStore:
         """Open the store of these scans under `parent`, building it first if their contents were not stored before.
 
         Args:
-            prepare: what is done to each scan and mask before they are stored; `prepared` names what it depends on.
+            prepare: what is done to each scan and mask before they are stored; `prepared` names what it depends on,
+                `device` is where it works.
 
         Raises:
             ScanError: a scan cannot be read, is not finite, or lies on another grid.
@@ -157,7 +165,7 @@ class VolumeStore:
                 pair = read_volume(paths[0], grid), read_mask(paths[1])
                 return prepare(*pair) if prepare else pair
 
-            pairs = side_by_side(read, zip(scans["image"], scans["mask"], strict=True))
+            pairs = side_by_side(read, zip(scans["image"], scans["mask"], strict=True), device)
             for i, (volume, mask) in enumerate(pairs):
                 volumes[i, 0], masks[i, 0] = volume, mask
                 if (i + 1) % 50 == 0:

@@ -24,9 +24,9 @@ from brainscm.scm.design import Array
 from brainscm.scm.shrinkage import low_rank, ridge, smooth, spectral
 
 # Scans read at once, as they are stored; a tile of their latents at a time, of a size that stays in the cache.
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 32 * 2**20
 MIN_BLOCK_ROWS = 16
-TILE_BYTES = 2 * 2**20
+TILE_BYTES = 4 * 2**20
 MIN_TILE_LATENTS = 512
 DRAWS = 8
 PROBES = 64  # random mixtures of the residuals, by which their covariance is judged
@@ -174,10 +174,10 @@ def fit_image(
     mixed_on = mix_on.new_zeros((len(mix), len(z0)))
     for block, tile, z in blocks(latents, rows, device):
         z.addr_(constant_on[block], z0[tile], alpha=-1)
-        qtz_on[:, tile] += q_on[block].T @ z
+        qtz_on[:, tile].addmm_(q_on[block].T, z)
         squares[tile] += z.square().sum(dim=0)
         if len(mix):
-            mixed_on[:, tile] += mix_on[:, block] @ z.float()
+            mixed_on[:, tile].addmm_(mix_on[:, block], z.float())
     rss_on = squares - qtz_on.square().sum(dim=0)
     rss = torch.where(rss_on > ROUNDING * squares + n * (ROUNDING * z0).square(), rss_on, 0).cpu().numpy()
     qtz_on += to_device(q.sum(axis=0), device)[:, None] * z0

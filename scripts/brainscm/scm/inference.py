@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,7 +96,7 @@ def wald_test(
         variance = image.residual_variance.reshape(-1) * unscaled[0] if covariance is None else covariance[0, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(varies, effect[0] / np.sqrt(variance), np.nan)
-        return WaldTest(t, _p(lambda part: 2 * scipy.special.stdtr(df2, -np.abs(part)), t), 1, df2)
+        return WaldTest(t, 2 * scipy.special.stdtr(df2, -np.abs(t)), 1, df2)
     f = np.full(effect.shape[1], np.nan)
     if covariance is None:
         solved = np.linalg.solve(unscaled, effect[:, varies])
@@ -106,14 +105,7 @@ def wald_test(
         usable = varies & (np.linalg.det(np.moveaxis(covariance, 2, 0)) > 0)
         solved = np.linalg.solve(np.moveaxis(covariance, 2, 0)[usable], effect.T[usable][..., None])[..., 0]
         f[usable] = np.einsum("lq,lq->l", effect.T[usable], solved) / q
-    return WaldTest(f, _p(lambda part: scipy.special.fdtrc(q, df2, part), f), q, df2)
-
-
-def _p(tail: Callable[[Array], Array], statistic: Array) -> Array:
-    """The tail beyond each latent's statistic, on all threads: it takes most of a test's time."""
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:
-        return np.concatenate([*pool.map(tail, np.array_split(statistic, threads))])
+    return WaldTest(f, scipy.special.fdtrc(q, df2, f), q, df2)
 
 
 def standardised_effect(image: ImageModel, contrast: Array) -> Array:
