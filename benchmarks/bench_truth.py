@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
+import statsmodels.formula.api as smf
 from record import RESULTS, circumstances, write
 
 from brainscm.cohort.tables import read_table
@@ -123,6 +124,7 @@ def read_figures(folder: Path) -> dict[str, Any]:
         "minimality": minimality(read_table(results / "evaluation" / "minimality.tsv")),
         "realism": realism(read_table(results / "evaluation" / "realism.tsv")),
         "simulator": recovered_coefficients(truth),
+        "mediators": measured_mediators(truth, results / "preproc"),
         "wall_minutes": wall_minutes(results / "benchmarks"),
     }
 
@@ -191,6 +193,28 @@ def recovered_coefficients(truth: Path) -> dict[str, Any]:
             term: {"declared": value, "ci99": [round(end, 4) for end in ends.loc[term]]}
             | {"recovered": bool(ends.loc[term, 0] <= value <= ends.loc[term, 1])}
             for term, value in equation.items()
+        }
+    return found
+
+
+def measured_mediators(truth: Path, preproc: Path) -> dict[str, Any]:
+    """The mediators as preprocessing measures them beside their true volumes: what it means to hold them.
+
+    `correlation`, `median_ratio` (measured over true), and `correlation_given_others`: of their logarithms, given age,
+    its square, sex, diagnosis and head size.
+    """
+    people = read_table(truth / "nodes.tsv").merge(read_table(truth / "volumes.tsv"), on="scan")
+    people = people.merge(read_table(preproc / "qc.tsv"), on="scan", suffixes=("_true", "_measured"))
+    people["head"] = np.log(people["head_size_true"])
+    found = {}
+    for node in ("ventricles", "temporal_gm"):
+        pair = people[[f"{node}_ml_measured", f"{node}_ml_true"]].dropna()
+        others = "age + I(age**2) + sex + C(diagnosis) + head"
+        rest = [smf.ols(f"np.log({column}) ~ {others}", people.loc[pair.index]).fit().resid for column in pair]
+        found[node] = {
+            "correlation": round(float(pair.corr().iloc[0, 1]), 3),
+            "correlation_given_others": round(float(np.corrcoef(rest)[0, 1]), 3),
+            "median_ratio": round(float((pair.iloc[:, 0] / pair.iloc[:, 1]).median()), 3),
         }
     return found
 
