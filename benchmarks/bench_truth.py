@@ -185,7 +185,7 @@ def recovered_coefficients(truth: Path) -> dict[str, Any]:
         "log_head_size_ratio": np.log(people["head_size"] / 1400),
     }
     found = {}
-    for node in ("ventricles", "temporal_gm"):
+    for node in ("ventricles", "medial_temporal_gm"):
         equation = {term: value for term, value in declared[f"log_{node}"].items() if term != "noise"}
         design = pd.DataFrame({term: terms[term] for term in equation})
         ends = sm.OLS(np.log(people[f"{node}_ml"]), design).fit().conf_int(alpha=0.01)
@@ -207,7 +207,7 @@ def measured_mediators(truth: Path, preproc: Path) -> dict[str, Any]:
     people = people.merge(read_table(preproc / "qc.tsv"), on="scan", suffixes=("_true", "_measured"))
     people["head"] = np.log(people["head_size_true"])
     found = {}
-    for node in ("ventricles", "temporal_gm"):
+    for node in ("ventricles", "medial_temporal_gm"):
         pair = people[[f"{node}_ml_measured", f"{node}_ml_true"]].dropna()
         others = "age + I(age**2) + sex + C(diagnosis) + head"
         rest = [smf.ols(f"np.log({column}) ~ {others}", people.loc[pair.index]).fit().resid for column in pair]

@@ -6,6 +6,7 @@ from pathlib import Path
 import bench_truth as bench
 import numpy as np
 import pandas as pd
+import pytest
 import yaml
 
 from brainscm.simulation.causal_model import COEFFICIENTS, draw_nodes, draw_noise
@@ -22,7 +23,9 @@ def write_truth(folder: Path, coefficients: dict) -> Path:
     truth = folder / "derivatives" / "truth"
     truth.mkdir(parents=True)
     nodes.to_csv(truth / "nodes.tsv", sep="\t", index=False)
-    volumes = {f"{node}_ml": nodes[node] * np.exp(rng.normal(0, 0.01, 160)) for node in ("ventricles", "temporal_gm")}
+    volumes = {
+        f"{node}_ml": nodes[node] * np.exp(rng.normal(0, 0.01, 160)) for node in ("ventricles", "medial_temporal_gm")
+    }
     pd.DataFrame({"scan": nodes["scan"], **volumes}).to_csv(truth / "volumes.tsv", sep="\t", index=False)
     (folder / "truth.json").write_text(json.dumps({"coefficients": coefficients}))
     return truth
@@ -30,7 +33,7 @@ def write_truth(folder: Path, coefficients: dict) -> Path:
 
 def test_declared_coefficients_are_recovered_from_the_volumes_of_the_heads(tmp_path):
     found = bench.recovered_coefficients(write_truth(tmp_path, COEFFICIENTS))
-    assert set(found) == {"ventricles", "temporal_gm"}
+    assert set(found) == {"ventricles", "medial_temporal_gm"}
     assert all(term["recovered"] for terms in found.values() for term in terms.values())
 
 
@@ -39,6 +42,18 @@ def test_a_coefficient_that_the_heads_do_not_follow_is_seen(tmp_path):
     found = bench.recovered_coefficients(write_truth(tmp_path, other))
     assert not found["ventricles"]["d"]["recovered"]
     assert found["ventricles"]["ad"]["recovered"]
+
+
+def test_a_mediator_that_is_measured_badly_is_seen(tmp_path):
+    truth = write_truth(tmp_path, COEFFICIENTS)
+    true = pd.read_csv(truth / "volumes.tsv", sep="\t")
+    noise = np.exp(np.random.default_rng(1).normal(0, 0.2, 160))
+    measured = true.assign(medial_temporal_gm_ml=3 * true["medial_temporal_gm_ml"] * noise, head_size=1.0)
+    measured.to_csv(tmp_path / "qc.tsv", sep="\t", index=False)
+    found = bench.measured_mediators(truth, tmp_path)
+    assert found["ventricles"] == {"correlation": 1, "correlation_given_others": 1, "median_ratio": 1}
+    assert found["medial_temporal_gm"]["correlation_given_others"] < 0.5
+    assert found["medial_temporal_gm"]["median_ratio"] == pytest.approx(3, rel=0.1)
 
 
 def test_the_study_is_the_one_that_is_declared():

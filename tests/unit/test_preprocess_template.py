@@ -124,7 +124,7 @@ def test_kept_template_has_the_same_numbers_and_survives_a_broken_file(tmp_path:
     for _ in range(2):  # made and stored, then taken from there
         kept = load_template(EMBEDDED, 3.0, tmp_path)
     (path,) = tmp_path.iterdir()
-    for name in ("affine", "brain", "brain_mask", "gm", "wm", "csf", "ventricles", "temporal"):
+    for name in ("affine", "brain", "brain_mask", "gm", "wm", "csf", "ventricles", "medial_temporal"):
         ours, expected = getattr(kept, name), getattr(embedded, name)
         assert ours.dtype == expected.dtype
         np.testing.assert_array_equal(ours, expected)

@@ -51,7 +51,7 @@ def test_larger_ventricles_are_measured_larger(template: Template, brain: np.nda
         measured.append(segment_volumes(np.where(grown, 0.25, brain), template.brain_mask, template, 1.0))
     found = [volumes["ventricles"] for volumes in measured]
     assert np.diff(found) == pytest.approx(np.diff(sizes_ml), rel=0.25)
-    assert measured[2]["temporal_gm"] == pytest.approx(measured[0]["temporal_gm"], rel=0.1)
+    assert measured[2]["medial_temporal_gm"] == pytest.approx(measured[0]["medial_temporal_gm"], rel=0.1)
 
 
 def test_global_brightness_does_not_matter(template: Template, brain: np.ndarray) -> None:

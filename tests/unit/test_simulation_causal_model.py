@@ -81,8 +81,8 @@ def test_a_total_effect_lets_the_mediators_respond_and_a_direct_one_holds_them()
     total = intervene(nodes, noise, {"age": 90}, "total")
     direct = intervene(nodes, noise, {"age": 90}, "direct")
     assert total.ventricles > nodes.ventricles
-    assert total.temporal_gm < nodes.temporal_gm
-    held = ("diagnosis", "ventricles", "temporal_gm", "head_size")
+    assert total.medial_temporal_gm < nodes.medial_temporal_gm
+    held = ("diagnosis", "ventricles", "medial_temporal_gm", "head_size")
     assert [getattr(direct, node) for node in held] == [getattr(nodes, node) for node in held]
     assert direct.sulcal_widening > nodes.sulcal_widening
     assert total.head_size == nodes.head_size

@@ -79,7 +79,7 @@ def test_the_model_is_declared(bids):
     truth = json.loads((bids / "truth.json").read_text())
     assert truth["seed"] == SEED
     assert truth["coefficients"]["log_ventricles"]["d_male"] != 0
-    assert truth["mediators"] == ["diagnosis", "ventricles", "temporal_gm"]
+    assert truth["mediators"] == ["diagnosis", "ventricles", "medial_temporal_gm"]
     for folder in (bids, bids / "derivatives" / "truth"):
         assert json.loads((folder / "dataset_description.json").read_text())["BIDSVersion"]
 

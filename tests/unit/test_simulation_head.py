@@ -81,13 +81,13 @@ def test_six_heads_lie_in_the_field_of_view_and_have_the_declared_volumes():
         _, nodes, _, acquisition, in_scanner = simulate(number)
         head = in_scanner.read(nodes)
         voxel_ml = abs(np.linalg.det(acquisition.affine)) / 1000
-        declared.append((nodes.ventricles, nodes.temporal_gm))
+        declared.append((nodes.ventricles, nodes.medial_temporal_gm))
         labelled.append([(head.labels == label).sum() * voxel_ml for label in (4, 5)])
-        measured.append((head.volumes_ml["ventricles"], head.volumes_ml["temporal_gm"]))
+        measured.append((head.volumes_ml["ventricles"], head.volumes_ml["medial_temporal_gm"]))
         cavity = sum(head.volumes_ml[tissue] for tissue in ("gm", "wm", "csf", "ventricles"))
         assert cavity == pytest.approx(nodes.head_size, rel=0.03)
         assert not any(np.take(head.labels, end, axis).any() for axis in range(3) for end in (0, -1))
-    assert (LABELS[4], LABELS[5]) == ("ventricles", "temporal_gm")
+    assert (LABELS[4], LABELS[5]) == ("ventricles", "medial_temporal_gm")
     np.testing.assert_allclose(measured, declared, rtol=0.05)
     for region in range(2):
         assert np.corrcoef(np.array(declared)[:, region], np.array(labelled)[:, region])[0, 1] > 0.95
@@ -105,7 +105,7 @@ def test_ageing_and_disease_move_tissue_the_way_they_should(person):
     for before, after in ((young, old), (old, ill)):
         assert after["ventricles"] > 1.2 * before["ventricles"]
         assert after["csf"] > 1.01 * before["csf"]
-        assert after["temporal_gm"] < 0.9 * before["temporal_gm"]
+        assert after["medial_temporal_gm"] < 0.9 * before["medial_temporal_gm"]
         assert after["gm"] < 0.98 * before["gm"]
 
 

@@ -9,7 +9,7 @@ from brainscm.config import AtlasOptions
 from brainscm.errors import ConfigError
 
 # With any template; a node may be named so with or without its unit.
-MEASURED = frozenset({"gm", "wm", "csf", "ventricles", "brain", "temporal_gm", "head_size"})
+MEASURED = frozenset({"gm", "wm", "csf", "ventricles", "brain", "medial_temporal_gm", "head_size"})
 
 
 def region_names(options: AtlasOptions) -> dict[int, str]:

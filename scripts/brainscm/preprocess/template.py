@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from brainscm.config import CustomTemplate
 from brainscm.errors import ConfigError
+from brainscm.landmarks import MEDIAL_TEMPORAL_MM, distance_to_hippocampus
 from brainscm.preprocess.template_files import EMBEDDED, templateflow_files
 from brainscm.preprocess.volume import Volume, crop, gaussian_for_voxels, halve, sample
 from brainscm.provenance import code_fingerprint, options_fingerprint
@@ -38,7 +39,7 @@ class Template:
     """A template brain on the output grid; arrays are (x, y, z), `affine` is voxel-to-world (RAS+, mm).
 
     `gm`, `wm`, `csf` are prior probabilities (float32, 0–1; their sum is 1 inside `brain_mask`). `ventricles` and
-    `temporal` are the regions in which CSF is called ventricle and grey matter is called temporal.
+    `medial_temporal` are the regions in which CSF is called ventricle and grey matter medial temporal.
     `heads` are whole-head targets at 2, 4 and 8 mm with their brain masks, for registration.
     """
 
@@ -52,7 +53,7 @@ class Template:
     wm: np.ndarray
     csf: np.ndarray
     ventricles: np.ndarray
-    temporal: np.ndarray
+    medial_temporal: np.ndarray
     heads: dict[int, tuple[Volume, Volume]]
 
     @property
@@ -152,7 +153,7 @@ def _embedded() -> dict[str, Volume]:
 
 
 def _mni_regions(csf: Volume, mask: Volume) -> dict[str, Volume]:
-    """Regions in MNI coordinates, at 2 mm: `ventricles`, where CSF is ventricle, and `temporal`, the temporal lobes.
+    """Regions in MNI coordinates, at 2 mm: `ventricles`, where CSF is ventricle, and `medial_temporal`.
 
     The template's own ventricles are its CSF inside boxes around the lateral ventricles' bodies and temporal horns, the
     third and the fourth ventricle. People's ventricles are larger or shifted: CSF within 16 mm and nearer to the
@@ -169,8 +170,9 @@ def _mni_regions(csf: Volume, mask: Volume) -> dict[str, Volume]:
     to_ventricle = 2 * ndimage.distance_transform_edt(~seeds)
     to_sulcus = 2 * ndimage.distance_transform_edt(~((csf.data > 0.5) & ~seeds))
     ventricles = (to_ventricle < 16) & (to_ventricle < to_sulcus)
-    temporal = (mask.data > 0.5) & (abs(x) > 16) & (y > -42) & (y < 20) & (z < -2) & ((y > -34) | (z > -20))
-    return {"ventricles": csf.with_data(ventricles), "temporal": csf.with_data(temporal)}
+    near_hippocampus = distance_to_hippocampus(np.stack(np.broadcast_arrays(x, y, z), axis=-1)) < MEDIAL_TEMPORAL_MM
+    medial_temporal = (mask.data > 0.5) & near_hippocampus
+    return {"ventricles": csf.with_data(ventricles), "medial_temporal": csf.with_data(medial_temporal)}
 
 
 def _build(name: str, t1w: Volume, mask: Volume, priors: dict[str, Volume], voxel_mm: float) -> Template:
@@ -204,7 +206,7 @@ def _build(name: str, t1w: Volume, mask: Volume, priors: dict[str, Volume], voxe
         wm=tissues[1],
         csf=tissues[2],
         ventricles=on_grid(priors["ventricles"]) > 0.5,
-        temporal=on_grid(priors["temporal"]) > 0.5,
+        medial_temporal=on_grid(priors["medial_temporal"]) > 0.5,
         heads=_heads(t1w, mask),
     )
 
@@ -268,5 +270,5 @@ def _borrow_priors(embedded: dict[str, Volume], t1w: Volume, mask: Volume) -> di
     moving, moving_mask = brain_at_4mm(embedded["t1w"], embedded["mask"])
     start = match_masks(fixed_mask, moving_mask)
     world = register_brain(crop(fixed, fixed_mask.data > 0.5, 8), moving, start, "affine", seed=1)
-    keys = ("gm", "wm", "csf", "ventricles", "temporal")
+    keys = ("gm", "wm", "csf", "ventricles", "medial_temporal")
     return {key: t1w.with_data(sample(embedded[key], t1w.affine, t1w.data.shape, world, order=1)) for key in keys}

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from brainscm.preprocess.template import Template
 
-REGIONS = ("gm", "wm", "csf", "ventricles", "brain", "temporal_gm")
+REGIONS = ("gm", "wm", "csf", "ventricles", "brain", "medial_temporal_gm")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ MRF_WEIGHT = 1.5
 def tissue_volumes(tissues: Tissues, template: Template, head_size: float) -> dict[str, float]:
     """Volumes in the scan's own space, ml: template-space sums divided by `head_size`.
 
-    Keys: gm, wm, csf, ventricles (CSF in the template's ventricle region), brain (gm + wm), temporal_gm.
+    Keys: gm, wm, csf, ventricles (CSF in the template's ventricle region), brain (gm + wm), medial_temporal_gm.
     """
     to_ml = template.voxel_ml / head_size
     gm, wm, csf = (float(part.sum()) for part in (tissues.gm, tissues.wm, tissues.csf))
@@ -65,7 +65,7 @@ def tissue_volumes(tissues: Tissues, template: Template, head_size: float) -> di
         "csf": csf,
         "ventricles": float(tissues.csf[template.ventricles].sum()),
         "brain": gm + wm,
-        "temporal_gm": float(tissues.gm[template.temporal].sum()),
+        "medial_temporal_gm": float(tissues.gm[template.medial_temporal].sum()),
     }
     return {name: value * to_ml for name, value in volumes.items()}
 

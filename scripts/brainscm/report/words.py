@@ -57,7 +57,7 @@ REGIONS = {
     "wm": "white matter",
     "csf": "CSF",
     "ventricles": "ventricles",
-    "temporal_gm": "temporal grey matter",
+    "medial_temporal_gm": "medial temporal grey matter",
     "brain": "brain",
 }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from brainscm.errors import BrainSCMError
+from brainscm.landmarks import MEDIAL_TEMPORAL_MM, distance_to_hippocampus
 from brainscm.simulation.deformation import Lattice
 from brainscm.simulation.exterior import HEAD_LATTICE, build_exterior
 
@@ -29,10 +29,6 @@ BRAIN_LATTICE = Lattice.spanning(*BRAIN_BOX_MM, spacing_mm=1.0)
 FLOW_LATTICE = Lattice.spanning(*BRAIN_BOX_MM, spacing_mm=2.0)
 TISSUES = ("wm", "csf", "gm", "ventricles", "temporal")
 APPEARANCE = ("shading", "periventricular")
-
-# Axis of the right hippocampus, front to back; the left one is its mirror image.
-HIPPOCAMPUS_MM = ((22.0, -6.0, -22.0), (27.0, -16.0, -19.0), (30.0, -26.0, -13.0), (26.0, -36.0, -5.0))
-TEMPORAL_RADIUS_MM = 13.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,8 @@ def canonical_head() -> CanonicalHead:
     ventricles = csf * _ventricular_system(csf)
     csf = csf - ventricles
     to_ventricles = _distance(_coarsen(ventricles) > 0.5)
-    to_hippocampus = _distance_to_hippocampus(FLOW_LATTICE.points().numpy())
-    temporal = _refine(np.clip((TEMPORAL_RADIUS_MM - to_hippocampus) / 3 + 0.5, 0, 1))
+    to_hippocampus = distance_to_hippocampus(FLOW_LATTICE.points().numpy())
+    temporal = _refine(np.clip((MEDIAL_TEMPORAL_MM - to_hippocampus) / 3 + 0.5, 0, 1))
     appearance = (_shading(t1, gm, wm, csf + ventricles), wm * _refine(np.exp(-to_ventricles / 5)))
     return CanonicalHead(
         tissues=torch.from_numpy(np.stack([wm, csf, gm, ventricles, temporal])),
@@ -149,18 +145,6 @@ def _ventricular_system(csf: Volume) -> Mask:
     lateral = labels == np.bincount(labels.ravel())[1:].argmax() + 1
     inferior_horns = (csf > 0.4) & (np.abs(side - 28) < 11) & (y > -18) & (y < -4) & (z > -25) & (z < -12)
     return ndimage.binary_dilation(lateral | inferior_horns, iterations=2) & ~cisterns
-
-
-def _distance_to_hippocampus(points: Volume) -> Volume:
-    """Distance in mm of `points` (..., 3) to the axis of the hippocampus on their side."""
-    points = np.concatenate([np.abs(points[..., :1]), points[..., 1:]], axis=-1)
-    nearest = np.full(points.shape[:-1], np.inf, dtype=np.float32)
-    path = np.array(HIPPOCAMPUS_MM, dtype=np.float32)
-    for start, end in pairwise(path):
-        axis = end - start
-        along = np.clip((points - start) @ axis / (axis @ axis), 0, 1)
-        nearest = np.minimum(nearest, np.linalg.norm(points - start - along[..., None] * axis, axis=-1))
-    return nearest
 
 
 def _shading(t1: Volume, gm: Volume, wm: Volume, csf: Volume) -> Volume:

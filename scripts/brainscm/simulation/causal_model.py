@@ -19,10 +19,10 @@ from brainscm.errors import BrainSCMError
 SEXES = ("F", "M")
 DIAGNOSES = ("CN", "MCI", "AD")
 SITES = ("A", "B")
-MEDIATORS = ("diagnosis", "ventricles", "temporal_gm")
+MEDIATORS = ("diagnosis", "ventricles", "medial_temporal_gm")
 
 LEVELS = {"sex": SEXES, "site": SITES, "diagnosis": DIAGNOSES}
-LIMITS = {"age": (15.0, 100.0), "ventricles": (5.0, 150.0), "temporal_gm": (10.0, 40.0)}
+LIMITS = {"age": (15.0, 100.0), "ventricles": (5.0, 150.0), "medial_temporal_gm": (10.0, 40.0)}
 
 # Decades from 50 years enter as d; every `log_` equation gives millilitres.
 COEFFICIENTS: dict[str, dict[str, float]] = {
@@ -33,7 +33,7 @@ COEFFICIENTS: dict[str, dict[str, float]] = {
         "intercept": 2.78, "d": 0.20, "d2": 0.015, "male": 0.08, "d_male": 0.05,
         "mci": 0.16, "ad": 0.34, "log_head_size_ratio": 0.7, "noise": 0.26,
     },
-    "log_temporal_gm": {
+    "log_medial_temporal_gm": {
         "intercept": 3.16, "d": -0.035, "d2": -0.006, "male": 0.02,
         "mci": -0.08, "ad": -0.20, "log_head_size_ratio": 0.8, "noise": 0.06,
     },
@@ -51,7 +51,7 @@ EQUATIONS = {
     "the noise of disease is logistic",
     "head_size": "exp(log_head_size), intracranial volume in ml; log_head_size_ratio is log(head_size / 1400 ml)",
     "ventricles": "exp(log_ventricles), ml; d_male is the interaction of age and sex",
-    "temporal_gm": "exp(log_temporal_gm), ml of grey matter within 13 mm of the hippocampal axis",
+    "medial_temporal_gm": "exp(log_medial_temporal_gm), ml of grey matter within 13 mm of the hippocampal axis",
     "image": "the head deformed until both volumes hold, sulci widened by sulcal_widening (about mm), white matter "
     "darkened near the ventricles by white_matter_lesions, grey matter darker than white by grey_white_contrast; "
     "then the scanner of site",
@@ -69,7 +69,7 @@ class Noise:
     diagnosis: float
     head_size: float
     ventricles: float
-    temporal_gm: float
+    medial_temporal_gm: float
     sulcal_widening: float
     white_matter_lesions: float
     grey_white_contrast: float
@@ -85,7 +85,7 @@ class Nodes:
     diagnosis: str
     head_size: float
     ventricles: float
-    temporal_gm: float
+    medial_temporal_gm: float
     sulcal_widening: float
     white_matter_lesions: float
     grey_white_contrast: float
@@ -173,7 +173,7 @@ def _respond(nodes: Nodes, noise: Noise, held: Collection[str] = ()) -> Nodes:
     terms = _terms(nodes.age, nodes.sex, nodes.diagnosis, ratio)
     values: dict[str, Any] = {
         "ventricles": math.exp(_predict("log_ventricles", terms, noise.ventricles)),
-        "temporal_gm": math.exp(_predict("log_temporal_gm", terms, noise.temporal_gm)),
+        "medial_temporal_gm": math.exp(_predict("log_medial_temporal_gm", terms, noise.medial_temporal_gm)),
         "sulcal_widening": _predict("sulcal_widening", terms, noise.sulcal_widening),
         "white_matter_lesions": max(0.0, _predict("white_matter_lesions", terms, noise.white_matter_lesions)),
         "grey_white_contrast": _predict("grey_white_contrast", terms, noise.grey_white_contrast),

@@ -17,14 +17,14 @@ from brainscm.simulation.person import PERSON_LATTICE, Anatomy, ageing_displacem
 from brainscm.simulation.scanner import SITE_SETTINGS, Acquisition, receive, voxel_positions
 
 HEAD_CENTRE_MM = (0.0, -8.0, -14.0)
-LABELS = {1: "csf", 2: "gm", 3: "wm", 4: "ventricles", 5: "temporal_gm"}
+LABELS = {1: "csf", 2: "gm", 3: "wm", 4: "ventricles", 5: "medial_temporal_gm"}
 
 
 @dataclass(frozen=True)
 class Head:
     """A head on the scanner's grid: stored image, true labels (see LABELS), true volumes in native ml.
 
-    In the volumes gm includes temporal_gm, csf leaves the ventricles out, and brain is gm + wm.
+    In the volumes gm includes medial_temporal_gm, csf leaves the ventricles out, and brain is gm + wm.
     """
 
     image: NDArray[np.int16]
@@ -73,7 +73,7 @@ class HeadInScanner:
         label = torch.where((label == 2) & (temporal > 0.5), 5, label)
         labels = torch.zeros(self._in_brain.shape, dtype=torch.uint8)
         labels[self._in_brain] = torch.where(fractions.sum(dim=0) > 0.5, label, 0).to(torch.uint8)
-        regions = {"gm": gm, "wm": wm, "csf": csf, "ventricles": ventricles, "temporal_gm": gm * temporal}
+        regions = {"gm": gm, "wm": wm, "csf": csf, "ventricles": ventricles, "medial_temporal_gm": gm * temporal}
         voxel_ml = float(abs(np.linalg.det(self._acquisition.affine))) / 1000
         volumes = {name: float(fraction.double().sum()) * voxel_ml for name, fraction in regions.items()}
         volumes["brain"] = volumes["gm"] + volumes["wm"]

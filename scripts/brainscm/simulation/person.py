@@ -83,7 +83,7 @@ def _solve_strengths(anatomy: Anatomy, nodes: Nodes) -> NDArray[np.float64]:
 
     The square root of the ventricles and the logarithm of the temporal grey matter are nearly linear in the strengths.
     """
-    target = np.array([np.sqrt(nodes.ventricles), np.log(nodes.temporal_gm)])
+    target = np.array([np.sqrt(nodes.ventricles), np.log(nodes.medial_temporal_gm)])
     slopes = np.array([[0.40, 0.12], [0.015, -0.20]])
     strengths = np.zeros(2)
     missing = target - _deep_volumes(anatomy, nodes.sulcal_widening, strengths)
@@ -96,7 +96,7 @@ def _solve_strengths(anatomy: Anatomy, nodes: Nodes) -> NDArray[np.float64]:
         slopes += np.outer(before - missing - slopes @ step, step) / (step @ step)
     raise BrainSCMError(
         f"The simulator cannot give this head {nodes.ventricles:.1f} ml of ventricles and "
-        f"{nodes.temporal_gm:.1f} ml of temporal grey matter; ask for a smaller change."
+        f"{nodes.medial_temporal_gm:.1f} ml of temporal grey matter; ask for a smaller change."
     )
 
 
