@@ -120,13 +120,17 @@ def warp_to_head(
     """Carry the template's brain mask (and a label map) onto the scan's working grid by symmetric normalisation, 4 mm.
 
     Cross-correlation, because it looks at local contrast: the pseudo-head's shells have the right edges, not the right
-    brightness. (Avants et al. 2008, doi 10.1016/j.media.2007.06.004.)
+    brightness. (Avants et al. 2008, doi 10.1016/j.media.2007.06.004.) Coarsely in a window of two voxels, since one
+    voxel mistakes a thick skull's outside for its inside; then finely in one, in half the time of two.
     """
     import ants
 
     target, mask = template.heads[4]
     fixed = crop(target, mask.data > 0.5, 12)
-    stages = [_stage("SyN[0.2,3,0]", "CC[{f},{m},1,1]", "50x10", "2x1", "1x0")]
+    stages = [
+        _stage("SyN[0.2,3,0]", "CC[{f},{m},1,2]", "50x0", "2x1", "1x0"),
+        _stage("SyN[0.2,3,0]", "CC[{f},{m},1,1]", "0x10", "2x1", "1x0"),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         files = _run_ants(fixed, head, stages, affine, Path(folder), seed)
         linear = next(path for path in files if path.suffix == ".mat")
