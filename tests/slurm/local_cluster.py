@@ -34,7 +34,8 @@ MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 ReturnToService=2
-# The virtual nodes may claim more cores and memory than the machine has.
+# The virtual nodes may claim more cores than the machine has. Their memory is what the largest job asks for, so that no
+# more than ten scans are preprocessed at once: two cores would be slower with more.
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
@@ -45,8 +46,8 @@ DefMemPerCPU=1000
 MinJobAge=3600
 KillWait=5
 AccountingStorageType=accounting_storage/none
-NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node1} CPUs=8 RealMemory=64000
-NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} CPUs=8 RealMemory=64000 Gres=gpu:fake:2
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node1} CPUs=8 RealMemory=16000
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} CPUs=8 RealMemory=16000 Gres=gpu:fake:2
 PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
 """
 # Each fake GPU needs a character device of its own.

@@ -17,8 +17,10 @@ import pytest
 from slurm.local_cluster import LocalCluster, why_unavailable
 from workflows import ROOT
 
-# The training's length is not what is tested here. Every call needs it, or the training counts as changed.
-SHORT = ["--config", "autoencoder={max_steps: 100}"]
+# The training's length and the number of questions are not what is tested here. Every call needs both, or they count
+# as changed.
+QUESTIONS = '[{name: older20, do: {age: "+20"}}, {name: younger20, do: {age: "-20"}}]'
+SHORT = ["--config", "autoencoder={max_steps: 100}", f"counterfactuals={QUESTIONS}"]
 UNAVAILABLE = why_unavailable()
 pytestmark = [
     pytest.mark.slow,
