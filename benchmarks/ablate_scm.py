@@ -25,7 +25,7 @@ import zarr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from bench_truth import ROOT, STUDY
+from bench_truth import ROOT, STUDY, finite
 from record import RESULTS, circumstances, write
 
 from brainscm.autoencoder.model import load_autoencoder
@@ -62,21 +62,28 @@ def main() -> None:
     arguments = parser.parse_args()
 
     found = judge(arguments.run, arguments.people, arguments.only)
-    averaged = found.drop(columns="scan").groupby("variant", sort=False)
-    total = found[~found["query"].str.endswith("Direct")].drop(columns=["scan", "query"]).groupby("variant", sort=False)
-    by_query = found.drop(columns="scan").groupby(["query", "variant"], sort=False).mean().round(4)
+    means = found.drop(columns="scan").groupby(["query", "variant"], sort=False).mean()
+    total = found[~found["query"].str.endswith("Direct")]
+    overall = {
+        name: part.groupby("variant", sort=False)[list(MEASURES)].mean()
+        for name, part in (("all_questions", found), ("total_effects", total))
+    }
     figures = {
         "run": arguments.run.name,
         "people": found["scan"].nunique(),
         "variants": {name: VARIANTS[name] for name in arguments.only},
-        "all_questions": averaged[list(MEASURES)].mean().round(4).to_dict("index"),
-        "total_effects": total.mean().round(4).to_dict("index"),
-        "by_question": {str(query): part.droplevel(0).to_dict("index") for query, part in by_query.groupby(level=0)},
+        **{name: plain(table) for name, table in overall.items()},
+        "by_question": {str(query): plain(part.droplevel(0)) for query, part in means.groupby(level=0)},
         **circumstances(platform.system(), f"{os.cpu_count()} cores"),
     }
     write(figures, arguments.output)
-    print(by_query.to_string())
-    print(pd.DataFrame(figures["all_questions"]).T.to_string())
+    print(means.round(3).to_string())
+    print(overall["all_questions"].round(3).to_string())
+
+
+def plain(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """Variant -> measure -> value; null where there is none."""
+    return {str(name): {measure: finite(row[measure]) for measure in MEASURES} for name, row in table.iterrows()}
 
 
 def judge(run: Path, people: int, variants: list[str]) -> pd.DataFrame:
