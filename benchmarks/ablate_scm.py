@@ -31,6 +31,7 @@ from record import RESULTS, circumstances, write
 from brainscm.autoencoder.model import load_autoencoder
 from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
 from brainscm.config import Config
+from brainscm.counterfactuals.queries import plan_query
 from brainscm.evaluation.agreement import change_agreement
 from brainscm.evaluation.methods import Method
 from brainscm.evaluation.truth import read_raw, simulated_cases, true_volume
@@ -114,11 +115,11 @@ def judge(run: Path, people: int, variants: list[str]) -> pd.DataFrame:
             if np.array_equal(true, volume * mask):
                 continue  # a person who is already healthy, made healthy
             predicted = {"none": (volume * mask, np.zeros_like(volume))}
-            for name, scm in models.items():
-                person = table.loc[[scan]]
-                changed = scm.intervene(person, case.query.do, case.query.effect)
-                step = scm.design_matrix(changed) - scm.design_matrix(person)
-                predicted[name] = tuple(each * mask for each in method[name].predict(factual, step[0]))
+            step = plan_query(models[variants[0]], table.loc[[scan]], case.query).step[
+                0
+            ]  # one design serves all variants
+            for name in models:
+                predicted[name] = tuple(each * mask for each in method[name].predict(factual, step))
             for name, (picture, change) in predicted.items():
                 agreement = change_agreement(picture, change, true, true - volume * mask, mask)
                 rows.append({"variant": name, "query": case.query.name, "scan": scan})

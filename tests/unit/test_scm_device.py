@@ -32,7 +32,8 @@ class Apart(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         if "copy" not in func.__name__:
             assert len({each.device.type for each in tensors if each.ndim}) <= 1, f"{func} on two devices"
-            self.products += func.__name__ in ("mm.default", "addmm_.default") and tensors[0].device == META
+            products = ("mm.default", "addmm_.default", "index_add_.default")
+            self.products += func.__name__ in products and tensors[0].device == META
         return func(*args, **(kwargs or {}))
 
 

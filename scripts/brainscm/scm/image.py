@@ -292,11 +292,14 @@ def _sandwich(
     weights = scale[order, None] * (q @ scipy.linalg.solve_triangular(r, contrast.T, trans="T"))  # (n, q)
     x_on = to_device(ordered_x, device)
     b = to_device(image.coefficients.reshape(len(image.columns), -1), device)
+    weights_on, groups_on = to_device(weights, device), to_device(codes, device)
     covariance = b.new_zeros((len(contrast), len(contrast), b.shape[1]))
     for block, tile, z in blocks(latents, ordered_rows, device, keep_together=codes):
         z -= x_on[block] @ b[:, tile]
-        own = (np.unique(codes[block])[:, None] == codes[block]).astype(float)  # (groups, scans) of the block
-        scores = [to_device(own * column, device) @ z for column in weights[block].T]
+        group, groups = groups_on[block] - codes[block][0], codes[block][-1] - codes[block][0] + 1
+        scores = [
+            z.new_zeros((groups, z.shape[1])).index_add_(0, group, column[block, None] * z) for column in weights_on.T
+        ]
         for i, left in enumerate(scores):
             for j, right in enumerate(scores[: i + 1]):
                 covariance[i, j, tile] += (left * right).sum(dim=0)

@@ -96,7 +96,7 @@ def _solve_strengths(anatomy: Anatomy, nodes: Nodes) -> NDArray[np.float64]:
         slopes += np.outer(before - missing - slopes @ step, step) / (step @ step)
     raise BrainSCMError(
         f"The simulator cannot give this head {nodes.ventricles:.1f} ml of ventricles and "
-        f"{nodes.medial_temporal_gm:.1f} ml of temporal grey matter; ask for a smaller change."
+        f"{nodes.medial_temporal_gm:.1f} ml of medial temporal grey matter; ask for a smaller change."
     )
 
 
