@@ -24,9 +24,9 @@ from brainscm.scm.design import Array
 from brainscm.scm.shrinkage import low_rank, ridge, smooth, spectral
 
 # Scans read at once, as they are stored; a tile of their latents at a time, of a size that stays in the cache.
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 MIN_BLOCK_ROWS = 16
-TILE_BYTES = 4 * 2**20
+TILE_BYTES = 2 * 2**20
 MIN_TILE_LATENTS = 512
 DRAWS = 8
 PROBES = 64  # random mixtures of the residuals, by which their covariance is judged
@@ -139,8 +139,10 @@ def fit_image(
         drawn: False for a model without draws, which needs no more than tests and predictions.
     """
     n, p = x.shape
-    q, r = np.linalg.qr(x)
-    r_inverse = scipy.linalg.solve_triangular(r, np.eye(p))
+    # By torch: numpy's own threads wait for more work on the very cores that the products below need.
+    factors = torch.linalg.qr(torch.tensor(x))
+    r_inverse = torch.linalg.solve_triangular(factors.R, torch.eye(p, dtype=factors.R.dtype), upper=True).numpy()
+    q, r = (each.numpy() for each in factors)
     leverage = np.square(q).sum(axis=1)
 
     rng, draws = np.random.default_rng([seed, 0]), DRAWS if drawn else 0

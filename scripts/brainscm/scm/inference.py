@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -87,7 +89,7 @@ def wald_test(
         groups: number of participants behind a clustered `covariance`: the test then has groups - 1 degrees of freedom,
             else n - p.
     """
-    effect = contrast @ image.coefficients.reshape(len(image.columns), -1)  # (q, latents)
+    effect = np.einsum("qp,pl->ql", contrast, image.coefficients.reshape(len(image.columns), -1))
     q = len(contrast)
     df2 = image.degrees_of_freedom if groups is None else groups - 1
     varies = image.residual_variance.reshape(-1) > 0
@@ -96,7 +98,10 @@ def wald_test(
         variance = image.residual_variance.reshape(-1) * unscaled[0] if covariance is None else covariance[0, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(varies, effect[0] / np.sqrt(variance), np.nan)
-        return WaldTest(t, 2 * scipy.special.stdtr(df2, -np.abs(t)), 1, df2)
+        pieces = np.array_split(-np.abs(t), torch.get_num_threads())
+        with ThreadPoolExecutor(len(pieces)) as pool:
+            p = 2 * np.concatenate(list(pool.map(partial(scipy.special.stdtr, df2), pieces)))
+        return WaldTest(t, p, 1, df2)
     f = np.full(effect.shape[1], np.nan)
     if covariance is None:
         solved = np.linalg.solve(unscaled, effect[:, varies])
