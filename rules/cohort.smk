@@ -19,7 +19,7 @@ rule simulate_cohort:
         options=config["simulation"],
         queries=config["counterfactuals"],
         seed=config["seed"],
-        code=code_fingerprint("simulation"),
+        code=code_fingerprint("simulation", "landmarks"),
     message:
         "Simulating a cohort of raw heads"
     script:

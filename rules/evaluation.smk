@@ -41,7 +41,7 @@ rule evaluate_counterfactuals:
         queries=config["counterfactuals"],
         components=config["autoencoder"]["components"],
         seed=config["seed"],
-        code=code_fingerprint("evaluation", "counterfactuals", "scm", "autoencoder", "preprocess"),
+        code=code_fingerprint("evaluation", "counterfactuals", "scm", "autoencoder", "preprocess", "landmarks"),
     message:
         "Evaluating counterfactuals"
     script:

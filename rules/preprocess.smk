@@ -24,7 +24,7 @@ rule preprocess_scan:
         template=config["template"],
         options=config["preprocess"],
         seed=config["seed"],
-        code=code_fingerprint("preprocess"),
+        code=code_fingerprint("preprocess", "landmarks"),
     message:
         "Preprocessing {wildcards.scan}"
     script:
@@ -50,7 +50,7 @@ rule collect_preprocessing:
     params:
         preproc_dir=subpath(output.qc, parent=True),
         limits=config["quality"],
-        code=code_fingerprint("preprocess"),
+        code=code_fingerprint("preprocess", "landmarks"),
     message:
         "Collecting the status of every scan"
     script:

@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).parent
 
 
 def code_fingerprint(*stages: str) -> str:
-    """Hash the code of stages (sub-packages), blind to comments, docstrings and layout.
+    """Hash the code of stages (sub-packages, or a module beside them), blind to comments, docstrings and layout.
 
     Snakemake sees changes of a rule's script but not of the modules that it imports; rules pass this as a parameter.
     """
     digest = hashlib.sha256()
     for stage in stages:
-        for path in sorted((PACKAGE / stage).rglob("*.py")):
+        for path in sorted([*PACKAGE.glob(f"{stage}.py"), *(PACKAGE / stage).rglob("*.py")]):
             digest.update(path.name.encode())
             digest.update(ast.dump(_without_docstrings(ast.parse(path.read_text()))).encode())
     return digest.hexdigest()[:16]
