@@ -55,7 +55,7 @@ def main() -> None:
         },
         **circumstances(
             platform.system(),
-            command=f"python benchmarks/validate_masks.py --preproc {arguments.preproc} "
+            command=f"python benchmarks/validate_masks.py --preproc <{arguments.preproc.name}> "
             f"--labels <{arguments.labels.name}> --name {arguments.name}",
         ),
     }
