@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy.stats
 import statsmodels.api as sm
 from numpy.typing import ArrayLike
 
 from brainscm.scm import image as image_module
 from brainscm.scm.design import Array
 from brainscm.scm.image import ImageModel, cluster_covariance, fit_image, hc3_covariance
-from brainscm.scm.inference import WaldTest, benjamini_hochberg, standardised_effect, wald_test
+from brainscm.scm.inference import WaldTest, benjamini_hochberg, standardised_effect, two_sided_p, wald_test
 
 SHAPE = (2, 3, 2)
 
@@ -235,6 +236,13 @@ def test_units_reference_levels_and_order_change_no_test(seed: int, errors: str)
         )
         np.testing.assert_allclose(again.statistic, test.statistic, rtol=1e-7, atol=1e-8)
         np.testing.assert_allclose(again.p, test.p, rtol=1e-6)
+
+
+@pytest.mark.parametrize("freedom", [1, 4, 45, 100_000])
+def test_p_is_that_of_students_t_however_large_t_is(freedom: int) -> None:
+    t = np.concatenate([np.linspace(-45, 45, 9001), [0, 32, -32, 1e9, np.inf, np.nan]])
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(two_sided_p(t, freedom), 2 * scipy.stats.t.sf(np.abs(t), freedom), rtol=1e-9)
 
 
 def test_benjamini_hochberg_by_hand() -> None:

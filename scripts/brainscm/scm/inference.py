@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+import scipy.interpolate
 import scipy.special
 import torch
 
@@ -98,10 +97,7 @@ def wald_test(
         variance = image.residual_variance.reshape(-1) * unscaled[0] if covariance is None else covariance[0, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(varies, effect[0] / np.sqrt(variance), np.nan)
-        pieces = np.array_split(-np.abs(t), torch.get_num_threads())
-        with ThreadPoolExecutor(len(pieces)) as pool:
-            p = 2 * np.concatenate(list(pool.map(partial(scipy.special.stdtr, df2), pieces)))
-        return WaldTest(t, p, 1, df2)
+        return WaldTest(t, two_sided_p(t, df2), 1, df2)
     f = np.full(effect.shape[1], np.nan)
     if covariance is None:
         solved = np.linalg.solve(unscaled, effect[:, varies])
@@ -111,6 +107,23 @@ def wald_test(
         solved = np.linalg.solve(np.moveaxis(covariance, 2, 0)[usable], effect.T[usable][..., None])[..., 0]
         f[usable] = np.einsum("lq,lq->l", effect.T[usable], solved) / q
     return WaldTest(f, scipy.special.fdtrc(q, df2, f), q, df2)
+
+
+def two_sided_p(t: Array, df: int) -> Array:
+    """P(|T| > |t|) of Student's t with `df` degrees of freedom; NaN stays NaN.
+
+    Below 32 by cubics of log P between close knots, right to 10⁻⁹ of itself: a latent has more values of t than there
+    are knots, and a polynomial takes a fifth of the time of the incomplete beta function.
+    """
+    knots = np.linspace(0, 32, 4097)
+    cubics = scipy.interpolate.CubicSpline(knots, np.log(2 * scipy.special.stdtr(df, -knots))).c
+    p = np.empty_like(t)
+    near = np.abs(t) < knots[-1]
+    size = np.abs(t[near])
+    cell = (size / knots[1]).astype(np.intp)
+    p[near] = np.exp(np.polynomial.polynomial.polyval(size - knots[cell], cubics[::-1, cell], tensor=False))
+    p[~near] = 2 * scipy.special.stdtr(df, -np.abs(t[~near]))
+    return p
 
 
 def standardised_effect(image: ImageModel, contrast: Array) -> Array:
