@@ -24,9 +24,9 @@ from brainscm.scm.design import Array
 from brainscm.scm.shrinkage import low_rank, ridge, smooth, spectral
 
 # Scans read at once, as they are stored; a tile of their latents at a time, of a size that stays in the cache.
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 32 * 2**20
 MIN_BLOCK_ROWS = 16
-TILE_BYTES = 2 * 2**20
+TILE_BYTES = 4 * 2**20
 MIN_TILE_LATENTS = 512
 DRAWS = 8
 PROBES = 64  # random mixtures of the residuals, by which their covariance is judged
@@ -163,7 +163,8 @@ def fit_image(
     probed = options is not None and options.shrinkage == "spectral" and p > 1
     if probed:
         mix = np.vstack([mix, rng.standard_normal((PROBES, n), dtype=np.float32)[:, place] / np.sqrt(n - p)])
-    mix -= (mix @ q) @ q.T  # of the latents, these mixtures are those of the residuals
+    # Of the latents, these mixtures are those of the residuals.
+    mix -= (torch.tensor(mix) @ factors.Q @ factors.Q.T).numpy()
 
     # All is taken of z - h·z₀, where h is the design's own image of the constant: residuals stay what they are, and a
     # mean far from zero costs no digits.
