@@ -6,7 +6,7 @@ python benchmarks/validate_registration.py --preproc results/preproc --bids <bid
 For each scan: the correlation with the template inside its brain mask, and the Dice of the scan's own ventricle label
 (from a label map on the raw grid, as DLMUSE's lateral ventricles) with the template's lateral ventricles, both brought
 to the template's grid by the affine. The plain registration sees the raw head and the template's brain, as a first
-attempt would. Writes benchmarks/results/registration_<name>.json; about half a minute a scan, one on each core.
+attempt would. Writes benchmarks/results/registration_<name>.json; some ten seconds a scan, one on each core.
 """
 
 from __future__ import annotations
