@@ -1,22 +1,19 @@
-"""What each choice of the autoencoder is worth: losses, resolution of the latent, quantisers, at the same budget.
+"""What each choice of the autoencoder is worth, at the same budget: in reconstruction, and in counterfactuals.
 
-python benchmarks/ablate_autoencoder.py [--results work/truth/results] [--steps 300] [--only base fsq …]
+python benchmarks/ablate_autoencoder.py [--run work/truth] [--steps 300] [--people 8] [--only default fsq …]
 
-Takes the preprocessed scans of a finished run, by default those of `make bench-truth`, and trains each variant for the
-same number of steps from the same seed. Each is judged by the reconstruction of people not trained on, decoded from the
-continuous latent and from the quantised one. An interrupted run goes on where it stopped.
-
-Each variant's options also go to work/ablation/ablate_<variant>.yaml, for the judgement that counts:
-`python benchmarks/bench_truth.py --options work/ablation/ablate_fsq.yaml` (a training and an evaluation each). The
-change correlations found in benchmarks/results/truth_ablate_<variant>.json are shown beside the reconstruction.
-Writes benchmarks/results/ablation_autoencoder.json.
+Takes the preprocessed scans of a `make bench-truth` run and trains each variant for the same number of steps from the
+same seed. Each is judged by the reconstruction of people not trained on, decoded from the continuous latent and from
+the quantised one, and by the judgement that counts: the study's SCM is fitted on its latents, every question is put to
+some test people, and the answers are compared with the true ones. An interrupted run goes on where it stopped.
+Writes benchmarks/results/ablation_autoencoder.json (elsewhere with --output).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import os
 import platform
 import sys
 from pathlib import Path
@@ -24,94 +21,112 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
+import zarr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from bench_truth import OURS
+from bench_truth import ROOT
+from known_answers import Candidate, Run, fit_scm, judge, summarize
 from record import RESULTS, circumstances, write
 
-from brainscm.autoencoder.model import build_vqvae
+from brainscm.autoencoder.fit import FittedAutoencoder, fit_autoencoder
 from brainscm.autoencoder.reconstruction import reconstruction_table
-from brainscm.autoencoder.training import Trainer
-from brainscm.autoencoder.volumes import Grid, VolumeStore, usable_scans
+from brainscm.autoencoder.volumes import usable_scans
 from brainscm.config import AutoencoderOptions
-from brainscm.provenance import code_fingerprint, options_fingerprint
+from brainscm.latents.encode import encode_scans
+from brainscm.parallel import CPU
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "base": {},
+    "default": {},
+    "one step": {},  # the linear start that the network is trained from
+    "eight times the steps": {},
     "l1": {"intensity_loss": "l1"},
-    "no_ssim": {"ssim_weight": 0.0},
+    "no ssim": {"ssim_weight": 0.0},
     "gradient": {"gradient_weight": 0.5},
     "fourier": {"fourier_weight": 0.1},
-    "eighth": {"channels": [32, 64, 128], "latent_channels": 128},  # as many numbers as at a quarter with 16
-    "codes128": {"codebook_size": 128},
-    "codes2048": {"codebook_size": 2048},
+    "latent of 8": {"latent_channels": 8},
+    "latent of 32": {"latent_channels": 32},
+    "an eighth": {"channels": [32, 64, 128], "latent_channels": 128},  # as many numbers as at a quarter with 16
+    "128 codes": {"codebook_size": 128},
+    "2048 codes": {"codebook_size": 2048},
     "fsq": {"quantizer": "fsq"},
-    "fsq8": {"quantizer": "fsq", "fsq_levels": 8},
+    "fsq, 8 levels": {"quantizer": "fsq", "fsq_levels": 8},
+    "not aligned": {"alignment": "none"},
+    "pca": {"kind": "pca"},
+    "pca, not aligned": {"kind": "pca", "alignment": "none"},
 }
-COLUMNS = ("psnr_brain_db", "ssim_brain", "quantized_psnr_brain_db", "quantized_ssim_brain")
-ROOT = Path(__file__).resolve().parents[1]
+BUDGETS = {"one step": 0, "eight times the steps": 8}  # in --steps, of which all others get one
+FIDELITY = ("psnr_brain_db", "ssim_brain", "quantized_psnr_brain_db", "quantized_ssim_brain")
 WORK = ROOT / "work" / "ablation"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "work" / "truth" / "results")
+    parser.add_argument("--run", type=Path, default=ROOT / "work" / "truth", help="folder of a bench-truth run")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--output", type=Path, default=RESULTS / "ablation_autoencoder.json")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    preproc = arguments.results / "preproc"
-    scans = usable_scans(arguments.results / "cohort" / "scans.tsv", preproc / "qc.tsv", preproc)
-    figures = {
+    run = Run.load(arguments.run)
+    results = run.folder / "results"
+    scans = usable_scans(results / "cohort" / "scans.tsv", results / "preproc" / "qc.tsv", results / "preproc")
+    figures: dict[str, Any] = {
+        "run": run.folder.name,
         "steps": arguments.steps,
         "scans": scans["split"].value_counts().to_dict(),
         "variants": {},
-        **circumstances(platform.system(), f"{torch.get_num_threads()} threads"),
     }
-    WORK.mkdir(parents=True, exist_ok=True)
+    candidates = {}
     for name in arguments.only:
-        (WORK / f"ablate_{name}.yaml").write_text(yaml.safe_dump({"autoencoder": VARIANTS[name]}))
-        figures["variants"][name] = {**reconstruct(name, scans, arguments.steps), **judged_by_truth(name)}
-        write(figures, RESULTS / "ablation_autoencoder.json")
+        options = options_of(name, arguments.steps)
+        logging.info("-- %s", name)
+        fitted = fit_autoencoder(scans, preprocessing(run), options, run.study.seed, WORK)
+        latents = encoded(fitted, scans, name, arguments.steps)
+        figures["variants"][name] = {"options": VARIANTS[name], **reconstruction(fitted, scans)}
+        scm = fit_scm(run, latents)
+        candidates[name] = Candidate(fitted.model, latents, scm)
+        candidates[f"{name}, from codes"] = Candidate(fitted.model, latents, scm, "quantized")
+    figures |= summarize(judge(run, arguments.people, candidates))
+    figures |= circumstances(platform.system(), f"{os.cpu_count()} cores")
+    write(figures, arguments.output)
     print(pd.DataFrame(figures["variants"]).T.drop(columns="options").to_string(na_rep=""))
+    print(pd.DataFrame(figures["all_questions"]).T.round(3).to_string())
 
 
-def reconstruct(name: str, scans: pd.DataFrame, steps: int) -> dict[str, Any]:
-    """Train one variant and reconstruct the test scans: means, and the worst scan's PSNR."""
-    options = AutoencoderOptions(max_steps=steps, validation_interval=max(1, steps // 3), **VARIANTS[name])
-    grid = Grid.of(scans["image"].iloc[0])
-    stores = [
-        VolumeStore.open_or_build(scans[scans["split"] == split], grid, WORK / "volumes")
-        for split in ("train", "validation")
-    ]
-    torch.manual_seed(1)
-    model = build_vqvae(options, grid.shape)
-    identity = [options.model_dump(), scans["image"].tolist(), code_fingerprint("autoencoder")]
-    trainer = Trainer(model, *stores, options, seed=1, folder=WORK / options_fingerprint(identity))
-    trainer.run()
-    table = reconstruction_table(model.eval(), scans[scans["split"] == "test"], grid, trainer.device)
-    validations = [row for row in trainer.progress.history if row["split"] == "validation"]
+def options_of(name: str, steps: int) -> AutoencoderOptions:
+    most = max(1, steps * BUDGETS.get(name, 1))
+    return AutoencoderOptions(max_steps=most, validation_interval=max(1, most // 3), **VARIANTS[name])
+
+
+def preprocessing(run: Run) -> dict[str, Any]:
+    """What `train_autoencoder` is told about the scans that it is given."""
+    return {"template": run.study.template, "options": run.study.preprocess.model_dump()}
+
+
+def encoded(fitted: FittedAutoencoder, scans: pd.DataFrame, name: str, steps: int) -> zarr.Group:
+    path = WORK / "latents" / f"{name.replace(' ', '_').replace(',', '')}_{steps}.zarr"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encode_scans(scans, fitted.model, fitted.grid, path, "", CPU)
+    return zarr.open_group(path, mode="r")
+
+
+def reconstruction(fitted: FittedAutoencoder, scans: pd.DataFrame) -> dict[str, Any]:
+    """Means over the test scans, the worst scan's PSNR, and what the training tells of itself."""
+    table = reconstruction_table(fitted.model, scans[scans["split"] == "test"], fitted.grid, CPU)
+    validation = fitted.history[fitted.history["split"] == "validation"] if len(fitted.history) else None
     return {
-        "options": VARIANTS[name],
-        "start_psnr_brain_db": validations[0]["psnr_brain_db"],
-        **table[list(COLUMNS)].mean().to_dict(),
+        **table[list(FIDELITY)].mean().to_dict(),
         "worst_psnr_brain_db": table["psnr_brain_db"].min(),
-        "codebook_usage": validations[-1]["codebook_usage"],
-        "latent_numbers": torch.Size(model.latent_shape).numel(),
-        "training_minutes": trainer.progress.seconds / 60,
+        "codebook_usage": None if validation is None else validation["codebook_usage"].iloc[-1],
+        "latent_numbers": torch.Size(fitted.model.latent_shape).numel(),
+        "parameters": fitted.parameters,
+        "training_minutes": fitted.seconds / 60,
     }
-
-
-def judged_by_truth(name: str) -> dict[str, Any]:
-    """The change correlation of the standing benchmark with this variant's options, where it has been run."""
-    path = RESULTS / f"truth_ablate_{name}.json"
-    if not path.exists():
-        return {}
-    return {"change_correlation": json.loads(path.read_text())["methods"][OURS]["change_correlation"]["value"]}
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(os.cpu_count() or 1)
     main()

@@ -2,12 +2,13 @@
 
 python benchmarks/bench_preprocess.py [--heads 2] [--voxel-mm 2.0]                       simulated heads
 python benchmarks/bench_preprocess.py --bids <ixi-2mm> --labels <ixi-2mm>/derivatives/dlmuse --heads 3
+python benchmarks/bench_preprocess.py --voxel-mm 1.0 --methods ours            the recipe takes more than an hour a head
 
 The recipe is what ANTs users type to carry a template's mask and labels onto a scan: N4, then antsRegistrationSyN
 (rigid, affine and SyN with cross-correlation at full resolution) of the whole-head target, on the same number of
 threads. It gives a mask; BrainSCM gives the mask, the preprocessed brain, tissues and measures in its time. Each runs
 in a process of its own, whose peak memory is told. Dice is against the simulator's labels or those given. Writes
-benchmarks/results/preprocess.json; a 2 mm head takes the recipe some ten minutes.
+benchmarks/results/preprocess_<voxel size>.json; a 2 mm head takes the recipe some ten minutes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,7 @@ from record import RESULTS, circumstances, write
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 SEED = 20260101
+METHODS = ["ours", "ants"]
 
 
 def main() -> None:
@@ -40,7 +43,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bids", type=Path)
     parser.add_argument("--labels", type=Path)
-    parser.add_argument("--output", type=Path, default=RESULTS / "preprocess.json")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)  # ours or ants, the scan, the mask to write
     arguments = parser.parse_args()
     if arguments.run:
@@ -53,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name, scan, truth in heads(arguments, Path(temporary)):
             row: dict[str, Any] = {"head": name}
-            for method in ("ours", "ants"):
+            for method in arguments.methods:
                 row[method] = measure(method, scan, truth, Path(temporary) / "mask.nii.gz", arguments)
                 print(name, method, json.dumps(row[method]), flush=True)
             rows.append(row)
@@ -65,13 +69,23 @@ def main() -> None:
         "heads": rows,
         "median": {
             method: {key: median(method, key) for key in ("seconds", "dice", "peak_memory_gb")}
-            for method in ("ours", "ants")
+            for method in arguments.methods
         },
-        "times_faster": median("ants", "seconds") / median("ours", "seconds"),
+        "times_faster": median("ants", "seconds") / median("ours", "seconds") if arguments.methods == METHODS else None,
         "goals": {"seconds_2mm": "<= 60", "seconds_1mm": "<= 120", "times_faster": ">= 3", "peak_memory_gb": "< 3"},
-        **circumstances(f"{os.cpu_count()} cores", platform.system(), f"load {os.getloadavg()[0]:.1f}"),
+        **circumstances(
+            f"{os.cpu_count()} cores", platform.system(), f"load {os.getloadavg()[0]:.1f}", command=command(arguments)
+        ),
     }
-    print(write(figures, arguments.output))
+    print(write(figures, arguments.output or RESULTS / f"preprocess_{arguments.voxel_mm:g}mm.json"))
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What was typed, without the names of this machine's folders."""
+    typed = shlex.join(["python", "benchmarks/bench_preprocess.py", *sys.argv[1:]])
+    for option in ("bids", "labels"):
+        typed = typed.replace(f"--{option} {getattr(arguments, option)}", f"--{option} <{option}>")
+    return typed
 
 
 def heads(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path, np.ndarray]]:

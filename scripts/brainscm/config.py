@@ -22,7 +22,11 @@ class Options(BaseModel):
     @classmethod
     def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Python takes true for 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        values = value if isinstance(value, list) else [value]
+        if (
+            any(isinstance(each, bool) for each in values)
+            and cls.model_fields[str(info.field_name)].annotation is not bool
+        ):
             raise ValueError("true or false cannot stand here (YAML reads a bare yes, no, on or off so)")
         return value
 

@@ -78,6 +78,10 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"scm": "age + sex"}, "config: scm: should be a section.*given: 'age \\+ sex'"),
         ({"autoencoder": {"channels": [32, "big"]}}, "config: autoencoder.channels\\[1\\]: should be a whole number"),
         ({"autoencoder": {"batch_size": True}}, "config: autoencoder.batch_size: true or false cannot stand here"),
+        (
+            {"quality": {"volume_warn_ml": [True, 2050]}},
+            "config: quality.volume_warn_ml: true or false cannot stand here",
+        ),
         ({"autoencoder": {"device": False}}, "config: autoencoder.device: true or false cannot stand here"),
         ({"scm": {"image": {"formula": "1"}}}, "config: scm.image.formula: '1' names no node"),
         ({"scm": {"nodes": {"age": {}}}}, "config: scm.image: missing"),
