@@ -32,7 +32,17 @@ from brainscm.simulation.person import draw_anatomy
 from brainscm.simulation.scanner import acquire
 
 SEED, VOXEL_MM = 20260101, 2.0
-SHOWN = ("ncc", "mask_volume_ml", "border_cm2", "fov_cut_percent", "holes_ml", "contrast", "cnr", "start_score")
+SHOWN = (
+    "ncc",
+    "mask_volume_ml",
+    "border_cm2",
+    "fov_cut_percent",
+    "holes_ml",
+    "slice_jump",
+    "contrast",
+    "cnr",
+    "start_score",
+)
 
 
 def main() -> None:

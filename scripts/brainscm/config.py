@@ -90,8 +90,9 @@ class QualityOptions(Options):
 
     `ncc`: correlation with the template inside the mask. `volume`: intracranial mask, ml. `border`: area of the mask on
     the faces of the field of view, cm². `fov_cut`: share of the brain beyond the field of view. `holes`: volume inside
-    the mask without signal, ml. `cnr`: grey-white contrast-to-noise. `contrast`: white matter over grey matter.
-    `volume_z`: robust z of the mask volume within the cohort.
+    the mask without signal, ml. `slice_jump`: difference of neighbouring slices over that of those around. `cnr`:
+    grey-white contrast-to-noise. `contrast`: white matter over grey matter. `volume_z`: robust z of the mask volume
+    within the cohort.
     """
 
     ncc_warn: float = Field(0.42, ge=0, le=1)
@@ -104,6 +105,7 @@ class QualityOptions(Options):
     fov_cut_fail_percent: float = Field(15.0, ge=0)
     holes_warn_ml: float = Field(5.0, ge=0)
     holes_fail_ml: float = Field(200.0, ge=0)
+    slice_jump_warn: float = Field(1.8, ge=1)
     cnr_warn: float = Field(1.8, ge=0)
     cnr_fail: float = Field(0.8, ge=0)
     contrast_warn: float = Field(1.1, ge=0)

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from brainscm.cohort.tables import read_table, write_table
 from brainscm.config import QualityOptions
 from brainscm.errors import BrainSCMError
 from brainscm.preprocess.collect import collect_preprocessing, robust_z
-from brainscm.preprocess.qc import judge, mask_metrics, raw_metrics
+from brainscm.preprocess.qc import judge, mask_metrics, raw_metrics, slice_jump
 from brainscm.preprocess.volume import Volume
 
 GOOD: dict[str, float | None] = {
@@ -22,6 +23,7 @@ GOOD: dict[str, float | None] = {
     "contrast": 1.4,
     "fov_cut_percent": 0.0,
     "holes_ml": 0.0,
+    "slice_jump": 1.4,
 }
 
 
@@ -43,6 +45,7 @@ GOOD: dict[str, float | None] = {
         ({"fov_cut_percent": 40.0}, "fail", "beyond the field of view"),
         ({"holes_ml": 10.0}, "warn", "no signal"),
         ({"holes_ml": 500.0}, "fail", "no signal"),
+        ({"slice_jump": 2.5}, "warn", "neighbouring slices differ 2.50 times"),
         ({"ncc": None}, "fail", "ncc could not be measured"),
     ],
 )
@@ -101,6 +104,19 @@ def test_missing_slab_is_measured_as_a_hole() -> None:
     assert raw_metrics(head, brain)[0]["holes_ml"] == 0
     head.data[:, :, 28:30] = 0
     assert raw_metrics(head, brain)[0]["holes_ml"] == pytest.approx(brain[:, :, 28:30].sum() * 8 / 1000)
+
+
+def test_missing_slices_are_seen_as_a_jump_and_a_change_of_brightness_is_not() -> None:
+    rng = np.random.default_rng(0)
+    texture = ndimage.gaussian_filter(rng.normal(size=(60, 60, 60)), 2) * 100
+    brain = np.linalg.norm(np.indices((60, 60, 60)) - 29.5, axis=0) < 25
+    brighter = np.linspace(1, 3, 60)[None, None]
+    whole = Volume((100 + texture * brighter).astype(np.float32), np.eye(4))
+    assert slice_jump(whole, brain) < 1.4
+    gone = np.arange(30, 34)
+    without = Volume(np.delete(whole.data, gone, axis=1), np.eye(4))
+    assert slice_jump(without, np.delete(brain, gone, axis=1)) > 2
+    assert slice_jump(whole, np.zeros_like(brain)) == 1
 
 
 def test_robust_z_is_not_fooled_by_the_outlier_itself() -> None:

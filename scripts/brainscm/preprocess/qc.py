@@ -17,6 +17,8 @@ from brainscm.preprocess.volume import Volume
 
 Status = Literal["pass", "warn", "fail"]
 
+SHARED_BY_NEIGHBOURS = 0.25  # of the largest slice: nearer the ends of the brain slices differ by their outline
+
 
 def image_metrics(volume: np.ndarray, mask: np.ndarray, tissues: Tissues, template: Template) -> dict[str, float]:
     """Metrics on the preprocessed volume (template space).
@@ -51,11 +53,12 @@ def raw_metrics(raw: Volume, mask: np.ndarray) -> tuple[dict[str, float], dict[s
     - `fber`: median of the squared intensities inside the head over that of the air; higher is better. Without a value
       where the air is zero, as after defacing or by the scanner.
     - `holes_ml`: volume inside the brain mask without signal (0 or less), as a missing slab leaves it; 0 is good.
+    - `slice_jump`: see `slice_jump`.
 
     Args:
         mask: (x, y, z) bool, the brain on the scan's own grid.
     """
-    metrics = {"holes_ml": float((mask & (raw.data <= 0)).sum()) * raw.voxel_ml}
+    metrics = {"holes_ml": float((mask & (raw.data <= 0)).sum()) * raw.voxel_ml, "slice_jump": slice_jump(raw, mask)}
     # Every second or third voxel of a fine scan says as much as all of them.
     steps = np.maximum(1, np.round(2 / raw.voxel_mm)).astype(int)
     data = np.abs(raw.data[tuple(slice(None, None, step) for step in steps)]).astype(np.float64)
@@ -67,6 +70,26 @@ def raw_metrics(raw: Volume, mask: np.ndarray) -> tuple[dict[str, float], dict[s
     metrics["fber"] = float(np.median(data[head] ** 2)) / air if air > 0 else float("nan")
     why_null = {} if air > 0 else {"fber": "the air around the head is zero in this file, so there is no noise to see"}
     return metrics, why_null
+
+
+def slice_jump(raw: Volume, mask: np.ndarray) -> float:
+    """The largest difference between neighbouring slices against the median of the four differences around it.
+
+    A difference is the mean of |x - x'| over the voxels of the brain that both slices share; the ends of the brain are
+    left out. Near 1 is good: where slices are missing between two neighbours, or one was displaced, they differ more
+    than their surroundings do. 1 where the mask spans too few slices to tell.
+    """
+    largest = 1.0
+    box = ndimage.find_objects(mask.astype(np.uint8)) or [np.index_exp[:0, :0, :0]]
+    for axis in range(3):
+        brain, inside = (np.moveaxis(each[box[0]], axis, 0) for each in (raw.data.astype(np.float32, copy=False), mask))
+        shared = inside[1:] & inside[:-1]
+        count = shared.sum(axis=(1, 2))
+        apart = np.where(shared, np.abs(np.diff(brain, axis=0)), 0).sum(axis=(1, 2)) / np.maximum(count, 1)
+        for at in np.flatnonzero(count > SHARED_BY_NEIGHBOURS * count.max(initial=0))[2:-2]:
+            around = float(np.median(apart[[at - 2, at - 1, at + 1, at + 2]]))
+            largest = max(largest, float(apart[at]) / max(around, 1e-9))
+    return largest
 
 
 def registration_metrics(raw: Volume, template: Template, to_scan: np.ndarray) -> dict[str, float]:
@@ -151,6 +174,12 @@ def rules(limits: QualityOptions) -> list[Rule]:
             (-top, limits.holes_fail_ml),
             (-top, limits.holes_warn_ml),
             " ml",
+        ),
+        Rule(
+            "slice_jump",
+            "two neighbouring slices differ {value:.2f} times as much as those around: look for missing slices",
+            (-top, top),
+            (-top, limits.slice_jump_warn),
         ),
         Rule(
             "contrast",
