@@ -88,7 +88,10 @@ def judge(run: Run, people: int, candidates: Mapping[str, Candidate]) -> pd.Data
         volume, mask = read_volume(run.file(scan, "preproc_t1w"), run.grid), read_mask(run.file(scan, "template_mask"))
         raw, to_scan = read_raw(run.table.at[scan, "path"]), read_matrix(run.file(scan, "to_template"))
         methods = {name: Method(name, each.autoencoder, each.scm.image) for name, each in candidates.items()}
-        factual = {name: methods[name].factual(volume, each.latent(scan)) for name, each in candidates.items()}
+        # What an autoencoder makes of the scan itself is decoded once for all its candidates.
+        factual = {
+            each.autoencoder: methods[name].factual(volume, each.latent(scan)) for name, each in candidates.items()
+        }
         rows = []
         for case in (case for case in cases if case.scan == scan):
             true = true_volume(volume, mask, raw, read_raw(case.answer), to_scan, run.grid)
@@ -97,7 +100,7 @@ def judge(run: Run, people: int, candidates: Mapping[str, Candidate]) -> pd.Data
             step = plan_query(one_of_all, run.table.loc[[scan]], case.query).step[0]
             predicted = {NO_CHANGE: (volume * mask, np.zeros_like(volume))}
             for name, each in candidates.items():
-                picture, change = methods[name].predict(factual[name], step, each.decode)
+                picture, change = methods[name].predict(factual[each.autoencoder], step, each.decode)
                 predicted[name] = picture * mask, change * mask
             for name, (picture, change) in predicted.items():
                 agreement = change_agreement(picture, change, true, true - volume * mask, mask)

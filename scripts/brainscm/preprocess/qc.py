@@ -80,9 +80,10 @@ def slice_jump(raw: Volume, mask: np.ndarray) -> float:
     than their surroundings do. 1 where the mask spans too few slices to tell.
     """
     largest = 1.0
-    box = ndimage.find_objects(mask.astype(np.uint8)) or [np.index_exp[:0, :0, :0]]
+    box = (ndimage.find_objects(mask.astype(np.uint8)) or [np.index_exp[:0, :0, :0]])[0]
+    cropped, cropped_mask = raw.data[box].astype(np.float32), mask[box]
     for axis in range(3):
-        brain, inside = (np.moveaxis(each[box[0]], axis, 0) for each in (raw.data.astype(np.float32, copy=False), mask))
+        brain, inside = np.moveaxis(cropped, axis, 0), np.moveaxis(cropped_mask, axis, 0)
         shared = inside[1:] & inside[:-1]
         count = shared.sum(axis=(1, 2))
         apart = np.where(shared, np.abs(np.diff(brain, axis=0)), 0).sum(axis=(1, 2)) / np.maximum(count, 1)
