@@ -5,8 +5,8 @@ python benchmarks/ablate_autoencoder.py [--run work/truth] [--steps 300] [--peop
 Takes the preprocessed scans of a `make bench-truth` run and trains each variant for the same number of steps from the
 same seed. Each is judged by the reconstruction of people not trained on, decoded from the continuous latent and from
 the quantised one, and by the judgement that counts: the study's SCM is fitted on its latents, every question is put to
-some test people, and the answers are compared with the true ones. An interrupted run goes on where it stopped.
-Writes benchmarks/results/ablation_autoencoder.json (elsewhere with --output).
+some test people, and the answers are compared with the true ones. Writes benchmarks/results/ablation_autoencoder.json
+(elsewhere with --output) after each variant; a training that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -79,19 +79,22 @@ def main() -> None:
         "scans": scans["split"].value_counts().to_dict(),
         "variants": {},
     }
-    candidates = {}
+    judged = []
     for name in arguments.only:
-        options = options_of(name, arguments.steps)
         logging.info("-- %s", name)
-        fitted = fit_autoencoder(scans, preprocessing(run), options, run.study.seed, WORK)
+        fitted = fit_autoencoder(scans, preprocessing(run), options_of(name, arguments.steps), run.study.seed, WORK)
         latents = encoded(fitted, scans, name, arguments.steps)
-        figures["variants"][name] = {"options": VARIANTS[name], **reconstruction(fitted, scans)}
         scm = fit_scm(run, latents)
-        candidates[name] = Candidate(fitted.model, latents, scm)
-        candidates[f"{name}, from codes"] = Candidate(fitted.model, latents, scm, "quantized")
-    figures |= summarize(judge(run, arguments.people, candidates))
-    figures |= circumstances(platform.system(), f"{os.cpu_count()} cores")
-    write(figures, arguments.output)
+        candidates = {
+            name: Candidate(fitted.model, latents, scm),
+            f"{name}, from codes": Candidate(fitted.model, latents, scm, "quantized"),
+        }
+        judged.append(judge(run, arguments.people, candidates))
+        figures["variants"][name] = {"options": VARIANTS[name], **reconstruction(fitted, scans)}
+        # `none`, which changes nothing, is in all tables alike.
+        answers = pd.concat(judged).drop_duplicates(["variant", "scan", "query"])
+        figures |= summarize(answers) | circumstances(platform.system(), f"{os.cpu_count()} cores")
+        write(figures, arguments.output)
     print(pd.DataFrame(figures["variants"]).T.drop(columns="options").to_string(na_rep=""))
     print(pd.DataFrame(figures["all_questions"]).T.round(3).to_string())
 
