@@ -84,7 +84,8 @@ def main() -> None:
 def run_workflow(folder: Path, arguments: argparse.Namespace) -> None:
     """Raw heads to evaluation, in a folder of its own; the report is not made."""
     command = [sys.executable, "-m", "snakemake", "evaluation", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(ROOT), "--cores", str(arguments.cores), "--keep-going", "--rerun-incomplete"]
+    command += ["--directory", str(ROOT), "--cores", str(arguments.cores)]
+    command += ["--profile", str(ROOT / "profiles" / "local")]
     command += ["--configfile", str(STUDY), *([str(arguments.options.resolve())] if arguments.options else [])]
     command += ["--config", f"seed={arguments.seed}", f"output_dir={folder / 'results'}"]
     command += [f"work_dir={folder / 'work'}"]

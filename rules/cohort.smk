@@ -17,7 +17,6 @@ rule simulate_cohort:
     params:
         bids_dir=subpath(output.description, parent=True),
         options=config["simulation"],
-        queries=config["counterfactuals"],
         seed=config["seed"],
         code=code_fingerprint("simulation", "landmarks"),
     message:

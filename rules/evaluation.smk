@@ -1,6 +1,37 @@
 """How right the counterfactuals are, against the truth where it exists and against simpler methods."""
 
 
+rule simulate_truth:
+    input:
+        description=f"{WORK}/simulation/bids/dataset_description.json",
+        scans=f"{RESULTS}/cohort/scans.tsv",
+    output:
+        answers=f"{WORK}/simulation/bids/derivatives/truth/counterfactuals.tsv",
+    log:
+        f"{RESULTS}/logs/simulate_truth.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/simulate_truth.tsv"
+    conda:
+        "../envs/ants.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        bids_dir=subpath(input.description, parent=True),
+        queries=config["counterfactuals"],
+        code=code_fingerprint("simulation", "landmarks"),
+    message:
+        "Simulating the true counterfactuals of the test scans"
+    script:
+        "../scripts/simulate_truth.py"
+
+
+def get_true_answers(wildcards):
+    """The true counterfactual heads, where the cohort is simulated; a user's own folder holds its answers itself."""
+    return [] if config["bids_dir"] or config["dicom_dir"] else rules.simulate_truth.output.answers
+
+
 rule evaluate_counterfactuals:
     input:
         scans=f"{RESULTS}/cohort/scans.tsv",
@@ -12,6 +43,7 @@ rule evaluate_counterfactuals:
         node_models=rules.fit_scm.output.node_models,
         image_model=rules.fit_scm.output.image_model,
         manifest=rules.synthesize_counterfactuals.output.manifest,
+        answers=get_true_answers,
     output:
         summary=report(
             f"{RESULTS}/evaluation/summary.json", category="Evaluation", caption="../report/captions/evaluation.rst"

@@ -1,11 +1,11 @@
-"""Simulate the demo cohort: raw whole heads whose causal model is known, with the true counterfactual of each query."""
+"""Simulate the demo cohort: raw whole heads whose causal model is known."""
 
 from pathlib import Path
 
 from brainscm.job import job
 
 with job(snakemake):
-    from brainscm.config import QueryOptions, SimulationOptions
+    from brainscm.config import SimulationOptions
     from brainscm.simulation.cohort import simulate_cohort
 
     params = snakemake.params
@@ -13,6 +13,5 @@ with job(snakemake):
         output_dir=Path(params.bids_dir),
         options=SimulationOptions.model_validate(params.options),
         seed=params.seed,
-        queries=[QueryOptions.model_validate(query) for query in params.queries],
         workers=snakemake.threads,
     )

@@ -21,6 +21,7 @@ import pytest
 
 from brainscm.config import QueryOptions, SimulationOptions
 from brainscm.simulation.cohort import simulate_cohort
+from brainscm.simulation.truth import simulate_truth
 from workflows import ROOT, run_workflow
 
 pytestmark = pytest.mark.slow
@@ -47,9 +48,10 @@ def make_bids(bids: Path) -> None:
         output_dir=bids,
         options=SimulationOptions(participants=10, voxel_mm=4, follow_up_share=0.1, truncated_scans=0),
         seed=5,
-        queries=[QueryOptions.model_validate(query) for query in QUERIES],
         workers=2,
     )
+    scans = [f"sub-{number:03d}_ses-01" for number in range(1, 11)]
+    simulate_truth(bids, scans, [QueryOptions.model_validate(query) for query in QUERIES], workers=2)
     good = sorted(bids.glob("sub-*/**/*_T1w.nii.gz"))[0]
     image = nib.load(good)
     data = np.asarray(image.dataobj, dtype=np.float32)

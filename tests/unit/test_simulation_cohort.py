@@ -13,6 +13,7 @@ from brainscm.cohort.tables import read_table
 from brainscm.config import QueryOptions, SimulationOptions
 from brainscm.errors import BrainSCMError
 from brainscm.simulation.cohort import simulate_cohort
+from brainscm.simulation.truth import simulate_truth
 
 SEED = 11
 QUERIES = [
@@ -33,7 +34,8 @@ def options(participants: int, follow_up_share: float = 0.5, truncated_scans: in
 @pytest.fixture(scope="module")
 def bids(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("simulation") / "bids"
-    simulate_cohort(folder, options(2, truncated_scans=1), SEED, QUERIES, workers=1)
+    simulate_cohort(folder, options(2, truncated_scans=1), SEED, workers=1)
+    simulate_truth(folder, {"sub-001_ses-01", "sub-002_ses-01", "sub-002_ses-02"}, QUERIES, workers=1)
     return folder
 
 
@@ -42,7 +44,8 @@ def scan_path(bids: Path, participant: str, session: str = "ses-01") -> Path:
 
 
 def test_any_number_of_workers_in_any_order_gives_the_same_bytes(bids, tmp_path):
-    simulate_cohort(tmp_path / "again", options(2), SEED, QUERIES[1:2], workers=2)
+    simulate_cohort(tmp_path / "again", options(2), SEED, workers=2)
+    simulate_truth(tmp_path / "again", {"sub-001_ses-01", "sub-002_ses-01"}, QUERIES[1:2], workers=2)
     for path in ("sub-001/ses-01", "sub-002/ses-01", "sub-002/ses-02"):
         participant, session = path.split("/")
         first, second = (scan_path(folder, participant, session) for folder in (bids, tmp_path / "again"))
@@ -111,17 +114,28 @@ def test_every_query_has_its_true_answer_or_the_reason_why_not(bids):
         assert volumes.loc["older-direct", "gm_ml"] < volumes.loc["unchanged", "gm_ml"]
 
 
+def test_only_the_scans_asked_for_get_answers_and_earlier_answers_are_replaced(tmp_path):
+    simulate_cohort(tmp_path, options(2), SEED, workers=1)
+    simulate_truth(tmp_path, {"sub-001_ses-01", "sub-002_ses-01"}, QUERIES[:1], workers=1)
+    simulate_truth(tmp_path, {"sub-002_ses-01"}, QUERIES[2:3], workers=1)
+    answers = read_table(tmp_path / "derivatives/truth/counterfactuals.tsv")
+    assert answers[["scan", "query"]].to_numpy().tolist() == [["sub-002_ses-01", "older-direct"]]
+    heads = tmp_path.glob("derivatives/truth/**/*_T1w.nii.gz")
+    assert [str(path.relative_to(tmp_path)) for path in heads] == list(answers["path"])
+
+
 def test_an_earlier_cohort_is_replaced_and_anything_else_is_left_alone(tmp_path):
     earlier = tmp_path / "earlier"
     (earlier / "sub-099").mkdir(parents=True)
     (earlier / "truth.json").write_text("{}\n")
-    simulate_cohort(earlier, options(1, follow_up_share=0), SEED, [], workers=1)
+    simulate_cohort(earlier, options(1, follow_up_share=0), SEED, workers=1)
     assert not (earlier / "sub-099").exists()
+    simulate_truth(earlier, [], QUERIES, workers=1)
     assert read_table(earlier / "derivatives/truth/counterfactuals.tsv").empty
 
     study = tmp_path / "study"
     study.mkdir()
     (study / "participants.tsv").write_text("participant_id\n")
     with pytest.raises(BrainSCMError, match="not a simulated cohort"):
-        simulate_cohort(study, options(1), SEED, [], workers=1)
+        simulate_cohort(study, options(1), SEED, workers=1)
     assert (study / "participants.tsv").exists()

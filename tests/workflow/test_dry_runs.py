@@ -46,6 +46,7 @@ def plan(folder: Path, study: dict[str, Any], *arguments: str) -> dict[str, int]
 def test_demo_starts_from_a_simulated_cohort(tmp_path: Path) -> None:
     jobs = plan(tmp_path, {})
     assert jobs["simulate_cohort"] == 1
+    assert jobs["simulate_truth"] == 1
     assert jobs["render_report"] == 1
 
 
@@ -53,7 +54,21 @@ def test_dicom_is_converted_first(tmp_path: Path) -> None:
     (tmp_path / "dicom" / "sub-1").mkdir(parents=True)
     jobs = plan(tmp_path, {"dicom_dir": str(tmp_path / "dicom")})
     assert jobs["convert_dicom"] == 1
-    assert "simulate_cohort" not in jobs
+    assert not {"simulate_cohort", "simulate_truth"} & set(jobs)
+
+
+def test_another_query_simulates_its_answers_and_no_scan_again(tmp_path: Path) -> None:
+    study = {
+        "simulation": {"participants": 4, "voxel_mm": 4.0, "follow_up_share": 0, "truncated_scans": 0},
+        "cohort": {"split": {"train": 0.5, "validation": 0.25, "test": 0.25}},
+        "counterfactuals": [{"name": "older", "do": {"age": "+10"}}],
+    }
+    answers = f"{tmp_path}/work/simulation/bids/derivatives/truth/counterfactuals.tsv"
+    done = run_workflow(tmp_path, study, answers)
+    assert done.returncode == 0, done.stdout
+    study["counterfactuals"] = [{"name": "younger", "do": {"age": "-10"}}]
+    jobs = plan(tmp_path, study, answers)
+    assert set(jobs) == {"simulate_truth"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Write a simulated cohort as a BIDS folder: raw heads, and beside them the truth that real scans cannot have."""
+"""Write a simulated cohort as a BIDS folder: raw heads, and beside them what real scans do not tell of themselves."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import pandas as pd
@@ -19,10 +19,9 @@ from joblib import Parallel, delayed  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from brainscm.cohort.tables import write_table
-from brainscm.config import QueryOptions, SimulationOptions
+from brainscm.config import SimulationOptions
 from brainscm.errors import BrainSCMError
 from brainscm.parallel import one_thread
-from brainscm.scm.graph import query_label
 from brainscm.simulation import causal_model
 from brainscm.simulation.imaging import LABELS, Head, HeadInScanner
 from brainscm.simulation.person import draw_anatomy
@@ -31,6 +30,10 @@ from brainscm.simulation.scanner import Acquisition, acquire
 logger = logging.getLogger("brainscm")
 
 TRUTH = "derivatives/truth"
+FIRST = "ses-01"
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,10 @@ class _Task:
     truncated: bool
     voxel_mm: float
     seed: int
-    queries: list[QueryOptions]
 
 
-def simulate_cohort(
-    output_dir: Path, options: SimulationOptions, seed: int, queries: list[QueryOptions], workers: int
-) -> None:
-    """Simulate a cohort of raw heads whose causal model is known, with the true answer to each query.
+def simulate_cohort(output_dir: Path, options: SimulationOptions, seed: int, workers: int) -> None:
+    """Simulate a cohort of raw heads whose causal model is known, with their true labels, volumes and nodes.
 
     Everything about a scan depends on (seed, participant, session) and the voxel size only: any number of workers gives
     the same bytes, and a larger cohort contains the smaller one.
@@ -61,8 +61,6 @@ def simulate_cohort(
             written last.
         options: size of the cohort, voxel size, shares of people with a later session and with a rescan on the same
             day (another pose and other noise), number of truncated files.
-        queries: for each and each person's first session the true counterfactual head is written; a query that the
-            simulator cannot answer becomes a row of counterfactuals.tsv with the reason.
         workers: number of processes.
 
     Raises:
@@ -80,17 +78,10 @@ def simulate_cohort(
             truncated=number > options.participants,
             voxel_mm=options.voxel_mm,
             seed=seed,
-            queries=queries if number <= options.participants else [],
         )
         for number in range(1, total + 1)
     ]
-    people: dict[int, _Person] = {}
-    start = time.monotonic()
-    for person in _run(tasks, workers):
-        people[person.number] = person
-        if len(people) % 10 == 0 or len(people) == total:
-            left = (time.monotonic() - start) / len(people) * (total - len(people))
-            logger.info("simulated %d of %d participants, about %.0f s left", len(people), total, left)
+    people = {person.number: person for person in simulate(_simulate_participant, tasks, workers)}
     _write_tables(output_dir, [people[number] for number in sorted(people)], options, seed)
 
 
@@ -120,25 +111,25 @@ class _Person:
     sessions: list[dict[str, Any]]
     nodes: list[dict[str, Any]] = field(default_factory=list)
     volumes: list[dict[str, Any]] = field(default_factory=list)
-    counterfactuals: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _run(tasks: list[_Task], workers: int) -> Iterator[_Person]:
-    if workers <= 1:
-        for task in tasks:
-            yield _simulate_participant(task)
-        return
+def simulate(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
+    """The work on each participant, in processes of their own, as they are done; says now and then how far it is."""
     # joblib's workers start afresh (a forked child of a threaded process may hang) and do not run the caller's main
     # module again, which under Snakemake is the rule's own script.
-    yield from Parallel(min(workers, len(tasks)), return_as="generator_unordered")(
-        delayed(_simulate_participant)(task) for task in tasks
-    )
+    parallel = Parallel(min(workers, len(tasks)) or 1, return_as="generator_unordered")
+    start = time.monotonic()
+    for done, result in enumerate(parallel(delayed(work)(task) for task in tasks), start=1):
+        yield result
+        if done % 10 == 0 or done == len(tasks):
+            left = (time.monotonic() - start) / done * (len(tasks) - done)
+            logger.info("simulated %d of %d participants, about %.0f s left", done, len(tasks), left)
 
 
 def _simulate_participant(task: _Task) -> _Person:
     noise = causal_model.draw_noise(task.seed, task.number)
     first = causal_model.draw_nodes(noise)
-    visits = {"ses-01": first}
+    visits = {FIRST: first}
     if task.follow_up:
         years = causal_model.generator(task.seed, task.participant, "interval").uniform(2, 8)
         visits["ses-02"] = causal_model.later(first, noise, years)
@@ -163,40 +154,21 @@ def _simulate_participant(task: _Task) -> _Person:
             in_scanner = HeadInScanner(anatomy, acquisition)
             head = in_scanner.read(nodes)
             raw = task.output_dir / anat / f"{scan}_T1w.nii.gz"
-            _save(head.image, acquisition, raw)
-            _save(head.labels, acquisition, task.output_dir / TRUTH / anat / f"{scan}_desc-truth_dseg.nii.gz")
+            save(head.image, acquisition, raw)
+            save(head.labels, acquisition, task.output_dir / TRUTH / anat / f"{scan}_desc-truth_dseg.nii.gz")
             if task.truncated:
                 _truncate(raw)
             person.nodes.append({"scan": scan, **asdict(nodes)})
-            person.volumes.append({"scan": scan, **_in_ml(head)})
-            for query in task.queries if session == "ses-01" else ():
-                row, answer = _answer(query, nodes, noise, in_scanner)
-                path = Path(TRUTH, anat, f"{scan}_desc-{query_label(query.name)}_T1w.nii.gz")
-                if answer is not None:
-                    _save(answer.image, acquisition, task.output_dir / path)
-                    row = {"path": str(path), **row}
-                asked = {"scan": scan, "query": query.name, "effect": query.effect, "do": json.dumps(query.do)}
-                person.counterfactuals.append({**asked, **row})
+            person.volumes.append({"scan": scan, **in_ml(head)})
     return person
 
 
-def _answer(
-    query: QueryOptions, nodes: causal_model.Nodes, noise: causal_model.Noise, in_scanner: HeadInScanner
-) -> tuple[dict[str, Any], Head | None]:
-    """The true counterfactual head with what its table row tells of it, or None with the reason."""
-    try:
-        changed = causal_model.intervene(nodes, noise, query.do, query.effect)
-        head = in_scanner.read(changed)
-    except BrainSCMError as error:
-        return {"path": None, "status": "skipped", "reason": str(error)}, None
-    return {"status": "written", "reason": None, **asdict(changed), **_in_ml(head)}, head
-
-
-def _in_ml(head: Head) -> dict[str, float]:
+def in_ml(head: Head) -> dict[str, float]:
+    """A head's true volumes as the columns of a table."""
     return {f"{region}_ml": volume for region, volume in head.volumes_ml.items()}
 
 
-def _save(volume: NDArray[Any], acquisition: Acquisition, path: Path) -> None:
+def save(volume: NDArray[Any], acquisition: Acquisition, path: Path) -> None:
     """Write NIfTI with no time stamp, so that equal scans are equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(volume, acquisition.affine)
@@ -220,10 +192,8 @@ def _write_tables(output_dir: Path, people: list[_Person], options: SimulationOp
     for person in people:
         name = person.participant["participant_id"]
         write_table(pd.DataFrame(person.sessions), output_dir / name / f"{name}_sessions.tsv")
-    for table in ("nodes", "volumes", "counterfactuals"):
-        rows = [row for person in people for row in getattr(person, table)]
-        columns = None if rows else ["scan", "query", "effect", "do", "path", "status", "reason"]
-        write_table(pd.DataFrame(rows, columns=columns), truth / f"{table}.tsv")
+    for table in ("nodes", "volumes"):
+        write_table(pd.DataFrame([row for person in people for row in getattr(person, table)]), truth / f"{table}.tsv")
     write_table(pd.DataFrame({"index": list(LABELS), "name": list(LABELS.values())}), truth / "desc-truth_dseg.tsv")
     generated = {"GeneratedBy": [{"Name": "BrainSCM simulator"}]}
     _write_json(
