@@ -39,7 +39,6 @@ from brainscm.parallel import CPU
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "one step": {},  # the linear start that the network is trained from
-    "eight times the steps": {},
     "l1": {"intensity_loss": "l1"},
     "no ssim": {"ssim_weight": 0.0},
     "gradient": {"gradient_weight": 0.5},
@@ -54,6 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "not aligned": {"alignment": "none"},
     "pca": {"kind": "pca"},
     "pca, not aligned": {"kind": "pca", "alignment": "none"},
+    "eight times the steps": {},
 }
 BUDGETS = {"one step": 0, "eight times the steps": 8}  # in --steps, of which all others get one
 FIDELITY = ("psnr_brain_db", "ssim_brain", "quantized_psnr_brain_db", "quantized_ssim_brain")
