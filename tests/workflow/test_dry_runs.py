@@ -59,8 +59,9 @@ def test_dicom_is_converted_first(tmp_path: Path) -> None:
 
 def test_another_query_simulates_its_answers_and_no_scan_again(tmp_path: Path) -> None:
     study = {
-        "simulation": {"participants": 4, "voxel_mm": 4.0, "follow_up_share": 0, "truncated_scans": 0},
+        "simulation": {"participants": 8, "voxel_mm": 4.0, "follow_up_share": 0, "truncated_scans": 0},
         "cohort": {"split": {"train": 0.5, "validation": 0.25, "test": 0.25}},
+        "scm": {"nodes": {"age": {"unit": "years"}}, "image": {"formula": "age"}},
         "counterfactuals": [{"name": "older", "do": {"age": "+10"}}],
     }
     answers = f"{tmp_path}/work/simulation/bids/derivatives/truth/counterfactuals.tsv"
