@@ -6,12 +6,13 @@ Takes the preprocessed scans of a `make bench-truth` run and trains each variant
 same seed. Each is judged by the reconstruction of people not trained on, decoded from the continuous latent and from
 the quantised one, and by the judgement that counts: the study's SCM is fitted on its latents, every question is put to
 some test people, and the answers are compared with the true ones. Writes benchmarks/results/ablation_autoencoder.json
-(elsewhere with --output) after each variant; a training that was interrupted goes on where it stopped.
+(elsewhere with --output) after each variant; the same command goes on where an earlier one was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import platform
@@ -35,6 +36,7 @@ from brainscm.autoencoder.volumes import usable_scans
 from brainscm.config import AutoencoderOptions
 from brainscm.latents.encode import encode_scans
 from brainscm.parallel import CPU
+from brainscm.provenance import code_fingerprint
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -73,14 +75,16 @@ def main() -> None:
     run = Run.load(arguments.run)
     results = run.folder / "results"
     scans = usable_scans(results / "cohort" / "scans.tsv", results / "preproc" / "qc.tsv", results / "preproc")
-    figures: dict[str, Any] = {
+    identity = {
         "run": run.folder.name,
         "steps": arguments.steps,
-        "scans": scans["split"].value_counts().to_dict(),
-        "variants": {},
+        "people": arguments.people,
+        "code": code_fingerprint("autoencoder", "latents", "scm", "counterfactuals", "evaluation"),
     }
-    judged = []
+    figures = taken_up(arguments.output, identity)
     for name in arguments.only:
+        if name in figures["variants"]:
+            continue
         logging.info("-- %s", name)
         fitted = fit_autoencoder(scans, preprocessing(run), options_of(name, arguments.steps), run.study.seed, WORK)
         latents = encoded(fitted, scans, name, arguments.steps)
@@ -89,14 +93,25 @@ def main() -> None:
             name: Candidate(fitted.model, latents, scm),
             f"{name}, from codes": Candidate(fitted.model, latents, scm, "quantized"),
         }
-        judged.append(judge(run, arguments.people, candidates))
+        answers = summarize(judge(run, arguments.people, candidates))
         figures["variants"][name] = {"options": VARIANTS[name], **reconstruction(fitted, scans)}
-        # `none`, which changes nothing, is in all tables alike.
-        answers = pd.concat(judged).drop_duplicates(["variant", "scan", "query"])
-        figures |= summarize(answers) | circumstances(platform.system(), f"{os.cpu_count()} cores")
-        write(figures, arguments.output)
+        # What changes nothing (`none`) is in each of them, and alike.
+        figures["all_questions"] |= answers["all_questions"]
+        figures["total_effects"] |= answers["total_effects"]
+        for question, methods in answers["by_question"].items():
+            figures["by_question"].setdefault(question, {}).update(methods)
+        write(figures | circumstances(platform.system(), f"{os.cpu_count()} cores"), arguments.output)
     print(pd.DataFrame(figures["variants"]).T.drop(columns="options").to_string(na_rep=""))
     print(pd.DataFrame(figures["all_questions"]).T.round(3).to_string())
+
+
+def taken_up(output: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """The figures that an earlier call with the same identity has written, or those of none."""
+    if output.exists():
+        earlier = json.loads(output.read_text())
+        if {key: earlier.get(key) for key in identity} == identity:
+            return dict(earlier)
+    return {**identity, "variants": {}, "all_questions": {}, "total_effects": {}, "by_question": {}}
 
 
 def options_of(name: str, steps: int) -> AutoencoderOptions:
