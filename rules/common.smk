@@ -43,6 +43,11 @@ def get_bids_tables(wildcards):
     return existing_tables(BIDS) if config["bids_dir"] else [rules.simulate_cohort.output.description]
 
 
+def get_true_answers(wildcards):
+    """The true counterfactual heads, where the cohort is simulated; a user's own folder holds its answers itself."""
+    return [] if config["bids_dir"] or config["dicom_dir"] else rules.simulate_truth.output.answers
+
+
 def get_dicom_tables(wildcards):
     return existing_tables(config["dicom_dir"])
 

@@ -27,11 +27,6 @@ rule simulate_truth:
         "../scripts/simulate_truth.py"
 
 
-def get_true_answers(wildcards):
-    """The true counterfactual heads, where the cohort is simulated; a user's own folder holds its answers itself."""
-    return [] if config["bids_dir"] or config["dicom_dir"] else rules.simulate_truth.output.answers
-
-
 rule evaluate_counterfactuals:
     input:
         scans=f"{RESULTS}/cohort/scans.tsv",
