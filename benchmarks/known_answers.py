@@ -18,6 +18,7 @@ import yaml
 import zarr
 from bench_truth import ROOT, STUDY, finite
 
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.autoencoder.model import Autoencoder
 from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
 from brainscm.config import Config
@@ -74,11 +75,15 @@ def fit_scm(run: Run, latents: zarr.Group, **image: Any) -> Scm:
     """The study's SCM on the run's training scans, with other options of the image node."""
     options = run.study.scm.model_copy(update={"image": run.study.scm.image.model_copy(update=image)})
     table = run.table.loc[latents.attrs["scans"]].reset_index(drop=True)
-    return Scm.fit(table, latents["latents"], options, run.study.seed, latents.attrs["parts"])
+    mirror = Mirror(**latents.attrs["mirror"]) if latents.attrs["mirror"] else None
+    return Scm.fit(table, latents["latents"], options, run.study.seed, latents.attrs["parts"], mirror)
 
 
 def judge(run: Run, people: int, candidates: Mapping[str, Candidate]) -> pd.DataFrame:
     """One row a candidate, scan and question: how its change agrees with the true one; `none` changes nothing."""
+    answers = run.folder / "work" / "simulation" / "bids" / "derivatives" / "truth" / "counterfactuals.tsv"
+    if not answers.exists():
+        sys.exit(f"{answers} is missing: this run of bench-truth was stopped before its true answers; go on with it.")
     cases = simulated_cases(run.folder / "work" / "simulation" / "bids", run.table, run.study.counterfactuals)
     asked = list(dict.fromkeys(case.scan for case in cases))
     asked = [asked[place] for place in np.linspace(0, len(asked) - 1, min(people, len(asked))).astype(int)]

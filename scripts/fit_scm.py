@@ -10,6 +10,7 @@ with job(snakemake) as logger:
     import zarr
     from pydantic import TypeAdapter
 
+    from brainscm.autoencoder.mirror import Mirror
     from brainscm.autoencoder.model import load_autoencoder
     from brainscm.autoencoder.training import choose_device
     from brainscm.autoencoder.volumes import Grid
@@ -32,7 +33,8 @@ with job(snakemake) as logger:
     torch.set_num_threads(snakemake.threads)
     device = choose_device("auto")
     options, parts = ScmOptions.model_validate(params.options), store.attrs["parts"]
-    scm = Scm.fit(table, store["latents"], options, params.seed, parts, device)
+    mirror = Mirror(**store.attrs["mirror"]) if store.attrs["mirror"] else None
+    scm = Scm.fit(table, store["latents"], options, params.seed, parts, mirror, device)
     scm.save(Path(output.covariates).parent)
     logger.info("fitted on %d training scans", len(scm.training))
 

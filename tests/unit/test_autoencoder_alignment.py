@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
@@ -12,8 +13,12 @@ from brainscm.autoencoder.aligned import Aligned, align, split
 from brainscm.autoencoder.alignment import Alignment, inverse, resample, spread, voxels
 from brainscm.autoencoder.model import load_autoencoder, save_autoencoder
 from brainscm.autoencoder.pca import PCA
-from brainscm.config import AutoencoderOptions
+from brainscm.config import AutoencoderOptions, QueryOptions, ScmOptions
 from brainscm.counterfactuals.decoding import Factual, residual
+from brainscm.counterfactuals.queries import plan_query
+from brainscm.counterfactuals.synthesis import counterfactual_volume
+from brainscm.evaluation.methods import Method
+from brainscm.scm.model import Scm
 
 SHAPE = (32, 32, 24)
 
@@ -33,14 +38,18 @@ def smooth_displacement(seed: int, voxels_rms: float, width: float = 3.0) -> Ten
     return torch.from_numpy(field / field.std() * voxels_rms).float()
 
 
-@pytest.fixture
-def alignment() -> Alignment:
-    target = texture()
+def alignment_to(target: Tensor) -> Alignment:
     return Alignment(target, (target > 0.2).float(), voxel_mm=3.0)
 
 
 @pytest.fixture
-def aligned(alignment: Alignment) -> Aligned:
+def alignment() -> Alignment:
+    return alignment_to(texture())
+
+
+@pytest.fixture(scope="module")
+def aligned() -> Aligned:
+    alignment = alignment_to(texture())
     scans = torch.stack([align(texture(), smooth_displacement(seed, 0.7)) for seed in range(6)])
     brought = torch.stack([align(scan, alignment.displacement(scan)) for scan in scans])
     return Aligned(PCA.fit(brought[:, None].numpy(), 5), alignment)
@@ -136,6 +145,83 @@ def test_a_shift_of_the_displacement_moves_tissue_and_a_null_shift_nothing(align
     shift[0, : len(packed)] = packed
     moved, _ = residual(factual, shift)
     torch.testing.assert_close(moved[0, 0, 4:-4, 4:-4, 4:-4], scan[0, 0, 2:-6, 4:-4, 4:-4], rtol=0, atol=0.01)
+
+
+def stretched(aligned: Aligned, factor: float) -> Tensor:
+    """Latent (1, …) of a person who is the template stretched about the middle of its grid."""
+    nodes = 2 * voxels(aligned.alignment.shape, torch.device("cpu")) + 0.5
+    middle = torch.tensor([15.5, 15.5, 11.5])[:, None, None, None]
+    fine, coarse = split((factor - 1) * (nodes - middle), aligned.alignment.voxel_mm)
+    latent = torch.zeros(1, *aligned.latent_shape)
+    latent[0, : sum(aligned.parts[:2])] = torch.cat([aligned._pack(part) for part in (fine, coarse)])
+    return latent
+
+
+def test_an_effect_is_carried_to_the_anatomy_of_each_person(aligned: Aligned) -> None:
+    mean, wide = stretched(aligned, 1.1)[0], stretched(aligned, 1.65)
+    shift = torch.zeros_like(wide)
+    displacement = sum(aligned.parts[:2])
+    shift[0, :displacement] = torch.randn(shift[0, :displacement].shape, generator=torch.Generator().manual_seed(0))
+    shift[0, displacement:] = 3.0
+
+    def nodes(shift: Tensor) -> Tensor:
+        return aligned._nodes(shift[0, :displacement])
+
+    carried = aligned.carry(shift, wide, mean)
+    torch.testing.assert_close(nodes(carried), 1.5 * nodes(shift), rtol=1e-4, atol=1e-4)
+    assert torch.equal(carried[:, displacement:], shift[:, displacement:])
+    torch.testing.assert_close(nodes(aligned.carry(shift, mean[None], mean)), nodes(shift), rtol=1e-4, atol=1e-4)
+    null = torch.zeros_like(shift)
+    assert torch.equal(aligned.carry(null, wide, mean), null)
+
+
+def test_counterfactuals_move_each_person_by_the_carried_effect(aligned: Aligned) -> None:
+    """In the synthesis and in the evaluation alike."""
+    mean, wide = stretched(aligned, 1.0), stretched(aligned, 1.4)
+    effect = torch.zeros_like(wide)
+    effect[0, : aligned.parts[0]] = 0.3
+    ids, age = [f"sub-{i:02d}" for i in range(40)], np.linspace(20, 80, 40)
+    table = pd.DataFrame({"scan": ids, "participant": ids, "split": "train", "age": age})
+    decades = np.column_stack([np.ones(40), (age - 50) / 10])
+    latents = np.tensordot(decades, np.concatenate([mean.numpy(), effect.numpy()]), axes=1)
+    declared = {"nodes": {"age": {}}, "image": {"formula": "age", "shrinkage": "none"}}
+    scm = Scm.fit(table, latents, ScmOptions.model_validate(declared), seed=0)
+
+    scan, person = texture(3)[None, None], table.iloc[[10]]
+    expected, _ = residual(Factual(aligned, scan, wide), 1.4 * 2 * effect)
+    assert (expected - scan).abs().max() > 0.1
+    query = QueryOptions(name="older", do={"age": "+20"})
+    synthesized = counterfactual_volume(scm, aligned, scan.numpy(), wide.numpy(), person, query)
+    np.testing.assert_allclose(synthesized, expected, atol=1e-4)
+    method = Method("latent_glm", aligned, scm.image)
+    predicted, _ = method.predict(Factual(aligned, scan, wide), plan_query(scm, person, query).step[0])
+    np.testing.assert_allclose(predicted, expected[0, 0], atol=1e-4)
+
+
+def test_the_mirror_image_of_a_latent_is_that_of_a_mirrored_scan(aligned: Aligned) -> None:
+    """Mirrored scan, latent and shift give the mirrored counterfactual."""
+    assert aligned.mirror is None  # the target's left and right differ
+    aligned = Aligned(aligned.inner, alignment_to((texture() + texture().flip(0)) / 2))
+    mirror = aligned.mirror
+    assert mirror is not None
+
+    def packed(seed: int) -> Tensor:
+        latent = torch.zeros(1, *aligned.latent_shape)
+        parts = split(smooth_displacement(seed, 1.0), aligned.alignment.voxel_mm)
+        latent[0, : sum(aligned.parts[:2])] = torch.cat([aligned._pack(part) for part in parts])
+        return latent
+
+    def mirrored(latent: Tensor) -> Tensor:
+        image = torch.from_numpy(mirror.image(latent.numpy()))
+        return torch.cat([image, latent[:, image.shape[1] :]], dim=1)
+
+    latent, shift, scan = packed(5), packed(6), texture(7)[None, None]
+    looks = aligned.looks(latent)
+    moved = aligned.move(scan, latent, shift, looks)
+    assert (moved - scan).abs().max() > 0.1
+    other = aligned.move(scan.flip(2), mirrored(latent), mirrored(shift), looks)
+    torch.testing.assert_close(other.flip(2), moved, rtol=0, atol=1e-4)
+    torch.testing.assert_close(mirrored(mirrored(latent)), latent)
 
 
 def test_a_shift_of_the_looks_changes_intensities_where_the_tissue_lies(aligned: Aligned) -> None:

@@ -7,6 +7,7 @@ import zarr
 from test_autoencoder_model import OPTIONS, trained_vqvae
 from test_autoencoder_volumes import GRID, write_scans
 
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.autoencoder.volumes import read_volume
 from brainscm.errors import ScanError
 from brainscm.latents.encode import encode_scans
@@ -25,12 +26,19 @@ def test_rows_follow_the_scans(tmp_path, model):
     group = zarr.open_group(tmp_path / "latents.zarr", mode="r")
     assert group.attrs["scans"] == ["sub-2", "sub-0", "sub-1"]
     assert group.attrs["model_sha256"] == "hash"
+    assert group.attrs["mirror"] is None
     latents = group["latents"]
     assert latents.shape == (3, *model.latent_shape)
     assert latents.chunks == (1, *model.latent_shape)
     assert latents.dtype == np.float32
     volume = torch.from_numpy(read_volume(scans["image"].iloc[0], GRID))[None, None]
     assert np.array_equal(latents[0], model.encode(volume)[0].numpy())
+
+
+def test_the_store_says_what_a_mirrored_latent_is(tmp_path, model):
+    model.mirror = Mirror([1, 0], [-1, 1])
+    encode_scans(write_scans(tmp_path, 1), model, GRID, tmp_path / "latents.zarr", "hash", CPU)
+    assert Mirror(**zarr.open_group(tmp_path / "latents.zarr", mode="r").attrs["mirror"]) == model.mirror
 
 
 def test_a_scan_alone_has_the_same_latent_as_in_company(tmp_path, model):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import made_up_study
-from brainscm.report.pages import cohort, evaluation, scan
+from brainscm.report.pages import cohort, evaluation, methods, scan
 from brainscm.report.render import PAGES, render_report
 from brainscm.report.study import Study
 from brainscm.report.words import signed
@@ -159,7 +159,7 @@ def test_ten_thousand_scans_fit_the_group_page(study):
 def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(study, tmp_path):
     measures = [key for key in study.summary["methods"]["latent_glm"] if key != "why_null"]
     nothing = {**dict.fromkeys(measures), "why_null": dict.fromkeys(measures, "no truth")}
-    methods = dict.fromkeys(study.summary["methods"], nothing)
+    unknown = dict.fromkeys(study.summary["methods"], nothing)
     bare = replace(
         study,
         config=study.config.model_copy(update={"counterfactuals": []}),
@@ -175,12 +175,19 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
         minimality=study.minimality.head(0),
         realism=study.realism.head(0),
         excluded=study.excluded.head(0),
-        summary={"reconstruction": {"psnr_brain_db": None, "ssim_brain": None}, "methods": methods},
+        summary={"reconstruction": {"psnr_brain_db": None, "ssim_brain": None}, "methods": unknown},
     )
     render_report(bare, None, tmp_path)
     assert "could not be measured: no truth" in Page(tmp_path / "index.html").text
     assert "There is no known answer to compare with." in Page(tmp_path / "evaluation.html").text
     assert "No query is listed" in Page(tmp_path / "counterfactuals.html").text
+
+
+def test_methods_say_whether_left_and_right_were_found_to_differ(study):
+    assert methods.context(study)["sides_differ"] is None  # nobody compared them
+    row = {"check": "sides_differ", "item": "image", "value": 0.0, "warning": None}
+    compared = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame([row])]))
+    assert methods.context(compared)["sides_differ"] is False
 
 
 def test_a_lost_volume_costs_one_picture_and_says_so(study):

@@ -10,6 +10,7 @@ import statsmodels.api as sm
 from pydantic import ValidationError
 from sklearn.linear_model import Ridge
 
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.config import ImageOptions, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.scm import image as image_module
@@ -140,11 +141,12 @@ def test_draws_of_a_spectral_estimate_are_its_posterior(monkeypatch: pytest.Monk
     monkeypatch.setattr(image_module, "DRAWS", 1500)
     rng = np.random.default_rng(2)
     x = np.column_stack([np.ones(40), rng.normal(size=40)])
-    z = x[:, 1, None, None, None, None] * rng.normal(size=LARGE) + 1.5 * rng.normal(size=(40, *LARGE))
+    effect = rng.normal(size=LARGE) * np.linspace(0, 1.5, LARGE[1])[:, None, None]
+    z = x[:, 1, None, None, None, None] * effect + 3 * rng.normal(size=(40, *LARGE))
     model, plain = fit(x, z, options()), fit(x, z)
     share = model.coefficients[1] / plain.coefficients[1]
     np.testing.assert_allclose(share, share[0][None].repeat(LARGE[0], axis=0), rtol=1e-6)  # one of all channels
-    assert share.min() < 0.3 < 0.9 < share.max() < 1
+    assert share.min() < 0.5 < 0.8 < share.max() < 1
     variance = model.draws[:, 1].astype(float).var(axis=0) / (model.xtx_inverse[1, 1] * plain.residual_variance)
     np.testing.assert_allclose(variance, share, atol=0.15)
 
@@ -179,6 +181,47 @@ def test_a_cause_that_is_held_moves_nothing_where_it_acts_alone() -> None:
     assert slope(found[1, :, 9:], truth[2, :, 9:]) == pytest.approx(0, abs=0.02)
     assert slope(found[2, :, 9:], truth[2, :, 9:]) > 0.9
     assert slope(found[1, :, :3], truth[1, :, :3]) > 0.6
+
+
+MIRROR = Mirror([1, 0], [-1, -1])  # of the first two channels, which change places and signs
+
+
+def fit_with(mirror: Mirror | None, x: Array, z: Array) -> ImageModel:
+    n, p = x.shape
+    people = [str(i) for i in range(n)]
+    return fit_image(x, z, range(n), people, ["x"] * p, 0, options(), [2, z.shape[1] - 2], mirror)
+
+
+def test_what_left_and_right_share_is_estimated_from_both() -> None:
+    rng = np.random.default_rng(23)
+    lattice, n = (8, 6, 6), 60
+    x = np.column_stack([np.ones(n), rng.normal(size=(n, 6))])
+    half = rng.normal(size=(1, 3, *lattice)) * 0.2
+    truth = np.concatenate([half[:, :2] + MIRROR.image(half), half[:, 2:]], axis=1)
+    z = x[:, 1, None, None, None, None] * truth + rng.normal(size=(n, 3, *lattice))
+    with_mirror, without = fit_with(MIRROR, x, z), fit_with(None, x, z)
+    assert (with_mirror.sides, without.sides) == ("alike", "")
+    errors = [np.square(model.coefficients[1] - truth)[:, :2].mean() for model in (with_mirror, without)]
+    assert errors[0] < 0.7 * errors[1]
+    np.testing.assert_allclose(MIRROR.image(with_mirror.coefficients[1:]), with_mirror.coefficients[1:, :2], atol=1e-12)
+    np.testing.assert_allclose(MIRROR.image(with_mirror.draws[0, 1:]), with_mirror.draws[0, 1:, :2], atol=1e-6)
+    # The mean person is as asymmetric as people are.
+    np.testing.assert_allclose(with_mirror.predict(x).mean(axis=0), z.mean(axis=0), atol=1e-10)
+
+
+def test_an_effect_on_one_side_stays_there() -> None:
+    rng = np.random.default_rng(29)
+    lattice, n = (8, 6, 6), 100
+    x = np.column_stack([np.ones(n), rng.normal(size=(n, 3))])
+    truth = rng.normal(size=(3, *lattice))
+    truth[:, 4:] = 0
+    z = x[:, 1, None, None, None, None] * truth + rng.normal(size=(n, 3, *lattice))
+    model = fit_with(MIRROR, x, z)
+    assert model.sides == "differ"
+    found = model.coefficients[1, :2]
+    np.testing.assert_allclose((found * truth[:2]).sum() / np.square(truth[:2]).sum(), 1, atol=0.06)
+    other_side = MIRROR.image(truth[None])[0]
+    assert abs((found * other_side).sum() / np.square(other_side).sum()) < 0.05
 
 
 def test_what_is_kept_of_a_singular_vector_is_the_best_there_is() -> None:

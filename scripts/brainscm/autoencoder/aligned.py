@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from brainscm.autoencoder.alignment import Alignment, interpolate, inverse, resample, spread, voxels
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.autoencoder.pca import PCA
 from brainscm.autoencoder.vqvae import VQVAE
 
@@ -31,6 +33,16 @@ class Aligned(nn.Module):
         packed = 3 * self._cubes[0] * self._cubes[1] * self._cubes[2]
         self.parts: tuple[int, ...] = (packed, packed, inner_channels)
         self.latent_shape = (sum(self.parts), lattice[0], lattice[1], lattice[2])
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """Of displacements, if the target is its own mirror image; how a scan looks has none in a latent."""
+        if not self.alignment.target_is_symmetric:
+            return None
+        nodes = np.arange(self.parts[0]).reshape(3, *self._cubes)
+        sources = nodes[:, ::-1].reshape(-1)
+        signs = np.where(nodes < nodes[1].min(), -1, 1).reshape(-1)  # to the right becomes to the left
+        return Mirror([*sources.tolist(), *(sources + len(sources)).tolist()], [*signs.tolist(), *signs.tolist()])
 
     def encode(self, volumes: Tensor) -> Tensor:
         """Latents (n, c, x', y', z') of volumes (n, 1, x, y, z)."""
@@ -72,14 +84,34 @@ class Aligned(nn.Module):
             moved[at, 0] = resample(volumes[at, 0], origin) + interpolate(change[at][None], template)[0]
         return moved
 
+    def carry(self, shift: Tensor, latents: Tensor, mean: Tensor) -> Tensor:
+        """What a shift of the mean person's latent (c, x', y', z') is on people of these latents (n, c, x', y', z').
+
+        Δu ↦ Dφ (Dφ̄)⁻¹ Δu with φ(y) = y + u(y), the pushforward by φ ∘ φ̄⁻¹, which takes the mean person's anatomy to
+        this one's: where a ventricle is twice as wide, its wall moves twice as far. Looks stay as they are.
+        """
+        carried = shift.clone()
+        of_mean = self._nodes(self._apart(mean[None])[0][0])
+        where, where_shift = self._apart(latents)[0], self._apart(shift)[0]
+        for at in where_shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
+            step = self._nodes(where_shift[at])
+            at_template = torch.linalg.solve(_jacobian(of_mean), step.movedim(0, -1))
+            here = (_jacobian(self._nodes(where[at])) @ at_template[..., None])[..., 0].movedim(-1, 0)
+            carried[at, : self.parts[0]] += self._pack(here - step)
+        return carried
+
     def _apart(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         displacement = self.parts[0] + self.parts[1]
         return latents[:, :displacement], latents[:, displacement:]
 
     def _displacement(self, packed: Tensor) -> Tensor:
         """On the full grid, (3, x, y, z), of both packed parts."""
+        return spread(self._nodes(packed), self.grid_shape)
+
+    def _nodes(self, packed: Tensor) -> Tensor:
+        """On the nodes of the alignment, every second voxel: (3, x/2, y/2, z/2)."""
         fine, coarse = packed.split(self.parts[:2])
-        return spread(self._unpack(fine) + self._unpack(coarse), self.grid_shape)
+        return self._unpack(fine) + self._unpack(coarse)
 
     def _pack(self, field: Tensor) -> Tensor:
         """(3, x/2, y/2, z/2) to (channels, x', y', z'): cubes of nodes become channels."""
@@ -95,6 +127,12 @@ def align(volume: Tensor, displacement: Tensor) -> Tensor:
     """A scan (x, y, z) as it looks at the template's voxels."""
     nodes = voxels(volume.shape, volume.device)
     return resample(volume, nodes + spread(displacement, volume.shape))
+
+
+def _jacobian(displacement: Tensor) -> Tensor:
+    """Of y + u(y) at the nodes of u (3, …), every second voxel: (…, 3, 3)."""
+    gradient = torch.stack(torch.gradient(displacement, spacing=2.0, dim=(1, 2, 3)), dim=1)
+    return gradient.movedim((0, 1), (-2, -1)) + torch.eye(3, device=displacement.device)
 
 
 def split(displacement: Tensor, voxel_mm: float) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ WINDOW = 5  # voxels, of the local correlation
 STIFFNESS = 1.0
 NOISE = 1e-3  # variance (white matter is 1) below which a window counts as flat
 INVERSE_STEPS = 8
+ASYMMETRY = 0.01  # share of the target's variance by which it may differ from its mirror image
 
 
 class Alignment(nn.Module):
@@ -51,6 +52,15 @@ class Alignment(nn.Module):
         """Of a displacement's grid: every second voxel."""
         x, y, z = self.target.shape
         return (x // 2, y // 2, z // 2)
+
+    @property
+    def target_is_symmetric(self) -> bool:
+        """Whether the target's brain is its own mirror image about the middle of the grid's x axis."""
+        inside = self.weight > 0
+        if self.target.shape[0] % 2 or not torch.equal(inside, inside.flip(0)):
+            return False
+        brain, mirrored = self.target[inside], self.target.flip(0)[inside]
+        return bool((brain - mirrored).square().mean() < ASYMMETRY * brain.var())
 
     def displacement(self, volume: Tensor) -> Tensor:
         """Displacement (3, x/2, y/2, z/2) of a scan (x, y, z); read from `kept_in` if it was found there before."""

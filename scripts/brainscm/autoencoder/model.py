@@ -11,6 +11,7 @@ from torch import Tensor
 
 from brainscm.autoencoder.aligned import Aligned
 from brainscm.autoencoder.alignment import Alignment
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.autoencoder.pca import PCA
 from brainscm.autoencoder.vqvae import VQVAE
 from brainscm.config import AutoencoderOptions
@@ -20,13 +21,17 @@ from brainscm.errors import BrainSCMError
 class Autoencoder(Protocol):
     """Volumes (n, 1, x, y, z) to latents (n, c, x', y', z') and back, all float32.
 
-    `parts`: numbers of channels that belong together and are shrunk together by the SCM; their sum is c.
+    `parts`: numbers of channels that belong together and are shrunk together by the SCM; their sum is c. `mirror`: what
+    becomes of a latent when left and right change places, where that is known.
     """
 
     kind: str
     grid_shape: tuple[int, int, int]
     latent_shape: tuple[int, int, int, int]
     parts: tuple[int, ...]
+
+    @property
+    def mirror(self) -> Mirror | None: ...
 
     def encode(self, volumes: Tensor) -> Tensor: ...
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.errors import BrainSCMError
 
 
@@ -24,6 +25,7 @@ class PCA(nn.Module):
         self.grid_shape = (x, y, z)
         self.latent_shape = (components, 1, 1, 1)
         self.parts: tuple[int, ...] = (components,)
+        self.mirror: Mirror | None = None
         self.register_buffer("mean", torch.zeros(x * y * z))
         self.register_buffer("components", torch.zeros(components, x * y * z))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
 from torch.utils.checkpoint import checkpoint
 
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.autoencoder.quantizer import Codebook, FiniteScalars
 from brainscm.errors import BrainSCMError
 
@@ -66,6 +67,7 @@ class VQVAE(nn.Module):
         self.grid_shape = (x, y, z)
         self.latent_shape = (latent_channels, x // factor, y // factor, z // factor)
         self.parts: tuple[int, ...] = (latent_channels,)
+        self.mirror: Mirror | None = None
         self.linear = LinearCode(factor, latent_channels)
         self.codebook: Codebook | FiniteScalars
         if quantizer == "fsq":

@@ -38,6 +38,13 @@ class Factual:
         return self.autoencoder.decode(self.autoencoder.quantize(self.latents))
 
 
+def carried(factual: Factual, shift: Tensor, mean: Tensor) -> Tensor:
+    """A shift of the mean person's latent `mean` (c, x', y', z') as it acts on these scans, (n, c, x', y', z')."""
+    if isinstance(factual.autoencoder, Aligned):
+        return factual.autoencoder.carry(shift, factual.latents, mean)
+    return shift
+
+
 # (factual, shift of the latent) -> (counterfactual volume, its signed difference from the factual)
 Strategy = Callable[[Factual, Tensor], tuple[Tensor, Tensor]]
 

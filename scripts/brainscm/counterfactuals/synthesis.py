@@ -21,7 +21,7 @@ from brainscm import __version__
 from brainscm.autoencoder.model import Autoencoder
 from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
 from brainscm.config import QueryOptions
-from brainscm.counterfactuals.decoding import STRATEGIES, Factual, pass_through
+from brainscm.counterfactuals.decoding import STRATEGIES, Factual, carried, pass_through
 from brainscm.counterfactuals.manifest import manifest_row, manifest_table
 from brainscm.counterfactuals.queries import Plan, plan_query, select_scans
 from brainscm.errors import ScanError
@@ -213,7 +213,9 @@ def _decode(
     shift = torch.from_numpy(change.astype(np.float32)).to(device)
     if factual is None:
         factual = Factual(autoencoder, torch.as_tensor(volumes).to(device), torch.as_tensor(latents).to(device))
+    mean = torch.from_numpy(scm.image.mean.astype(np.float32)).to(device)
     with torch.inference_mode():
+        shift = carried(factual, shift, mean)
         volume, difference = STRATEGIES[plan.query.decode](factual, shift)
     return volume, difference, factual, shift
 

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.autoencoder.model import Autoencoder
 from brainscm.autoencoder.pca import PCA
 from brainscm.config import ImageOptions
-from brainscm.counterfactuals.decoding import STRATEGIES, Factual
+from brainscm.counterfactuals.decoding import STRATEGIES, Factual, carried
 from brainscm.scm.design import Array
 from brainscm.scm.image import LEAST_SQUARES, ImageModel, Rows, fit_image
 from brainscm.scm.model import Scm
@@ -37,6 +38,7 @@ class Voxels:
         self.grid_shape = grid_shape
         self.latent_shape = (1, *grid_shape)
         self.parts: tuple[int, ...] = (1,)
+        self.mirror: Mirror | None = None
 
     def encode(self, volumes: Tensor) -> Tensor:
         return volumes
@@ -58,12 +60,14 @@ class Method:
 
     def predict(self, factual: Factual, step: Array, decode: str = "residual") -> tuple[Volume, Volume]:
         """Counterfactual volume and its signed change (x, y, z) for a step (p,) of one scan's design row."""
-        return self._decode(factual, self.image.predict(step[None]), decode)
+        mean, shift = (
+            torch.from_numpy(z.astype(np.float32)) for z in (self.image.mean, self.image.predict(step[None]))
+        )
+        return self._decode(factual, carried(factual, shift, mean), decode)
 
     def reach(self, factual: Factual, answer: Volume) -> tuple[Volume, Volume]:
         """What residual decoding makes of the answer's own latent: no causal model comes nearer in this encoding."""
-        shift = self.factual(answer).latents - factual.latents
-        return self._decode(factual, shift.numpy().astype(np.float64), "residual")
+        return self._decode(factual, self.factual(answer).latents - factual.latents, "residual")
 
     def factual(self, volume: Volume, latent: NDArray[np.float32] | None = None) -> Factual:
         """One scan (x, y, z) as the decoding strategies take it; without a stored latent it is encoded here."""
@@ -72,9 +76,9 @@ class Method:
             latents = self.autoencoder.encode(volumes) if latent is None else torch.from_numpy(latent)[None]
         return Factual(self.autoencoder, volumes, latents)
 
-    def _decode(self, factual: Factual, shift: Array, decode: str) -> tuple[Volume, Volume]:
+    def _decode(self, factual: Factual, shift: Tensor, decode: str) -> tuple[Volume, Volume]:
         with torch.inference_mode():
-            volume, change = STRATEGIES[decode](factual, torch.from_numpy(shift.astype(np.float32)))
+            volume, change = STRATEGIES[decode](factual, shift)
         return volume[0, 0].numpy(), change[0, 0].numpy()
 
 

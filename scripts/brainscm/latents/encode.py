@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def encode_scans(
     scans: pd.DataFrame, model: Autoencoder, grid: Grid, path: Path, model_sha256: str, device: torch.device
 ) -> None:
     """Write the group `path` with the array `latents` (scan, c, x, y, z), one chunk a scan; its attributes are the
-    scans' ids and the numbers of channels that belong together.
+    scans' ids, the numbers of channels that belong together (`parts`), and their `Mirror`, null where there is none.
 
     Each scan is encoded by itself: alone it gives the same latent as in company, and memory does not grow. The store is
     renamed into place when it is whole.
@@ -39,6 +40,7 @@ def encode_scans(
     shape = (len(scans), *model.latent_shape)
     latents = group.create_array("latents", shape=shape, chunks=(1, *model.latent_shape), dtype="float32")
     group.attrs.update({"scans": scans["scan"].tolist(), "model_sha256": model_sha256, "parts": list(model.parts)})
+    group.attrs["mirror"] = None if model.mirror is None else asdict(model.mirror)
     started = time.perf_counter()
 
     def encode(image: str) -> NDArray[np.float32]:

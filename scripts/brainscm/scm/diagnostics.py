@@ -40,6 +40,8 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
             rows.append(("imputed_scans", name, lacking, f"{lacking} training scans lack {name}; it is imputed"))
     if scm.image.penalty:
         rows.append(("ridge_penalty", "image", scm.image.penalty, ""))
+    if scm.image.sides:
+        rows.append(("sides_differ", "image", float(scm.image.sides == "differ"), ""))
     rows += _weights(scm)
     rows.append(("max_leverage", "image", scm.image.max_leverage, _leverage_warning(scm, x)))
     rows += collinearity("image", scm.design, x)
@@ -95,7 +97,7 @@ def held_out(scm: Scm, table: pd.DataFrame, latents: Rows, device: torch.device 
             drawn=False,
         )
     x = scm.design_matrix(table.iloc[at])
-    mean = scm.image.predict(scm.design_matrix(scm.training).mean(axis=0)[None])[0]
+    mean = scm.image.mean
     errors, total = dict.fromkeys(models, 0.0), 0.0
     for row, index in zip(x, at, strict=True):
         z = np.asarray(latents[int(index)], dtype=np.float64)

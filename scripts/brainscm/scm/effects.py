@@ -53,7 +53,7 @@ def effect_map(
         with torch.inference_mode():
             return np.asarray(autoencoder.decode(batch).cpu().numpy()[0, 0])
 
-    mean = scm.image.predict(scm.design_matrix(scm.training).mean(axis=0)[None])
+    mean = scm.image.mean[None]
     before = decode(mean)
     models = [scm, *(scm.draw(k) for k in range(scm.draws))]
     after = [decode(mean + model.image.predict(contrast_row(model, contrast, effect))) for model in models]

@@ -18,6 +18,7 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.config import ImageOptions
 from brainscm.parallel import CPU
 from brainscm.scm.design import Array
@@ -51,11 +52,14 @@ class ImageModel:
         xtx_inverse: (X'X)⁻¹, (p, p).
         degrees_of_freedom: n - p.
         max_leverage: the largest leverage x(X'X)⁻¹x' of a training scan.
+        mean_row: (p,) mean of the training scans' design rows.
         draws: (K, p, *latent) float32, steps to add to B: draws from its sampling distribution.
         estimator: how B was estimated: `least squares`, `spectral shrinkage`, `ridge`, `low rank`, each perhaps
             `, smoothed`. All but the first are biased; residual variance, leverage and `xtx_inverse` stay those of
             least squares.
         penalty: of ridge, on columns of unit variance.
+        sides: `alike` or `differ`: whether spectral shrinkage kept a difference between the effects on left and right;
+            "" where they were not compared.
         row_scale, row_demean: (n,) how the training scans were weighed (`brainscm.scm.weighting`); empty: all alike.
     """
 
@@ -65,11 +69,18 @@ class ImageModel:
     xtx_inverse: Array
     degrees_of_freedom: int
     max_leverage: float
+    mean_row: Array
     draws: NDArray[np.float32]
     estimator: str = LEAST_SQUARES
     penalty: float = 0.0
+    sides: str = ""
     row_scale: Array = field(default_factory=lambda: np.empty(0))
     row_demean: Array = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def mean(self) -> Array:
+        """The mean latent of the training scans, (*latent)."""
+        return self.predict(self.mean_row[None])[0]
 
     @property
     def is_flat(self) -> bool:
@@ -120,6 +131,7 @@ def fit_image(
     seed: int,
     options: ImageOptions | None = None,
     parts: Sequence[int] | None = None,
+    mirror: Mirror | None = None,
     device: torch.device = CPU,
     drawn: bool = True,
 ) -> ImageModel:
@@ -135,6 +147,7 @@ def fit_image(
         seed: of the draws.
         options: `shrinkage`, `rank`, `smoothing_voxels` and `errors` are looked at; None for plain least squares.
         parts: numbers of channels that belong together, for spectral shrinkage; None if all do.
+        mirror: of the leading parts of the latent, for spectral shrinkage; None if there is none.
         device: where the products are made.
         drawn: False for a model without draws, which needs no more than tests and predictions.
     """
@@ -193,32 +206,57 @@ def fit_image(
         xtx_inverse=r_inverse @ r_inverse.T,
         degrees_of_freedom=n - p,
         max_leverage=float(leverage.max()),
+        mean_row=x.mean(axis=0),
         draws=mixed[: draws * p].reshape(draws, p, *first.shape),
     )
     if options is None:
         return model
     if probed:
-        model = _shrink(model, r, qtz, mixed[draws * p :], parts or first.shape[:1])
+        model = _shrink(model, r, qtz, mixed[draws * p :], parts or first.shape[:1], mirror)
     return _refine(model, options, x, q, r, qtz, float(rss.sum()))
 
 
-def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32], parts: Sequence[int]) -> ImageModel:
-    """Shrink the coefficients spectrally, and the draws to those of the posterior."""
-    _, *lattice = model.residual_variance.shape
-    of_part = np.repeat(np.arange(len(parts)), parts)
+def _shrink(
+    model: ImageModel,
+    r: Array,
+    qtz: Array,
+    probes: NDArray[np.float32],
+    parts: Sequence[int],
+    mirror: Mirror | None,
+) -> ImageModel:
+    """Shrink the coefficients spectrally, and the draws to those of the posterior.
+
+    With a mirror, what left and right share of an effect and how they differ are two parts of the latent.
+    """
+    channels, *lattice = model.residual_variance.shape
     # Where people have several scans, least squares is noisier than its residuals tell: the draws know by how much.
     drawn = sum(np.square(np.tensordot(r[1:], step, axes=1)).sum(axis=0) for step in model.draws)
-    by_channel = [each.reshape(len(of_part), -1).sum(axis=1) for each in (drawn, model.residual_variance)]
+    of_part = np.repeat(np.arange(len(parts)), parts)
+    by_channel = [each.reshape(channels, -1).sum(axis=1) for each in (drawn, model.residual_variance)]
     of_draws, of_residuals = (np.bincount(of_part, weights=each) for each in by_channel)
     inflation = of_draws / np.maximum(of_residuals * DRAWS * (len(r) - 1), np.finfo(float).tiny)
-    variance = model.residual_variance.reshape(len(of_part), -1) * inflation[of_part, None]
-    probes = probes.reshape(len(probes), len(of_part), -1) * np.sqrt(inflation, dtype=np.float32)[of_part, None]
-    spectrum = spectral(r, qtz, variance, probes, model.degrees_of_freedom, parts, lattice or [1])
+    probes = probes.reshape(len(probes), channels, -1) * np.sqrt(inflation, dtype=np.float32)[of_part, None]
+
+    def apart(maps: NDArray[Any]) -> NDArray[Any]:
+        maps = maps.reshape(len(maps), channels, *lattice)
+        return maps if mirror is None else mirror.apart(maps)
+
+    def shrink(maps: NDArray[Any], power: float) -> Array:
+        shrunk = spectrum.shrink(apart(maps), power)
+        return shrunk if mirror is None else mirror.together(shrunk)
+
+    mirrored = 0 if mirror is None else len(mirror.sources)
+    both = [part for part, end in zip(parts, np.cumsum(parts), strict=True) if end <= mirrored]
+    spectrum = spectral(r, apart(qtz), apart(probes), model.degrees_of_freedom, [*both, *parts])
+    sides = ""
+    if mirror is not None:
+        sides = "differ" if spectrum.shares[len(both) : 2 * len(both)].any() else "alike"
     return replace(
         model,
-        coefficients=spectrum.shrink(model.coefficients),
-        draws=np.stack([spectrum.shrink(step, power=0.5).astype(np.float32) for step in model.draws]),
+        coefficients=shrink(model.coefficients, 1.0),
+        draws=np.stack([shrink(step, 0.5).astype(np.float32) for step in model.draws]),
         estimator="spectral shrinkage",
+        sides=sides,
     )
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.cohort.tables import read_table, write_table
 from brainscm.config import Scalar, ScmOptions
 from brainscm.errors import ConfigError, ScanError
@@ -77,6 +78,7 @@ class Scm:
         options: ScmOptions,
         seed: int,
         parts: Sequence[int] | None = None,
+        mirror: Mirror | None = None,
         device: torch.device = CPU,
     ) -> Scm:
         """Fit all nodes on the rows whose `split` is `train`.
@@ -87,6 +89,7 @@ class Scm:
             options: the graph.
             seed: of the workflow.
             parts: numbers of channels of the latent that belong together; None if all do.
+            mirror: of the latent; None if it is not known what becomes of it when left and right change places.
             device: where the image node is fitted.
 
         Raises:
@@ -123,6 +126,7 @@ class Scm:
             seed,
             options.image,
             parts,
+            mirror,
             device,
         )
         if options.missing == "impute":
@@ -134,6 +138,7 @@ class Scm:
         image = replace(
             image,
             max_leverage=float(image.leverage(x).max()),
+            mean_row=x.mean(axis=0),
             row_scale=weighting.scale,
             row_demean=weighting.demean,
         )

@@ -19,8 +19,8 @@ from brainscm.scm.design import Array
 
 # Penalties tried, as shares of the largest squared singular value of the standardised columns.
 PENALTIES = np.concatenate([[0.0], np.logspace(-8, 4, 241)])
-# Standard deviation of the window in which an effect is compared with noise, as a share of the lattice: about 12 mm.
-WINDOW = 1 / 15
+# Standard deviation of the window in which an effect is compared with noise, as a share of the lattice: about 30 mm.
+WINDOW = 1 / 6
 TRACY_WIDOM_95 = 0.979  # of order 1
 
 Maps = TypeVar("Maps", bound=NDArray[np.floating])
@@ -57,18 +57,17 @@ class Spectrum:
 def spectral(
     r: Array,
     qtz: Array,
-    variance: Array,
     probes: NDArray[np.floating],
     freedom: int,
     channels: Sequence[int],
-    lattice: Sequence[int],
 ) -> Spectrum:
     """Empirical Bayes for many regressions at once (Efron & Morris, 1972, Biometrika 59), in two steps.
 
     *Which causes.* In the rows of A = Q₁'Z, without the intercept, the noise of a part g of the latent is white with
     total variance τ_g, so that A_g A_g' / τ_g is the identity where there is no effect. The eigenvectors V of its mean
     over the parts, each weighed by its number m_g of independent latents, are shared, since one cause moves all parts.
-    Those whose eigenvalue is within what noise reaches (`largest_of_noise`) are dropped.
+    Those whose eigenvalue is within what noise reaches (`largest_of_noise`) are dropped, and so is a part in which
+    nothing stands out by itself, as when left and right do not differ.
 
     *What they do where.* In a Gaussian window around the cell y of the lattice, V'A_g is r × m_w noise plus the effects
     of this place, m_w the window's number of independent latents. Its singular vectors on the side of the design,
@@ -76,36 +75,41 @@ def spectral(
     values over the noise and β = r / m_w, they keep what makes the mean squared error least (`kept_share`).
 
     Args:
-        r: (p, p). qtz: Q'Z, (p, L). variance: of a row of A where there is no effect, (Σ channels, cells).
-        probes: (d, Σ channels, cells), independent draws with the covariance of such a row. freedom: n - p.
-        channels: of each part. lattice: the latent's spatial axes; L = Σ channels × cells.
+        r: (p, p). qtz: Q'Z, (p, Σ channels, *lattice). freedom: n - p. channels: of each part.
+        probes: (d, Σ channels, *lattice), independent draws with the covariance that a row of A has without effects.
     """
+    lattice = qtz.shape[2:] or (1,)
     cells = int(np.prod(lattice))
     slices = [slice(end - own, end) for end, own in zip(np.cumsum(channels), channels, strict=True)]
-    noise = np.stack([_windowed(variance[part].sum(axis=0)[None], lattice)[0] for part in slices])
-    noise = np.maximum(noise, np.finfo(float).tiny)  # (parts, cells)
-    tau = np.array([max(variance[part].sum(), np.finfo(float).tiny) for part in slices])
+    a, probes = qtz[1:].reshape(len(r) - 1, -1, cells), probes.reshape(len(probes), -1, cells)
+    powers = np.stack(
+        [np.square(probes[:, part]).sum(axis=1, dtype=np.float64) for part in slices]
+    )  # (parts, d, cells)
+    powers = np.maximum(powers, np.finfo(float).tiny)
+    tau = powers.mean(axis=1).sum(axis=-1)
     independent = np.array(
         [
             independent_latents(probes[:, part].reshape(len(probes), -1), total, freedom)
             for part, total in zip(slices, tau, strict=True)
         ]
     )
-    a = qtz[1:].reshape(len(r) - 1, -1, cells)
-    grams = [np.einsum("icl,jcl->ij", a[:, part], a[:, part]) / total for part, total in zip(slices, tau, strict=True)]
-    found, directions = np.linalg.eigh(np.tensordot(independent / independent.sum(), np.stack(grams), axes=1))
+    grams = np.stack(
+        [np.einsum("icl,jcl->ij", a[:, part], a[:, part]) / total for part, total in zip(slices, tau, strict=True)]
+    )
+    found, directions = np.linalg.eigh(np.tensordot(independent / independent.sum(), grams, axes=1))
     kept = int((found > largest_of_noise(len(found), independent.sum())).sum())
     directions = directions[:, ::-1]  # the strongest first
 
-    axes, shares = np.empty((len(slices), cells, kept, kept)), np.empty((len(slices), cells, kept))
+    axes, shares = np.empty((len(slices), cells, kept, kept)), np.zeros((len(slices), cells, kept))
     leading = np.tensordot(directions[:, :kept].T, a, axes=1)
     for g, part in enumerate(slices if kept else []):
-        among_noise = _windowed(np.square(probes[:, part]).sum(axis=1), lattice) / noise[g]
-        beta = kept / 2 * np.average(among_noise.var(axis=0), weights=noise[g])
+        noise = _windowed(powers[g].mean(axis=0)[None], lattice)
+        beta = kept / 2 * np.average((_windowed(powers[g], lattice) / noise).var(axis=0), weights=noise[0])
         products = np.einsum("icl,jcl->ijl", leading[:, part], leading[:, part]).reshape(kept**2, cells)
-        local = (_windowed(products, lattice) / noise[g]).reshape(kept, kept, cells)
+        local = (_windowed(products, lattice) / noise).reshape(kept, kept, cells)
         strength, axes[g] = np.linalg.eigh(np.moveaxis(local, -1, 0))
-        shares[g] = kept_share(strength, beta)
+        if np.linalg.eigvalsh(grams[g])[-1] > largest_of_noise(len(found), independent[g]):
+            shares[g] = kept_share(strength, beta)
     turn = scipy.linalg.block_diag([[1.0]], directions.T) @ r
     return Spectrum(turn, axes, shares, np.repeat(np.arange(len(slices)), channels))
 
@@ -123,9 +127,9 @@ def kept_share(s: Array, beta: float) -> Array:
 
 
 def _windowed(power: Array, lattice: Sequence[int]) -> Array:
-    """Maps (d, cells), each averaged in a Gaussian window."""
+    """Maps (d, cells), each weighed by a Gaussian window; beyond the lattice there is nothing."""
     width = [WINDOW * size for size in lattice]
-    maps = scipy.ndimage.gaussian_filter(power.reshape(len(power), *lattice), (0, *width), mode="nearest")
+    maps = scipy.ndimage.gaussian_filter(power.reshape(len(power), *lattice), (0, *width), mode="constant")
     return np.asarray(maps.reshape(len(power), -1))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
+import pandas as pd
 import yaml
 
 from brainscm.report import words
@@ -31,6 +32,7 @@ def context(study: Study) -> Context:
         "balanced_in": words.listed(config.cohort.stratify),
         "image_formula": study.graph.image.text,
         "shrinkage": config.scm.image.shrinkage,
+        "sides_differ": _sides_differ(study.diagnostics),
         "latent_size": " × ".join(str(size) for size in study.card.get("latent_shape", [])),
         "steps": study.card.get("steps"),
         "limits": words.LIMITS,
@@ -38,3 +40,9 @@ def context(study: Study) -> Context:
         "versions": versions,
         "yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     }
+
+
+def _sides_differ(diagnostics: pd.DataFrame) -> bool | None:
+    """Whether effects on left and right were found to differ; None if they were not compared."""
+    found = diagnostics.loc[diagnostics["check"] == "sides_differ", "value"] if len(diagnostics) else ()
+    return bool(next(iter(found))) if len(found) else None
