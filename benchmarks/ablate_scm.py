@@ -2,20 +2,23 @@
 
 python benchmarks/ablate_scm.py [--run work/truth] [--people 8] [--only spectral ridge …]
 
-Takes the latents of a finished `make bench-truth` run, fits the image node in each variant on the same training scans,
-puts every question to some of the test people and decodes the answers as the study does. Differences between variants
-are the estimator's: scans, latents, questions and decoding are the same. Writes benchmarks/results/ablation_scm.json
-(elsewhere with --output).
+Takes the latents of a `make bench-truth` run that has come as far as them and the true answers, fits the image node in
+each variant on the same training scans, puts every question to some of the test people and decodes the answers as the
+study does. Differences between variants are the estimator's (or, of `not carried` and `as before`, also that every scan
+is moved by the mean person's effect): scans, latents, questions and decoding are the same. Writes
+benchmarks/results/ablation_scm.json (elsewhere with --output).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import platform
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import torch
@@ -28,9 +31,15 @@ from known_answers import Candidate, Run, fit_scm, judge, summarize
 from record import RESULTS, circumstances, write
 
 from brainscm.autoencoder.model import load_autoencoder
+from brainscm.scm import shrinkage
+from brainscm.scm.model import Scm
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "spectral": {},
+    "spectral, sides apart": {},
+    "spectral, narrow windows": {},
+    "spectral, not carried": {},
+    "spectral, as before": {},  # the three together
     "least squares": {"shrinkage": "none"},
     "ridge": {"shrinkage": "ridge"},
     "rank 2": {"shrinkage": "none", "rank": 2},
@@ -39,6 +48,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "spectral, smoothed": {"smoothing_voxels": 1.0},
     "spectral, variance by site": {"variance_by": "site"},
 }
+
+BEFORE = "spectral, as before"
+SIDES_APART = ("spectral, sides apart", BEFORE)
+NARROW_WINDOWS, NARROW = ("spectral, narrow windows", BEFORE), 1 / 15  # of the lattice
+NOT_CARRIED = ("spectral, not carried", BEFORE)
 
 
 def main() -> None:
@@ -53,8 +67,11 @@ def main() -> None:
     results = run.folder / "results"
     autoencoder = load_autoencoder(results / "autoencoder" / "model.pt")
     latents = zarr.open_group(results / "latents" / "latents.zarr", mode="r")
+    not_carried = copy.copy(autoencoder)
+    not_carried.carry = lambda shift, latents, mean: shift
     candidates = {
-        name: Candidate(autoencoder, latents, fit_scm(run, latents, **VARIANTS[name])) for name in arguments.only
+        name: Candidate(not_carried if name in NOT_CARRIED else autoencoder, latents, fit(run, latents, name))
+        for name in arguments.only
     }
     figures = {
         "run": run.folder.name,
@@ -64,6 +81,11 @@ def main() -> None:
     }
     write(figures, arguments.output)
     print(pd.DataFrame(figures["all_questions"]).T.round(3).to_string())
+
+
+def fit(run: Run, latents: zarr.Group, name: str) -> Scm:
+    with mock.patch.object(shrinkage, "WINDOW", NARROW if name in NARROW_WINDOWS else shrinkage.WINDOW):
+        return fit_scm(run, latents, mirrored=name not in SIDES_APART, **VARIANTS[name])
 
 
 if __name__ == "__main__":

@@ -71,11 +71,11 @@ class Candidate:
         return np.asarray(self.latents["latents"][self.latents.attrs["scans"].index(scan)])
 
 
-def fit_scm(run: Run, latents: zarr.Group, **image: Any) -> Scm:
-    """The study's SCM on the run's training scans, with other options of the image node."""
+def fit_scm(run: Run, latents: zarr.Group, mirrored: bool = True, **image: Any) -> Scm:
+    """The study's SCM on the run's training scans, with other options of the image node, or without the mirror."""
     options = run.study.scm.model_copy(update={"image": run.study.scm.image.model_copy(update=image)})
     table = run.table.loc[latents.attrs["scans"]].reset_index(drop=True)
-    mirror = Mirror(**latents.attrs["mirror"]) if latents.attrs["mirror"] else None
+    mirror = Mirror(**latents.attrs["mirror"]) if mirrored and latents.attrs["mirror"] else None
     return Scm.fit(table, latents["latents"], options, run.study.seed, latents.attrs["parts"], mirror)
 
 
