@@ -21,7 +21,7 @@ from brainscm.scm.design import Array
 PENALTIES = np.concatenate([[0.0], np.logspace(-8, 4, 241)])
 # Standard deviation of the window in which an effect is compared with noise, as a share of the lattice: about 30 mm.
 WINDOW = 1 / 6
-TRACY_WIDOM_95 = 0.979  # of order 1
+TRACY_WIDOM = {0.95: 0.979, 0.99: 2.023}  # of order 1
 
 Maps = TypeVar("Maps", bound=NDArray[np.floating])
 
@@ -67,7 +67,7 @@ def spectral(
     total variance τ_g, so that A_g A_g' / τ_g is the identity where there is no effect. The eigenvectors V of its mean
     over the parts, each weighed by its number m_g of independent latents, are shared, since one cause moves all parts.
     Those whose eigenvalue is within what noise reaches (`largest_of_noise`) are dropped, and so is a part in which
-    nothing stands out by itself, as when left and right do not differ.
+    nothing stands out by itself at 99 %, since there are some five of them, as when left and right do not differ.
 
     *What they do where.* In a Gaussian window around the cell y of the lattice, V'A_g is r × m_w noise plus the effects
     of this place, m_w the window's number of independent latents. Its singular vectors on the side of the design,
@@ -108,7 +108,7 @@ def spectral(
         products = np.einsum("icl,jcl->ijl", leading[:, part], leading[:, part]).reshape(kept**2, cells)
         local = (_windowed(products, lattice) / noise).reshape(kept, kept, cells)
         strength, axes[g] = np.linalg.eigh(np.moveaxis(local, -1, 0))
-        if np.linalg.eigvalsh(grams[g])[-1] > largest_of_noise(len(found), independent[g]):
+        if np.linalg.eigvalsh(grams[g])[-1] > largest_of_noise(len(found), independent[g], 0.99):
             shares[g] = kept_share(strength, beta)
     turn = scipy.linalg.block_diag([[1.0]], directions.T) @ r
     return Spectrum(turn, axes, shares, np.repeat(np.arange(len(slices)), channels))
@@ -133,13 +133,13 @@ def _windowed(power: Array, lattice: Sequence[int]) -> Array:
     return np.asarray(maps.reshape(len(power), -1))
 
 
-def largest_of_noise(q: int, m: float) -> float:
+def largest_of_noise(q: int, m: float, level: float = 0.95) -> float:
     """What the largest eigenvalue of G G' / m exceeds once in twenty times, G (q, m) of white noise.
 
-    (√m + √q)²/m, and the 95 % point of the Tracy-Widom law above it (Johnstone, 2001, Annals of Statistics 29).
+    (√m + √q)²/m, and the 95 % point (that of `level`) of the Tracy-Widom law above it (Johnstone, 2001, Annals of Statistics 29).
     """
     reach = np.sqrt(m) + np.sqrt(q)
-    return float((reach**2 + TRACY_WIDOM_95 * reach * (1 / np.sqrt(m) + 1 / np.sqrt(q)) ** (1 / 3)) / m)
+    return float((reach**2 + TRACY_WIDOM[level] * reach * (1 / np.sqrt(m) + 1 / np.sqrt(q)) ** (1 / 3)) / m)
 
 
 def independent_latents(probes: NDArray[np.floating], noise: float, freedom: int) -> float:
