@@ -134,9 +134,9 @@ def _windowed(power: Array, lattice: Sequence[int]) -> Array:
 
 
 def largest_of_noise(q: int, m: float, level: float = 0.95) -> float:
-    """What the largest eigenvalue of G G' / m exceeds once in twenty times, G (q, m) of white noise.
+    """What the largest eigenvalue of G G' / m stays below with a probability of `level`, G (q, m) of white noise.
 
-    (√m + √q)²/m, and the 95 % point (that of `level`) of the Tracy-Widom law above it (Johnstone, 2001, Annals of Statistics 29).
+    (√m + √q)²/m, and above it that point of the Tracy-Widom law (Johnstone, 2001, Annals of Statistics 29).
     """
     reach = np.sqrt(m) + np.sqrt(q)
     return float((reach**2 + TRACY_WIDOM[level] * reach * (1 / np.sqrt(m) + 1 / np.sqrt(q)) ** (1 / 3)) / m)
