@@ -56,7 +56,7 @@ def demo(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Pat
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=2400,
+        timeout=3600,
     )
     (checkout / "run.log").write_text(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:]
