@@ -32,14 +32,13 @@ from record import RESULTS, circumstances, write
 
 from brainscm.autoencoder.model import load_autoencoder
 from brainscm.scm import shrinkage
-from brainscm.scm.model import Scm
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "spectral": {},
-    "spectral, sides apart": {},
-    "spectral, narrow windows": {},
-    "spectral, not carried": {},
-    "spectral, as before": {},  # the three together
+    "spectral, sides apart": {"mirrored": False},
+    "spectral, narrow windows": {"window": 1 / 15},
+    "spectral, not carried": {"carried": False},
+    "spectral, as before": {"mirrored": False, "window": 1 / 15, "carried": False},
     "least squares": {"shrinkage": "none"},
     "ridge": {"shrinkage": "ridge"},
     "rank 2": {"shrinkage": "none", "rank": 2},
@@ -48,11 +47,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "spectral, smoothed": {"smoothing_voxels": 1.0},
     "spectral, variance by site": {"variance_by": "site"},
 }
-
-BEFORE = "spectral, as before"
-SIDES_APART = ("spectral, sides apart", BEFORE)
-NARROW_WINDOWS, NARROW = ("spectral, narrow windows", BEFORE), 1 / 15  # of the lattice
-NOT_CARRIED = ("spectral, not carried", BEFORE)
 
 
 def main() -> None:
@@ -69,10 +63,12 @@ def main() -> None:
     latents = zarr.open_group(results / "latents" / "latents.zarr", mode="r")
     not_carried = copy.copy(autoencoder)
     not_carried.carry = lambda shift, latents, mean: shift
-    candidates = {
-        name: Candidate(not_carried if name in NOT_CARRIED else autoencoder, latents, fit(run, latents, name))
-        for name in arguments.only
-    }
+
+    def candidate(carried: bool = True, window: float = shrinkage.WINDOW, **options: Any) -> Candidate:
+        with mock.patch.object(shrinkage, "WINDOW", window):
+            return Candidate(autoencoder if carried else not_carried, latents, fit_scm(run, latents, **options))
+
+    candidates = {name: candidate(**VARIANTS[name]) for name in arguments.only}
     figures = {
         "run": run.folder.name,
         "variants": {name: VARIANTS[name] for name in arguments.only},
@@ -81,11 +77,6 @@ def main() -> None:
     }
     write(figures, arguments.output)
     print(pd.DataFrame(figures["all_questions"]).T.round(3).to_string())
-
-
-def fit(run: Run, latents: zarr.Group, name: str) -> Scm:
-    with mock.patch.object(shrinkage, "WINDOW", NARROW if name in NARROW_WINDOWS else shrinkage.WINDOW):
-        return fit_scm(run, latents, mirrored=name not in SIDES_APART, **VARIANTS[name])
 
 
 if __name__ == "__main__":

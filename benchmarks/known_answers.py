@@ -18,7 +18,6 @@ import yaml
 import zarr
 from bench_truth import ROOT, STUDY, finite
 
-from brainscm.autoencoder.mirror import Mirror
 from brainscm.autoencoder.model import Autoencoder
 from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
 from brainscm.config import Config
@@ -26,6 +25,7 @@ from brainscm.counterfactuals.queries import plan_query
 from brainscm.evaluation.agreement import change_agreement
 from brainscm.evaluation.methods import Method
 from brainscm.evaluation.truth import read_raw, simulated_cases, true_volume
+from brainscm.latents.encode import stored_mirror
 from brainscm.parallel import side_by_side
 from brainscm.preprocess.register import read_matrix
 from brainscm.scm.covariates import covariate_table
@@ -75,7 +75,7 @@ def fit_scm(run: Run, latents: zarr.Group, mirrored: bool = True, **image: Any) 
     """The study's SCM on the run's training scans, with other options of the image node, or without the mirror."""
     options = run.study.scm.model_copy(update={"image": run.study.scm.image.model_copy(update=image)})
     table = run.table.loc[latents.attrs["scans"]].reset_index(drop=True)
-    mirror = Mirror(**latents.attrs["mirror"]) if mirrored and latents.attrs["mirror"] else None
+    mirror = stored_mirror(latents) if mirrored else None
     return Scm.fit(table, latents["latents"], options, run.study.seed, latents.attrs["parts"], mirror)
 
 

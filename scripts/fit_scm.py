@@ -10,12 +10,12 @@ with job(snakemake) as logger:
     import zarr
     from pydantic import TypeAdapter
 
-    from brainscm.autoencoder.mirror import Mirror
     from brainscm.autoencoder.model import load_autoencoder
     from brainscm.autoencoder.training import choose_device
     from brainscm.autoencoder.volumes import Grid
     from brainscm.cohort.tables import write_table
     from brainscm.config import CustomTemplate, ScmOptions
+    from brainscm.latents.encode import stored_mirror
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import REGIONS, segment_volumes
     from brainscm.scm.covariates import covariate_table
@@ -33,8 +33,7 @@ with job(snakemake) as logger:
     torch.set_num_threads(snakemake.threads)
     device = choose_device("auto")
     options, parts = ScmOptions.model_validate(params.options), store.attrs["parts"]
-    mirror = Mirror(**store.attrs["mirror"]) if store.attrs["mirror"] else None
-    scm = Scm.fit(table, store["latents"], options, params.seed, parts, mirror, device)
+    scm = Scm.fit(table, store["latents"], options, params.seed, parts, stored_mirror(store), device)
     scm.save(Path(output.covariates).parent)
     logger.info("fitted on %d training scans", len(scm.training))
 

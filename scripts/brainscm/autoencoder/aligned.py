@@ -91,13 +91,13 @@ class Aligned(nn.Module):
         this one's: where a ventricle is twice as wide, its wall moves twice as far. Looks stay as they are.
         """
         carried = shift.clone()
-        of_mean = self._nodes(self._apart(mean[None])[0][0])
+        of_mean = _jacobian(self._nodes(self._apart(mean[None])[0][0]))
         where, where_shift = self._apart(latents)[0], self._apart(shift)[0]
         for at in where_shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
             step = self._nodes(where_shift[at])
-            at_template = torch.linalg.solve(_jacobian(of_mean), step.movedim(0, -1))
+            at_template = torch.linalg.solve(of_mean, step.movedim(0, -1))
             here = (_jacobian(self._nodes(where[at])) @ at_template[..., None])[..., 0].movedim(-1, 0)
-            carried[at, : self.parts[0]] += self._pack(here - step)
+            carried[at, : self.parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
         return carried
 
     def _apart(self, latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
+from brainscm.autoencoder.mirror import Mirror
 from brainscm.autoencoder.model import Autoencoder
 from brainscm.autoencoder.volumes import Grid, read_volume
 from brainscm.parallel import side_by_side
@@ -40,7 +42,8 @@ def encode_scans(
     shape = (len(scans), *model.latent_shape)
     latents = group.create_array("latents", shape=shape, chunks=(1, *model.latent_shape), dtype="float32")
     group.attrs.update({"scans": scans["scan"].tolist(), "model_sha256": model_sha256, "parts": list(model.parts)})
-    group.attrs["mirror"] = None if model.mirror is None else asdict(model.mirror)
+    mirror = model.mirror
+    group.attrs["mirror"] = None if mirror is None else asdict(mirror)
     started = time.perf_counter()
 
     def encode(image: str) -> NDArray[np.float32]:
@@ -54,3 +57,9 @@ def encode_scans(
             logger.info("encoded %d of %d scans, %.0f s left", i + 1, len(scans), seconds_left)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(unfinished, path)
+
+
+def stored_mirror(store: zarr.Group) -> Mirror | None:
+    """The `Mirror` of the latents in a group that `encode_scans` wrote."""
+    found: Any = store.attrs["mirror"]
+    return None if found is None else Mirror(**found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,7 +78,7 @@ class ImageModel:
     row_scale: Array = field(default_factory=lambda: np.empty(0))
     row_demean: Array = field(default_factory=lambda: np.empty(0))
 
-    @property
+    @cached_property
     def mean(self) -> Array:
         """The mean latent of the training scans, (*latent)."""
         return self.predict(self.mean_row[None])[0]

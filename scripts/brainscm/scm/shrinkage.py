@@ -82,10 +82,8 @@ def spectral(
     cells = int(np.prod(lattice))
     slices = [slice(end - own, end) for end, own in zip(np.cumsum(channels), channels, strict=True)]
     a, probes = qtz[1:].reshape(len(r) - 1, -1, cells), probes.reshape(len(probes), -1, cells)
-    powers = np.stack(
-        [np.square(probes[:, part]).sum(axis=1, dtype=np.float64) for part in slices]
-    )  # (parts, d, cells)
-    powers = np.maximum(powers, np.finfo(float).tiny)
+    powers = np.stack([np.square(probes[:, part]).sum(axis=1, dtype=np.float64) for part in slices])
+    powers = np.maximum(powers, np.finfo(float).tiny)  # (parts, d, cells)
     tau = powers.mean(axis=1).sum(axis=-1)
     independent = np.array(
         [
@@ -100,16 +98,17 @@ def spectral(
     kept = int((found > largest_of_noise(len(found), independent.sum())).sum())
     directions = directions[:, ::-1]  # the strongest first
 
-    axes, shares = np.empty((len(slices), cells, kept, kept)), np.zeros((len(slices), cells, kept))
+    axes, shares = np.zeros((len(slices), cells, kept, kept)), np.zeros((len(slices), cells, kept))
     leading = np.tensordot(directions[:, :kept].T, a, axes=1)
     for g, part in enumerate(slices if kept else []):
+        if np.linalg.eigvalsh(grams[g])[-1] <= largest_of_noise(len(found), independent[g], 0.99):
+            continue
         noise = _windowed(powers[g].mean(axis=0)[None], lattice)
         beta = kept / 2 * np.average((_windowed(powers[g], lattice) / noise).var(axis=0), weights=noise[0])
         products = np.einsum("icl,jcl->ijl", leading[:, part], leading[:, part]).reshape(kept**2, cells)
         local = (_windowed(products, lattice) / noise).reshape(kept, kept, cells)
         strength, axes[g] = np.linalg.eigh(np.moveaxis(local, -1, 0))
-        if np.linalg.eigvalsh(grams[g])[-1] > largest_of_noise(len(found), independent[g], 0.99):
-            shares[g] = kept_share(strength, beta)
+        shares[g] = kept_share(strength, beta)
     turn = scipy.linalg.block_diag([[1.0]], directions.T) @ r
     return Spectrum(turn, axes, shares, np.repeat(np.arange(len(slices)), channels))
 
