@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 import made_up_study
+from brainscm.config import ImageOptions
 from brainscm.errors import BrainSCMError
+from brainscm.evaluation.methods import voxel_shrunken
 from brainscm.evaluation.stage import Study, evaluate
 from brainscm.scm.model import Scm
 
@@ -51,6 +53,25 @@ def test_summary_has_the_contracts_shape(evaluated):
 def test_least_squares_is_not_fitted_twice_under_two_names(evaluated):
     assert "voxel_glm" in set(evaluated.metrics["method"])
     assert "voxel_shrunken" not in set(evaluated.metrics["method"])
+
+
+def test_the_shrunken_voxelwise_peer_estimates_left_and_right_together_where_the_study_does(study):
+    scm = replace(
+        study.scm,
+        image=replace(study.scm.image, estimator="spectral shrinkage"),
+        options=study.scm.options.model_copy(update={"image": ImageOptions(formula="age", shrinkage="spectral")}),
+    )
+    rng = np.random.default_rng(0)
+    effect = np.zeros((8, 8, 8))
+    effect[1:3, 2:6, 2:6] = effect[5:7, 2:6, 2:6] = 1
+    age = scm.training["age"].to_numpy(dtype=float)
+    volumes = ((age - age.mean())[:, None, None, None] / age.std() * effect)[:, None]
+    volumes = volumes + 0.3 * rng.standard_normal(volumes.shape)
+    apart, together = (voxel_shrunken(scm, volumes, (8, 8, 8), mirrored).image for mirrored in (False, True))
+    assert (apart.sides, together.sides) == ("", "alike")
+    slopes = together.coefficients[1:]
+    np.testing.assert_allclose(slopes, slopes[..., ::-1, :, :], atol=1e-9)
+    assert not np.allclose(apart.coefficients[1:], apart.coefficients[1:, ..., ::-1, :, :], atol=1e-3)
 
 
 def test_persistence_changes_nothing_and_says_so(evaluated):

@@ -34,11 +34,11 @@ class Voxels:
 
     kind = "voxels"
 
-    def __init__(self, grid_shape: tuple[int, int, int]) -> None:
+    def __init__(self, grid_shape: tuple[int, int, int], mirrored: bool = False) -> None:
         self.grid_shape = grid_shape
         self.latent_shape = (1, *grid_shape)
         self.parts: tuple[int, ...] = (1,)
-        self.mirror: Mirror | None = None
+        self.mirror: Mirror | None = Mirror((0,), (1,)) if mirrored else None
 
     def encode(self, volumes: Tensor) -> Tensor:
         return volumes
@@ -88,14 +88,16 @@ def voxel_glm(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int]) -> Meth
     return Method("voxel_glm", Voxels(grid_shape), _refit(scm, volumes, None))
 
 
-def voxel_shrunken(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int]) -> Method | None:
+def voxel_shrunken(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int], mirrored: bool) -> Method | None:
     """The same estimated as the study's own image node is: what shrinkage gives without any encoding.
 
-    None where that is plain least squares, and hence `voxel_glm`.
+    None where that is plain least squares, and hence `voxel_glm`. mirrored: whether left and right are estimated
+    together there.
     """
     if scm.image.estimator == LEAST_SQUARES:
         return None
-    return Method("voxel_shrunken", Voxels(grid_shape), _refit(scm, volumes, scm.options.image))
+    voxels = Voxels(grid_shape, mirrored)
+    return Method("voxel_shrunken", voxels, _refit(scm, volumes, scm.options.image, voxels.mirror))
 
 
 def pca_glm(scm: Scm, volumes: NDArray[np.floating], components: int) -> Method:
@@ -106,7 +108,7 @@ def pca_glm(scm: Scm, volumes: NDArray[np.floating], components: int) -> Method:
     return Method("pca_glm", pca, _refit(scm, np.stack(scores), None))
 
 
-def _refit(scm: Scm, encoded: Rows, options: ImageOptions | None) -> ImageModel:
+def _refit(scm: Scm, encoded: Rows, options: ImageOptions | None, mirror: Mirror | None = None) -> ImageModel:
     training = scm.training
     return fit_image(
         scm.design_matrix(training),
@@ -116,5 +118,6 @@ def _refit(scm: Scm, encoded: Rows, options: ImageOptions | None) -> ImageModel:
         scm.design.columns,
         scm.seed,
         options,
+        mirror=mirror,
         drawn=options is not None,  # shrinkage looks at the draws
     )

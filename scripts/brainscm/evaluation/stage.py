@@ -223,7 +223,7 @@ def _judge(
     return Judge(
         regional=RegionalModel.fit(study.scm, usable, study.regions),
         voxel_glm=voxel_glm(study.scm, volumes, grid.shape),
-        voxel_shrunken=voxel_shrunken(study.scm, volumes, grid.shape),
+        voxel_shrunken=voxel_shrunken(study.scm, volumes, grid.shape, latent_glm.autoencoder.mirror is not None),
         pca_glm=pca_glm(study.scm, volumes, study.components),
         latent_glm=latent_glm,
         table=usable,

@@ -110,7 +110,8 @@ def held_out(scm: Scm, table: pd.DataFrame, latents: Rows, device: torch.device 
         words = ""
         if name != LEAST_SQUARES:
             better = "better" if gain > 0 else "no better"
-            words = f"{name} predicts {len(at)} held-out scans {better} than least squares"
+            scans = "1 held-out scan" if len(at) == 1 else f"{len(at)} held-out scans"
+            words = f"{name} predicts {scans} {better} than least squares"
         rows.append(("held_out_r2", name, 1 - error / total, words or None))
     return pd.DataFrame(rows, columns=columns)
 

@@ -236,7 +236,8 @@ def _shrink(
     by_channel = [each.reshape(channels, -1).sum(axis=1) for each in (drawn, model.residual_variance)]
     of_draws, of_residuals = (np.bincount(of_part, weights=each) for each in by_channel)
     inflation = of_draws / np.maximum(of_residuals * DRAWS * (len(r) - 1), np.finfo(float).tiny)
-    probes = probes.reshape(len(probes), channels, -1) * np.sqrt(inflation, dtype=np.float32)[of_part, None]
+    probes = probes.reshape(len(probes), channels, -1)
+    probes *= np.sqrt(inflation, dtype=np.float32)[of_part, None]  # in place: they are the largest of all arrays
 
     def apart(maps: NDArray[Any]) -> NDArray[Any]:
         maps = maps.reshape(len(maps), channels, *lattice)
