@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from brainscm.errors import BrainSCMError
 from brainscm.landmarks import MEDIAL_TEMPORAL_MM, distance_to_hippocampus
-from brainscm.simulation.deformation import Lattice
+from brainscm.simulation.deformation import Lattice, interleaved
 from brainscm.simulation.exterior import HEAD_LATTICE, build_exterior
 
 Volume = NDArray[np.float32]
@@ -65,7 +65,7 @@ def canonical_head() -> CanonicalHead:
     temporal = _refine(np.clip((MEDIAL_TEMPORAL_MM - to_hippocampus) / 3 + 0.5, 0, 1))
     appearance = (_shading(t1, gm, wm, csf + ventricles), wm * _refine(np.exp(-to_ventricles / 5)))
     return CanonicalHead(
-        tissues=torch.from_numpy(np.stack([wm, csf, gm, ventricles, temporal])),
+        tissues=interleaved(torch.from_numpy(np.stack([wm, csf, gm, ventricles, temporal]))),
         appearance=torch.from_numpy(np.stack(appearance)),
         exterior=torch.from_numpy(exterior),
         cavity=torch.from_numpy(np.clip(depth + 0.5, 0, 1)),

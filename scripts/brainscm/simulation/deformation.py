@@ -55,6 +55,11 @@ class Lattice:
         return sampled.reshape(values.shape[0], *points.shape[:-1])
 
 
+def interleaved(values: torch.Tensor) -> torch.Tensor:
+    """The same values (c, x, y, z), a node's side by side in memory: sampled together they take far less time."""
+    return values.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
 def exponential(velocity: torch.Tensor, lattice: Lattice) -> torch.Tensor:
     """Displacement (3, x, y, z) in mm after flowing for unit time along `velocity` (3, x, y, z), in mm.
 

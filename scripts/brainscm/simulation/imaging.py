@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from brainscm.simulation.anatomy import APPEARANCE, BRAIN_LATTICE, FLOW_LATTICE, TISSUES, canonical_head
 from brainscm.simulation.causal_model import Nodes
+from brainscm.simulation.deformation import interleaved
 from brainscm.simulation.exterior import HEAD_CHANNELS, HEAD_LATTICE
 from brainscm.simulation.person import PERSON_LATTICE, Anatomy, ageing_displacement
 from brainscm.simulation.scanner import SITE_SETTINGS, Acquisition, receive, voxel_positions
@@ -92,5 +93,5 @@ def _as_voxels_see(voxel_mm: float) -> tuple[torch.Tensor, torch.Tensor]:
         sigma = np.sqrt(max((0.35 * voxel_mm) ** 2 - own_width_mm**2, 0)) / lattice.spacing_mm
         for channel in maps.numpy():
             ndimage.gaussian_filter(channel, sigma, output=channel)
-        seen.append(maps)
+        seen.append(interleaved(maps))
     return seen[0], seen[1]
