@@ -55,7 +55,8 @@ rule evaluate_counterfactuals:
         "../envs/torch.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        # At 1 mm the image node takes 8 GB, the shrunken voxelwise peer half as much again.
+        mem_mb=lambda wildcards, attempt: (8000 if config["preprocess"]["voxel_mm"] >= 1.5 else 16000) * attempt,
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
         bids_dir=BIDS,

@@ -24,7 +24,8 @@ rule fit_scm:
         "../envs/torch.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        # At 1 mm the image node takes 8 GB on latents of 64 channels.
+        mem_mb=lambda wildcards, attempt: (8000 if config["preprocess"]["voxel_mm"] >= 1.5 else 16000) * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         preproc_dir=subpath(input.qc, parent=True),

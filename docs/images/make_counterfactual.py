@@ -1,6 +1,8 @@
-"""Draw docs/images/counterfactual.png from the finished demo: a scan, BrainSCM's answers, and the true ones.
+"""Draw docs/images/counterfactual.png from the standing benchmark: a scan, BrainSCM's answers, and the true ones.
 
-python docs/images/make_counterfactual.py [folder of the demo]
+python docs/images/make_counterfactual.py work/truth_seed5
+
+Of the people it tests, the healthy one whose age is nearest to 55 is drawn.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 
 from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
@@ -17,8 +20,9 @@ from brainscm.cohort.tables import read_table
 from brainscm.evaluation.truth import read_raw, true_volume
 from brainscm.preprocess.register import read_matrix
 
-QUERIES = {"older20": "20 years older", "AD": "with Alzheimer's disease"}
+QUERIES = {"older20": "20 years older", "ill": "with Alzheimer's disease"}
 PREFERRED_AGE = 55
+DARKER_TO_BRIGHTER = LinearSegmentedColormap.from_list("", ["#b5dcff", "#3f8fd2", "black", "#c8552d", "#ffc9ae"])
 CHANGE = 0.35  # of the white-matter intensity, end of the colour scale
 
 
@@ -47,10 +51,10 @@ def main(folder: Path) -> None:
     figure, axes = plt.subplots(3, len(columns), figsize=(11, 7.2), facecolor="black", layout="constrained")
     for axis, (title, volume, change) in zip(axes.T, columns, strict=True):
         axis[0].set_title(title, color="white", fontsize=11)
-        axis[0].imshow(_coronal(volume), cmap="gray", vmin=0, vmax=1.2)
-        axis[1].imshow(_axial(volume), cmap="gray", vmin=0, vmax=1.2)
+        for row, cut in enumerate((_coronal, _axial)):
+            axis[row].imshow(cut(volume), cmap="gray", vmin=0, vmax=1.2, interpolation="bicubic")
         if change is not None:
-            axis[2].imshow(_axial(change), cmap="berlin", vmin=-CHANGE, vmax=CHANGE)
+            axis[2].imshow(_axial(change), cmap=DARKER_TO_BRIGHTER, vmin=-CHANGE, vmax=CHANGE, interpolation="bicubic")
     legend = "change\nblue: darker\nred: brighter"
     axes[2, 0].text(0.5, 0.5, legend, color="white", ha="center", va="center", fontsize=11)
     axes[2, 0].set(xlim=(0, 1), ylim=(0, 1))
@@ -68,4 +72,4 @@ def _axial(volume: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
+    main(Path(sys.argv[1]))
