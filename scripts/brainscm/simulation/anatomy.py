@@ -65,7 +65,7 @@ def canonical_head() -> CanonicalHead:
     temporal = _refine(np.clip((MEDIAL_TEMPORAL_MM - to_hippocampus) / 3 + 0.5, 0, 1))
     appearance = (_shading(t1, gm, wm, csf + ventricles), wm * _refine(np.exp(-to_ventricles / 5)))
     return CanonicalHead(
-        tissues=interleaved(torch.from_numpy(np.stack([wm, csf, gm, ventricles, temporal]))),
+        tissues=interleaved(map(torch.from_numpy, (wm, csf, gm, ventricles, temporal))),
         appearance=torch.from_numpy(np.stack(appearance)),
         exterior=torch.from_numpy(exterior),
         cavity=torch.from_numpy(np.clip(depth + 0.5, 0, 1)),

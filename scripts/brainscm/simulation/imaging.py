@@ -43,7 +43,7 @@ class HeadInScanner:
         points = points + PERSON_LATTICE.sample(anatomy.displacement, points).movedim(0, -1)
         self._brain, head = _as_voxels_see(acquisition.voxel_mm)
         self._exterior = dict(zip(HEAD_CHANNELS, HEAD_LATTICE.sample(head, points), strict=True))
-        self._in_brain = BRAIN_LATTICE.contains(points)
+        self._in_brain = BRAIN_LATTICE.contains(points) & (FLOW_LATTICE.sample(_near_brain(), points)[0] > 0)
         self._brain_points = points[self._in_brain]
 
     def read(self, nodes: Nodes) -> Head:
@@ -82,16 +82,23 @@ class HeadInScanner:
 
 
 @lru_cache(maxsize=1)
+def _near_brain() -> torch.Tensor:
+    """1 where there may be brain or its fluid, also in a large voxel's neighbourhood, else 0: (1, x, y, z)."""
+    near = ndimage.binary_dilation(canonical_head().cavity.numpy() > 0, iterations=5)
+    return torch.from_numpy(near.astype(np.float32))[None]
+
+
+@lru_cache(maxsize=1)
 def _as_voxels_see(voxel_mm: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Canonical tissues and appearance, and the canonical exterior, smoothed so that sampling does not alias."""
     canonical = canonical_head()
     seen = []
     for maps, own_width_mm, lattice in (
-        (torch.cat([canonical.tissues[:4], canonical.appearance]), 0.35, BRAIN_LATTICE),
-        (canonical.exterior.clone(), 0.7, HEAD_LATTICE),
+        (interleaved([*canonical.tissues[:4], *canonical.appearance]), 0.35, BRAIN_LATTICE),
+        (interleaved(canonical.exterior), 0.7, HEAD_LATTICE),
     ):
         sigma = np.sqrt(max((0.35 * voxel_mm) ** 2 - own_width_mm**2, 0)) / lattice.spacing_mm
         for channel in maps.numpy():
             ndimage.gaussian_filter(channel, sigma, output=channel)
-        seen.append(interleaved(maps))
+        seen.append(maps)
     return seen[0], seen[1]

@@ -84,15 +84,23 @@ def _solve_strengths(anatomy: Anatomy, nodes: Nodes) -> NDArray[np.float64]:
     The square root of the ventricles and the logarithm of the temporal grey matter are nearly linear in the strengths.
     """
     target = np.array([np.sqrt(nodes.ventricles), np.log(nodes.medial_temporal_gm)])
+    points = DEEP_LATTICE.points()
+    # Between the nodes a displacement is interpolated, so the middles of the cells must be counted, too.
+    points = torch.stack([points, points + DEEP_LATTICE.spacing_mm / 2])
+    ml = FLOW_LATTICE.sample(anatomy.volume_factor[None], points)[0].double() * NODE_ML / 2
+
+    def missing_at(strengths: NDArray[np.float64]) -> NDArray[np.float64]:
+        return target - _deep_volumes(points, ml, _velocity(nodes.sulcal_widening, strengths))
+
     slopes = np.array([[0.40, 0.12], [0.015, -0.20]])
     strengths = np.zeros(2)
-    missing = target - _deep_volumes(anatomy, nodes.sulcal_widening, strengths)
+    missing = missing_at(strengths)
     for _ in range(15):
         if abs(missing[0]) < 0.0025 * target[0] and abs(missing[1]) < 0.005:
             return strengths
         step = np.clip(np.linalg.solve(slopes, missing), -8, 8)
         strengths = strengths + step
-        before, missing = missing, target - _deep_volumes(anatomy, nodes.sulcal_widening, strengths)
+        before, missing = missing, missing_at(strengths)
         slopes += np.outer(before - missing - slopes @ step, step) / (step @ step)
     raise BrainSCMError(
         f"The simulator cannot give this head {nodes.ventricles:.1f} ml of ventricles and "
@@ -100,13 +108,12 @@ def _solve_strengths(anatomy: Anatomy, nodes: Nodes) -> NDArray[np.float64]:
     )
 
 
-def _deep_volumes(anatomy: Anatomy, sulci: float, strengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Square root of the ventricular and logarithm of the temporal grey-matter volume, in native ml."""
-    velocity = _velocity(sulci, strengths)[(slice(None), *DEEP_BLOCK)]
-    nodes = DEEP_LATTICE.points()
-    # Between the nodes a displacement is interpolated, so the middles of the cells must be counted, too.
-    points = torch.stack([nodes, nodes + DEEP_LATTICE.spacing_mm / 2])
-    ml = FLOW_LATTICE.sample(anatomy.volume_factor[None], points)[0].double() * NODE_ML / 2
-    points = points + DEEP_LATTICE.sample(exponential(velocity, DEEP_LATTICE), points).movedim(0, -1)
+def _deep_volumes(points: torch.Tensor, ml: torch.Tensor, velocity: torch.Tensor) -> NDArray[np.float64]:
+    """Square root of the ventricular and logarithm of the temporal grey-matter volume, in native ml.
+
+    points: (..., 3) within DEEP_LATTICE; ml: (...) of the head that each stands for. velocity: on FLOW_LATTICE.
+    """
+    flow = exponential(velocity[(slice(None), *DEEP_BLOCK)], DEEP_LATTICE)
+    points = points + DEEP_LATTICE.sample(flow, points).movedim(0, -1)
     gm, ventricles, temporal = BRAIN_LATTICE.sample(canonical_head().tissues[TISSUES.index("gm") :], points)
     return np.array([np.sqrt(float((ventricles * ml).sum())), np.log(float((gm * temporal * ml).sum()))])
