@@ -55,7 +55,7 @@ rule evaluate_counterfactuals:
         "../envs/torch.yaml"
     threads: 4
     resources:
-        # At 1 mm the image node takes 8 GB, the shrunken voxelwise peer half as much again.
+        # The voxelwise peers have as many numbers a scan as a latent of 64 channels (fit_scm).
         mem_mb=lambda wildcards, attempt: (8000 if config["preprocess"]["voxel_mm"] >= 1.5 else 16000) * attempt,
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
