@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 
 from brainscm.errors import BrainSCMError
-from brainscm.simulation.anatomy import FLOW_LATTICE
+from brainscm.simulation import imaging
+from brainscm.simulation.anatomy import BRAIN_LATTICE, FLOW_LATTICE
 from brainscm.simulation.causal_model import draw_nodes, draw_noise, intervene
 from brainscm.simulation.deformation import Lattice, exponential, jacobian_determinant
 from brainscm.simulation.imaging import LABELS, HeadInScanner
@@ -52,6 +53,14 @@ def test_an_exponential_is_undone_by_its_negative():
     assert float(there.norm(dim=0).max()) > 3
     assert float(returned[inner].norm(dim=-1).max()) < 0.3
     assert bool((jacobian_determinant(there, 3.0) > 0).all())
+
+
+@pytest.mark.parametrize("voxel_mm", [1.0, 3.0])
+def test_no_brain_is_where_none_is_looked_up(voxel_mm):
+    seen, _ = imaging._as_voxels_see(voxel_mm)
+    near = FLOW_LATTICE.sample(imaging._near_brain(), BRAIN_LATTICE.points())[0] > 0
+    assert 0.2 < float(near.float().mean()) < 0.8
+    assert float(seen[:, ~near].abs().max()) < 1e-6
 
 
 def test_the_jacobian_of_a_linear_map_is_its_determinant():
