@@ -14,8 +14,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@bash tests/install_debian_packages.sh
-	@# A file's tests share what is dear to make, so that a file goes to one worker.
-	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest
 
 bench: $(VENV)/.installed-dev
 	@for script in $(filter-out benchmarks/bench_truth.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
