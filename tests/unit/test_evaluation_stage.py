@@ -12,6 +12,7 @@ import pytest
 import made_up_study
 from brainscm.config import ImageOptions
 from brainscm.errors import BrainSCMError
+from brainscm.evaluation import judge
 from brainscm.evaluation.methods import voxel_shrunken
 from brainscm.evaluation.stage import Study, evaluate
 from brainscm.scm.model import Scm
@@ -31,7 +32,9 @@ def study(folder) -> Study:
 
 @pytest.fixture(scope="module")
 def evaluated(study):
-    return evaluate(study, seed=1, threads=2)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(judge, "CEILING_SCANS", 2)
+        return evaluate(study, seed=1, threads=2)
 
 
 def mean(metrics: pd.DataFrame, method: str, metric: str, decode: str = "residual", source: str = "simulated") -> float:
@@ -147,6 +150,14 @@ def test_no_encoding_beats_its_own_ceiling(evaluated):
     for method in ("pca", "latent"):
         ceiling = mean(evaluated.metrics, f"{method}_ceiling", "psnr_brain_db")
         assert ceiling > mean(evaluated.metrics, f"{method}_glm", "psnr_brain_db")
+
+
+def test_the_costly_ceilings_are_asked_of_some_scans_and_the_methods_of_all(evaluated):
+    rows = evaluated.metrics
+    rows = rows[(rows["level"] == "mean") & (rows["stratum"] == "all") & (rows["metric"] == "change_correlation")]
+    scans = rows[rows["source"] == "simulated"].set_index(["method", "decode"])["scans"]
+    assert scans["pca_ceiling", "residual"] == scans["latent_ceiling", "residual"] == 2
+    assert scans["latent_glm", "residual"] == scans["voxel_glm", "residual"] == evaluated.summary["truth"]["scans"] > 2
 
 
 def test_intervals_of_every_level_are_judged_and_widen(evaluated):

@@ -22,12 +22,13 @@ from brainscm.evaluation.methods import Method
 from brainscm.evaluation.realism import Look, image_features
 from brainscm.evaluation.regions import Expectation, RegionalModel
 from brainscm.evaluation.summary import Row, measured
-from brainscm.evaluation.truth import Brain, Case, Truth
+from brainscm.evaluation.truth import FOLLOW_UP, Brain, Case, Truth
 from brainscm.scm.design import Array
 
 logger = logging.getLogger("brainscm")
 
 CALIBRATION_PEOPLE = 24
+CEILING_SCANS = 8  # each answer is registered and encoded, which takes as long as all methods together
 LOG_SECONDS = 30
 
 
@@ -50,6 +51,23 @@ class Question:
     @property
     def step(self) -> Array:
         return self.expected.step[self.at]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What all questions to one scan share.
+
+    Attributes:
+        factuals: method -> the scan as it encodes it, for the fitted methods.
+        decoded: method -> that encoding decoded, (x, y, z) inside the mask; reconstructed: its regions in ml.
+        starts: decoding -> regions (ml) of what its change starts from: of direct decoding not the scan, but D(z).
+    """
+
+    brain: Brain
+    factuals: Mapping[str, Factual]
+    decoded: Mapping[str, Volume]
+    reconstructed: Mapping[str, Mapping[str, float]]
+    starts: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -89,17 +107,19 @@ class Judge:
         """Judge every method on every case; a case that cannot be read is logged and left out."""
         verdict = Verdict([], [])
         with ThreadPoolExecutor(threads) as pool:
-            for rows in pool.map(self._reconstruct, dict.fromkeys(case.scan for case in cases)):
-                verdict.rows.extend(rows)
-            questions = self._prepare(cases, pool)
+            asked: dict[str, list[Question]] = {}
+            for question in self._prepare(cases, pool):
+                asked.setdefault(question.case.scan, []).append(question)
+            ceilings = _spread_over(list(asked), CEILING_SCANS)
             start = last_log = time.monotonic()
-            for done, found in enumerate(pool.map(self._judge, questions), start=1):
+            judged = pool.map(lambda scan: self._judge(asked[scan], scan in ceilings), asked)
+            for done, found in enumerate(judged, start=1):
                 verdict.rows.extend(found.rows)
                 verdict.looks.extend(found.looks)
                 if time.monotonic() - last_log > LOG_SECONDS:
                     last_log = time.monotonic()
-                    left = (last_log - start) / done * (len(cases) - done)
-                    logger.info("judged %d of %d cases, about %.0f min left", done, len(cases), left / 60)
+                    left = (last_log - start) / done * (len(asked) - done)
+                    logger.info("judged %d of %d scans, about %.0f min left", done, len(asked), left / 60)
         return verdict
 
     @property
@@ -110,26 +130,29 @@ class Judge:
 
     def _prepare(self, cases: Sequence[Case], pool: ThreadPoolExecutor) -> list[Question]:
         """Work the queries out, all scans of a query at once, and calibrate the intervals of each."""
-        questions: list[Question] = []
         follow_ups = [case for case in cases if case.source == "follow-up"]
-        # Each follow-up asks for a change of its own: calibrated at the middle one, and scaled by the years.
-        middle = float(np.median([self._interval(case) for case in follow_ups])) if follow_ups else float("nan")
-        calibrated = self._calibrate(_years_on(middle), pool) if follow_ups and self.repeat_sd else {}
-        for case in follow_ups:
-            years = self._interval(case)
-            expected = self.regional.expect(case.query, self.table.loc[[case.scan]])
-            scaled = {name: found.scaled(years / middle) for name, found in calibrated.items()}
-            questions.append(Question(case, expected, 0, self._mean_step(_years_on(years)), scaled))
         asked: dict[str, list[Case]] = {}
         for case in cases:
             if case.source != "follow-up":
                 asked.setdefault(case.query.name, []).append(case)
+        queries = {name: group[0].query for name, group in asked.items()}
+        # Each follow-up asks for a change of its own: calibrated at the middle one, and scaled by the years.
+        middle = float(np.median([self._interval(case) for case in follow_ups])) if follow_ups else float("nan")
+        if follow_ups and self.repeat_sd:
+            queries[FOLLOW_UP] = _years_on(middle)
+        calibrated = self._calibrate(queries, pool)
+
+        questions: list[Question] = []
+        for case in follow_ups:
+            years = self._interval(case)
+            expected = self.regional.expect(case.query, self.table.loc[[case.scan]])
+            scaled = {name: found.scaled(years / middle) for name, found in calibrated.get(FOLLOW_UP, {}).items()}
+            questions.append(Question(case, expected, 0, self._mean_step(_years_on(years)), scaled))
         for name, group in asked.items():
-            logger.info("working out %s and calibrating its intervals", name)
-            query = group[0].query
-            expected = self.regional.expect(query, self.table.loc[[case.scan for case in group]])
-            mean_step, calibrations = self._mean_step(query), self._calibrate(query, pool)
-            questions += [Question(case, expected, at, mean_step, calibrations) for at, case in enumerate(group)]
+            logger.info("working out %s", name)
+            expected = self.regional.expect(queries[name], self.table.loc[[case.scan for case in group]])
+            mean_step = self._mean_step(queries[name])
+            questions += [Question(case, expected, at, mean_step, calibrated[name]) for at, case in enumerate(group)]
         return questions
 
     def _interval(self, case: Case) -> float:
@@ -142,33 +165,44 @@ class Judge:
         changed = scm.intervene(scm.training, query.do, query.effect)
         return (scm.design_matrix(changed) - scm.design_matrix(scm.training)).mean(axis=0)
 
-    def _calibrate(self, query: QueryOptions, pool: ThreadPoolExecutor) -> dict[str, Calibration]:
-        """Measured minus expected change of each region in people who are not tested, by method."""
+    def _calibrate(
+        self, queries: Mapping[str, QueryOptions], pool: ThreadPoolExecutor
+    ) -> dict[str, dict[str, Calibration]]:
+        """By query and method: measured minus expected change of each region in people who are not tested."""
         people = self._calibration_people()
-        expected = self.regional.expect(query, people)
-        moved = np.flatnonzero(np.abs(expected.step).max(axis=1) > 0)
+        expected = {name: self.regional.expect(query, people, draws=0) for name, query in queries.items()}
+        moved = {name: np.abs(each.step).max(axis=1) > 0 for name, each in expected.items()}
 
-        def excess(at: int) -> Array | None:
-            """(methods, regions) of one person."""
+        def excess(at: int) -> dict[str, Array]:
+            """(methods, regions) of one person, by the queries that move them."""
             try:
                 brain = self.read_brain(people["scan"].iloc[at])
             except ScanError as error:
                 logger.warning("%s: not used for calibration: %s", people["scan"].iloc[at], error)
-                return None
+                return {}
             before = self.segment(brain.volume, brain)
-            rows = []
-            for method in self._fitted:
-                volume, _ = method.predict(self._factual(method, brain), expected.step[at])
-                after = self.segment(volume * brain.mask, brain)
-                rows.append([after[region] - before[region] for region in expected.regions] - expected.change_ml[at])
-            return np.array(rows)
+            factuals = {method.name: self._factual(method, brain) for method in self._fitted}
+            found: dict[str, Array] = {}
+            for name in (name for name in queries if moved[name][at]):
+                rows = []
+                for method in self._fitted:
+                    volume, _ = method.predict(factuals[method.name], expected[name].step[at])
+                    after = self.segment(volume * brain.mask, brain)
+                    rows.append([after[region] - before[region] for region in self.regional.regions])
+                found[name] = np.array(rows) - expected[name].change_ml[at]
+            return found
 
-        found = [rows for rows in pool.map(excess, moved) if rows is not None]
-        learnt = {
-            method.name: Calibration.learn(expected.regions, np.array([rows[place] for rows in found]))
-            for place, method in enumerate(self._fitted)
-        }
-        return {name: calibration for name, calibration in learnt.items() if calibration is not None}
+        logger.info("calibrating the intervals of %d questions on %d people", len(queries), len(people))
+        by_person = list(pool.map(excess, range(len(people))))
+        calibrated: dict[str, dict[str, Calibration]] = {}
+        for name in queries:
+            rows = [found[name] for found in by_person if name in found]
+            learnt = {
+                method.name: Calibration.learn(self.regional.regions, np.array([row[place] for row in rows]))
+                for place, method in enumerate(self._fitted)
+            }
+            calibrated[name] = {method: found for method, found in learnt.items() if found is not None}
+        return calibrated
 
     def _calibration_people(self) -> pd.DataFrame:
         """One scan each of the validation people, and of as many training people as are needed beside them."""
@@ -183,21 +217,45 @@ class Judge:
     def _factual(self, method: Method, brain: Brain) -> Factual:
         return method.factual(brain.volume, brain.latent if method is self.latent_glm else None)
 
-    def _reconstruct(self, scan: str) -> list[Row]:
-        """What encoding and decoding alone do to a scan: the floor under direct decoding."""
+    def _judge(self, questions: Sequence[Question], with_ceilings: bool) -> Verdict:
+        """All questions to one scan, which is read, encoded and decoded once for them."""
+        first = questions[0].case
+        verdict = Verdict([], [])
         try:
-            brain = self.read_brain(scan)
-        except ScanError:
-            return []  # its cases say so
-        rows: list[Row] = []
+            brain = self.read_brain(first.scan)
+        except ScanError as error:
+            logger.warning("%s: not evaluated: %s", first.scan, error)
+            return verdict
+        scan = self._hear_scan(brain)
+        verdict.rows.extend(self._reconstruction(first, scan))
+        for question in questions:
+            try:
+                truth = self.read_truth(question.case, brain)
+            except ScanError as error:
+                logger.warning("%s, %s: not evaluated: %s", first.scan, question.case.query.name, error)
+                continue
+            found = self._answer(question, scan, truth, with_ceilings)
+            verdict.rows.extend(found.rows)
+            verdict.looks.extend(found.looks)
+        return verdict
+
+    def _hear_scan(self, brain: Brain) -> Scan:
+        factuals = {method.name: self._factual(method, brain) for method in self._fitted}
+        decoded = {name: factuals[name].decoded[0, 0].numpy() * brain.mask for name in ("pca_glm", "latent_glm")}
         before = self.segment(brain.volume, brain)
-        for method in (self.pca_glm, self.latent_glm):
-            decoded = self._factual(method, brain).decoded[0, 0].numpy() * brain.mask
-            after = self.segment(decoded, brain)
-            errors = {region: after[region] - before[region] for region in before}
-            participant = self.table["participant"][scan]
-            about = {"source": "reconstruction", "method": method.name, "decode": "none"}
-            about |= {"scan": scan, "participant": participant}
+        reconstructed = {name: self.segment(volume, brain) for name, volume in decoded.items()}
+        quantized = self.segment(factuals["latent_glm"].decoded_quantized[0, 0].numpy() * brain.mask, brain)
+        starts = {"none": before, "residual": before, "direct": reconstructed["latent_glm"], "quantized": quantized}
+        return Scan(brain, factuals, decoded, reconstructed, starts)
+
+    def _reconstruction(self, case: Case, scan: Scan) -> list[Row]:
+        """What encoding and decoding alone do to a scan: the floor under direct decoding."""
+        rows: list[Row] = []
+        brain, before = scan.brain, scan.starts["none"]
+        for method, decoded in scan.decoded.items():
+            errors = {region: scan.reconstructed[method][region] - before[region] for region in before}
+            about = {"source": "reconstruction", "method": method, "decode": "none"}
+            about |= {"scan": case.scan, "participant": case.participant}
             found = {
                 "psnr_brain_db": psnr(decoded, brain.volume, mask=brain.mask),
                 "ssim_brain": ssim(decoded, brain.volume, mask=brain.mask),
@@ -206,14 +264,9 @@ class Judge:
             rows += measured(about, found) + _by_region(about, "region_volume_error_ml", errors)
         return rows
 
-    def _judge(self, question: Question) -> Verdict:
-        case = question.case
-        try:
-            brain = self.read_brain(case.scan)
-            truth = self.read_truth(case, brain)
-        except ScanError as error:
-            logger.warning("%s, %s: not evaluated: %s", case.scan, case.query.name, error)
-            return Verdict([], [])
+    def _answer(self, question: Question, scan: Scan, truth: Truth | None, with_ceilings: bool) -> Verdict:
+        """One question to one scan."""
+        case, brain, before = question.case, scan.brain, scan.starts["none"]
         about = {
             "source": case.source,
             "query": case.query.name,
@@ -222,7 +275,6 @@ class Judge:
             "participant": case.participant,
             "years": self._years(question),
         }
-        before = self.segment(brain.volume, brain)
         rows: list[Row] = []
         looks: list[Look] = []
         expected = dict(zip(question.expected.regions, question.expected.change_ml[question.at].tolist(), strict=True))
@@ -231,12 +283,11 @@ class Judge:
         if truth is not None:
             true_ml = {region: truth.regions_ml[region] - before[region] for region in before}
             rows += _by_region({**about, "method": "truth", "decode": "none"}, "region_change_ml", true_ml)
-        for name, decode, volume, change in self._predictions(question, brain, truth):
+        for name, decode, volume, change in self._predictions(question, scan, truth, with_ceilings):
             own = {**about, "method": name, "decode": decode}
             volume, change = volume * brain.mask, change * brain.mask
-            after = self.segment(volume, brain)
-            # Not from the scan but from what the change starts from: for direct decoding the reconstruction.
-            start = before if decode in ("none", "residual") else self.segment(volume - change, brain)
+            after = self.segment(volume, brain) if name != "persistence" else before
+            start = scan.starts[decode]
             rows += _by_region(own, "region_change_ml", {region: after[region] - start[region] for region in after})
             off_target = self._off_target(question, after)
             rows += _by_region(own, "effectiveness_error_ml", off_target)
@@ -244,7 +295,7 @@ class Judge:
                 rows += measured(own, {"effectiveness_mae_ml": float(np.abs([*off_target.values()]).mean())})
             if truth is not None:
                 rows += self._against_truth(question, own, brain, truth, volume, change, after)
-            if case.source != "follow-up" and name in {method.name for method in self._fitted}:
+            if case.source != "follow-up" and name in scan.factuals:
                 covariates = question.expected.changed.iloc[question.at]
                 features = image_features(volume, brain.mask)
                 looks.append(Look(case.query.name, name, decode, covariates, after, features))
@@ -277,25 +328,24 @@ class Judge:
         return rows + measured(about, found)
 
     def _predictions(
-        self, question: Question, brain: Brain, truth: Truth | None
+        self, question: Question, scan: Scan, truth: Truth | None, with_ceilings: bool
     ) -> Iterator[tuple[str, str, Volume, Volume]]:
         """Every method's answer: method, decoding, counterfactual volume and signed change.
 
         A `ceiling` encodes the true answer itself: what its encoding could reach if the causal model made no error.
         """
         step = question.step
-        voxels = self._factual(self.voxel_glm, brain)
-        scores = self._factual(self.pca_glm, brain)
-        latent = self._factual(self.latent_glm, brain)
+        voxels, scores, latent = (scan.factuals[method.name] for method in self._fitted)
         yield "voxel_glm", "residual", *self.voxel_glm.predict(voxels, step)
         yield "pca_glm", "residual", *self.pca_glm.predict(scores, step)
         for decode in ("residual", "direct", "quantized"):
             yield "latent_glm", decode, *self.latent_glm.predict(latent, step, decode)
         if truth is not None:
-            yield "persistence", "none", brain.volume, np.zeros_like(brain.volume)
+            yield "persistence", "none", scan.brain.volume, np.zeros_like(scan.brain.volume)
             if self.voxel_shrunken is not None:
                 yield "voxel_shrunken", "residual", *self.voxel_shrunken.predict(voxels, step)
             yield "mean_change", "residual", *self.voxel_glm.predict(voxels, question.mean_step)
+        if truth is not None and with_ceilings:
             yield "pca_ceiling", "residual", *self.pca_glm.reach(scores, truth.volume)
             yield "latent_ceiling", "residual", *self.latent_glm.reach(latent, truth.volume)
 
@@ -320,7 +370,12 @@ class Judge:
 
 
 def _years_on(years: float) -> QueryOptions:
-    return QueryOptions(name="years-on", do={"age": f"{years:+.4f}"})
+    return QueryOptions(name=FOLLOW_UP, do={"age": f"{years:+.4f}"})
+
+
+def _spread_over(scans: Sequence[str], count: int) -> set[str]:
+    """At most `count` of the scans, evenly spaced."""
+    return {scans[place] for place in np.linspace(0, len(scans) - 1, min(count, len(scans))).astype(int)}
 
 
 def _by_region(about: Mapping[str, object], metric: str, values: Mapping[str, float]) -> list[Row]:

@@ -84,7 +84,7 @@ class RegionalModel:
             coefficients[:, place], covariance[place] = fitted.params[:p], fitted.cov_params()[:p, :p]
         return cls(scm, tuple(regions), node_of, coefficients, covariance)
 
-    def expect(self, query: QueryOptions, table: pd.DataFrame) -> Expectation:
+    def expect(self, query: QueryOptions, table: pd.DataFrame, draws: int = DRAWS) -> Expectation:
         """What a query should do to the regions of each scan in `table` (indexed by scan id)."""
         scm = self.scm
         factual = scm.design_matrix(table)
@@ -92,7 +92,7 @@ class RegionalModel:
         step = scm.design_matrix(changed) - factual
         drawn = []
         rng = np.random.default_rng([scm.seed, 2])
-        for k in range(DRAWS):
+        for k in range(draws):
             # Another seed draws other noise where an observation leaves it open (the thresholds of a diagnosis).
             other = replace(scm.draw(k % scm.draws), seed=scm.seed + 1 + k)
             drawn_table = other.intervene(table, query.do, query.effect)

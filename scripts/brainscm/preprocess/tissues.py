@@ -31,22 +31,26 @@ def segment_tissues(volume: np.ndarray, mask: np.ndarray, template: Template, it
         volume: (x, y, z) template-space intensities, white-matter peak at 1.
         mask: (x, y, z) bool, the voxels to share out.
     """
-    priors = _priors(template)[:, mask]
-    values = volume[mask].astype(np.float32)
+    box = _box(mask)
+    inside = np.flatnonzero(mask[box])
+    priors = _priors(template)[:, *box].reshape(3, -1)[:, inside]
+    values = volume[box].astype(np.float32).reshape(-1)[inside]
     posterior = priors * _likelihood(values, np.array([0.72, 1.0, 0.3]), np.array([0.1, 0.07, 0.15]))
     posterior /= posterior.sum(0) + 1e-12
-    field = np.zeros((3, *mask.shape), dtype=np.float32)
-    weight = ndimage.uniform_filter(mask.astype(np.float32), 3)[mask] + 1e-6
+    weight = _neighbourhood(mask[box].astype(np.float32)).reshape(-1)[inside]
+    shared = np.zeros((2, *mask[box].shape), dtype=np.float32)  # the third is what these leave
     for _ in range(iterations):
         total = posterior.sum(1) + 1e-6
         mean = posterior @ values / total
         spread = np.sqrt((posterior * (values - mean[:, None]) ** 2).sum(1) / total)
-        field[:, mask] = posterior
-        neighbours = np.stack([ndimage.uniform_filter(channel, 3)[mask] for channel in field]) / weight
+        shared.reshape(2, -1)[:, inside] = posterior[:2]
+        neighbours = _neighbourhood(shared).reshape(2, -1)[:, inside] / weight
+        neighbours = np.concatenate([neighbours, 1 - neighbours.sum(0, keepdims=True)])
         posterior = priors * _likelihood(values, mean, np.maximum(spread, 0.03)) * np.exp(MRF_WEIGHT * neighbours)
         posterior /= posterior.sum(0) + 1e-12
-    field[:, mask] = posterior
-    return Tissues(gm=field[0], wm=field[1], csf=field[2])
+    whole = np.zeros((3, *mask.shape), dtype=np.float32)
+    whole[:, mask] = posterior
+    return Tissues(gm=whole[0], wm=whole[1], csf=whole[2])
 
 
 MRF_WEIGHT = 1.5
@@ -79,9 +83,26 @@ def _priors(template: Template) -> np.ndarray:
     """(3, x, y, z) priors, blurred because an affine leaves people's gyri millimetres apart from the template's."""
     maps = [ndimage.gaussian_filter(part, 2.5 / template.voxel_mm) for part in (template.gm, template.wm, template.csf)]
     priors = np.stack(maps) + np.array([0.02, 0.02, 0.08], dtype=np.float32)[:, None, None, None]
-    return priors / priors.sum(0)
+    return (priors / priors.sum(0)).astype(np.float32)
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The box around a mask: most of a grid is air."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    return tuple(found[0]) if found else (slice(0, 0),) * 3
+
+
+def _neighbourhood(maps: np.ndarray) -> np.ndarray:
+    """Sums over 3 × 3 × 3 voxels of maps (..., x, y, z), nothing beyond their border."""
+    for axis in (-3, -2, -1):
+        along = np.moveaxis(maps, axis, 0)
+        total = along.copy(order="K")
+        total[1:] += along[:-1]
+        total[:-1] += along[1:]
+        maps = np.moveaxis(total, 0, axis)
+    return maps
 
 
 def _likelihood(values: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    z = (values - mean[:, None]) / spread[:, None]
-    return (np.exp(-0.5 * z**2) / spread[:, None] + 1e-6).astype(np.float32)
+    mean, spread = mean[:, None].astype(np.float32), spread[:, None].astype(np.float32)
+    return np.exp(-0.5 * np.square((values - mean) / spread)) / spread + np.float32(1e-6)
