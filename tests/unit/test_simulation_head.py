@@ -12,8 +12,9 @@ from brainscm.simulation import imaging
 from brainscm.simulation.anatomy import BRAIN_LATTICE, FLOW_LATTICE
 from brainscm.simulation.causal_model import draw_nodes, draw_noise, intervene
 from brainscm.simulation.deformation import Lattice, exponential, jacobian_determinant
+from brainscm.simulation.exterior import HEAD_LATTICE
 from brainscm.simulation.imaging import LABELS, HeadInScanner
-from brainscm.simulation.person import ageing_displacement, draw_anatomy
+from brainscm.simulation.person import ageing_displacement, distance_to_deep, draw_anatomy
 from brainscm.simulation.scanner import acquire
 
 SEED = 4
@@ -61,6 +62,24 @@ def test_no_brain_is_where_none_is_looked_up(voxel_mm):
     near = FLOW_LATTICE.sample(imaging._near_brain(), BRAIN_LATTICE.points())[0] > 0
     assert 0.2 < float(near.float().mean()) < 0.8
     assert float(seen[:, ~near].abs().max()) < 1e-6
+
+
+def test_no_exterior_is_where_none_is_looked_up():
+    _, exterior = imaging._as_voxels_see(VOXEL_MM)
+    points = torch.rand(100_000, 3, generator=torch.Generator().manual_seed(1)) * 340 - torch.tensor([170, 170, 220])
+    near = HEAD_LATTICE.sample(imaging._near_exterior(VOXEL_MM), points, "nearest")[0] > 0
+    assert 0.05 < float(near.float().mean()) < 0.5
+    assert not HEAD_LATTICE.sample(exterior, points[~near]).any()
+
+
+@pytest.mark.parametrize("ventricles_ml", [20.0, 90.0])
+def test_the_strengths_do_not_depend_on_where_the_volumes_are_looked_up(person, monkeypatch, ventricles_ml):
+    _, nodes, anatomy, _, _ = person
+    nodes = replace(nodes, ventricles=ventricles_ml)
+    near = ageing_displacement(anatomy, nodes)
+    everywhere = torch.zeros_like(distance_to_deep())
+    monkeypatch.setattr("brainscm.simulation.person.distance_to_deep", lambda: everywhere)
+    assert torch.equal(near, ageing_displacement(anatomy, nodes))
 
 
 def test_the_jacobian_of_a_linear_map_is_its_determinant():

@@ -25,7 +25,7 @@ WINDOW = 5  # voxels, of the local correlation
 # Weight of the mean squared strain. Chosen on simulated people for the correlation of predicted and true change.
 STIFFNESS = 1.0
 NOISE = 1e-3  # variance (white matter is 1) below which a window counts as flat
-INVERSE_STEPS = {"coarse": 8, "full": 2}
+INVERSE_STEPS = {"coarse": 8, "full": 3}
 ASYMMETRY = 0.01  # share of the target's variance by which it may differ from its mirror image
 
 
@@ -145,8 +145,8 @@ def resample(volume: Tensor, points: Tensor) -> Tensor:
 def inverse(displacement: Tensor) -> Tensor:
     """For every voxel p the y with y + u(y) = p, both (3, x, y, z), by fixed-point iteration.
 
-    Most of it on every second voxel, where it costs an eighth; on people's displacements the ends lie within a
-    thousandth of a voxel of a solution on average.
+    Most of it on every second voxel, where it costs an eighth; on people's displacements the ends lie within
+    half a thousandth of a voxel of a solution on average.
     """
     coarse = functional.avg_pool3d(displacement, 2) / 2
     origin = _follow_back(coarse, voxels(coarse.shape[1:], coarse.device), INVERSE_STEPS["coarse"])

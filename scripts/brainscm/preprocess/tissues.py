@@ -38,13 +38,14 @@ def segment_tissues(volume: np.ndarray, mask: np.ndarray, template: Template, it
     posterior = priors * _likelihood(values, np.array([0.72, 1.0, 0.3]), np.array([0.1, 0.07, 0.15]))
     posterior /= posterior.sum(0) + 1e-12
     weight = _neighbourhood(mask[box].astype(np.float32)).reshape(-1)[inside]
-    shared = np.zeros((2, *mask[box].shape), dtype=np.float32)  # the third is what these leave
+    two = np.zeros((2, *mask[box].shape), dtype=np.float32)  # the third is what these leave
+    flat = two.reshape(2, -1)
     for _ in range(iterations):
         total = posterior.sum(1) + 1e-6
         mean = posterior @ values / total
         spread = np.sqrt((posterior * (values - mean[:, None]) ** 2).sum(1) / total)
-        shared.reshape(2, -1)[:, inside] = posterior[:2]
-        neighbours = _neighbourhood(shared).reshape(2, -1)[:, inside] / weight
+        flat[0, inside], flat[1, inside] = posterior[:2]
+        neighbours = _neighbourhood(two).reshape(2, -1).take(inside, axis=1) / weight
         neighbours = np.concatenate([neighbours, 1 - neighbours.sum(0, keepdims=True)])
         posterior = priors * _likelihood(values, mean, np.maximum(spread, 0.03)) * np.exp(MRF_WEIGHT * neighbours)
         posterior /= posterior.sum(0) + 1e-12

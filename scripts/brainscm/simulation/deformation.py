@@ -32,12 +32,12 @@ class Lattice:
         return tuple(slice(a, b) for a, b in zip(start, stop, strict=True)), lattice
 
     def points(self) -> torch.Tensor:
-        """Positions of all nodes in mm, shape (x, y, z, 3)."""
+        """Positions of all nodes in mm, shape (x, y, z, 3); each coordinate in one piece, which is faster to add to."""
         axes = [
             torch.arange(n, dtype=torch.float32) * self.spacing_mm + low
             for n, low in zip(self.shape, self.origin_mm, strict=True)
         ]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        return torch.stack(torch.meshgrid(*axes, indexing="ij")).movedim(0, -1)
 
     def contains(self, points: torch.Tensor) -> torch.Tensor:
         """Which `points` (..., 3) lie within the lattice."""
@@ -45,15 +45,23 @@ class Lattice:
         high = low + (torch.tensor(self.shape) - 1) * self.spacing_mm
         return ((points >= low) & (points <= high)).all(dim=-1)
 
-    def sample(self, values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Interpolate `values` (c, x, y, z) linearly at `points` (..., 3) in mm; the border is extended."""
+    def sample(self, values: torch.Tensor, points: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+        """Interpolate `values` (c, x, y, z) linearly at `points` (..., 3) in mm; the border is extended.
+
+        mode: "nearest" takes the nearest node's value instead.
+        """
         half = (torch.tensor(self.shape) - 1) * self.spacing_mm / 2
         centre = torch.tensor(self.origin_mm) + half
-        grid = ((points - centre) / half).reshape(1, -1, 1, 1, 3)
+        grid = (points - centre).div_(half).reshape(1, -1, 1, 1, 3)
         # grid_sample takes the last axis first: turn the volume, which is a view, and not the points, which is a copy.
         turned = values.permute(0, 3, 2, 1)[None]
-        sampled = functional.grid_sample(turned, grid, padding_mode="border", align_corners=True)
+        sampled = functional.grid_sample(turned, grid, mode, padding_mode="border", align_corners=True)
         return sampled.reshape(values.shape[0], *points.shape[:-1])
+
+
+def among(points: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Those of `points` (..., 3) that are in `mask` (...), each coordinate in one piece, as in `Lattice.points`."""
+    return points.movedim(-1, 0)[:, mask].movedim(0, -1)
 
 
 def interleaved(channels: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -61,13 +69,18 @@ def interleaved(channels: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.stack([*channels], dim=-1).movedim(-1, 0)
 
 
+def greatest_speed(velocity: torch.Tensor) -> float:
+    """The length of the longest vector of `velocity` (3, x, y, z)."""
+    return float(velocity.square().sum(dim=0).max().sqrt())
+
+
 def exponential(velocity: torch.Tensor, lattice: Lattice) -> torch.Tensor:
     """Displacement (3, x, y, z) in mm after flowing for unit time along `velocity` (3, x, y, z), in mm.
 
     Scaling and squaring (Arsigny et al., MICCAI 2006): the first step is at most a third of the spacing.
     """
-    longest = float(velocity.square().sum(dim=0).max().sqrt())
-    squarings = max(0, int(np.ceil(np.log2(max(longest, 1e-6) / (lattice.spacing_mm / 3)))))
+    longest = max(greatest_speed(velocity), 1e-6)
+    squarings = max(0, int(np.ceil(np.log2(longest / (lattice.spacing_mm / 3)))))
     displacement = velocity / 2**squarings
     nodes = lattice.points()
     for _ in range(squarings):

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from brainscm.simulation.anatomy import APPEARANCE, BRAIN_LATTICE, FLOW_LATTICE, TISSUES, canonical_head
 from brainscm.simulation.causal_model import Nodes
-from brainscm.simulation.deformation import interleaved
+from brainscm.simulation.deformation import among, interleaved
 from brainscm.simulation.exterior import HEAD_CHANNELS, HEAD_LATTICE
 from brainscm.simulation.person import PERSON_LATTICE, Anatomy, ageing_displacement
 from brainscm.simulation.scanner import SITE_SETTINGS, Acquisition, receive, voxel_positions
@@ -42,9 +42,13 @@ class HeadInScanner:
         points = voxel_positions(acquisition) / anatomy.scale + torch.tensor(HEAD_CENTRE_MM)
         points = points + PERSON_LATTICE.sample(anatomy.displacement, points).movedim(0, -1)
         self._brain, head = _as_voxels_see(acquisition.voxel_mm)
-        self._exterior = dict(zip(HEAD_CHANNELS, HEAD_LATTICE.sample(head, points), strict=True))
-        self._in_brain = BRAIN_LATTICE.contains(points) & (FLOW_LATTICE.sample(_near_brain(), points)[0] > 0)
-        self._brain_points = points[self._in_brain]
+        self._around_brain = HEAD_LATTICE.sample(_near_exterior(acquisition.voxel_mm), points, "nearest")[0] > 0
+        exterior = HEAD_LATTICE.sample(head, among(points, self._around_brain))
+        self._exterior = dict(zip(HEAD_CHANNELS, exterior, strict=True))
+        in_box = BRAIN_LATTICE.contains(points)
+        self._in_brain = torch.zeros_like(in_box)
+        self._in_brain[in_box] = FLOW_LATTICE.sample(_near_brain(), among(points, in_box))[0] > 0
+        self._brain_points = among(points, self._in_brain)
 
     def read(self, nodes: Nodes) -> Head:
         """Scan the head that these nodes make. Raises BrainSCMError if no smooth change of this head has them."""
@@ -60,9 +64,11 @@ class HeadInScanner:
         seen = dict(zip((*TISSUES[:4], *APPEARANCE), BRAIN_LATTICE.sample(self._brain, points), strict=True))
         lesions = (seen["periventricular"] * nodes.white_matter_lesions).clamp(max=1)
         brain = seen["wm"] + grey * seen["gm"] + site.fluid * (seen["csf"] + seen["ventricles"])
-        signal = site.cord * self._exterior["cord"]
+        exterior = site.cord * self._exterior["cord"]
         for tissue in ("bone", "marrow", "fat", "muscle", "fluid"):
-            signal = signal + getattr(site, tissue) * self._exterior[tissue]
+            exterior = exterior + getattr(site, tissue) * self._exterior[tissue]
+        signal = torch.zeros(self._in_brain.shape)
+        signal[self._around_brain] = exterior
         signal[self._in_brain] += brain + seen["shading"] - (1 - grey) * lesions
         return signal
 
@@ -70,10 +76,13 @@ class HeadInScanner:
         """Labels and volumes, by the tissue at each voxel's centre."""
         wm, csf, gm, ventricles, temporal = BRAIN_LATTICE.sample(canonical_head().tissues, points)
         fractions = torch.stack([csf, gm, wm, ventricles])
-        label = fractions.argmax(dim=0) + 1
+        highest, label = csf, torch.ones(csf.shape, dtype=torch.uint8)
+        for number, fraction in enumerate(fractions[1:], start=2):
+            label[fraction > highest] = number
+            highest = torch.maximum(highest, fraction)
         label = torch.where((label == 2) & (temporal > 0.5), 5, label)
         labels = torch.zeros(self._in_brain.shape, dtype=torch.uint8)
-        labels[self._in_brain] = torch.where(fractions.sum(dim=0) > 0.5, label, 0).to(torch.uint8)
+        labels[self._in_brain] = torch.where(fractions.sum(dim=0) > 0.5, label, 0)
         regions = {"gm": gm, "wm": wm, "csf": csf, "ventricles": ventricles, "medial_temporal_gm": gm * temporal}
         voxel_ml = float(abs(np.linalg.det(self._acquisition.affine))) / 1000
         volumes = {name: float(fraction.double().sum()) * voxel_ml for name, fraction in regions.items()}
@@ -85,6 +94,17 @@ class HeadInScanner:
 def _near_brain() -> torch.Tensor:
     """1 where there may be brain or its fluid, also in a large voxel's neighbourhood, else 0: (1, x, y, z)."""
     near = ndimage.binary_dilation(canonical_head().cavity.numpy() > 0, iterations=5)
+    return torch.from_numpy(near.astype(np.float32))[None]
+
+
+@lru_cache(maxsize=1)
+def _near_exterior(voxel_mm: float) -> torch.Tensor:
+    """1 where a node or one beside it has some exterior, else 0: (1, x, y, z) on HEAD_LATTICE.
+
+    Around a node with 0, interpolation would give exactly 0.
+    """
+    _, exterior = _as_voxels_see(voxel_mm)
+    near = ndimage.binary_dilation((exterior > 0).any(dim=0).numpy(), np.ones((3, 3, 3)))
     return torch.from_numpy(near.astype(np.float32))[None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from scipy import ndimage
 from brainscm.errors import BrainSCMError
 from brainscm.simulation.anatomy import BRAIN_LATTICE, FLOW_LATTICE, TISSUES, canonical_head
 from brainscm.simulation.causal_model import Nodes, generator
-from brainscm.simulation.deformation import Lattice, exponential, jacobian_determinant
+from brainscm.simulation.deformation import Lattice, among, exponential, greatest_speed, jacobian_determinant
 
 PERSON_LATTICE = Lattice.spanning((-115.0, -140.0, -200.0), (115.0, 135.0, 120.0), 5.0)
 # Smoothness and standard deviation, in mm, of the two fields that make one head unlike another.
@@ -70,11 +71,11 @@ def ageing_displacement(anatomy: Anatomy, nodes: Nodes) -> torch.Tensor:
     invertible change of this head has them.
     """
     strengths = _solve_strengths(anatomy, nodes)
-    return _checked(exponential(_velocity(nodes.sulcal_widening, strengths), FLOW_LATTICE), FLOW_LATTICE)
+    velocity = _velocity(canonical_head().flows, nodes.sulcal_widening, strengths)
+    return _checked(exponential(velocity, FLOW_LATTICE), FLOW_LATTICE)
 
 
-def _velocity(sulci: float, strengths: NDArray[np.float64]) -> torch.Tensor:
-    flows = canonical_head().flows
+def _velocity(flows: dict[str, torch.Tensor], sulci: float, strengths: NDArray[np.float64]) -> torch.Tensor:
     return sulci * flows["sulci"] + float(strengths[0]) * flows["ventricles"] + float(strengths[1]) * flows["temporal"]
 
 
@@ -88,9 +89,10 @@ def _solve_strengths(anatomy: Anatomy, nodes: Nodes) -> NDArray[np.float64]:
     # Between the nodes a displacement is interpolated, so the middles of the cells must be counted, too.
     points = torch.stack([points, points + DEEP_LATTICE.spacing_mm / 2])
     ml = FLOW_LATTICE.sample(anatomy.volume_factor[None], points)[0].double() * NODE_ML / 2
+    flows = {name: flow[(slice(None), *DEEP_BLOCK)] for name, flow in canonical_head().flows.items()}
 
     def missing_at(strengths: NDArray[np.float64]) -> NDArray[np.float64]:
-        return target - _deep_volumes(points, ml, _velocity(nodes.sulcal_widening, strengths))
+        return target - _deep_volumes(points, ml, _velocity(flows, nodes.sulcal_widening, strengths))
 
     slopes = np.array([[0.40, 0.12], [0.015, -0.20]])
     strengths = np.zeros(2)
@@ -111,9 +113,28 @@ def _solve_strengths(anatomy: Anatomy, nodes: Nodes) -> NDArray[np.float64]:
 def _deep_volumes(points: torch.Tensor, ml: torch.Tensor, velocity: torch.Tensor) -> NDArray[np.float64]:
     """Square root of the ventricular and logarithm of the temporal grey-matter volume, in native ml.
 
-    points: (..., 3) within DEEP_LATTICE; ml: (...) of the head that each stands for. velocity: on FLOW_LATTICE.
+    points: (2, x, y, z, 3), the nodes of DEEP_LATTICE and the middles of the cells that they begin; ml: (2, x, y, z) of
+    the head that each stands for. velocity: on DEEP_LATTICE.
     """
-    flow = exponential(velocity[(slice(None), *DEEP_BLOCK)], DEEP_LATTICE)
+    flow = exponential(velocity, DEEP_LATTICE)
+    # No flow in unit time leads further than its greatest speed: points further away from both volumes hold nothing of
+    # them. Interpolation reaches another 1.8 mm, from corner to corner of a cell of BRAIN_LATTICE.
+    near = distance_to_deep() <= greatest_speed(velocity) + 2
+    points = among(points, near)
     points = points + DEEP_LATTICE.sample(flow, points).movedim(0, -1)
     gm, ventricles, temporal = BRAIN_LATTICE.sample(canonical_head().tissues[TISSUES.index("gm") :], points)
-    return np.array([np.sqrt(float((ventricles * ml).sum())), np.log(float((gm * temporal * ml).sum()))])
+    held = torch.zeros(2, *near.shape, dtype=torch.float64)
+    held[:, near] = torch.stack([ventricles, gm * temporal]) * ml[near]
+    return np.array([np.sqrt(float(held[0].sum())), np.log(float(held[1].sum()))])
+
+
+@lru_cache(maxsize=1)
+def distance_to_deep() -> torch.Tensor:
+    """How many mm the points of `_deep_volumes` lie from the canonical ventricles and temporal region: (2, x, y, z).
+
+    All of them are nodes of BRAIN_LATTICE.
+    """
+    window = tuple(slice(2 * nodes.start, 2 * nodes.stop) for nodes in DEEP_BLOCK)
+    ventricles, temporal = canonical_head().tissues[(slice(TISSUES.index("ventricles"), None), *window)].numpy()
+    distance = torch.from_numpy(ndimage.distance_transform_edt((ventricles == 0) & (temporal == 0))).float()
+    return torch.stack([distance[::2, ::2, ::2], distance[1::2, 1::2, 1::2]])

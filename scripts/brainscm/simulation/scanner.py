@@ -137,15 +137,17 @@ def voxel_positions(acquisition: Acquisition) -> torch.Tensor:
     to_head = acquisition.rotation.T @ acquisition.affine[:3, :3]
     offset = acquisition.rotation.T @ (acquisition.affine[:3, 3] - acquisition.position_mm)
     index = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    return (index @ torch.from_numpy(to_head.T) + torch.from_numpy(offset)).float()
+    positions = (index @ torch.from_numpy(to_head.T)).add_(torch.from_numpy(offset))
+    return positions.movedim(-1, 0).to(torch.float32, memory_format=torch.contiguous_format).movedim(0, -1)
 
 
 def receive(signal: torch.Tensor, acquisition: Acquisition, site: str) -> NDArray[np.int16]:
     """What the scanner stores for a clean `signal` (x, y, z) in which white matter is 1: bias, Rician noise, gain."""
     settings = SITE_SETTINGS[site]
-    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in signal.shape), indexing="ij")
+    across, along, up = (torch.linspace(-1, 1, n) for n in signal.shape)
+    x, y, z = across[:, None, None], along[:, None], up
     basis = (x, y, z, x * y, x * z, y * z, x * x, y * y, z * z)
     field = sum((weight * b for weight, b in zip(acquisition.bias.tolist(), basis, strict=True)), torch.zeros(()))
-    real = signal * torch.exp(field) + settings.noise * acquisition.noise[0]
-    magnitude = torch.hypot(real, settings.noise * acquisition.noise[1]) * acquisition.gain
-    return magnitude.round().clamp(0, 32767).numpy().astype(np.int16)
+    real = field.exp_().mul_(signal).add_(settings.noise * acquisition.noise[0])
+    magnitude = real.hypot_(settings.noise * acquisition.noise[1]).mul_(acquisition.gain)
+    return magnitude.round_().clamp_(0, 32767).numpy().astype(np.int16)
