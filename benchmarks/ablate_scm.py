@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pandas as pd
 import torch
 import zarr
@@ -33,12 +34,21 @@ from record import RESULTS, circumstances, write
 from brainscm.autoencoder.model import load_autoencoder
 from brainscm.scm import shrinkage
 
+
+def share_for_many(s: np.ndarray, r: int, m: float) -> np.ndarray:
+    """What is best to keep where r and m are large, the study's own choice until 2026-11-28 (Gavish & Donoho, 2017)."""
+    beta = r / m
+    inside = np.square(s - beta - 1) - 4 * beta
+    return np.where(s > (1 + np.sqrt(beta)) ** 2, np.sqrt(np.maximum(inside, 0)) / np.maximum(s, 1), 0.0)
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "spectral": {},
+    "spectral, share for many": {"share": share_for_many},
     "spectral, sides apart": {"mirrored": False},
     "spectral, narrow windows": {"window": 1 / 15},
     "spectral, not carried": {"carried": False},
-    "spectral, as before": {"mirrored": False, "window": 1 / 15, "carried": False},
+    "spectral, as before": {"mirrored": False, "window": 1 / 15, "carried": False, "share": share_for_many},
     "least squares": {"shrinkage": "none"},
     "ridge": {"shrinkage": "ridge"},
     "rank 2": {"shrinkage": "none", "rank": 2},
@@ -64,14 +74,19 @@ def main() -> None:
     not_carried = copy.copy(autoencoder)
     not_carried.carry = lambda shift, latents, mean: shift
 
-    def candidate(carried: bool = True, window: float = shrinkage.WINDOW, **options: Any) -> Candidate:
-        with mock.patch.object(shrinkage, "WINDOW", window):
+    def candidate(
+        carried: bool = True, window: float = shrinkage.WINDOW, share: Any = shrinkage.kept_share, **options: Any
+    ) -> Candidate:
+        with mock.patch.multiple(shrinkage, WINDOW=window, kept_share=share):
             return Candidate(autoencoder if carried else not_carried, latents, fit_scm(run, latents, **options))
 
     candidates = {name: candidate(**VARIANTS[name]) for name in arguments.only}
     figures = {
         "run": run.folder.name,
-        "variants": {name: VARIANTS[name] for name in arguments.only},
+        "variants": {
+            name: {key: getattr(value, "__name__", value) for key, value in VARIANTS[name].items()}
+            for name in arguments.only
+        },
         **summarize(judge(run, arguments.people, candidates)),
         **circumstances(platform.system(), f"{os.cpu_count()} cores"),
     }
