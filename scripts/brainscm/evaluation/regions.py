@@ -85,7 +85,7 @@ class RegionalModel:
         return cls(scm, tuple(regions), node_of, coefficients, covariance)
 
     def expect(self, query: QueryOptions, table: pd.DataFrame, draws: int = DRAWS) -> Expectation:
-        """What a query should do to the regions of each scan in `table` (indexed by scan id)."""
+        """What a query should do to the regions of each scan in `table` (indexed by scan id); `draws` may be 0."""
         scm = self.scm
         factual = scm.design_matrix(table)
         changed = scm.intervene(table, query.do, query.effect)
