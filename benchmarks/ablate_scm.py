@@ -35,20 +35,18 @@ from brainscm.autoencoder.model import load_autoencoder
 from brainscm.scm import shrinkage
 
 
-def share_for_many(s: np.ndarray, r: int, m: float) -> np.ndarray:
-    """What is best to keep where r and m are large, the study's own choice until 2026-11-28 (Gavish & Donoho, 2017)."""
-    beta = r / m
-    inside = np.square(s - beta - 1) - 4 * beta
-    return np.where(s > (1 + np.sqrt(beta)) ** 2, np.sqrt(np.maximum(inside, 0)) / np.maximum(s, 1), 0.0)
+def reach_of_noise(s: np.ndarray, r: int, m: float) -> np.ndarray:
+    """1 - t/s, t what the largest of noise alone stays below at 99 %: stricter than the study's own share."""
+    return np.maximum(0, 1 - shrinkage.largest_of_noise(r, m, 0.99) / np.maximum(s, np.finfo(float).tiny))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "spectral": {},
-    "spectral, share for many": {"share": share_for_many},
+    "spectral, reach of noise": {"share": reach_of_noise},
     "spectral, sides apart": {"mirrored": False},
     "spectral, narrow windows": {"window": 1 / 15},
     "spectral, not carried": {"carried": False},
-    "spectral, as before": {"mirrored": False, "window": 1 / 15, "carried": False, "share": share_for_many},
+    "spectral, as before": {"mirrored": False, "window": 1 / 15, "carried": False},
     "least squares": {"shrinkage": "none"},
     "ridge": {"shrinkage": "ridge"},
     "rank 2": {"shrinkage": "none", "rank": 2},

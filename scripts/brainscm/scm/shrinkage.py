@@ -71,8 +71,8 @@ def spectral(
 
     *What they do where.* In a Gaussian window around the cell y of the lattice, V'A_g is r × m_w noise plus the effects
     of this place, m_w the window's number of independent latents. Its singular vectors on the side of the design,
-    `axes`, are the causes that act here, near the ventricles others than in the cortex; each is kept as far as its
-    squared singular value over the noise stands above what noise reaches in such a window (`kept_share`).
+    `axes`, are the causes that act here, near the ventricles others than in the cortex; with s their squared singular
+    values over the noise and β = r / m_w, they keep what makes the mean squared error least (`kept_share`).
 
     Args:
         r: (p, p). qtz: Q'Z, (p, Σ channels, *lattice). freedom: n - p. channels: of each part.
@@ -116,14 +116,14 @@ def spectral(
 def kept_share(s: Array, r: int, m: float) -> Array:
     """What to keep of a singular vector of r × m signal and white noise, s its squared singular value over the noise.
 
-        k = 1 - t/s, not below 0, with t what the largest s of noise alone stays below (`largest_of_noise` at 99 %)
+        k = √((s - β - 1)² - 4β) / s   where s > (1 + √β)², which noise alone does not pass, else 0
 
-    It is what is best for few r and many m, 1 - 1/s (James & Stein, 1961, Proc. Fourth Berkeley Symposium 1), with the
-    reach of noise in place of its mean. The best for many r and m (Gavish & Donoho, 2017, IEEE Trans. Inf. Theory 63)
-    keeps more; in a window of 6 to 60 latents it kept noise half of the time, and overdid effects on simulated people
-    (docs/validation.md).
+    This has the least mean squared error (Gavish & Donoho, 2017, IEEE Trans. Inf. Theory 63, for the Frobenius norm);
+    β = r/m. Without noise in the vector itself (β = 0) it is 1 - 1/s.
     """
-    return np.maximum(0, 1 - largest_of_noise(r, m, 0.99) / np.maximum(s, np.finfo(float).tiny))
+    beta = r / m
+    inside = np.square(s - beta - 1) - 4 * beta
+    return np.where(s > (1 + np.sqrt(beta)) ** 2, np.sqrt(np.maximum(inside, 0)) / np.maximum(s, 1), 0.0)
 
 
 def _windowed(power: Array, lattice: Sequence[int]) -> Array:
