@@ -1,11 +1,12 @@
 """What each way to estimate the image node is worth, judged by the true counterfactuals of the same people.
 
-python benchmarks/ablate_scm.py [--run work/truth] [--people 8] [--only spectral ridge …]
+python benchmarks/ablate_scm.py [--run work/truth] [--people 8] [--train 14] [--only spectral ridge …]
 
 Takes the latents of a `make bench-truth` run that has come as far as them and the true answers, fits the image node in
 each variant on the same training scans, puts every question to some of the test people and decodes the answers as the
 study does. Differences between variants are the estimator's (or, of `not carried` and `as before`, also that every scan
-is moved by the mean person's effect): scans, latents, questions and decoding are the same. Writes
+is moved by the mean person's effect): scans, latents, questions and decoding are the same. With --train, the graph is
+the demo's and that many people are learnt from: what is best for a hundred may fail a cohort of fourteen. Writes
 benchmarks/results/ablation_scm.json (elsewhere with --output).
 """
 
@@ -16,6 +17,7 @@ import copy
 import os
 import platform
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,13 +37,31 @@ from brainscm.autoencoder.model import load_autoencoder
 from brainscm.scm import shrinkage
 
 
+def white_noise(s: np.ndarray, r: int, m: float) -> np.ndarray:
+    """What is best if noise is white and latents are many (Gavish & Donoho, 2017, IEEE Trans. Inf. Theory 63)."""
+    inside = np.square(s - r / m - 1) - 4 * r / m
+    return np.where(s > (1 + np.sqrt(r / m)) ** 2, np.sqrt(np.maximum(inside, 0)) / s, 0.0)
+
+
 def reach_of_noise(s: np.ndarray, r: int, m: float) -> np.ndarray:
-    """1 - t/s, t what the largest of noise alone stays below at 99 %: stricter than the study's own share."""
-    return np.maximum(0, 1 - shrinkage.largest_of_noise(r, m, 0.99) / np.maximum(s, np.finfo(float).tiny))
+    """1 - t/s, t what the largest of noise alone stays below at 99 %."""
+    return np.maximum(0, 1 - shrinkage.largest_of_noise(r, m, 0.99) / s)
+
+
+def by_formula(share: Callable[[np.ndarray, int, float], np.ndarray]) -> Callable[..., dict[int, np.ndarray]]:
+    """In place of `shares_that_repeat`: by strength, number of directions, and the window's independent latents."""
+
+    def shares(
+        noise: shrinkage.Noise, a: np.ndarray, probes: np.ndarray, _: np.ndarray, kept: int, standing: Sequence[int]
+    ) -> dict[int, np.ndarray]:
+        return {g: share(shrinkage.STRENGTHS, kept, noise.independent[g]) for g in standing}
+
+    return shares
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "spectral": {},
+    "spectral, white noise": {"share": white_noise},
     "spectral, reach of noise": {"share": reach_of_noise},
     "spectral, sides apart": {"mirrored": False},
     "spectral, narrow windows": {"window": 1 / 15},
@@ -61,11 +81,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "work" / "truth", help="folder of a bench-truth run")
     parser.add_argument("--people", type=int, default=8)
+    parser.add_argument("--train", type=int, help="people to learn from, with the demo's graph; without: all")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=RESULTS / "ablation_scm.json")
     arguments = parser.parse_args()
 
     run = Run.load(arguments.run)
+    if arguments.train:
+        run = run.small(arguments.train)
     results = run.folder / "results"
     autoencoder = load_autoencoder(results / "autoencoder" / "model.pt")
     latents = zarr.open_group(results / "latents" / "latents.zarr", mode="r")
@@ -73,14 +96,16 @@ def main() -> None:
     not_carried.carry = lambda shift, latents, mean: shift
 
     def candidate(
-        carried: bool = True, window: float = shrinkage.WINDOW, share: Any = shrinkage.kept_share, **options: Any
+        carried: bool = True, window: float = shrinkage.WINDOW, share: Any = None, **options: Any
     ) -> Candidate:
-        with mock.patch.multiple(shrinkage, WINDOW=window, kept_share=share):
+        shares = by_formula(share) if share else shrinkage.shares_that_repeat
+        with mock.patch.multiple(shrinkage, WINDOW=window, shares_that_repeat=shares):
             return Candidate(autoencoder if carried else not_carried, latents, fit_scm(run, latents, **options))
 
     candidates = {name: candidate(**VARIANTS[name]) for name in arguments.only}
     figures = {
         "run": run.folder.name,
+        "trained_people": int(run.table.loc[run.table["split"] == "train", "participant"].nunique()),
         "variants": {
             name: {key: getattr(value, "__name__", value) for key, value in VARIANTS[name].items()}
             for name in arguments.only

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bench_truth import ROOT, STUDY, finite
 
 from brainscm.autoencoder.model import Autoencoder
 from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
+from brainscm.cohort.tables import evenly_spaced
 from brainscm.config import Config
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.evaluation.agreement import change_agreement
@@ -53,6 +54,15 @@ class Run:
         study = load_study(ROOT / "config.yaml", yaml.safe_load(STUDY.read_text()))
         return cls(folder, study, table, Grid.of(preproc / table["preproc_t1w"].iloc[0]))
 
+    def small(self, people: int) -> Run:
+        """The same run with so many people to train on, and the graph of the demo, which is meant for a few."""
+        scm = load_study(ROOT / "config.yaml", {}).scm
+        trained = self.table[self.table["split"] == "train"].sort_values(["diagnosis", "age"])
+        trained = trained["participant"].drop_duplicates()  # in this order, a few of them hold all diagnoses and ages
+        dropped = set(trained) - set(evenly_spaced(trained, people))
+        split = self.table["split"].mask(self.table["participant"].isin(dropped), "dropped")
+        return replace(self, study=self.study.model_copy(update={"scm": scm}), table=self.table.assign(split=split))
+
     def file(self, scan: str, kind: str) -> Path:
         """A file that preprocessing made of a scan; kind: its column in qc.tsv."""
         return self.folder / "results" / "preproc" / str(self.table.at[scan, kind])
@@ -85,8 +95,7 @@ def judge(run: Run, people: int, candidates: Mapping[str, Candidate]) -> pd.Data
     if not answers.exists():
         sys.exit(f"{answers} is missing: this run of bench-truth was stopped before its true answers; go on with it.")
     cases = simulated_cases(run.folder / "work" / "simulation" / "bids", run.table, run.study.counterfactuals)
-    asked = list(dict.fromkeys(case.scan for case in cases))
-    asked = [asked[place] for place in np.linspace(0, len(asked) - 1, min(people, len(asked))).astype(int)]
+    asked = evenly_spaced(pd.Series([case.scan for case in cases]).drop_duplicates(), people).tolist()
     one_of_all = next(iter(candidates.values())).scm  # the design, and with it a question's step, is that of all
 
     def answer(scan: str) -> list[dict[str, Any]]:

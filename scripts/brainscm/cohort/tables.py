@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 
 IDENTIFIERS = ("scan", "participant", "session", "query", "further_runs")
 RUN_SEPARATOR = ";"  # no BIDS file name holds one
 
+Rows = TypeVar("Rows", pd.DataFrame, pd.Series)
+
 
 def read_table(path: Path | str) -> pd.DataFrame:
     """Read a BIDS-style TSV: tab-separated, `n/a` (or an empty cell) is missing, identifiers stay text."""
     text = dict.fromkeys([*IDENTIFIERS, "participant_id", "session_id"], str)
-    return pd.read_csv(path, sep="\t", na_values=["n/a", ""], keep_default_na=False, dtype=text)
+    # Whole columns at once: read piece by piece, a long one with gaps would be text here and numbers there.
+    return pd.read_csv(path, sep="\t", na_values=["n/a", ""], keep_default_na=False, dtype=text, low_memory=False)
 
 
 def write_table(table: pd.DataFrame, path: Path | str) -> None:
@@ -24,6 +29,11 @@ def write_table(table: pd.DataFrame, path: Path | str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     table.to_csv(partial, sep="\t", index=False, na_rep="n/a")
     os.replace(partial, path)
+
+
+def evenly_spaced(rows: Rows, count: int) -> Rows:
+    """At most `count` of the rows, evenly spaced from the first to the last: a sample that nobody chose."""
+    return rows.iloc[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
 
 def run_paths(path: str, further_runs: str | None) -> list[str]:

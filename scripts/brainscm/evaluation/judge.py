@@ -13,6 +13,7 @@ import pandas as pd
 
 from brainscm.autoencoder.fidelity import psnr, ssim
 from brainscm.autoencoder.volumes import Volume
+from brainscm.cohort.tables import evenly_spaced
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.decoding import Factual
 from brainscm.errors import ScanError
@@ -110,7 +111,7 @@ class Judge:
             asked: dict[str, list[Question]] = {}
             for question in self._prepare(cases, pool):
                 asked.setdefault(question.case.scan, []).append(question)
-            ceilings = _spread_over(list(asked), CEILING_SCANS)
+            ceilings = set(evenly_spaced(pd.Series([*asked]), CEILING_SCANS))
             start = last_log = time.monotonic()
             judged = pool.map(lambda scan: self._judge(asked[scan], scan in ceilings), asked)
             for done, found in enumerate(judged, start=1):
@@ -169,6 +170,8 @@ class Judge:
         self, queries: Mapping[str, QueryOptions], pool: ThreadPoolExecutor
     ) -> dict[str, dict[str, Calibration]]:
         """By query and method: measured minus expected change of each region in people who are not tested."""
+        if not queries:
+            return {}
         people = self._calibration_people()
         expected = {name: self.regional.expect(query, people, draws=0) for name, query in queries.items()}
         moved = {name: np.abs(each.step).max(axis=1) > 0 for name, each in expected.items()}
@@ -209,8 +212,7 @@ class Judge:
         first = self.table.drop_duplicates("participant")
         validation, training = (first[first["split"] == split] for split in ("validation", "train"))
         validation = validation.head(CALIBRATION_PEOPLE)
-        wanted = min(CALIBRATION_PEOPLE - len(validation), len(training))
-        return pd.concat([validation, training.iloc[np.linspace(0, len(training) - 1, wanted).astype(int)]])
+        return pd.concat([validation, evenly_spaced(training, CALIBRATION_PEOPLE - len(validation))])
 
     # The counterfactuals
 
@@ -371,11 +373,6 @@ class Judge:
 
 def _years_on(years: float) -> QueryOptions:
     return QueryOptions(name=FOLLOW_UP, do={"age": f"{years:+.4f}"})
-
-
-def _spread_over(scans: Sequence[str], count: int) -> set[str]:
-    """At most `count` of the scans, evenly spaced."""
-    return {scans[place] for place in np.linspace(0, len(scans) - 1, min(count, len(scans))).astype(int)}
 
 
 def _by_region(about: Mapping[str, object], metric: str, values: Mapping[str, float]) -> list[Row]:

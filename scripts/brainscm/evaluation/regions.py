@@ -94,7 +94,7 @@ class RegionalModel:
         rng = np.random.default_rng([scm.seed, 2])
         for k in range(draws):
             # Another seed draws other noise where an observation leaves it open (the thresholds of a diagnosis).
-            other = replace(scm.draw(k % scm.draws), seed=scm.seed + 1 + k)
+            other = replace(scm.draw_nodes(k), seed=scm.seed + 1 + k)
             drawn_table = other.intervene(table, query.do, query.effect)
             coefficients = self.coefficients.copy()
             for place, covariance in enumerate(self.covariance):

@@ -16,6 +16,7 @@ import torch
 
 from brainscm.autoencoder.model import Autoencoder
 from brainscm.autoencoder.volumes import Grid, Mask, Volume, VolumeStore, read_mask, read_volume
+from brainscm.cohort.tables import evenly_spaced
 from brainscm.config import QueryOptions
 from brainscm.errors import BrainSCMError, ScanError
 from brainscm.evaluation.axioms import check_axioms
@@ -246,9 +247,7 @@ def _counterfactual_changes(
     chosen: list[dict[str, Any]] = []
     for query, node in node_of.items():
         if node in study.scm.covariates.ranges:
-            asked = made[made["query"] == query]
-            places = np.linspace(0, len(asked) - 1, min(SLOPE_SCANS, len(asked))).astype(int)
-            chosen += _records(asked.iloc[places])
+            chosen += _records(evenly_spaced(made[made["query"] == query], SLOPE_SCANS))
 
     def change(item: dict[str, Any]) -> dict[str, Any] | None:
         node, scan = node_of[item["query"]], about[item["scan"]]

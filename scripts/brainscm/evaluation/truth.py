@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from brainscm.autoencoder.volumes import Grid, Mask, Volume
-from brainscm.cohort.tables import read_table
+from brainscm.cohort.tables import evenly_spaced, read_table
 from brainscm.config import QueryOptions
 from brainscm.errors import ScanError
 from brainscm.preprocess.volume import Volume as WorldVolume
@@ -91,9 +91,8 @@ def simulated_cases(bids_dir: Path, table: pd.DataFrame, queries: list[QueryOpti
 def unanswered_cases(table: pd.DataFrame, queries: list[QueryOptions], answered: list[Case]) -> list[Case]:
     """Queries to which no answer is known, each put to at most `UNANSWERED_SCANS` test scans, evenly spaced."""
     known = {case.query.name for case in answered}
-    test = table[table["split"] == "test"].drop_duplicates("participant").to_dict("records")
-    places = np.linspace(0, len(test) - 1, min(UNANSWERED_SCANS, len(test))).astype(int)
-    asked = [(query, test[place]) for query in queries if query.name not in known for place in places]
+    test = evenly_spaced(table[table["split"] == "test"].drop_duplicates("participant"), UNANSWERED_SCANS)
+    asked = [(query, scan) for query in queries if query.name not in known for scan in test.to_dict("records")]
     return [Case("unanswered", scan["scan"], scan["participant"], query, "") for query, scan in asked]
 
 

@@ -69,6 +69,13 @@ class Template:
     def brain_volume(self) -> Volume:
         return Volume(self.brain, self.affine)
 
+    @cached_property
+    def blurred_priors(self) -> np.ndarray:
+        """(3, x, y, z) of grey matter, white matter and CSF: an affine leaves people's gyri millimetres apart."""
+        maps = [ndimage.gaussian_filter(part, 2.5 / self.voxel_mm) for part in (self.gm, self.wm, self.csf)]
+        priors = np.stack(maps) + np.array([0.02, 0.02, 0.08], dtype=np.float32)[:, None, None, None]
+        return (priors / priors.sum(0)).astype(np.float32)
+
 
 def load_template(template: str | CustomTemplate, voxel_mm: float, cache_dir: Path | None = None) -> Template:
     """Prepare a template for an output grid of `voxel_mm`.

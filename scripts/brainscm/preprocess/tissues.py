@@ -33,7 +33,7 @@ def segment_tissues(volume: np.ndarray, mask: np.ndarray, template: Template, it
     """
     box = _box(mask)
     inside = np.flatnonzero(mask[box])
-    priors = _priors(template)[:, *box].reshape(3, -1)[:, inside]
+    priors = template.blurred_priors[:, *box].reshape(3, -1)[:, inside]
     values = volume[box].astype(np.float32).reshape(-1)[inside]
     posterior = priors * _likelihood(values, np.array([0.72, 1.0, 0.3]), np.array([0.1, 0.07, 0.15]))
     posterior /= posterior.sum(0) + 1e-12
@@ -78,13 +78,6 @@ def tissue_volumes(tissues: Tissues, template: Template, head_size: float) -> di
 def segment_volumes(volume: np.ndarray, mask: np.ndarray, template: Template, head_size: float) -> dict[str, float]:
     """Measure a template-space volume (a preprocessed scan or a counterfactual): native ml per region of `REGIONS`."""
     return tissue_volumes(segment_tissues(volume, mask, template), template, head_size)
-
-
-def _priors(template: Template) -> np.ndarray:
-    """(3, x, y, z) priors, blurred because an affine leaves people's gyri millimetres apart from the template's."""
-    maps = [ndimage.gaussian_filter(part, 2.5 / template.voxel_mm) for part in (template.gm, template.wm, template.csf)]
-    priors = np.stack(maps) + np.array([0.02, 0.02, 0.08], dtype=np.float32)[:, None, None, None]
-    return (priors / priors.sum(0)).astype(np.float32)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from brainscm.cohort.tables import read_table
+from brainscm.cohort.tables import evenly_spaced, read_table
 from brainscm.config import Config, QueryOptions
 from brainscm.scm.graph import Graph, read_graph
 
@@ -28,11 +28,8 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def spaced(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
-    """At most `count` rows, evenly spaced from the first to the last: a sample that nobody chose."""
-    if table.empty:
-        return []
-    places = np.unique(np.linspace(0, len(table) - 1, min(count, len(table))).astype(int))
-    return records(table.iloc[places])
+    """`evenly_spaced` as records."""
+    return records(evenly_spaced(table, count))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ MIN_BLOCK_ROWS = 16
 TILE_BYTES = 4 * 2**20
 MIN_TILE_LATENTS = 512
 DRAWS = 8
-PROBES = 64  # random mixtures of the residuals, by which their covariance is judged
+PROBES = 64  # about so many random mixtures of the residuals, by which their covariance is judged
 LEAST_SQUARES = "least squares"
 ROUNDING = 1e-12  # a smaller share of a latent's squares, or of its size, is no residual
 
@@ -176,7 +176,9 @@ def fit_image(
     mix = np.moveaxis(mix, 1, 2).reshape(draws * p, n)
     probed = options is not None and options.shrinkage == "spectral" and p > 1
     if probed:
-        mix = np.vstack([mix, rng.standard_normal((PROBES, n), dtype=np.float32)[:, place] / np.sqrt(n - p)])
+        frame = _frame(q[:, 1:], rng.standard_normal((n, p - 1))[place])
+        probes = frame @ rng.standard_normal((max(1, PROBES // (p - 1)), p - 1, n), dtype=np.float32)[..., place]
+        mix = np.vstack([mix, probes.reshape(-1, n) / np.sqrt(n - p)])
     # Of the latents, these mixtures are those of the residuals.
     mix -= (torch.tensor(mix) @ factors.Q @ factors.Q.T).numpy()
 
@@ -215,6 +217,16 @@ def fit_image(
     if probed:
         model = _shrink(model, r, qtz, mixed[draws * p :], parts or first.shape[:1], mirror)
     return _refine(model, options, x, q, r, qtz, float(rss.sum()))
+
+
+def _frame(q: Array, fixed: Array) -> Array:
+    """Orthonormal axes in the coordinates of an orthonormal basis q (n, k) of a space: the same axes in every basis.
+
+    Args:
+        fixed: (n, k) vectors that do not depend on the basis; the axes are their projections, one after the other.
+    """
+    axes, r = np.linalg.qr(q.T @ fixed)
+    return np.asarray(axes * np.sign(np.diagonal(r)))
 
 
 def _shrink(

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.linalg
 import scipy.ndimage
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from brainscm.scm.design import Array
 
@@ -21,6 +22,9 @@ from brainscm.scm.design import Array
 PENALTIES = np.concatenate([[0.0], np.logspace(-8, 4, 241)])
 # Standard deviation of the window in which an effect is compared with noise, as a share of the lattice: about 30 mm.
 WINDOW = 1 / 6
+# Variance of the noise that is added to see what of an effect repeats, as a share of what is there.
+ADDED_NOISE = 0.25
+STRENGTHS = np.geomspace(1 / 8, 4096, 121)  # axes of about one of these are alike
 TRACY_WIDOM = {0.95: 0.979, 0.99: 2.023}  # of order 1
 
 Maps = TypeVar("Maps", bound=NDArray[np.floating])
@@ -61,7 +65,7 @@ def spectral(
     freedom: int,
     channels: Sequence[int],
 ) -> Spectrum:
-    """Empirical Bayes for many regressions at once (Efron & Morris, 1972, Biometrika 59), in two steps.
+    """Empirical Bayes for many regressions at once (Efron & Morris, 1972, Biometrika 59), in three steps.
 
     *Which causes.* In the rows of A = Q₁'Z, without the intercept, the noise of a part g of the latent is white with
     total variance τ_g, so that A_g A_g' / τ_g is the identity where there is no effect. The eigenvectors V of its mean
@@ -69,64 +73,134 @@ def spectral(
     Those whose eigenvalue is within what noise reaches (`largest_of_noise`) are dropped, and so is a part in which
     nothing stands out by itself at 99 %, since there are some five of them, as when left and right do not differ.
 
-    *What they do where.* In a Gaussian window around the cell y of the lattice, V'A_g is r × m_w noise plus the effects
-    of this place, m_w the window's number of independent latents. Its singular vectors on the side of the design,
-    `axes`, are the causes that act here, near the ventricles others than in the cortex; with s their squared singular
-    values over the noise and β = r / m_w, they keep what makes the mean squared error least (`kept_share`).
+    *What they do where.* In a Gaussian window around the cell y of the lattice, V'A_g has singular vectors on the side
+    of the design, `axes`: the causes that act here, near the ventricles others than in the cortex.
+
+    *How much of it to believe.* As much as repeats (`shares_that_repeat`), by the strength s of each axis: its squared
+    singular value over the noise.
 
     Args:
         r: (p, p). qtz: Q'Z, (p, Σ channels, *lattice). freedom: n - p. channels: of each part.
-        probes: (d, Σ channels, *lattice), independent draws with the covariance that a row of A has without effects.
+        probes: (k·(p - 1), Σ channels, *lattice): k independent draws of A without effects.
     """
     lattice = qtz.shape[2:] or (1,)
     cells = int(np.prod(lattice))
-    slices = [slice(end - own, end) for end, own in zip(np.cumsum(channels), channels, strict=True)]
     a, probes = qtz[1:].reshape(len(r) - 1, -1, cells), probes.reshape(len(probes), -1, cells)
-    powers = np.stack([np.square(probes[:, part]).sum(axis=1, dtype=np.float64) for part in slices])
-    powers = np.maximum(powers, np.finfo(float).tiny)  # (parts, d, cells)
-    tau = powers.mean(axis=1).sum(axis=-1)
+    noise = Noise.of(probes, lattice, channels)
     independent = np.array(
         [
             independent_latents(probes[:, part].reshape(len(probes), -1), total, freedom)
-            for part, total in zip(slices, tau, strict=True)
+            for part, total in zip(noise.parts, noise.total, strict=True)
         ]
     )
-    grams = np.stack(
-        [np.einsum("icl,jcl->ij", a[:, part], a[:, part]) / total for part, total in zip(slices, tau, strict=True)]
-    )
-    found, directions = np.linalg.eigh(np.tensordot(independent / independent.sum(), grams, axes=1))
+    grams = noise.grams(a)
+    found, directions = _strongest_first(np.tensordot(independent / independent.sum(), grams, axes=1))
     kept = int((found > largest_of_noise(len(found), independent.sum())).sum())
-    directions = directions[:, ::-1]  # the strongest first
+    alone = [np.linalg.eigvalsh(gram)[-1] for gram in grams]
+    standing = [g for g, m in enumerate(independent) if kept and alone[g] > largest_of_noise(len(found), m, 0.99)]
 
-    axes, shares = np.zeros((len(slices), cells, kept, kept)), np.zeros((len(slices), cells, kept))
-    leading = np.tensordot(directions[:, :kept].T, a, axes=1)
-    for g, part in enumerate(slices if kept else []):
-        if np.linalg.eigvalsh(grams[g])[-1] <= largest_of_noise(len(found), independent[g], 0.99):
-            continue
-        noise = _windowed(powers[g].mean(axis=0)[None], lattice)
-        spread = np.average((_windowed(powers[g], lattice) / noise).var(axis=0), weights=noise[0])
-        products = np.einsum("icl,jcl->ijl", leading[:, part], leading[:, part]).reshape(kept**2, cells)
-        local = (_windowed(products, lattice) / noise).reshape(kept, kept, cells)
-        strength, axes[g] = np.linalg.eigh(np.moveaxis(local, -1, 0))
-        shares[g] = kept_share(strength, kept, 2 / max(spread, np.finfo(np.float32).eps))
+    axes, shares = np.zeros((len(grams), cells, kept, kept)), np.zeros((len(grams), cells, kept))
+    share = shares_that_repeat(noise, a, probes, independent, kept, standing)
+    for g in standing:
+        strength, axes[g] = noise.axes(g, a, directions[:, :kept])
+        shares[g] = np.interp(strength, STRENGTHS, share[g])
     turn = scipy.linalg.block_diag([[1.0]], directions.T) @ r
-    return Spectrum(turn, axes, shares, np.repeat(np.arange(len(slices)), channels))
+    return Spectrum(turn, axes, shares, np.repeat(np.arange(len(grams)), channels))
 
 
-def kept_share(s: Array, r: int, m: float) -> Array:
-    """What to keep of a singular vector of r × m signal and white noise, s its squared singular value over the noise.
+@dataclass(frozen=True)
+class Noise:
+    """What A = Q₁'Z, (q, Σ channels, cells), would be without effects.
 
-        k = √((s - β - 1)² - 4β) / s   where s > (1 + √β)², which noise alone does not pass, else 0
-
-    This has the least mean squared error (Gavish & Donoho, 2017, IEEE Trans. Inf. Theory 63, for the Frobenius norm);
-    β = r/m. Without noise in the vector itself (β = 0) it is 1 - 1/s.
+    Attributes:
+        parts: the channels of each part of the latent. total: (parts,) variance of a row, summed over the part.
+        window: (parts, cells) the same in a Gaussian window around each cell of the lattice.
+        independent: (parts,) how many independent latents a window holds.
     """
-    beta = r / m
-    inside = np.square(s - beta - 1) - 4 * beta
-    return np.where(s > (1 + np.sqrt(beta)) ** 2, np.sqrt(np.maximum(inside, 0)) / np.maximum(s, 1), 0.0)
+
+    lattice: tuple[int, ...]
+    parts: tuple[slice, ...]
+    total: Array
+    window: Array
+    independent: Array
+
+    @classmethod
+    def of(cls, probes: NDArray[np.floating], lattice: tuple[int, ...], channels: Sequence[int]) -> Noise:
+        parts = tuple(slice(end - own, end) for end, own in zip(np.cumsum(channels), channels, strict=True))
+        total, window, independent = [], [], []
+        for part in parts:
+            power = np.square(probes[:, part]).sum(axis=1, dtype=np.float64)
+            power = np.maximum(power, np.finfo(float).tiny)
+            near = windowed(power, lattice)
+            total.append(power.sum() / len(power))
+            window.append(near.mean(axis=0))
+            spread = np.average((near / window[-1]).var(axis=0), weights=window[-1])
+            independent.append(2 / max(spread, np.finfo(np.float32).eps))
+        return cls(lattice, parts, np.array(total), np.array(window), np.array(independent))
+
+    def grams(self, a: NDArray[np.floating]) -> Array:
+        """A_g A_g' / τ_g of each part, (parts, q, q)."""
+        own = [a[:, part].reshape(len(a), -1) for part in self.parts]
+        return np.stack([part @ part.T / total for part, total in zip(own, self.total, strict=True)])
+
+    def axes(self, g: int, a: NDArray[np.floating], directions: Array) -> tuple[Array, Array]:
+        """The causes that act around each cell: strengths (cells, r) over the noise, and axes (cells, r, r)."""
+        leading = np.tensordot(directions.T, a[:, self.parts[g]], axes=1)
+        products = np.einsum("icl,jcl->ijl", leading, leading, dtype=np.float64)
+        local = windowed(products.reshape(-1, a.shape[-1]), self.lattice) / self.window[g]
+        return np.linalg.eigh(np.moveaxis(local.reshape(*products.shape), -1, 0))
 
 
-def _windowed(power: Array, lattice: Sequence[int]) -> Array:
+def shares_that_repeat(
+    noise: Noise,
+    a: Array,
+    probes: NDArray[np.floating],
+    independent: Array,
+    kept: int,
+    standing: Sequence[int],
+) -> dict[int, Array]:
+    """For each standing part, the share of an axis that is signal, at each of `STRENGTHS`.
+
+    With noise W of A's own covariance, A + √α W and A - W/√α are two looks at the same effects with independent noise
+    (Oliveira, Lei & Tibshirani, 2024, "Unbiased risk estimation in the normal means problem via coupled bootstrap").
+    What the first makes of an axis, a₁, predicts what the second sees of it, a₂, best as k·a₁ with k = Σ a₁a₂ / Σ a₁²,
+    over axes of like strength. k rises with the strength (isotonic regression). So it is the data that tell how many
+    effects there are and how strong, of a study with a share α fewer people.
+
+    Up to (1 + √β)², β = r/m with m independent latents in a window, noise alone reaches (Marchenko & Pastur, 1967):
+    nothing is kept there. On average some of it is signal, but a question that asks along such an axis, as direct
+    effects do, would get little else than noise.
+    """
+    seen = {g: np.zeros((2, len(STRENGTHS))) for g in standing}
+    for extra in probes.reshape(-1, *a.shape) if standing else ():
+        first, second = a + np.sqrt(ADDED_NOISE) * extra, a - extra / np.sqrt(ADDED_NOISE)
+        pooled = np.tensordot(independent / independent.sum(), noise.grams(first), axes=1)
+        directions = _strongest_first(pooled)[1][:, :kept]
+        for g in standing:
+            strength, axes = noise.axes(g, first, directions)
+            one, two = (
+                np.einsum("lij,icl->ljc", axes, np.tensordot(directions.T, half[:, noise.parts[g]], axes=1))
+                for half in (first, second)
+            )
+            strength = np.maximum(strength.reshape(-1) / (1 + ADDED_NOISE), STRENGTHS[0])
+            alike = np.rint(np.interp(np.log(strength), np.log(STRENGTHS), np.arange(len(STRENGTHS)))).astype(int)
+            for row, products in zip(seen[g], ((one * two).sum(axis=-1), np.square(one).sum(axis=-1)), strict=True):
+                row += np.bincount(alike, products.reshape(-1), len(STRENGTHS))
+    shares = {}
+    for g, (repeated, power) in seen.items():
+        filled = power > 0
+        best = isotonic_regression(repeated[filled] / power[filled], weights=power[filled]).x.clip(0, 1)
+        edge = (1 + np.sqrt(kept / noise.independent[g])) ** 2
+        shares[g] = np.where(edge < STRENGTHS, np.interp(STRENGTHS, STRENGTHS[filled], best), 0)
+    return shares
+
+
+def _strongest_first(gram: Array) -> tuple[Array, Array]:
+    values, vectors = np.linalg.eigh(gram)
+    return values[::-1], vectors[:, ::-1]
+
+
+def windowed(power: Array, lattice: Sequence[int]) -> Array:
     """Maps (d, cells), each weighed by a Gaussian window; beyond the lattice there is nothing."""
     width = [WINDOW * size for size in lattice]
     maps = scipy.ndimage.gaussian_filter(power.reshape(len(power), *lattice), (0, *width), mode="constant")
