@@ -249,6 +249,7 @@ def test_of_an_effect_as_much_is_believed_as_is_true(where: slice) -> None:
     known = (signal / power).clip(0)[bins][..., None] * along  # the shares that only the truth can tell
     assert error(believed) < 1.06 * error(known)
     assert error(believed) < 0.8
+    assert not share[STRENGTHS <= 1].any()  # an axis no stronger than noise is taken for noise
 
 
 def test_repeated_scans_are_not_taken_for_more_people() -> None:

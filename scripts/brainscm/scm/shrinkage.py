@@ -162,10 +162,10 @@ def shares_that_repeat(
     """For each standing part, the share of an axis that is signal, at each of `STRENGTHS`.
 
     With noise W of A's own covariance, A + √α W and A - W/√α are two looks at the same effects with independent noise
-    (Oliveira, Lei & Tibshirani, 2024, "Unbiased risk estimation in the normal means problem via coupled bootstrap").
+    (the coupled bootstrap of Oliveira, Lei & Tibshirani, 2024, Electronic Journal of Statistics 18).
     What the first makes of an axis, a₁, predicts what the second sees of it, a₂, best as k·a₁ with k = Σ a₁a₂ / Σ a₁²,
     over axes of like strength. k rises with the strength (isotonic regression). So it is the data that tell how many
-    effects there are and how strong, of a study with a share α fewer people.
+    effects there are and how strong, as they would a study with 1/(1 + α) as many people.
 
     Up to (1 + √β)², β = r/m with m independent latents in a window, noise alone reaches (Marchenko & Pastur, 1967):
     nothing is kept there. On average some of it is signal, but a question that asks along such an axis, as direct
