@@ -50,7 +50,7 @@ class Run:
     def load(cls, folder: Path) -> Run:
         preproc = folder / "results" / "preproc"
         table = covariate_table(folder / "results" / "cohort" / "scans.tsv", preproc / "qc.tsv")
-        table = table[table["preproc_t1w"].notna()].set_index("scan", drop=False).rename_axis(None)
+        table = table[table["preproc_status"].isin(["pass", "warn"])].set_index("scan", drop=False).rename_axis(None)
         study = load_study(ROOT / "config.yaml", yaml.safe_load(STUDY.read_text()))
         return cls(folder, study, table, Grid.of(preproc / table["preproc_t1w"].iloc[0]))
 
