@@ -61,8 +61,11 @@ class Aligned(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Volumes (n, 1, x, y, z): the decoded looks, put where the displacement says."""
-        pairs = zip(self.looks(latents)[:, 0], self._apart(latents)[0], strict=True)
-        return torch.stack([resample(volume, inverse(self._displacement(u))) for volume, u in pairs])[:, None]
+        # The way back takes longest, and a latent shares it with what its looks become when quantised.
+        displacements, of = torch.unique(self._apart(latents)[0], dim=0, return_inverse=True)
+        ways = [inverse(self._displacement(u)) for u in displacements]
+        pairs = zip(self.looks(latents)[:, 0], of.tolist(), strict=True)
+        return torch.stack([resample(volume, ways[way]) for volume, way in pairs])[:, None]
 
     def looks(self, latents: Tensor) -> Tensor:
         """How the scans look at the template's voxels, (n, 1, x, y, z)."""

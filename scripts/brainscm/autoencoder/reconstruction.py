@@ -35,8 +35,7 @@ def reconstruction_table(
         scan, split, image, brain_mask = row
         volume, mask = read_volume(image, grid), read_mask(brain_mask)
         latents = model.encode(torch.from_numpy(volume)[None, None].to(device))
-        plain = model.decode(latents)[0, 0].cpu().numpy()
-        quantized = model.decode(model.quantize(latents))[0, 0].cpu().numpy()
+        plain, quantized = model.decode(torch.cat([latents, model.quantize(latents)]))[:, 0].cpu().numpy()
         errors = {}
         if segment and split != "train":
             before, after = segment(volume, mask), segment(plain, mask)
