@@ -173,14 +173,16 @@ def shares_that_repeat(
     """
     seen = {g: np.zeros((2, len(STRENGTHS))) for g in standing}
     for extra in probes.reshape(-1, *a.shape) if standing else ():
-        first, second = a + np.sqrt(ADDED_NOISE) * extra, a - extra / np.sqrt(ADDED_NOISE)
+        first = a + np.sqrt(ADDED_NOISE) * extra
         pooled = np.tensordot(independent / independent.sum(), noise.grams(first), axes=1)
         directions = _strongest_first(pooled)[1][:, :kept]
         for g in standing:
+            part = noise.parts[g]
+            second = a[:, part] - extra[:, part] / np.sqrt(ADDED_NOISE)
             strength, axes = noise.axes(g, first, directions)
             one, two = (
-                np.einsum("lij,icl->ljc", axes, np.tensordot(directions.T, half[:, noise.parts[g]], axes=1))
-                for half in (first, second)
+                np.einsum("lij,icl->ljc", axes, np.tensordot(directions.T, look, axes=1))
+                for look in (first[:, part], second)
             )
             strength = np.maximum(strength.reshape(-1) / (1 + ADDED_NOISE), STRENGTHS[0])
             alike = np.rint(np.interp(np.log(strength), np.log(STRENGTHS), np.arange(len(STRENGTHS)))).astype(int)
