@@ -235,7 +235,7 @@ def test_of_an_effect_as_much_is_believed_as_is_true(where: slice) -> None:
     probes = rng.normal(size=(64, *a.shape[1:]))
     noise = Noise.of(probes, lattice, [8])
     share = shares_that_repeat(noise, a, probes, np.array([8.0 * 16**3]), q, [0])[0]
-    strength, axes = noise.axes(0, a, np.eye(q))
+    strength, axes = noise.axes(0, a)
     along, true = (np.einsum("lij,icl->ljc", axes, each) for each in (a, truth))
     believed = np.interp(strength, STRENGTHS, share)[..., None] * along
 

@@ -94,15 +94,16 @@ def spectral(
         ]
     )
     grams = noise.grams(a)
-    found, directions = _strongest_first(np.tensordot(independent / independent.sum(), grams, axes=1))
+    found, directions = _directions(grams, independent)
     kept = int((found > largest_of_noise(len(found), independent.sum())).sum())
     alone = [np.linalg.eigvalsh(gram)[-1] for gram in grams]
     standing = [g for g, m in enumerate(independent) if kept and alone[g] > largest_of_noise(len(found), m, 0.99)]
 
     axes, shares = np.zeros((len(grams), cells, kept, kept)), np.zeros((len(grams), cells, kept))
     share = shares_that_repeat(noise, a, probes, independent, kept, standing)
+    leading = np.tensordot(directions[:, :kept].T, a, axes=1)
     for g in standing:
-        strength, axes[g] = noise.axes(g, a, directions[:, :kept])
+        strength, axes[g] = noise.axes(g, leading[:, noise.parts[g]])
         shares[g] = np.interp(strength, STRENGTHS, share[g])
     turn = scipy.linalg.block_diag([[1.0]], directions.T) @ r
     return Spectrum(turn, axes, shares, np.repeat(np.arange(len(grams)), channels))
@@ -143,11 +144,14 @@ class Noise:
         own = [a[:, part].reshape(len(a), -1) for part in self.parts]
         return np.stack([part @ part.T / total for part, total in zip(own, self.total, strict=True)])
 
-    def axes(self, g: int, a: NDArray[np.floating], directions: Array) -> tuple[Array, Array]:
-        """The causes that act around each cell: strengths (cells, r) over the noise, and axes (cells, r, r)."""
-        leading = np.tensordot(directions.T, a[:, self.parts[g]], axes=1)
+    def axes(self, g: int, leading: NDArray[np.floating]) -> tuple[Array, Array]:
+        """The causes that act around each cell: strengths (cells, r) over the noise, and axes (cells, r, r).
+
+        Args:
+            leading: (r, channels, cells), A_g along the directions that are kept.
+        """
         products = np.einsum("icl,jcl->ijl", leading, leading, dtype=np.float64)
-        local = windowed(products.reshape(-1, a.shape[-1]), self.lattice) / self.window[g]
+        local = windowed(products.reshape(-1, products.shape[-1]), self.lattice) / self.window[g]
         return np.linalg.eigh(np.moveaxis(local.reshape(*products.shape), -1, 0))
 
 
@@ -174,16 +178,13 @@ def shares_that_repeat(
     seen = {g: np.zeros((2, len(STRENGTHS))) for g in standing}
     for extra in probes.reshape(-1, *a.shape) if standing else ():
         first = a + np.sqrt(ADDED_NOISE) * extra
-        pooled = np.tensordot(independent / independent.sum(), noise.grams(first), axes=1)
-        directions = _strongest_first(pooled)[1][:, :kept]
+        directions = _directions(noise.grams(first), independent)[1][:, :kept]
         for g in standing:
             part = noise.parts[g]
             second = a[:, part] - extra[:, part] / np.sqrt(ADDED_NOISE)
-            strength, axes = noise.axes(g, first, directions)
-            one, two = (
-                np.einsum("lij,icl->ljc", axes, np.tensordot(directions.T, look, axes=1))
-                for look in (first[:, part], second)
-            )
+            leading = [np.tensordot(directions.T, look, axes=1) for look in (first[:, part], second)]
+            strength, axes = noise.axes(g, leading[0])
+            one, two = (np.einsum("lij,icl->ljc", axes, look) for look in leading)
             strength = np.maximum(strength.reshape(-1) / (1 + ADDED_NOISE), STRENGTHS[0])
             alike = np.rint(np.interp(np.log(strength), np.log(STRENGTHS), np.arange(len(STRENGTHS)))).astype(int)
             for row, products in zip(seen[g], ((one * two).sum(axis=-1), np.square(one).sum(axis=-1)), strict=True):
@@ -197,8 +198,9 @@ def shares_that_repeat(
     return shares
 
 
-def _strongest_first(gram: Array) -> tuple[Array, Array]:
-    values, vectors = np.linalg.eigh(gram)
+def _directions(grams: Array, independent: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors, strongest first, of the parts' mean, each weighed by its independent latents."""
+    values, vectors = np.linalg.eigh(np.tensordot(independent / independent.sum(), grams, axes=1))
     return values[::-1], vectors[:, ::-1]
 
 
