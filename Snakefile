@@ -39,12 +39,12 @@ localrules:
 
 
 onsuccess:
-    print(f"\n{closing_words(Path(RESULTS))}", file=sys.stderr)
+    print(f"\n{run_summary(Path(RESULTS))}", file=sys.stderr)
 
 
 onerror:
     print(
         f"\nThe run did not come to its end: the messages above name what failed, {RESULTS}/logs tells more, and the same "
-        f"command goes on from here.\n{closing_words(Path(RESULTS))}",
+        f"command goes on from here.\n{run_summary(Path(RESULTS))}",
         file=sys.stderr,
     )

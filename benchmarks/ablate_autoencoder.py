@@ -30,13 +30,13 @@ from bench_truth import ROOT
 from known_answers import Candidate, Run, fit_scm, judge, summarize
 from record import RESULTS, circumstances, write
 
-from brainscm.autoencoder.fit import FittedAutoencoder, fit_autoencoder
-from brainscm.autoencoder.reconstruction import reconstruction_table
-from brainscm.autoencoder.volumes import usable_scans
 from brainscm.config import AutoencoderOptions
 from brainscm.latents.encode import encode_scans
 from brainscm.parallel import CPU
 from brainscm.provenance import code_fingerprint
+from brainscm.scans import usable_scans
+from brainscm.training.fit import FittedAutoencoder, fit_autoencoder
+from brainscm.training.reconstruction import reconstruction_table
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},

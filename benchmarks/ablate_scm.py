@@ -33,7 +33,7 @@ from bench_truth import ROOT
 from known_answers import Candidate, Run, fit_scm, judge, summarize
 from record import RESULTS, circumstances, write
 
-from brainscm.autoencoder.model import load_autoencoder
+from brainscm.encoding.model import load_autoencoder
 from brainscm.scm import shrinkage
 
 

@@ -32,10 +32,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from record import RESULTS, circumstances, write
 
-from brainscm.autoencoder.model import build_vqvae
-from brainscm.autoencoder.training import Trainer, count_parameters, training_precision
-from brainscm.autoencoder.volumes import VolumeStore
 from brainscm.config import AutoencoderOptions
+from brainscm.encoding.model import build_vqvae
+from brainscm.training.trainer import Trainer, count_parameters, training_precision
+from brainscm.training.volume_store import VolumeStore
 
 SCANS = 4
 

@@ -98,7 +98,7 @@ def heads(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Pa
         return
     from brainscm.simulation import causal_model
     from brainscm.simulation.imaging import HeadInScanner
-    from brainscm.simulation.person import draw_anatomy
+    from brainscm.simulation.participant import draw_anatomy
     from brainscm.simulation.scanner import acquire
 
     for number in range(1, arguments.heads + 1):
@@ -148,8 +148,8 @@ def run_ours(scan: Path, mask: Path, voxel_mm: float) -> dict[str, float]:
 def run_ants(scan: Path, mask: Path, voxel_mm: float) -> dict[str, float]:
     import ants
 
+    from brainscm.preprocess.itk import to_ants
     from brainscm.preprocess.template import EMBEDDED, load_template
-    from brainscm.preprocess.volume import to_ants
 
     # The embedded template has no head of its own: the recipe gets the same whole-head target as BrainSCM.
     head, brain = load_template(EMBEDDED, voxel_mm).heads[2]

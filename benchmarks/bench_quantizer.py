@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from record import RESULTS, circumstances, write
 
-from brainscm.autoencoder.quantizer import Codebook, to_vectors
+from brainscm.encoding.quantizer import Codebook, to_vectors
 
 CODES, CHANNELS, DECAY = 512, 16, 0.99
 

@@ -29,7 +29,7 @@ import statsmodels.api as sm
 import statsmodels.formula.api as smf
 from record import RESULTS, circumstances, write
 
-from brainscm.cohort.tables import read_table
+from brainscm.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "benchmarks" / "truth.yaml"

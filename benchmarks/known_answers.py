@@ -18,20 +18,20 @@ import yaml
 import zarr
 from bench_truth import ROOT, STUDY, finite
 
-from brainscm.autoencoder.model import Autoencoder
-from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
-from brainscm.cohort.tables import evenly_spaced
 from brainscm.config import Config
 from brainscm.counterfactuals.queries import plan_query
+from brainscm.encoding.model import Autoencoder
 from brainscm.evaluation.agreement import change_agreement
 from brainscm.evaluation.methods import Method
 from brainscm.evaluation.truth import read_raw, simulated_cases, true_volume
+from brainscm.images import Grid, read_mask, read_volume
 from brainscm.latents.encode import stored_mirror
 from brainscm.parallel import side_by_side
-from brainscm.preprocess.register import read_matrix
+from brainscm.preprocess.itk import read_matrix
 from brainscm.scm.covariates import covariate_table
 from brainscm.scm.model import Scm
 from brainscm.study import load_study
+from brainscm.tables import evenly_spaced
 
 MEASURES = ("change_correlation", "change_slope", "psnr_brain_db")
 NO_CHANGE = "none"

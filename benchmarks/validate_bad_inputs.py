@@ -23,12 +23,12 @@ from record import RESULTS, circumstances, write
 from scipy import ndimage
 
 from brainscm.config import PreprocessOptions, QualityOptions
-from brainscm.preprocess.qc import judge
 from brainscm.preprocess.scan import preprocess_scan
 from brainscm.preprocess.template import EMBEDDED
+from brainscm.qc.limits import judge
 from brainscm.simulation import causal_model
 from brainscm.simulation.imaging import HeadInScanner
-from brainscm.simulation.person import draw_anatomy
+from brainscm.simulation.participant import draw_anatomy
 from brainscm.simulation.scanner import acquire
 
 SEED, VOXEL_MM = 20260101, 2.0

@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from record import RESULTS, circumstances, write
 
-from brainscm.cohort.tables import read_table
 from brainscm.config import ScmOptions
 from brainscm.scm.diagnostics import diagnose, held_out
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm
 from brainscm.scm.regions import measured_effects
+from brainscm.tables import read_table
 
 REPORTED = ["gm", "wm", "corticalcsf", "frontal", "temporal", "parietal", "cerebellum"]
 GRAPH = ScmOptions.model_validate(

@@ -32,9 +32,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from record import RESULTS, circumstances, write
 
-from brainscm.preprocess.register import read_matrix
+from brainscm.images import Image
+from brainscm.preprocess.itk import read_matrix, to_ants
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
-from brainscm.preprocess.volume import Volume, sample, to_ants
+from brainscm.resampling import sample
 
 
 def main() -> None:
@@ -82,18 +83,18 @@ def compare(arguments: argparse.Namespace, template: Template, scan: str, to_tem
     return {"scan": scan} | judged[0] | judged[1]
 
 
-def read(path: Path) -> Volume:
+def read(path: Path) -> Image:
     image = nib.load(path)
-    return Volume(np.asarray(image.dataobj, dtype=np.float32), image.affine)
+    return Image(np.asarray(image.dataobj, dtype=np.float32), image.affine)
 
 
-def plain_affine(template: Template, raw: Volume) -> np.ndarray:
+def plain_affine(template: Template, raw: Image) -> np.ndarray:
     """Map (4, 4) from template to scan, RAS+ mm, of ANTs' affine registration with its defaults."""
     found = ants.registration(to_ants(template.brain_volume), to_ants(raw), "Affine", random_seed=1)
     return read_matrix(Path(found["fwdtransforms"][0]))
 
 
-def judge(name: str, template: Template, raw: Volume, ventricles: Volume, world: np.ndarray) -> dict[str, float]:
+def judge(name: str, template: Template, raw: Image, ventricles: Image, world: np.ndarray) -> dict[str, float]:
     """Correlation with the template inside its brain, and Dice of the lateral ventricles."""
     grid = (template.affine, template.shape, world)
     image = sample(raw, *grid, order=1)

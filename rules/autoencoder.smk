@@ -31,7 +31,7 @@ rule train_autoencoder:
         preprocessing=PREPROCESSING,
         options=config["autoencoder"],
         seed=config["seed"],
-        code=code_fingerprint("autoencoder"),
+        code=code_fingerprint("encoding", "alignment", "training"),
     message:
         "Training the autoencoder"
     script:

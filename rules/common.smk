@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import pandas as pd
 
-from brainscm.closing import closing_words
-from brainscm.cohort.tables import read_table, run_paths
+from brainscm.run_summary import run_summary
+from brainscm.tables import read_table, run_paths
 from brainscm.errors import BrainSCMError
 from brainscm.provenance import code_fingerprint
 from brainscm.study import check_keys_once, load_study

@@ -69,7 +69,7 @@ rule evaluate_counterfactuals:
         queries=config["counterfactuals"],
         components=config["autoencoder"]["components"],
         seed=config["seed"],
-        code=code_fingerprint("evaluation", "counterfactuals", "scm", "autoencoder", "preprocess", "landmarks"),
+        code=code_fingerprint("evaluation", "counterfactuals", "scm", "encoding", "alignment", "preprocess", "landmarks"),
     message:
         "Evaluating counterfactuals"
     script:

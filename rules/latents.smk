@@ -23,7 +23,7 @@ rule encode_scans:
         preproc_dir=subpath(input.qc, parent=True),
         work_dir=WORK,
         preprocessing=PREPROCESSING,
-        code=code_fingerprint("latents", "autoencoder"),
+        code=code_fingerprint("latents", "encoding", "alignment"),
     message:
         "Encoding all scans"
     script:

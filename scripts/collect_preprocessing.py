@@ -6,7 +6,7 @@ from brainscm.job import job
 
 with job(snakemake):
     from brainscm.config import QualityOptions
-    from brainscm.preprocess.collect import collect_preprocessing
+    from brainscm.qc.collect import collect_preprocessing
 
     collect_preprocessing(
         scans_path=Path(snakemake.input.scans),

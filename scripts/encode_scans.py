@@ -5,12 +5,13 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake):
-    from brainscm.autoencoder.card import check_card
-    from brainscm.autoencoder.fit import displacements_folder
-    from brainscm.autoencoder.model import load_autoencoder
-    from brainscm.autoencoder.training import choose_device
-    from brainscm.autoencoder.volumes import Grid, usable_scans
+    from brainscm.encoding.model import load_autoencoder
+    from brainscm.images import Grid
     from brainscm.latents.encode import encode_scans
+    from brainscm.parallel import choose_device
+    from brainscm.scans import usable_scans
+    from brainscm.training.card import check_card
+    from brainscm.training.fit import displacements_folder
 
     input, params = snakemake.input, snakemake.params
     scans = usable_scans(Path(input.scans), Path(input.qc), Path(params.preproc_dir))

@@ -10,15 +10,16 @@ with job(snakemake):
     import zarr
     from pydantic import TypeAdapter
 
-    from brainscm.autoencoder.model import load_autoencoder
-    from brainscm.cohort.tables import read_table, write_table
     from brainscm.config import CustomTemplate, QueryOptions, ScmOptions
+    from brainscm.encoding.model import load_autoencoder
     from brainscm.evaluation.stage import Study, evaluate
-    from brainscm.preprocess.register import read_matrix
+    from brainscm.preprocess.itk import read_matrix
     from brainscm.preprocess.template import load_template
-    from brainscm.preprocess.tissues import REGIONS, segment_volumes
+    from brainscm.preprocess.tissues import SegmentRegions
+    from brainscm.regions import COMPARED
     from brainscm.scm.covariates import covariate_table
     from brainscm.scm.model import load_scm
+    from brainscm.tables import read_table, write_table
 
     source, params = snakemake.input, snakemake.params
     store = zarr.open_group(source.latents, mode="r")
@@ -38,8 +39,8 @@ with job(snakemake):
         preproc_dir=preproc_dir,
         counterfactuals_dir=Path(params.counterfactuals_dir),
         components=params.components,
-        segment=lambda volume, mask, head_size: segment_volumes(volume, mask, template, head_size),
-        regions=[region for region in REGIONS if region != "brain"],  # brain is the sum of two others
+        segment=SegmentRegions(template),
+        regions=COMPARED,
         to_scan=lambda row: read_matrix(preproc_dir / row["to_template"]),
     )
     found = evaluate(study, params.seed, snakemake.threads)

@@ -10,20 +10,21 @@ with job(snakemake) as logger:
     import zarr
     from pydantic import TypeAdapter
 
-    from brainscm.autoencoder.model import load_autoencoder
-    from brainscm.autoencoder.training import choose_device
-    from brainscm.autoencoder.volumes import Grid
-    from brainscm.cohort.tables import write_table
     from brainscm.config import CustomTemplate, ScmOptions
+    from brainscm.encoding.model import load_autoencoder
+    from brainscm.images import Grid
     from brainscm.latents.encode import stored_mirror
+    from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
-    from brainscm.preprocess.tissues import REGIONS, segment_volumes
+    from brainscm.preprocess.tissues import SegmentRegions
+    from brainscm.regions import REGIONS
     from brainscm.scm.covariates import covariate_table
     from brainscm.scm.diagnostics import diagnose, held_out
     from brainscm.scm.effects import write_effect_maps
     from brainscm.scm.inference import contrast_tests
     from brainscm.scm.model import Scm
     from brainscm.scm.regions import measured_effects
+    from brainscm.tables import write_table
 
     source, output, params = snakemake.input, snakemake.output, snakemake.params
     store = zarr.open_group(source.latents, mode="r")
@@ -46,12 +47,15 @@ with job(snakemake) as logger:
     grid = Grid.of(Path(params.preproc_dir, table["preproc_t1w"].iloc[0]))
     chosen = TypeAdapter(str | CustomTemplate).validate_python(params.template)
     template = load_template(chosen, params.preprocess["voxel_mm"])
+    measure = SegmentRegions(template)
     decoded = write_effect_maps(
         scm,
         autoencoder,
         grid,
         Path(output.effects),
         # In template space, as the mean brain is: no head size to divide by.
-        measure=lambda volume: segment_volumes(volume, template.brain_mask, template, 1.0),
+        measure=lambda volume: measure(volume, template.brain_mask),
     )
-    write_table(pd.concat([measured_effects(scm, table, REGIONS), decoded]), output.regional_effects)
+    write_table(
+        pd.concat([measured_effects(scm, table, [region.name for region in REGIONS]), decoded]), output.regional_effects
+    )

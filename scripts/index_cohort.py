@@ -6,11 +6,11 @@ from brainscm.job import job
 
 with job(snakemake):
     from brainscm.cohort.index import index_cohort
-    from brainscm.cohort.regions import MEASURED, region_names
-    from brainscm.cohort.tables import write_table
     from brainscm.config import AtlasOptions, CohortOptions, QueryOptions, ScmOptions
+    from brainscm.regions import MEASURED, atlas_regions
     from brainscm.scm.covariates import check_values
     from brainscm.scm.precheck import check_designs
+    from brainscm.tables import write_table
 
     params, output = snakemake.params, snakemake.output
     # The graph is not a parameter of the rule: a study that adds a node or a query keeps its index, and so its model.
@@ -18,7 +18,7 @@ with job(snakemake):
     queries = [QueryOptions.model_validate(query) for query in snakemake.config["counterfactuals"]]
     columns = [options.column or node for node, options in scm.nodes.items()]
     atlas = snakemake.config["preprocess"]["atlas"]
-    regions = region_names(AtlasOptions.model_validate(atlas)).values() if atlas else ()
+    regions = atlas_regions(AtlasOptions.model_validate(atlas)).values() if atlas else ()
     scans, excluded = index_cohort(
         Path(params.bids_dir),
         CohortOptions.model_validate(params.options),

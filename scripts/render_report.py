@@ -7,8 +7,8 @@ from brainscm.job import job
 with job(snakemake):
     import zarr
 
-    from brainscm.autoencoder.model import load_autoencoder
     from brainscm.config import Config
+    from brainscm.encoding.model import load_autoencoder
     from brainscm.preprocess.template import load_template
     from brainscm.report.gallery import Gallery
     from brainscm.report.render import render_report

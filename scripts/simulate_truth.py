@@ -5,9 +5,9 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake):
-    from brainscm.cohort.tables import read_table
     from brainscm.config import QueryOptions
     from brainscm.simulation.truth import simulate_truth
+    from brainscm.tables import read_table
 
     source, params = snakemake.input, snakemake.params
     scans = read_table(source.scans)

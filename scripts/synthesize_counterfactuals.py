@@ -8,13 +8,13 @@ with job(snakemake):
     import torch
     import zarr
 
-    from brainscm.autoencoder.model import load_autoencoder
-    from brainscm.autoencoder.training import choose_device
-    from brainscm.cohort.tables import write_table
     from brainscm.config import QueryOptions, ScmOptions
     from brainscm.counterfactuals.synthesis import synthesize
+    from brainscm.encoding.model import load_autoencoder
+    from brainscm.parallel import choose_device
     from brainscm.scm.covariates import covariate_table
     from brainscm.scm.model import load_scm
+    from brainscm.tables import write_table
 
     source, params = snakemake.input, snakemake.params
     torch.set_num_threads(snakemake.threads)

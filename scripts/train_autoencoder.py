@@ -9,17 +9,17 @@ from brainscm.job import job
 with job(snakemake) as log:
     from pydantic import TypeAdapter
 
-    from brainscm.autoencoder.card import make_card
-    from brainscm.autoencoder.fit import fit_autoencoder
-    from brainscm.autoencoder.launch import launch
-    from brainscm.autoencoder.model import save_autoencoder
-    from brainscm.autoencoder.reconstruction import reconstruction_table
-    from brainscm.autoencoder.training import choose_device
-    from brainscm.autoencoder.volumes import usable_scans
-    from brainscm.cohort.tables import write_table
     from brainscm.config import AutoencoderOptions, CustomTemplate
+    from brainscm.encoding.model import save_autoencoder
+    from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
-    from brainscm.preprocess.tissues import segment_volumes
+    from brainscm.preprocess.tissues import SegmentRegions
+    from brainscm.scans import usable_scans
+    from brainscm.tables import write_table
+    from brainscm.training.card import make_card
+    from brainscm.training.fit import fit_autoencoder
+    from brainscm.training.launch import launch
+    from brainscm.training.reconstruction import reconstruction_table
 
     input, params, output, resources = snakemake.input, snakemake.params, snakemake.output, snakemake.resources
     options = AutoencoderOptions.model_validate(params.options)
@@ -37,7 +37,7 @@ with job(snakemake) as log:
         scans,
         fitted.grid,
         device,
-        segment=lambda volume, mask: segment_volumes(volume, mask, template, head_size=1.0),
+        segment=SegmentRegions(template),
     )
     save_autoencoder(fitted.model, options, Path(output.model))
     card = make_card(fitted, Path(output.model), params.preprocessing, options, params.seed, reconstruction)

@@ -18,24 +18,25 @@ import torch
 import zarr
 from PIL import Image
 
-from brainscm.autoencoder.fidelity import psnr, ssim
-from brainscm.autoencoder.model import load_autoencoder, save_autoencoder
-from brainscm.autoencoder.pca import PCA
-from brainscm.autoencoder.volumes import Grid, usable_scans
-from brainscm.cohort.tables import read_table, write_table
 from brainscm.config import AutoencoderOptions, Config
 from brainscm.counterfactuals.synthesis import synthesize
+from brainscm.encoding.model import load_autoencoder, save_autoencoder
+from brainscm.encoding.pca import PCA
 from brainscm.evaluation.stage import Study as EvaluationInputs
 from brainscm.evaluation.stage import evaluate
+from brainscm.images import Grid
 from brainscm.latents.encode import encode_scans
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
+from brainscm.scans import usable_scans
 from brainscm.scm.covariates import covariate_table
 from brainscm.scm.diagnostics import diagnose, held_out
 from brainscm.scm.effects import write_effect_maps
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.regions import measured_effects
+from brainscm.tables import read_table, write_table
+from brainscm.training.fidelity import psnr, ssim
 
 SHAPE = (24, 32, 24)
 VOXEL_MM = 6.0

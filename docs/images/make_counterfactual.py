@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 
-from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
-from brainscm.cohort.tables import read_table
 from brainscm.evaluation.truth import read_raw, true_volume
-from brainscm.preprocess.register import read_matrix
+from brainscm.images import Grid, read_mask, read_volume
+from brainscm.preprocess.itk import read_matrix
+from brainscm.tables import read_table
 
 QUERIES = {"older20": "20 years older", "ill": "with Alzheimer's disease"}
 PREFERRED_AGE = 55

@@ -1,4 +1,4 @@
-"""Work on whole scans side by side: their volumes are too small for several threads to share one."""
+"""Where work is done: on which device, and whole scans side by side, whose volumes are too small to be shared out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 from joblib import Parallel, delayed  # type: ignore[import-untyped]
+
+from brainscm.errors import BrainSCMError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,3 +36,20 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], device: 
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     with one_thread():
         yield from Parallel(workers, backend="threading", return_as="generator")(delayed(work)(item) for item in items)
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        BrainSCMError: a GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BrainSCMError("autoencoder.device: cuda was asked for and torch sees no GPU; set it to auto or cpu.")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def device_of(module: object) -> torch.device:
+    """Where the tensors of a module are; the CPU for what has none."""
+    tensors = module.state_dict().values() if isinstance(module, torch.nn.Module) else ()
+    return next((tensor.device for tensor in tensors), CPU)

@@ -10,10 +10,10 @@ import pytest
 
 from brainscm.cohort.dicom import convert_dicom
 from brainscm.cohort.index import index_cohort
-from brainscm.cohort.tables import read_table
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError
 from brainscm.preprocess.scan import conversion_warnings
+from brainscm.tables import read_table
 
 SLICES = 20
 

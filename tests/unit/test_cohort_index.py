@@ -7,9 +7,9 @@ import pytest
 
 from brainscm.cohort.bids import find_t1w
 from brainscm.cohort.index import index_cohort
-from brainscm.cohort.tables import run_paths
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
+from brainscm.tables import run_paths
 
 
 def make_bids(root: Path, participants: str, files: list[str]) -> Path:

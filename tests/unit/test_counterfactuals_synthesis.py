@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from brainscm.cohort.tables import read_table, write_table
 from brainscm.config import QueryOptions, ScmOptions
 from brainscm.counterfactuals.queries import plan_query, select_scans
 from brainscm.counterfactuals.synthesis import counterfactual_draws, counterfactual_volume, synthesize
 from brainscm.errors import ConfigError
 from brainscm.scm.covariates import covariate_table
 from brainscm.scm.model import Scm
+from brainscm.tables import read_table, write_table
 
 GRID = (4, 4, 4)
 N = 60
@@ -249,19 +249,19 @@ def test_memory_holds_a_scan_a_thread(study: Study, monkeypatch: pytest.MonkeyPa
     written: list[str] = []
     held: list[float] = []
     real_read: Callable[..., Any] = synthesis.read_volume
-    real_write: Callable[..., Any] = synthesis.save_volume
+    real_write: Callable[..., Any] = synthesis.write_volume
 
     def reading(path: Path, grid: Any) -> Any:
         read.append(str(path))
         held.append(len(read) - len(written) / 6)
         return real_read(path, grid)
 
-    def writing(volume: Any, grid: Any, path: Path) -> None:
-        real_write(volume, grid, path)
+    def writing(path: Path, volume: Any, grid: Any) -> None:
+        real_write(path, volume, grid)
         written.append(str(path))
 
     monkeypatch.setattr(synthesis, "read_volume", reading)
-    monkeypatch.setattr(synthesis, "save_volume", writing)
+    monkeypatch.setattr(synthesis, "write_volume", writing)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

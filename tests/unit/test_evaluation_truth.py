@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 from scipy.ndimage import affine_transform, gaussian_filter
 
-from brainscm.autoencoder.volumes import Grid
-from brainscm.cohort.tables import write_table
 from brainscm.config import QueryOptions
 from brainscm.errors import ScanError
 from brainscm.evaluation.truth import follow_up_cases, simulated_cases, true_volume
+from brainscm.images import Grid
+from brainscm.tables import write_table
 
 SHAPE = (24, 28, 24)
 GRID = Grid(SHAPE, np.diag([3.0, 3, 3, 1]))

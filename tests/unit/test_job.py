@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from brainscm.closing import closing_words
-from brainscm.cohort.tables import write_table
 from brainscm.errors import BrainSCMError
 from brainscm.job import job
+from brainscm.run_summary import run_summary
+from brainscm.tables import write_table
 
 
 @pytest.fixture
@@ -53,16 +53,16 @@ def test_an_error_is_one_line_on_the_terminal(
 
 
 def test_a_run_ends_with_what_failed_and_where_the_report_is(tmp_path: Path) -> None:
-    assert closing_words(tmp_path) == ""
+    assert run_summary(tmp_path) == ""
     qc, report = tmp_path / "preproc" / "qc.tsv", tmp_path / "report" / "index.html"
     rows = [{"scan": f"sub-{i:02d}", "status": "fail" if i < 30 else "pass", "reasons": "cut short"} for i in range(40)]
     write_table(pd.DataFrame(rows), qc)
-    words = closing_words(tmp_path)
+    words = run_summary(tmp_path)
     assert words.startswith("40 scans: 10 pass, 0 warn, 30 fail.\n  sub-00: cut short\n")
     assert f"and 10 more, in {qc}" in words
     assert words.endswith(f"The table of all scans: {qc}")
     report.parent.mkdir()
     report.write_text("")
-    assert closing_words(tmp_path).endswith(f"The report: {report}")
+    assert run_summary(tmp_path).endswith(f"The report: {report}")
     os.utime(report, (0, 0))
-    assert "The report" not in closing_words(tmp_path)
+    assert "The report" not in run_summary(tmp_path)

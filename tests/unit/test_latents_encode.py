@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from test_autoencoder_model import OPTIONS, trained_vqvae
-from test_autoencoder_volumes import GRID, write_scans
+from test_encoding_model import OPTIONS, trained_vqvae
+from test_training_volume_store import GRID, write_scans
 
-from brainscm.autoencoder.mirror import Mirror
-from brainscm.autoencoder.volumes import read_volume
+from brainscm.encoding.layout import Mirror
 from brainscm.errors import ScanError
+from brainscm.images import read_volume
 from brainscm.latents.encode import encode_scans, stored_mirror
 
 CPU = torch.device("cpu")

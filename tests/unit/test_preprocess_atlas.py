@@ -8,9 +8,9 @@ import pytest
 
 from brainscm.config import AtlasOptions
 from brainscm.errors import ConfigError
+from brainscm.images import Image
 from brainscm.preprocess.atlas import Atlas
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
-from brainscm.preprocess.volume import Volume
 
 LABELS = "index\tname\n0\tUnknown\n7\tLeft Half\n11\tright.half\n"
 
@@ -44,7 +44,7 @@ def test_absent_region_has_volume_zero(tmp_path: Path, template: Template) -> No
     atlas = Atlas.load(atlas_files(tmp_path, template), template)
     data = np.zeros((4, 4, 4), np.float32)
     data[0] = 7
-    assert atlas.volumes_ml(Volume(data, np.diag([5.0, 5.0, 5.0, 1.0]))) == pytest.approx(
+    assert atlas.volumes_ml(Image(data, np.diag([5.0, 5.0, 5.0, 1.0]))) == pytest.approx(
         {"left_half": 2.0, "right_half": 0.0}
     )
 

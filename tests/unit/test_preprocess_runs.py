@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from brainscm.errors import ScanError
 from brainscm.preprocess.runs import Session, read_session
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
-from brainscm.preprocess.volume import sample
+from brainscm.resampling import sample
 
 NOISE = 12.0
 

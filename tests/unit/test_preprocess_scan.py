@@ -13,12 +13,15 @@ from scipy import ndimage
 
 from brainscm.config import AtlasOptions, PreprocessOptions, QualityOptions
 from brainscm.errors import BrainSCMError, ConfigError
-from brainscm.preprocess.qc import judge
-from brainscm.preprocess.register import read_matrix, register_brain, write_matrix
-from brainscm.preprocess.scan import bids_uri, preprocess_scan
+from brainscm.files import bids_uri
+from brainscm.images import Image
+from brainscm.preprocess.itk import read_matrix, write_matrix
+from brainscm.preprocess.register import register_brain
+from brainscm.preprocess.scan import preprocess_scan
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
-from brainscm.preprocess.tissues import segment_volumes
-from brainscm.preprocess.volume import Volume, sample
+from brainscm.preprocess.tissues import SegmentRegions
+from brainscm.qc.limits import judge
+from brainscm.resampling import sample
 
 SCAN = "sub-01_ses-02"
 SHRINK = 0.93
@@ -40,7 +43,7 @@ def pose() -> np.ndarray:
     return np.linalg.inv(to_scan)
 
 
-def made_up_head(template: Template) -> tuple[Volume, Volume]:
+def made_up_head(template: Template) -> tuple[Image, Image]:
     """The template's pseudo-head, posed, biased, noisy, anisotropic, stored in an odd orientation; and its mask."""
     affine = np.diag([2.0, 2.0, 2.5, 1.0])
     affine[:3, 3] = (-100, -140, -90)
@@ -54,7 +57,7 @@ def made_up_head(template: Template) -> tuple[Volume, Volume]:
         image = nib.Nifti1Image(data.astype(np.float32), affine)
         turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt("PIR"))
         image = image.as_reoriented(turn)
-        volumes.append(Volume(image.get_fdata(), image.affine))
+        volumes.append(Image(image.get_fdata(), image.affine))
     return volumes[0], volumes[1]
 
 
@@ -160,7 +163,7 @@ def test_transforms_are_each_others_inverse(done: dict[str, Any]) -> None:
 
 def test_volumes_are_those_of_the_small_head(done: dict[str, Any], template: Template) -> None:
     assert done["status"]["metrics"]["head_size"] == pytest.approx(SHRINK**-3, rel=0.03)
-    whole = segment_volumes(template.brain, template.brain_mask, template, 1.0)
+    whole = SegmentRegions(template)(template.brain, template.brain_mask)
     for region in ("gm", "wm", "brain", "ventricles"):
         assert done["status"]["volumes_ml"][region] == pytest.approx(whole[region] * SHRINK**3, rel=0.15), region
 
@@ -303,7 +306,7 @@ def test_matrix_survives_the_file(tmp_path: Path) -> None:
 def test_ants_reads_our_transform_as_we_do(tmp_path: Path, template: Template) -> None:
     import ants
 
-    from brainscm.preprocess.volume import to_ants
+    from brainscm.preprocess.itk import to_ants
 
     head, _ = template.heads[8]
     smooth = head.with_data(ndimage.gaussian_filter(head.data, 1.0))

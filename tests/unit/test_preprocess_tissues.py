@@ -5,7 +5,10 @@ import pytest
 from scipy import ndimage
 
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
-from brainscm.preprocess.tissues import REGIONS, segment_tissues, segment_volumes
+from brainscm.preprocess.tissues import SegmentRegions, segment_tissues
+from brainscm.regions import REGIONS
+
+NAMES = [region.name for region in REGIONS]
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +36,10 @@ def test_known_tissues_are_found(template: Template, brain: np.ndarray) -> None:
 
 
 def test_volumes_are_in_the_scans_own_millilitres(template: Template, brain: np.ndarray) -> None:
-    in_template = segment_volumes(brain, template.brain_mask, template, head_size=1.0)
-    small_head = segment_volumes(brain, template.brain_mask, template, head_size=1.5)
-    assert set(in_template) == set(REGIONS)
-    for region in REGIONS:
+    in_template = SegmentRegions(template)(brain, template.brain_mask)
+    small_head = SegmentRegions(template)(brain, template.brain_mask, head_size=1.5)
+    assert set(in_template) == set(NAMES)
+    for region in NAMES:
         assert small_head[region] == pytest.approx(in_template[region] / 1.5)
     whole = sum(in_template[tissue] for tissue in ("gm", "wm", "csf"))
     assert whole == pytest.approx(template.brain_mask.sum() * template.voxel_ml, rel=1e-3)
@@ -48,14 +51,14 @@ def test_larger_ventricles_are_measured_larger(template: Template, brain: np.nda
     for steps in (1, 2, 3):
         grown = ndimage.binary_dilation(core, iterations=steps) & template.ventricles
         sizes_ml.append(grown.sum() * template.voxel_ml)
-        measured.append(segment_volumes(np.where(grown, 0.25, brain), template.brain_mask, template, 1.0))
+        measured.append(SegmentRegions(template)(np.where(grown, 0.25, brain), template.brain_mask))
     found = [volumes["ventricles"] for volumes in measured]
     assert np.diff(found) == pytest.approx(np.diff(sizes_ml), rel=0.25)
     assert measured[2]["medial_temporal_gm"] == pytest.approx(measured[0]["medial_temporal_gm"], rel=0.1)
 
 
 def test_global_brightness_does_not_matter(template: Template, brain: np.ndarray) -> None:
-    reference = segment_volumes(brain, template.brain_mask, template, 1.0)
-    brighter = segment_volumes(brain * 1.15, template.brain_mask, template, 1.0)
-    for region in REGIONS:
+    reference = SegmentRegions(template)(brain, template.brain_mask)
+    brighter = SegmentRegions(template)(brain * 1.15, template.brain_mask)
+    for region in NAMES:
         assert brighter[region] == pytest.approx(reference[region], rel=0.05)

@@ -12,9 +12,9 @@ import scipy.stats
 import torch
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
-from brainscm.autoencoder.volumes import Grid
 from brainscm.config import ScmOptions
 from brainscm.errors import ConfigError, ScanError
+from brainscm.images import Grid
 from brainscm.scm.design import Design
 from brainscm.scm.diagnostics import diagnose, variance_inflation
 from brainscm.scm.effects import effect_map, write_effect_maps

@@ -10,8 +10,8 @@ import statsmodels.api as sm
 from pydantic import ValidationError
 from sklearn.linear_model import Ridge
 
-from brainscm.autoencoder.mirror import Mirror
 from brainscm.config import ImageOptions, ScmOptions
+from brainscm.encoding.layout import Mirror
 from brainscm.errors import ConfigError
 from brainscm.scm import image as image_module
 from brainscm.scm.design import Array

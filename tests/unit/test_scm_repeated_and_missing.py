@@ -14,8 +14,6 @@ from test_scm_model import Grid, LinearDecoder
 from test_scm_model import options as known_options
 
 from brainscm.cohort.index import index_cohort
-from brainscm.cohort.tables import write_table
-from brainscm.cohort.visits import add_years_since_baseline
 from brainscm.config import CohortOptions, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.scm import permutation, regions
@@ -26,6 +24,8 @@ from brainscm.scm.effects import write_effect_maps
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.regions import measured_effects
+from brainscm.tables import write_table
+from brainscm.visits import add_years_since_baseline
 
 SIZE = 20
 FAMILIES = {

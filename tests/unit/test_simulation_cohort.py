@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from brainscm.cohort.bids import find_t1w
-from brainscm.cohort.tables import read_table
 from brainscm.config import QueryOptions, SimulationOptions
 from brainscm.errors import BrainSCMError
 from brainscm.simulation.cohort import simulate_cohort
 from brainscm.simulation.truth import simulate_truth
+from brainscm.tables import read_table
 
 SEED = 11
 QUERIES = [

@@ -14,7 +14,7 @@ from brainscm.simulation.causal_model import draw_nodes, draw_noise, intervene
 from brainscm.simulation.deformation import Lattice, exponential, jacobian_determinant
 from brainscm.simulation.exterior import HEAD_LATTICE
 from brainscm.simulation.imaging import LABELS, HeadInScanner
-from brainscm.simulation.person import ageing_displacement, distance_to_deep, draw_anatomy
+from brainscm.simulation.participant import ageing_displacement, distance_to_deep, draw_anatomy
 from brainscm.simulation.scanner import acquire
 
 SEED = 4

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainscm.cohort.tables import read_table
 from brainscm.errors import BrainSCMError
+from brainscm.tables import read_table
 
 T1W = re.compile(
     r"^(?P<participant>sub-[A-Za-z0-9]+)(?:_(?P<session>ses-[A-Za-z0-9]+))?"

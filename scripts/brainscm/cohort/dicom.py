@@ -18,8 +18,9 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
-from brainscm.cohort.tables import write_table
 from brainscm.errors import BrainSCMError
+from brainscm.files import write_dataset_description, write_json
+from brainscm.tables import write_table
 
 logger = logging.getLogger("brainscm")
 
@@ -85,8 +86,7 @@ def convert_dicom(dicom_dir: Path, bids_dir: Path, threads: int = 1) -> pd.DataF
     for row in table[table["told"] != ""].itertuples():
         logger.warning("%s %s: %s", row.participant, row.session or "", row.told)
     # Written last: with it the folder is whole.
-    description = {"Name": dicom_dir.name, "BIDSVersion": "1.9.0", "DatasetType": "raw", "GeneratedBy": [_generator()]}
-    (bids_dir / "dataset_description.json").write_text(json.dumps(description, indent=2) + "\n")
+    write_dataset_description(bids_dir, dicom_dir.name, "raw", _generator())
     return table
 
 
@@ -138,7 +138,7 @@ def _convert_folder(participant: str, session: str, folder: Path, bids_dir: Path
         for stem, item in zip(_stems(scan, chosen), chosen, strict=True):
             shutil.move(item.image, anat / f"{stem}.nii.gz")
             sidecar = item.sidecar | ({"ConversionWarnings": item.warnings} if item.warnings else {})
-            (anat / f"{stem}.json").write_text(json.dumps(sidecar, indent=2) + "\n")
+            write_json(anat / f"{stem}.json", sidecar)
             tell(item.description, f"{stem}.nii.gz", "; ".join(item.warnings))
         converted.scans = len(chosen)
     return converted

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from brainscm.cohort.bids import choose_scans, find_t1w, folders_without_t1w, read_participants, read_sessions
-from brainscm.cohort.regions import MEASURED
 from brainscm.cohort.split import split_participants
-from brainscm.cohort.tables import RUN_SEPARATOR
-from brainscm.cohort.visits import AGE, BASELINE, SINCE
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
+from brainscm.regions import MEASURED
+from brainscm.tables import RUN_SEPARATOR
+from brainscm.visits import AGE, BASELINE, SINCE
 
 logger = logging.getLogger("brainscm")
 

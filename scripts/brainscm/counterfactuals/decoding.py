@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from brainscm.autoencoder.aligned import Aligned
-from brainscm.autoencoder.model import Autoencoder
+from brainscm.encoding.aligned import Aligned
+from brainscm.encoding.model import Autoencoder
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from brainscm import __version__
-from brainscm.autoencoder.model import Autoencoder
-from brainscm.autoencoder.volumes import Grid, read_mask, read_volume
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.decoding import STRATEGIES, Factual, carried, pass_through
 from brainscm.counterfactuals.manifest import manifest_row, manifest_table
 from brainscm.counterfactuals.queries import Plan, plan_query, select_scans
+from brainscm.encoding.model import Autoencoder
 from brainscm.errors import ScanError
-from brainscm.parallel import side_by_side
-from brainscm.scm.effects import device_of, save_volume
+from brainscm.files import bids_uri, sidecar, write_dataset_description, write_json
+from brainscm.images import Grid, read_mask, read_volume, write_volume
+from brainscm.parallel import device_of, side_by_side
 from brainscm.scm.graph import query_label
 from brainscm.scm.image import Rows
 from brainscm.scm.model import Scm
@@ -101,7 +98,7 @@ def synthesize(
     usable = table[problems == ""]
     plans = {q.name: plan_query(scm, usable[usable["scan"].isin(selected[q.name])], q) for q in queries}
     positions = {name: {s: i for i, s in enumerate(plan.table["scan"])} for name, plan in plans.items()}
-    _describe_dataset(out_dir)
+    write_dataset_description(out_dir, "BrainSCM counterfactuals", links={"preproc": "../preproc"})
 
     reasons = dict(zip(table["scan"], problems, strict=True))
     asked_of = {scan: [q for q in queries if scan in selected[q.name]] for scan in table["scan"]}
@@ -260,9 +257,9 @@ def _write(
     for column, (suffix, volume, description) in kinds.items():
         name = source.name.replace("_desc-preproc_", f"_desc-{label}{suffix}_")
         relative = source.parent / name
-        sidecar = {
+        told = {
             "Description": description,
-            "Sources": [f"bids:preproc:{source.as_posix()}"],
+            "Sources": [bids_uri(source, "preproc")],
             "SkullStripped": True,
             "Query": query.name,
             "Do": query.do,
@@ -272,31 +269,11 @@ def _write(
             "Extrapolation": bool(support["extrapolation"]),
             "Warning": support["warning"],
         }
-        save_volume(np.where(mask, volume[0, 0], np.float32(0)), grid, out_dir / relative)
-        _save_json(sidecar, out_dir / relative.with_name(name.removesuffix(".nii.gz") + ".json"))
+        write_volume(out_dir / relative, np.where(mask, volume[0, 0], np.float32(0)), grid)
+        write_json(sidecar(out_dir / relative), told)
         paths[column] = relative.as_posix()
     return paths
 
 
 def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, int | float | np.number) else str(value)
-
-
-def _save_json(content: dict[str, Any], path: Path) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
-
-
-def _describe_dataset(out_dir: Path) -> None:
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _save_json(
-        {
-            "Name": "BrainSCM counterfactuals",
-            "BIDSVersion": "1.9.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "BrainSCM", "Version": __version__}],
-            "DatasetLinks": {"preproc": "../preproc"},
-        },
-        out_dir / "dataset_description.json",
-    )

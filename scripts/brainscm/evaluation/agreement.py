@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from brainscm.autoencoder.fidelity import Mask, Volume, psnr, ssim
+from brainscm.training.fidelity import Mask, Volume, psnr, ssim
 
 
 def change_agreement(

@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from brainscm.autoencoder.fidelity import ssim
-from brainscm.autoencoder.volumes import Mask, Volume
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.evaluation.methods import Method
 from brainscm.evaluation.summary import Row, measured
 from brainscm.evaluation.truth import Brain
+from brainscm.images import Mask, Volume
 from brainscm.scm.design import Array
 from brainscm.scm.model import Scm
+from brainscm.training.fidelity import ssim
 
 SCANS = 2  # each costs some twenty round trips through the autoencoder
 COMPOSITION = (1, 10)

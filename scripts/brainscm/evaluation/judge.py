@@ -11,9 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from brainscm.autoencoder.fidelity import psnr, ssim
-from brainscm.autoencoder.volumes import Volume
-from brainscm.cohort.tables import evenly_spaced
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.decoding import Factual
 from brainscm.errors import ScanError
@@ -24,7 +21,10 @@ from brainscm.evaluation.realism import Look, image_features
 from brainscm.evaluation.regions import Expectation, RegionalModel
 from brainscm.evaluation.summary import Row, measured
 from brainscm.evaluation.truth import FOLLOW_UP, Brain, Case, Truth
+from brainscm.images import Volume
 from brainscm.scm.design import Array
+from brainscm.tables import evenly_spaced
+from brainscm.training.fidelity import psnr, ssim
 
 logger = logging.getLogger("brainscm")
 

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from brainscm.autoencoder.mirror import Mirror
-from brainscm.autoencoder.model import Autoencoder
-from brainscm.autoencoder.pca import PCA
 from brainscm.config import ImageOptions
 from brainscm.counterfactuals.decoding import STRATEGIES, Factual, carried
+from brainscm.encoding.layout import Mirror
+from brainscm.encoding.model import Autoencoder
+from brainscm.encoding.pca import PCA
 from brainscm.scm.design import Array
 from brainscm.scm.image import LEAST_SQUARES, ImageModel, Rows, fit_image
 from brainscm.scm.model import Scm

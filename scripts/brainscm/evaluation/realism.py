@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from brainscm.autoencoder.volumes import Mask, Volume
+from brainscm.images import Mask, Volume
 from brainscm.scm.design import Array
 from brainscm.scm.model import Scm
 

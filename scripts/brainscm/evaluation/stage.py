@@ -14,10 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from brainscm.autoencoder.model import Autoencoder
-from brainscm.autoencoder.volumes import Grid, Mask, Volume, VolumeStore, read_mask, read_volume
-from brainscm.cohort.tables import evenly_spaced
 from brainscm.config import QueryOptions
+from brainscm.encoding.model import Autoencoder
 from brainscm.errors import BrainSCMError, ScanError
 from brainscm.evaluation.axioms import check_axioms
 from brainscm.evaluation.intervals import PEOPLE_NEEDED
@@ -40,9 +38,12 @@ from brainscm.evaluation.truth import (
     true_volume,
     unanswered_cases,
 )
+from brainscm.images import Grid, Mask, Volume, read_mask, read_volume
 from brainscm.scm.design import Array
 from brainscm.scm.image import Rows
 from brainscm.scm.model import Scm
+from brainscm.tables import evenly_spaced
+from brainscm.training.volume_store import VolumeStore
 
 logger = logging.getLogger("brainscm")
 

@@ -20,12 +20,12 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from brainscm.autoencoder.volumes import Grid, Mask, Volume
-from brainscm.cohort.tables import evenly_spaced, read_table
 from brainscm.config import QueryOptions
 from brainscm.errors import ScanError
-from brainscm.preprocess.volume import Volume as WorldVolume
-from brainscm.preprocess.volume import gaussian_for_voxels, sample
+from brainscm.images import Grid, Mask, Volume
+from brainscm.images import Image as WorldVolume
+from brainscm.resampling import gaussian_for_voxels, sample
+from brainscm.tables import evenly_spaced, read_table
 
 Matrix = NDArray[np.float64]
 

@@ -16,9 +16,9 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
-from brainscm.autoencoder.mirror import Mirror
-from brainscm.autoencoder.model import Autoencoder
-from brainscm.autoencoder.volumes import Grid, read_volume
+from brainscm.encoding.layout import Mirror
+from brainscm.encoding.model import Autoencoder
+from brainscm.images import Grid, read_volume
 from brainscm.parallel import side_by_side
 
 logger = logging.getLogger("brainscm")

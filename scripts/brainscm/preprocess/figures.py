@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from brainscm.files import whole
 
 TILE = 160  # px, edge of one slice in the mosaic
 BACKGROUND = 12
@@ -43,11 +44,9 @@ def mosaic(
         tiles = [_tile(grey, outlines, axis, index, centre, voxel_mm, width_mm) for index in planes]
         rows.append(np.concatenate(tiles, axis=1))
     image = Image.fromarray(np.concatenate(rows, axis=0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp.png")
     palette = _palette([colour for _, colour in outlines])
-    image.quantize(palette=palette, dither=Image.Dither.NONE).save(temporary, optimize=True)
-    os.replace(temporary, path)
+    with whole(path) as partial:
+        image.quantize(palette=palette, dither=Image.Dither.NONE).save(partial, optimize=True)
 
 
 def _palette(colours: list[tuple[int, int, int]]) -> Image.Image:

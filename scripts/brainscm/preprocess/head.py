@@ -11,7 +11,8 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from brainscm.errors import ScanError
-from brainscm.preprocess.volume import Volume, gaussian_for_voxels, sample
+from brainscm.images import Image
+from brainscm.resampling import gaussian_for_voxels, sample
 
 VOXEL_MM = (0.3, 6.0)  # a T1w outside these edge lengths is a header error or a localiser
 EXTENT_MM = (90.0, 600.0)  # a head fits in no less and no scanner sees more
@@ -26,8 +27,8 @@ class RawScan:
     affine: np.ndarray
 
     @property
-    def volume(self) -> Volume:
-        return Volume(self.data, self.affine)
+    def volume(self) -> Image:
+        return Image(self.data, self.affine)
 
 
 def read_scan(path: Path) -> RawScan:
@@ -76,7 +77,7 @@ def read_scan(path: Path) -> RawScan:
     return RawScan(path, data, affine)
 
 
-def working_head(scan: RawScan, voxel_mm: float = 2.0) -> Volume:
+def working_head(scan: RawScan, voxel_mm: float = 2.0) -> Image:
     """The scan on an upright (RAS, axis-aligned) isotropic grid that holds its whole field of view; negatives set to 0.
 
     Every estimate (bias field, registration, mask) is made here, whatever the scan's own orientation, shear or voxel
@@ -89,8 +90,8 @@ def working_head(scan: RawScan, voxel_mm: float = 2.0) -> Volume:
     affine = np.diag([voxel_mm] * 3 + [1.0])
     affine[:3, 3] = low + voxel_mm / 2
     data = np.clip(scan.data, 0, np.percentile(scan.data, 99.9))
-    smooth = gaussian_for_voxels(Volume(data, scan.affine), voxel_mm)
-    return Volume(np.clip(sample(smooth, affine, shape, order=1), 0, None), affine)
+    smooth = gaussian_for_voxels(Image(data, scan.affine), voxel_mm)
+    return Image(np.clip(sample(smooth, affine, shape, order=1), 0, None), affine)
 
 
 def foreground(head: np.ndarray) -> np.ndarray:

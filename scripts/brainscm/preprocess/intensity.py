@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from brainscm.preprocess.volume import Volume, to_ants
+from brainscm.images import Image
+from brainscm.preprocess.itk import to_ants
 
 
-def bias_field(head: Volume, region: np.ndarray, shrink_factor: int = 4) -> np.ndarray:
+def bias_field(head: Image, region: np.ndarray, shrink_factor: int = 4) -> np.ndarray:
     """Multiplicative bias field of `head` by N4 inside `region`, mean 1 there (Tustison et al. 2010,
     doi 10.1109/TMI.2010.2046908)."""
     import ants

@@ -7,6 +7,7 @@ applied to the scan they bring it to the template). Matrices are in RAS+ mm, ANT
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +17,14 @@ from scipy import ndimage
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
+from brainscm.images import LPS, Image
 from brainscm.preprocess.head import foreground
-from brainscm.preprocess.template import Template
-from brainscm.preprocess.volume import LPS, Volume, crop, halve, sample, to_ants
+from brainscm.preprocess.itk import read_matrix, to_ants, write_matrix
+from brainscm.resampling import crop, halve, sample
 
 TransformKind = Literal["rigid", "similarity", "affine"]
+# Whole-head targets by voxel size in mm, each with its brain mask.
+Heads = Mapping[int, tuple[Image, Image]]
 BINS = 24
 
 
@@ -32,7 +36,7 @@ class Start:
     score: float
 
 
-def find_start(template: Template, head: Volume, attempts: int = 4) -> Start:
+def find_start(targets: Heads, head: Image, attempts: int = 4) -> Start:
     """Place the template's head on a scan, coarsely (8 mm), from many candidate poses.
 
     Heads come with long necks, tilted or off centre, so no single guess holds. Candidates: the centre of the whole
@@ -40,7 +44,7 @@ def find_start(template: Template, head: Volume, attempts: int = 4) -> Start:
     refined (translation, rotation, size) by Powell's method; the score is normalised mutual information (Studholme et
     al. 1999, doi 10.1016/S0031-3203(98)00091-0) over the brain and a 16 mm band of skull and scalp around it.
     """
-    target, mask = template.heads[8]
+    target, mask = targets[8]
     while head.voxel_mm[0] < 6:
         head = halve(head)
     band = ndimage.distance_transform_edt(mask.data <= 0.5) * target.voxel_mm[0] <= 16
@@ -80,9 +84,9 @@ def find_start(template: Template, head: Volume, attempts: int = 4) -> Start:
     return Start(_pose_matrix(best.x, centre), float(-best.fun))
 
 
-def register_head(template: Template, head: Volume, start: np.ndarray, seed: int) -> np.ndarray:
+def register_head(targets: Heads, head: Image, start: np.ndarray, seed: int) -> np.ndarray:
     """Similarity, then affine, at 4 mm onto the template's whole head (Mattes mutual information). Returns (4, 4)."""
-    fixed = template.heads[4][0]
+    fixed = targets[4][0]
     moving = halve(head) if head.voxel_mm[0] < 3 else head
     stages = [
         _stage("Similarity[0.25]", "MATTES[{f},{m},1,32,Regular,0.25]", "60x40", "2x1", "1x0"),
@@ -92,7 +96,7 @@ def register_head(template: Template, head: Volume, start: np.ndarray, seed: int
         return read_matrix(_run_ants(fixed, moving, stages, start, Path(folder), seed)[0])
 
 
-def register_brain(fixed: Volume, moving: Volume, start: np.ndarray, kind: TransformKind, seed: int) -> np.ndarray:
+def register_brain(fixed: Image, moving: Image, start: np.ndarray, kind: TransformKind, seed: int) -> np.ndarray:
     """Brain onto brain, from a close start, restricted to `kind`. Returns (4, 4)."""
     if moving.voxel_mm[0] > 1.5 * fixed.voxel_mm[0]:  # twice as fine it takes seven times the time and sees no more
         fixed = halve(fixed)
@@ -116,9 +120,7 @@ class Warped:
     jacobian: tuple[float, float]
 
 
-def warp_to_head(
-    template: Template, head: Volume, affine: np.ndarray, seed: int, labels: Volume | None = None
-) -> Warped:
+def warp_to_head(targets: Heads, head: Image, affine: np.ndarray, seed: int, labels: Image | None = None) -> Warped:
     """Carry the template's brain mask (and a label map) onto the scan's working grid by symmetric normalisation, 4 mm.
 
     Cross-correlation, because it looks at local contrast: the pseudo-head's shells have the right edges, not the right
@@ -127,7 +129,7 @@ def warp_to_head(
     """
     import ants
 
-    target, mask = template.heads[4]
+    target, mask = targets[4]
     fixed = crop(target, mask.data > 0.5, 12)
     stages = [
         _stage("SyN[0.2,3,0]", "CC[{f},{m},1,2]", "50x0", "2x1", "1x0"),
@@ -141,7 +143,7 @@ def warp_to_head(
         reference = to_ants(head)
         chain = [str(linear), str(inverse)]
 
-        def carry(volume: Volume, interpolator: str) -> np.ndarray:
+        def carry(volume: Image, interpolator: str) -> np.ndarray:
             return ants.apply_transforms(
                 reference, to_ants(volume), chain, interpolator=interpolator, whichtoinvert=[True, False]
             ).numpy()
@@ -151,7 +153,7 @@ def warp_to_head(
         jacobian = jacobian_determinant(displacement, fixed.voxel_mm)[inside]
         low, high = np.percentile(jacobian, (1, 99))
         return Warped(
-            probability=carry(template.heads[2][1], "linear"),
+            probability=carry(targets[2][1], "linear"),
             labels=None if labels is None else carry(labels, "genericLabel"),
             jacobian=(float(low), float(high)),
         )
@@ -163,7 +165,7 @@ def jacobian_determinant(displacement: np.ndarray, voxel_mm: np.ndarray) -> np.n
     return np.linalg.det(np.moveaxis(np.array(gradient), (0, 1), (-2, -1)) + np.eye(3))
 
 
-def align_run(reference: Volume, run: Volume, seed: int) -> np.ndarray:
+def align_run(reference: Image, run: Image, seed: int) -> np.ndarray:
     """Rigid map (4, 4) from a head to another scan of the same head, both on working grids (Mattes information).
 
     Scans of one session share the scanner's coordinates, so that is the first start; the other, for a person who left
@@ -184,7 +186,7 @@ def align_run(reference: Volume, run: Volume, seed: int) -> np.ndarray:
         return read_matrix(files[0])
 
 
-def match_masks(fixed: Volume, moving: Volume) -> np.ndarray:
+def match_masks(fixed: Image, moving: Image) -> np.ndarray:
     """Map the fixed mask's centre to the moving one's, and volume to volume, without rotation. Returns (4, 4)."""
     centres, volumes = [], []
     for mask in (fixed, moving):
@@ -199,40 +201,12 @@ def centre_of(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return affine[:3, :3] @ np.argwhere(mask).mean(0) + affine[:3, 3]
 
 
-def write_matrix(matrix: np.ndarray, path: Path) -> None:
-    """Write a RAS+ world map as an ITK affine (LPS), readable by ANTs and by `nitransforms`."""
-    import ants
-
-    transform = ants.create_ants_transform(
-        transform_type="AffineTransform",
-        precision="double",
-        dimension=3,
-        matrix=LPS @ matrix[:3, :3] @ LPS,
-        translation=LPS @ matrix[:3, 3],
-    )
-    ants.write_transform(transform, str(path))
-
-
-def read_matrix(path: Path) -> np.ndarray:
-    """Read an ITK affine (LPS) as a RAS+ world map (4, 4)."""
-    import ants
-
-    transform = ants.read_transform(str(path))
-    linear = np.asarray(transform.parameters[:9]).reshape(3, 3)
-    centre = np.asarray(transform.fixed_parameters[:3])
-    shift = np.asarray(transform.parameters[9:12]) + centre - linear @ centre
-    matrix = np.eye(4)
-    matrix[:3, :3] = LPS @ linear @ LPS
-    matrix[:3, 3] = LPS @ shift
-    return matrix
-
-
 def _stage(transform: str, metric: str, iterations: str, shrink: str, smooth: str) -> list[str]:
     return ["-t", transform, "-m", metric, "-c", f"[{iterations},1e-5,10]", "-f", shrink, "-s", smooth]
 
 
 def _run_ants(
-    fixed: Volume, moving: Volume, stages: list[list[str]], start: np.ndarray, folder: Path, seed: int
+    fixed: Image, moving: Image, stages: list[list[str]], start: np.ndarray, folder: Path, seed: int
 ) -> list[Path]:
     """antsRegistration's own arguments, which antspyx takes too: they allow several stages and a fixed seed."""
     import ants

@@ -11,7 +11,7 @@ import numpy as np
 from brainscm.errors import ScanError
 from brainscm.preprocess.head import RawScan, foreground, read_scan, working_head
 from brainscm.preprocess.register import align_run
-from brainscm.preprocess.volume import gaussian_for_voxels, sample
+from brainscm.resampling import gaussian_for_voxels, sample
 
 MIN_AGREEMENT = 0.8  # correlation inside the head; two runs of one person have above 0.95
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import platform
 import re
 import time
@@ -21,16 +20,20 @@ import numpy as np
 import brainscm
 from brainscm.config import CustomTemplate, PreprocessOptions
 from brainscm.errors import BrainSCMError, ConfigError, ScanError
-from brainscm.preprocess import figures, qc
+from brainscm.files import bids_uri, scan_folder, whole, write_json
+from brainscm.images import SCANNER, Image, template_code, write_image
+from brainscm.preprocess import figures
 from brainscm.preprocess.atlas import Atlas
 from brainscm.preprocess.head import RawScan, foreground, one_line, working_head
 from brainscm.preprocess.intensity import bias_field, white_peak
-from brainscm.preprocess.register import find_start, register_brain, register_head, warp_to_head, write_matrix
+from brainscm.preprocess.itk import write_matrix
+from brainscm.preprocess.register import find_start, register_brain, register_head, warp_to_head
 from brainscm.preprocess.runs import read_session
 from brainscm.preprocess.skullstrip import brain_surface
 from brainscm.preprocess.template import Template, load_template
 from brainscm.preprocess.tissues import Tissues, segment_tissues, tissue_volumes
-from brainscm.preprocess.volume import Volume, gaussian_for_voxels, sample, save_nifti
+from brainscm.qc import measures
+from brainscm.resampling import gaussian_for_voxels, sample
 
 logger = logging.getLogger("brainscm")
 
@@ -99,7 +102,7 @@ def preprocess_scan(
         metrics=work.finite_metrics,
         why_null=work.why_null,
         volumes_ml={name: round(value, 4) for name, value in work.volumes_ml.items()},
-        sources=[bids_uri(path) for path in work.sources],
+        sources=[bids_uri(path, "raw") for path in work.sources],
         outputs=work.outputs,
         seconds={name: round(value, 2) for name, value in work.seconds.items()},
         software=software_versions() | {"threads": str(threads)},
@@ -117,13 +120,6 @@ def software_versions() -> dict[str, str]:
     return own | {name: version(name) for name in SOFTWARE}
 
 
-def bids_uri(t1w: Path) -> str:
-    """The raw scan as a BIDS URI, `bids:raw:sub-X/…`; `raw` is resolved by DatasetLinks in dataset_description.json."""
-    parts = t1w.parts
-    first = next((k for k, part in enumerate(parts) if part.startswith("sub-")), len(parts) - 1)
-    return "bids:raw:" + "/".join(parts[first:])
-
-
 def conversion_warnings(t1w: Path) -> list[str]:
     """What the side-car keeps of the conversion from DICOM that speaks of lost or displaced slices."""
     sidecar = t1w.with_name(t1w.name.split(".nii")[0] + ".json")
@@ -136,20 +132,12 @@ def conversion_warnings(t1w: Path) -> list[str]:
     ]
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON under a temporary name, then move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
-
-
 class _ScanRun:
     """One scan's way through the stages; holds what the status will tell, however far it came."""
 
     def __init__(self, scan: str, sources: list[Path], output_dir: Path, options: PreprocessOptions, seed: int) -> None:
         self.scan, self.sources, self.output_dir, self.options, self.seed = scan, sources, output_dir, options, seed
-        self.anat = output_dir / scan.replace("_", "/") / "anat"
+        self.anat = output_dir / scan_folder(scan)
         self.current = "start"
         self.notes: list[str] = []
         self.metrics: dict[str, float] = {}
@@ -197,11 +185,11 @@ class _ScanRun:
             field = bias_field(head, foreground(head.data))
             head = head.with_data(head.data / field)
         with self.stage("linear"):
-            start = find_start(template, head)
+            start = find_start(template.heads, head)
             self.metrics["start_score"] = start.score
-            linear = register_head(template, head, start.matrix, self.seed)
+            linear = register_head(template.heads, head, start.matrix, self.seed)
         with self.stage("deformable"):
-            warped = warp_to_head(template, head, linear, self.seed, atlas.labels if atlas else None)
+            warped = warp_to_head(template.heads, head, linear, self.seed, atlas.labels if atlas else None)
             self.metrics |= {"jacobian_p01": warped.jacobian[0], "jacobian_p99": warped.jacobian[1]}
         with self.stage("mask"):
             surface = brain_surface(head.with_data(warped.probability), head)
@@ -211,9 +199,9 @@ class _ScanRun:
                     f"{raw.path}: no brain was found; look at the scan, and exclude it if it is not a whole-head T1w"
                 )
             native = sample(surface, raw.affine, raw.data.shape, order=1, outside=OUTSIDE_MM) > 0
-            native_mask = Volume(native, raw.affine)
-            self.metrics |= qc.mask_metrics(native_mask)
-            measured, self.why_null = qc.raw_metrics(raw.volume, native)
+            native_mask = Image(native, raw.affine)
+            self.metrics |= measures.mask_metrics(native_mask)
+            measured, self.why_null = measures.raw_metrics(raw.volume, native)
             self.metrics |= measured
             if atlas and warped.labels is not None:
                 self.volumes_ml |= atlas.volumes_ml(head.with_data(warped.labels * inside))
@@ -222,7 +210,7 @@ class _ScanRun:
         with self.stage("affine"):
             brain = head.with_data(head.data * inside)
             to_scan = register_brain(template.brain_volume, brain, linear, options.transform, self.seed)
-            self.metrics |= qc.registration_metrics(raw.volume, template, to_scan)
+            self.metrics |= measures.registration_metrics(raw.volume, template, to_scan)
         with self.stage("resample"):
             grid = (template.affine, template.shape, to_scan)
             mask = sample(surface, *grid, order=1, outside=OUTSIDE_MM) > 0
@@ -235,17 +223,17 @@ class _ScanRun:
             peak = white_peak(volume[tissues.wm > 0.95])
             volume /= peak
             self.volumes_ml |= tissue_volumes(tissues, template, self.metrics["head_size"])
-            self.metrics |= qc.image_metrics(volume, mask, tissues, template)
+            self.metrics |= measures.image_metrics(volume, mask, tissues, template)
             self.metrics["wm2max"] = peak / float(np.percentile(head.data[foreground(head.data)], 99.95))
         with self.stage("write"):
-            self._write(raw, native_mask, template, to_scan, Volume(volume, template.affine), mask, tissues)
+            self._write(raw, native_mask, template, to_scan, Image(volume, template.affine), mask, tissues)
         with self.stage("figures"):
             self._draw("mask", head, [(inside, MASK_COLOUR)], inside)
             outlines = [(template.brain_mask, TEMPLATE_COLOUR), (template.wm > 0.5, TEMPLATE_COLOUR)]
-            self._draw("registration", Volume(volume, template.affine), outlines, template.brain_mask)
+            self._draw("registration", Image(volume, template.affine), outlines, template.brain_mask)
 
     def _draw(
-        self, kind: str, volume: Volume, outlines: list[tuple[np.ndarray, tuple[int, int, int]]], box: np.ndarray
+        self, kind: str, volume: Image, outlines: list[tuple[np.ndarray, tuple[int, int, int]]], box: np.ndarray
     ) -> None:
         name = f"figures/{self.scan}_{kind}.png"
         figures.mosaic(volume.data, volume.voxel_mm, outlines, box, self.output_dir / name)
@@ -254,10 +242,10 @@ class _ScanRun:
     def _write(
         self,
         raw: RawScan,
-        native_mask: Volume,
+        native_mask: Image,
         template: Template,
         to_scan: np.ndarray,
-        volume: Volume,
+        volume: Image,
         mask: np.ndarray,
         tissues: Tissues,
     ) -> None:
@@ -272,7 +260,7 @@ class _ScanRun:
             "wm_probseg": (f"{space}_label-WM_probseg", volume.with_data(tissues.wm), np.float32),
             "csf_probseg": (f"{space}_label-CSF_probseg", volume.with_data(tissues.csf), np.float32),
         }
-        common = {"Sources": [bids_uri(path) for path in self.sources], "Software": software_versions()}
+        common = {"Sources": [bids_uri(path, "raw") for path in self.sources], "Software": software_versions()}
         in_space = {
             "SpatialReference": template.name,
             "Resolution": f"{template.voxel_mm:g} mm isotropic",
@@ -295,8 +283,9 @@ class _ScanRun:
             "wm_probseg": in_space,
             "csf_probseg": in_space,
         }
+        space_of = dict.fromkeys(images, template_code(template.name)) | {"native_mask": SCANNER}
         for role, (stem, image, dtype) in images.items():
-            save_nifti(self.anat / f"{stem}.nii.gz", image, dtype)
+            write_image(self.anat / f"{stem}.nii.gz", image, space_of[role], dtype)
             write_json(self.anat / f"{stem}.json", {"Description": told[role]} | common | extra[role])
             self.outputs[role] = self._relative(self.anat / f"{stem}.nii.gz")
         for role, name, matrix in (
@@ -304,9 +293,8 @@ class _ScanRun:
             ("from_template", f"from-{template.name}_to-T1w", np.linalg.inv(to_scan)),
         ):
             path = self.anat / f"{self.scan}_{name}_mode-image_xfm.mat"
-            temporary = path.with_name(f".{path.stem}.tmp.mat")
-            write_matrix(matrix, temporary)
-            os.replace(temporary, path)
+            with whole(path) as partial:
+                write_matrix(matrix, partial)
             self.outputs[role] = self._relative(path)
 
     def _relative(self, path: Path) -> str:

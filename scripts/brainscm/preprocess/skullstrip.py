@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from brainscm.preprocess.volume import Volume
+from brainscm.images import Image
 
 OUTWARD_MM = 0.3  # the template's mask hugs the average cortex; this takes in the CSF on top of people's gyri
 REACH_MM = 2.0  # how far intensities may move the surface: about what an average skull's thickness gets wrong
 SMOOTH_MM = 2.8
 
 
-def brain_surface(probability: Volume, head: Volume) -> Volume:
+def brain_surface(probability: Image, head: Image) -> Image:
     """Signed distance (mm, positive inside) to the surface of the intracranial mask.
 
     A distance can be interpolated onto any grid and cut at 0 there, without the steps that a mask would show.
@@ -37,7 +37,7 @@ def brain_surface(probability: Volume, head: Volume) -> Volume:
     return probability.with_data(np.where(_solid(moved > 0), abs(moved), -abs(moved)).astype(np.float32))
 
 
-def _signed_distance(probability: Volume) -> np.ndarray:
+def _signed_distance(probability: Image) -> np.ndarray:
     """Distance (mm) to where the probability crosses one half, positive inside the largest piece and its holes."""
     mask = _solid(probability.data > 0.5)
     distance = np.where(mask, ndimage.distance_transform_edt(mask) - 0.5, 0.5 - ndimage.distance_transform_edt(~mask))

@@ -6,8 +6,6 @@ skull. Every other template borrows its tissue priors and regions, by an affine 
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -23,10 +21,13 @@ from scipy import ndimage
 
 from brainscm.config import CustomTemplate
 from brainscm.errors import ConfigError
+from brainscm.files import whole
+from brainscm.images import Image
 from brainscm.landmarks import MEDIAL_TEMPORAL_MM, distance_to_hippocampus
+from brainscm.preprocess.register import match_masks, register_brain
 from brainscm.preprocess.template_files import EMBEDDED, templateflow_files
-from brainscm.preprocess.volume import Volume, crop, gaussian_for_voxels, halve, sample
 from brainscm.provenance import code_fingerprint, options_fingerprint
+from brainscm.resampling import crop, gaussian_for_voxels, halve, sample
 
 HEAD_MARGIN_MM = 32  # room around the brain for scalp, skull and the registration's band
 GRID_MARGIN_MM = 3  # the affine brings outlines together to within about this
@@ -54,7 +55,7 @@ class Template:
     csf: np.ndarray
     ventricles: np.ndarray
     medial_temporal: np.ndarray
-    heads: dict[int, tuple[Volume, Volume]]
+    heads: dict[int, tuple[Image, Image]]
 
     @property
     def label(self) -> str:
@@ -66,8 +67,8 @@ class Template:
         return self.voxel_mm**3 / 1000
 
     @cached_property
-    def brain_volume(self) -> Volume:
-        return Volume(self.brain, self.affine)
+    def brain_volume(self) -> Image:
+        return Image(self.brain, self.affine)
 
     @cached_property
     def blurred_priors(self) -> np.ndarray:
@@ -118,23 +119,21 @@ def _fingerprint(template: str | CustomTemplate, voxel_mm: float) -> str:
 
 
 def _store(template: Template, path: Path) -> None:
-    """Write under a name of its own, then move into place: other jobs may be doing the same."""
+    """Keep a prepared template for the jobs to come."""
     arrays: dict[str, Any] = {field.name: getattr(template, field.name) for field in fields(template)}
     for mm, pair in arrays.pop("heads").items():
         for kind, volume in zip(("head", "brain"), pair, strict=True):
             arrays |= {f"{kind}_{mm}": volume.data, f"{kind}_{mm}_affine": volume.affine}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as temporary:
-        np.savez(temporary, **arrays)
-    os.replace(temporary.name, path)
+    with whole(path, shared=True) as partial:
+        np.savez(partial, **arrays)
 
 
 def _restore(path: Path) -> Template:
     with np.load(path) as stored:
         arrays = {key: stored[key] for key in stored.files}
 
-    def volume(key: str) -> Volume:
-        return Volume(arrays.pop(key), arrays.pop(f"{key}_affine"))
+    def volume(key: str) -> Image:
+        return Image(arrays.pop(key), arrays.pop(f"{key}_affine"))
 
     heads = {mm: (volume(f"head_{mm}"), volume(f"brain_{mm}")) for mm in HEAD_MM}
     x, y, z = (int(n) for n in arrays.pop("shape"))
@@ -142,7 +141,7 @@ def _restore(path: Path) -> Template:
     return Template(name=name, voxel_mm=voxel_mm, shape=(x, y, z), heads=heads, **arrays)
 
 
-def _embedded() -> dict[str, Volume]:
+def _embedded() -> dict[str, Image]:
     """ICBM152 2009a (1 mm) with tissue probabilities, and regions drawn from them in its MNI coordinates."""
     folder = Path(nilearn.__file__).parent / "datasets" / "data"
     images = [nib.load(folder / f"mni_icbm152_{key}_tal_nlin_sym_09a_converted.nii.gz") for key in ("t1", "gm", "wm")]
@@ -155,11 +154,11 @@ def _embedded() -> dict[str, Volume]:
     gm, wm = gm / 255 * mask, wm / 255 * mask
     csf = np.clip(mask - gm - wm, 0, 1)
     maps: dict[str, np.ndarray] = {"t1w": t1w, "mask": mask, "gm": gm, "wm": wm, "csf": csf}
-    volumes = {key: Volume(data, affine) for key, data in maps.items()}
+    volumes = {key: Image(data, affine) for key, data in maps.items()}
     return volumes | _mni_regions(halve(volumes["csf"]), halve(volumes["mask"]))
 
 
-def _mni_regions(csf: Volume, mask: Volume) -> dict[str, Volume]:
+def _mni_regions(csf: Image, mask: Image) -> dict[str, Image]:
     """Regions in MNI coordinates, at 2 mm: `ventricles`, where CSF is ventricle, and `medial_temporal`.
 
     The template's own ventricles are its CSF inside boxes around the lateral ventricles' bodies and temporal horns, the
@@ -182,7 +181,7 @@ def _mni_regions(csf: Volume, mask: Volume) -> dict[str, Volume]:
     return {"ventricles": csf.with_data(ventricles), "medial_temporal": csf.with_data(medial_temporal)}
 
 
-def _build(name: str, t1w: Volume, mask: Volume, priors: dict[str, Volume], voxel_mm: float) -> Template:
+def _build(name: str, t1w: Image, mask: Image, priors: dict[str, Image], voxel_mm: float) -> Template:
     inside = mask.data > 0.5
     box = ndimage.find_objects(inside.astype(np.uint8))[0]
     low = apply_affine(mask.affine, [part.start - 0.5 for part in box])
@@ -193,7 +192,7 @@ def _build(name: str, t1w: Volume, mask: Volume, priors: dict[str, Volume], voxe
     affine = np.diag([voxel_mm] * 3 + [1.0])
     affine[:3, 3] = (low + high) / 2 - voxel_mm * (np.array(shape) - 1) / 2
 
-    def on_grid(volume: Volume) -> np.ndarray:
+    def on_grid(volume: Image) -> np.ndarray:
         return sample(gaussian_for_voxels(volume, voxel_mm), affine, shape, order=1)
 
     near_brain = {key: crop(priors[key], inside, 8) for key in ("gm", "wm", "csf")}  # blurring air costs seconds
@@ -218,7 +217,7 @@ def _build(name: str, t1w: Volume, mask: Volume, priors: dict[str, Volume], voxe
     )
 
 
-def _heads(t1w: Volume, mask: Volume) -> dict[int, tuple[Volume, Volume]]:
+def _heads(t1w: Image, mask: Image) -> dict[int, tuple[Image, Image]]:
     """Whole-head targets at 2, 4 and 8 mm: the T1w itself where it has a head, else a skull and a scalp around it."""
     head, brain = halve(t1w), halve(mask)
     distance = ndimage.distance_transform_edt(brain.data <= 0.5) * head.voxel_mm[0]
@@ -235,7 +234,7 @@ def _heads(t1w: Volume, mask: Volume) -> dict[int, tuple[Volume, Volume]]:
     return heads
 
 
-def _read_custom(template: CustomTemplate) -> tuple[Volume, Volume]:
+def _read_custom(template: CustomTemplate) -> tuple[Image, Image]:
     """T1w and mask on a 1 mm upright grid around the brain."""
     images = []
     for key, path in (("t1w", template.t1w), ("brain_mask", template.brain_mask)):
@@ -246,7 +245,7 @@ def _read_custom(template: CustomTemplate) -> tuple[Volume, Volume]:
             raise ConfigError(f"template.{key}: {path} cannot be read as NIfTI; check the path and the file") from error
         if data.ndim != 3 or not data.any():
             raise ConfigError(f"template.{key}: {path} must be one 3D volume that is not empty")
-        images.append(Volume(data, image.affine))
+        images.append(Image(data, image.affine))
     t1w, mask = images
     if mask.data.max() > 1:  # 0 and 255, or the brain itself in place of its mask
         mask = mask.with_data((mask.data > 0).astype(np.float32))
@@ -261,15 +260,14 @@ def _read_custom(template: CustomTemplate) -> tuple[Volume, Volume]:
     affine = np.eye(4)
     affine[:3, 3] = np.floor(low)
     shape = tuple(int(n) for n in np.ceil(high - low))
-    grid = [Volume(sample(gaussian_for_voxels(volume, 1.0), affine, shape, order=1), affine) for volume in images]
+    grid = [Image(sample(gaussian_for_voxels(volume, 1.0), affine, shape, order=1), affine) for volume in images]
     return grid[0].with_data(np.clip(grid[0].data, 0, None)), grid[1]
 
 
-def _borrow_priors(embedded: dict[str, Volume], t1w: Volume, mask: Volume) -> dict[str, Volume]:
+def _borrow_priors(embedded: dict[str, Image], t1w: Image, mask: Image) -> dict[str, Image]:
     """The embedded template's tissue priors and regions on another template's grid, brain registered to brain."""
-    from brainscm.preprocess.register import match_masks, register_brain
 
-    def brain_at_4mm(image: Volume, brain: Volume) -> tuple[Volume, Volume]:
+    def brain_at_4mm(image: Image, brain: Image) -> tuple[Image, Image]:
         small = halve(halve(brain))
         return halve(halve(image.with_data(image.data * (brain.data > 0.5)))), small
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from brainscm.images import Mask, Volume
 from brainscm.preprocess.template import Template
+from brainscm.regions import REGIONS, Region
 
-REGIONS = ("gm", "wm", "csf", "ventricles", "brain", "medial_temporal_gm")
+MRF_WEIGHT = 1.5
 
 
 @dataclass(frozen=True)
@@ -54,30 +56,27 @@ def segment_tissues(volume: np.ndarray, mask: np.ndarray, template: Template, it
     return Tissues(gm=whole[0], wm=whole[1], csf=whole[2])
 
 
-MRF_WEIGHT = 1.5
-
-
 def tissue_volumes(tissues: Tissues, template: Template, head_size: float) -> dict[str, float]:
-    """Volumes in the scan's own space, ml: template-space sums divided by `head_size`.
-
-    Keys: gm, wm, csf, ventricles (CSF in the template's ventricle region), brain (gm + wm), medial_temporal_gm.
-    """
+    """Volumes of `REGIONS` in the scan's own space, ml: template-space sums divided by `head_size`."""
     to_ml = template.voxel_ml / head_size
-    gm, wm, csf = (float(part.sum()) for part in (tissues.gm, tissues.wm, tissues.csf))
-    volumes = {
-        "gm": gm,
-        "wm": wm,
-        "csf": csf,
-        "ventricles": float(tissues.csf[template.ventricles].sum()),
-        "brain": gm + wm,
-        "medial_temporal_gm": float(tissues.gm[template.medial_temporal].sum()),
-    }
-    return {name: value * to_ml for name, value in volumes.items()}
+
+    def volume(region: Region) -> float:
+        maps = [getattr(tissues, tissue) for tissue in region.tissues]
+        if region.within:
+            maps = [tissue[getattr(template, region.within)] for tissue in maps]
+        return sum(float(tissue.sum()) for tissue in maps) * to_ml
+
+    return {region.name: volume(region) for region in REGIONS}
 
 
-def segment_volumes(volume: np.ndarray, mask: np.ndarray, template: Template, head_size: float) -> dict[str, float]:
-    """Measure a template-space volume (a preprocessed scan or a counterfactual): native ml per region of `REGIONS`."""
-    return tissue_volumes(segment_tissues(volume, mask, template), template, head_size)
+@dataclass(frozen=True)
+class SegmentRegions:
+    """Measures regions as preprocessing does: by segmenting the volume into tissues (see `regions.MeasureRegions`)."""
+
+    template: Template
+
+    def __call__(self, volume: Volume, mask: Mask, head_size: float = 1.0) -> dict[str, float]:
+        return tissue_volumes(segment_tissues(volume, mask, self.template), self.template, head_size)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:

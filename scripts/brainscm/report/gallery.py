@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 import zarr
 
-from brainscm.autoencoder.model import Autoencoder
-from brainscm.autoencoder.volumes import Grid, Mask, Volume, read_mask, read_volume
 from brainscm.config import QueryOptions
+from brainscm.encoding.model import Autoencoder
 from brainscm.errors import ScanError
+from brainscm.images import Grid, Mask, Volume, read_mask, read_volume
 
 if TYPE_CHECKING:
     from brainscm.preprocess.template import Template

@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from brainscm import __version__
+from brainscm.files import write_text
 from brainscm.report import pictures
 from brainscm.report.cells import Context, embedded
 from brainscm.report.gallery import Gallery
@@ -104,9 +105,6 @@ class _Writer:
 
     def write(self, file: str, template: str, context: Mapping[str, Any]) -> None:
         path = self.folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
         shared: Context = {"here": file, "root": "../" * file.count("/")}
         text = self.environment.get_template(f"{template}.j2").render(shared | dict(context))
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text)

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from brainscm.cohort.tables import evenly_spaced, read_table
 from brainscm.config import Config, QueryOptions
 from brainscm.scm.graph import Graph, read_graph
+from brainscm.tables import evenly_spaced, read_table
 
 SPLITS = ("train", "validation", "test")
 IDENTITY = ("scan", "participant", "session", "path", "further_runs", "split")

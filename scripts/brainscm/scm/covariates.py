@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brainscm.cohort.tables import read_table
-from brainscm.cohort.visits import add_years_since_baseline
 from brainscm.config import QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import DISCRETE, is_relative, read_graph
+from brainscm.tables import read_table
+from brainscm.visits import add_years_since_baseline
 
 MIN_PEOPLE = 2  # a level with one person in it has no noise to learn from
 MANY_LEVELS = 10  # text in more kinds than this, most of it beginning with a number, was meant as numbers

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from brainscm.autoencoder.model import Autoencoder
-from brainscm.autoencoder.volumes import Grid
+from brainscm.encoding.model import Autoencoder
+from brainscm.images import Grid, write_volume
+from brainscm.parallel import device_of
 from brainscm.scm.inference import contrast_row
 from brainscm.scm.model import Scm
 from brainscm.scm.regions import finished, interval
@@ -89,7 +88,7 @@ def write_effect_maps(
             found["direct"] = direct
             maps |= {"_desc-direct": direct.effect, "_desc-directUncertainty": direct.uncertainty}
         for label, volume in maps.items():
-            save_volume(volume, grid, folder / f"{contrast}{label}_T1w.nii.gz")
+            write_volume(folder / f"{contrast}{label}_T1w.nii.gz", volume, grid)
         for effect, made in found.items():
             for region, (mean_ml, change_ml, error_ml) in made.regions.items():
                 names = {"contrast": contrast, "effect": effect, "region": region, "source": "decoded"}
@@ -97,21 +96,3 @@ def write_effect_maps(
                 records.append({**names, **row, "mean_ml": mean_ml, "scans": len(scm.training)})
         logger.info("effect maps of %s written", contrast)
     return finished(records)
-
-
-def save_volume(volume: NDArray[np.float32], grid: Grid, path: Path) -> None:
-    """Write a template-space volume (x, y, z) as NIfTI, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(volume, grid.affine)
-    image.header.set_xyzt_units("mm")
-    image.set_qform(grid.affine, code="mni")
-    image.set_sform(grid.affine, code="mni")
-    partial = path.with_name(f".partial-{path.name}")
-    image.to_filename(partial)
-    os.replace(partial, path)
-
-
-def device_of(autoencoder: Autoencoder) -> torch.device:
-    """Where an autoencoder's tensors are."""
-    tensors = autoencoder.state_dict().values() if isinstance(autoencoder, torch.nn.Module) else ()
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))

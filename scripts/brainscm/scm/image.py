@@ -7,7 +7,6 @@ make the draws.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -19,8 +18,9 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 
-from brainscm.autoencoder.mirror import Mirror
 from brainscm.config import ImageOptions
+from brainscm.encoding.layout import Mirror
+from brainscm.files import whole
 from brainscm.parallel import CPU
 from brainscm.scm.design import Array
 from brainscm.scm.shrinkage import low_rank, ridge, smooth, spectral
@@ -105,10 +105,9 @@ class ImageModel:
         return replace(self, coefficients=self.coefficients + self.draws[k])
 
     def save(self, path: Path) -> None:
-        """Write an npz archive atomically."""
-        partial = path.with_name(f".{path.name}.partial.npz")
-        np.savez(partial, **{attribute.name: getattr(self, attribute.name) for attribute in fields(self)})
-        os.replace(partial, path)
+        """Write an npz archive."""
+        with whole(path) as partial:
+            np.savez(partial, **{attribute.name: getattr(self, attribute.name) for attribute in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> ImageModel:
@@ -253,11 +252,11 @@ def _shrink(
 
     def apart(maps: NDArray[Any]) -> NDArray[Any]:
         maps = maps.reshape(len(maps), channels, *lattice)
-        return maps if mirror is None else mirror.apart(maps)
+        return maps if mirror is None else mirror.split_sides(maps)
 
     def shrink(maps: NDArray[Any], power: float) -> Array:
         shrunk = spectrum.shrink(apart(maps), power)
-        return shrunk if mirror is None else mirror.together(shrunk)
+        return shrunk if mirror is None else mirror.join_sides(shrunk)
 
     mirrored = 0 if mirror is None else len(mirror.sources)
     both = [part for part, end in zip(parts, np.cumsum(parts), strict=True) if end <= mirrored]

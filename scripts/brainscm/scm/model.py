@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,10 +14,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from brainscm.autoencoder.mirror import Mirror
-from brainscm.cohort.tables import read_table, write_table
 from brainscm.config import Scalar, ScmOptions
+from brainscm.encoding.layout import Mirror
 from brainscm.errors import ConfigError, ScanError
+from brainscm.files import whole
 from brainscm.parallel import CPU
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array, Design
@@ -28,6 +27,7 @@ from brainscm.scm.image import DRAWS, ImageModel, Rows, fit_image, has_clusters
 from brainscm.scm.nodes import NodeModel, fit_node, parameter_names
 from brainscm.scm.support import support
 from brainscm.scm.weighting import Weighting, random_intercept, variance_by
+from brainscm.tables import read_table, write_table
 
 logger = logging.getLogger("brainscm")
 
@@ -160,9 +160,8 @@ class Scm:
             arrays[f"{name}/covariance"] = node.covariance
             arrays[f"{name}/dispersion"] = np.array(node.dispersion)
             arrays[f"{name}/note"] = np.array(node.note)
-        partial = folder / ".node_models.partial.npz"
-        np.savez(partial, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, folder / "node_models.npz")
+        with whole(folder / "node_models.npz") as partial:
+            np.savez(partial, **arrays)  # type: ignore[arg-type]
         self.image.save(folder / "image_model.npz")
 
     def values(self, table: pd.DataFrame) -> pd.DataFrame:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,14 +16,15 @@ import pandas as pd
 from joblib import Parallel, delayed  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from brainscm.cohort.tables import write_table
 from brainscm.config import SimulationOptions
 from brainscm.errors import BrainSCMError
+from brainscm.files import whole, write_dataset_description, write_json
 from brainscm.parallel import one_thread
 from brainscm.simulation import causal_model
 from brainscm.simulation.imaging import LABELS, Head, HeadInScanner
-from brainscm.simulation.person import draw_anatomy
+from brainscm.simulation.participant import draw_anatomy
 from brainscm.simulation.scanner import Acquisition, acquire
+from brainscm.tables import write_table
 
 logger = logging.getLogger("brainscm")
 
@@ -170,14 +169,12 @@ def in_ml(head: Head) -> dict[str, float]:
 
 def save(volume: NDArray[Any], acquisition: Acquisition, path: Path) -> None:
     """Write NIfTI with no time stamp, so that equal scans are equal files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(volume, acquisition.affine)
     image.header.set_xyzt_units("mm", "sec")
     image.set_qform(acquisition.affine, code="scanner")
     image.set_sform(acquisition.affine, code="scanner")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
 
 
 def _truncate(path: Path) -> None:
@@ -195,12 +192,10 @@ def _write_tables(output_dir: Path, people: list[_Person], options: SimulationOp
     for table in ("nodes", "volumes"):
         write_table(pd.DataFrame([row for person in people for row in getattr(person, table)]), truth / f"{table}.tsv")
     write_table(pd.DataFrame({"index": list(LABELS), "name": list(LABELS.values())}), truth / "desc-truth_dseg.tsv")
-    generated = {"GeneratedBy": [{"Name": "BrainSCM simulator"}]}
-    _write_json(
-        {"Name": "Truth of the simulated cohort", "BIDSVersion": "1.10.0", "DatasetType": "derivative", **generated},
-        truth / "dataset_description.json",
-    )
-    _write_json(
+    generated_by = {"Name": "BrainSCM simulator"}
+    write_dataset_description(truth, "Truth of the simulated cohort", generated_by=generated_by)
+    write_json(
+        output_dir / "participants.json",
         {
             "sex": {"Levels": {"F": "female", "M": "male"}},
             "age": {"Units": "years"},
@@ -209,18 +204,6 @@ def _write_tables(output_dir: Path, people: list[_Person], options: SimulationOp
                 "Levels": {"CN": "cognitively normal", "MCI": "mild cognitive impairment", "AD": "Alzheimer's disease"}
             },
         },
-        output_dir / "participants.json",
     )
-    _write_json(
-        {"seed": seed, "options": options.model_dump(), **causal_model.declaration()}, output_dir / "truth.json"
-    )
-    _write_json(
-        {"Name": "Simulated cohort of raw heads", "BIDSVersion": "1.10.0", "DatasetType": "raw", **generated},
-        output_dir / "dataset_description.json",
-    )
-
-
-def _write_json(content: Mapping[str, Any], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    write_json(output_dir / "truth.json", {"seed": seed, "options": options.model_dump(), **causal_model.declaration()})
+    write_dataset_description(output_dir, "Simulated cohort of raw heads", "raw", generated_by)

@@ -14,7 +14,7 @@ from brainscm.simulation.anatomy import APPEARANCE, BRAIN_LATTICE, FLOW_LATTICE,
 from brainscm.simulation.causal_model import Nodes
 from brainscm.simulation.deformation import among, interleaved
 from brainscm.simulation.exterior import HEAD_CHANNELS, HEAD_LATTICE
-from brainscm.simulation.person import PERSON_LATTICE, Anatomy, ageing_displacement
+from brainscm.simulation.participant import PERSON_LATTICE, Anatomy, ageing_displacement
 from brainscm.simulation.scanner import SITE_SETTINGS, Acquisition, receive, voxel_positions
 
 HEAD_CENTRE_MM = (0.0, -8.0, -14.0)

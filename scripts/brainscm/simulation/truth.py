@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from brainscm.cohort.tables import read_table, write_table
 from brainscm.config import QueryOptions
 from brainscm.errors import BrainSCMError
 from brainscm.parallel import one_thread
@@ -18,8 +17,9 @@ from brainscm.scm.graph import query_label
 from brainscm.simulation import causal_model
 from brainscm.simulation.cohort import FIRST, TRUTH, in_ml, save, simulate
 from brainscm.simulation.imaging import Head, HeadInScanner
-from brainscm.simulation.person import draw_anatomy
+from brainscm.simulation.participant import draw_anatomy
 from brainscm.simulation.scanner import acquire
+from brainscm.tables import read_table, write_table
 
 COLUMNS = ["scan", "query", "effect", "do", "path", "status", "reason"]
 

@@ -1,0 +1,1 @@
+"""Deformable alignment of each preprocessed scan to the template: where its anatomy lies."""

@@ -1,0 +1,147 @@
+"""An autoencoder of aligned scans: the latent holds where anatomy lies, and how it looks there."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from brainscm.alignment.displacement import interpolate, inverse, resample, upsample, voxels
+from brainscm.alignment.registration import Alignment
+from brainscm.encoding.layout import Mirror
+from brainscm.encoding.pca import PCA
+from brainscm.encoding.vqvae import VQVAE
+
+COARSE_MM = 48.0  # over which the coarse part of a displacement is averaged
+
+
+class Aligned(nn.Module):
+    """A scan's displacement to the template, and an autoencoder's latent of the scan brought there.
+
+    The latent is (n, c, x', y', z') on the inner autoencoder's grid: the displacement in voxels, fine and coarse part
+    apart, its nodes turned into channels, then the inner latent. People differ most in the coarse part, and age moves
+    the fine one; apart, each is shrunk by its own noise.
+    """
+
+    def __init__(self, inner: VQVAE | PCA, alignment: Alignment) -> None:
+        super().__init__()
+        self.inner, self.alignment = inner, alignment
+        self.kind = inner.kind
+        self.grid_shape = inner.grid_shape
+        inner_channels, *lattice = inner.latent_shape
+        self._cubes = tuple(nodes // size for nodes, size in zip(alignment.shape, lattice, strict=True))
+        packed = 3 * self._cubes[0] * self._cubes[1] * self._cubes[2]
+        self.parts: tuple[int, ...] = (packed, packed, inner_channels)
+        self.latent_shape = (sum(self.parts), lattice[0], lattice[1], lattice[2])
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """Of displacements, if the target is its own mirror image; how a scan looks has none in a latent."""
+        if not self.alignment.target_is_symmetric:
+            return None
+        nodes = np.arange(self.parts[0]).reshape(3, *self._cubes)
+        sources = nodes[:, ::-1].reshape(-1)
+        signs = np.where(nodes < nodes[1].min(), -1, 1).reshape(-1)  # to the right becomes to the left
+        return Mirror([*sources.tolist(), *(sources + len(sources)).tolist()], [*signs.tolist(), *signs.tolist()])
+
+    def encode(self, volumes: Tensor) -> Tensor:
+        """Latents (n, c, x', y', z') of volumes (n, 1, x, y, z)."""
+        return torch.stack([self._encode(volume) for volume in volumes[:, 0]])
+
+    def _encode(self, volume: Tensor) -> Tensor:
+        displacement = self.alignment.displacement(volume)
+        fine, coarse = split(displacement, self.alignment.voxel_mm)
+        looks = self.inner.encode(align(volume, displacement)[None, None])[0]
+        return torch.cat([self._pack(fine), self._pack(coarse), looks])
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        """The latents with the inner part quantised; a displacement has no codes."""
+        where, looks = self._apart(latents)
+        return torch.cat([where, self.inner.quantize(looks)], dim=1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Volumes (n, 1, x, y, z): the decoded looks, put where the displacement says."""
+        # The way back takes longest, and a latent shares it with what its looks become when quantised.
+        displacements, of = torch.unique(self._apart(latents)[0], dim=0, return_inverse=True)
+        ways = [inverse(self._displacement(u)) for u in displacements]
+        pairs = zip(self.looks(latents)[:, 0], of.tolist(), strict=True)
+        return torch.stack([resample(volume, ways[way]) for volume, way in pairs])[:, None]
+
+    def looks(self, latents: Tensor) -> Tensor:
+        """How the scans look at the template's voxels, (n, 1, x, y, z)."""
+        return self.inner.decode(self._apart(latents)[1])
+
+    def move(self, volumes: Tensor, latents: Tensor, shift: Tensor, looks: Tensor) -> Tensor:
+        """The scans themselves under a shift of their latents: x'(p) = x(p - Δu(y)) + Δa(y) with y + (u + Δu)(y) = p.
+
+        What lay at y + u(y) now lies at p; Δa is the change of the decoded looks in template space. A scan whose shift
+        is null is returned as it is. `looks` are those of `latents`, which several shifts share.
+        """
+        where, where_shift = self._apart(latents)[0], self._apart(shift)[0]
+        change = (self.looks(latents + shift) - looks)[:, 0]
+        moved = volumes.clone()
+        for at in shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
+            step = self._displacement(where_shift[at])
+            template = inverse(self._displacement(where[at]) + step)
+            origin = voxels(self.grid_shape, shift.device) - interpolate(step, template)
+            moved[at, 0] = resample(volumes[at, 0], origin) + interpolate(change[at][None], template)[0]
+        return moved
+
+    def carry(self, shift: Tensor, latents: Tensor, mean: Tensor) -> Tensor:
+        """What a shift of the mean person's latent (c, x', y', z') is on people of these latents (n, c, x', y', z').
+
+        Δu ↦ Dφ (Dφ̄)⁻¹ Δu with φ(y) = y + u(y), the pushforward by φ ∘ φ̄⁻¹, which takes the mean person's anatomy to
+        this one's: where a ventricle is twice as wide, its wall moves twice as far. Looks stay as they are.
+        """
+        carried = shift.clone()
+        of_mean = _jacobian(self._nodes(self._apart(mean[None])[0][0]))
+        where, where_shift = self._apart(latents)[0], self._apart(shift)[0]
+        for at in where_shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
+            step = self._nodes(where_shift[at])
+            at_template = torch.linalg.solve(of_mean, step.movedim(0, -1))
+            here = (_jacobian(self._nodes(where[at])) @ at_template[..., None])[..., 0].movedim(-1, 0)
+            carried[at, : self.parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
+        return carried
+
+    def _apart(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        displacement = self.parts[0] + self.parts[1]
+        return latents[:, :displacement], latents[:, displacement:]
+
+    def _displacement(self, packed: Tensor) -> Tensor:
+        """On the full grid, (3, x, y, z), of both packed parts."""
+        return upsample(self._nodes(packed), self.grid_shape)
+
+    def _nodes(self, packed: Tensor) -> Tensor:
+        """On the nodes of the alignment, every second voxel: (3, x/2, y/2, z/2)."""
+        fine, coarse = packed.split(self.parts[:2])
+        return self._unpack(fine) + self._unpack(coarse)
+
+    def _pack(self, field: Tensor) -> Tensor:
+        """(3, x/2, y/2, z/2) to (channels, x', y', z'): cubes of nodes become channels."""
+        (x, y, z), (i, j, k) = self.latent_shape[1:], self._cubes
+        return field.reshape(3, x, i, y, j, z, k).permute(0, 2, 4, 6, 1, 3, 5).reshape(-1, x, y, z)
+
+    def _unpack(self, packed: Tensor) -> Tensor:
+        (x, y, z), (i, j, k) = self.latent_shape[1:], self._cubes
+        return packed.reshape(3, i, j, k, x, y, z).permute(0, 4, 1, 5, 2, 6, 3).reshape(3, x * i, y * j, z * k)
+
+
+def align(volume: Tensor, displacement: Tensor) -> Tensor:
+    """A scan (x, y, z) as it looks at the template's voxels."""
+    nodes = voxels(volume.shape, volume.device)
+    return resample(volume, nodes + upsample(displacement, volume.shape))
+
+
+def _jacobian(displacement: Tensor) -> Tensor:
+    """Of y + u(y) at the nodes of u (3, …), every second voxel: (…, 3, 3)."""
+    gradient = torch.stack(torch.gradient(displacement, spacing=2.0, dim=(1, 2, 3)), dim=1)
+    return gradient.movedim((0, 1), (-2, -1)) + torch.eye(3, device=displacement.device)
+
+
+def split(displacement: Tensor, voxel_mm: float) -> tuple[Tensor, Tensor]:
+    """The fine and the coarse part of a displacement (3, x/2, y/2, z/2), which add up to it."""
+    nodes = min(round(COARSE_MM / (2 * voxel_mm)), *displacement.shape[1:])
+    means = functional.avg_pool3d(displacement[None], nodes, ceil_mode=True, count_include_pad=False)
+    coarse = functional.interpolate(means, size=displacement.shape[1:], mode="trilinear", align_corners=False)[0]
+    return displacement - coarse, coarse

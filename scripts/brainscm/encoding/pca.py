@@ -1,0 +1,90 @@
+"""PCA as an autoencoder: the linear baseline, and the fast path, behind the VQ-VAE's interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from brainscm.encoding.layout import Mirror
+from brainscm.errors import BrainSCMError
+
+
+class PCA(nn.Module):
+    """Principal components of whole volumes; the latent (n, k, 1, 1, 1) holds the k scores of a scan."""
+
+    kind = "pca"
+    mean: Tensor  # (voxels,)
+    components: Tensor  # (k, voxels), orthonormal rows
+
+    def __init__(self, grid_shape: tuple[int, int, int], components: int) -> None:
+        super().__init__()
+        x, y, z = grid_shape
+        self.grid_shape = (x, y, z)
+        self.latent_shape = (components, 1, 1, 1)
+        self.parts: tuple[int, ...] = (components,)
+        self.mirror: Mirror | None = None
+        self.register_buffer("mean", torch.zeros(x * y * z))
+        self.register_buffer("components", torch.zeros(components, x * y * z))
+
+    @classmethod
+    def fit(cls, volumes: Any, components: int) -> PCA:
+        """Fit on volumes (n, 1, x, y, z): an array or anything that slices like one (memory map, zarr).
+
+        The components come from the n×n Gram matrix of the centred volumes, summed slab by slab, so that memory holds
+        one slab of all scans and never all volumes. `components` is cut to n - 1, beyond which nothing varies.
+
+        Raises:
+            BrainSCMError: there are fewer than two volumes.
+        """
+        n, _, *shape = volumes.shape
+        if n < 2:
+            raise BrainSCMError(f"autoencoder: PCA needs at least 2 training scans and has {n}; check the split.")
+        grid_shape = (shape[0], shape[1], shape[2])
+        mean = np.empty(grid_shape, np.float32)
+        gram = np.zeros((n, n))
+        for x in range(grid_shape[0]):
+            slab = _slab(volumes, x)
+            mean[x] = slab.mean(0).reshape(grid_shape[1:])
+            slab -= slab.mean(0)
+            gram += slab @ slab.T
+        values, vectors = np.linalg.eigh(gram)
+        kept = np.argsort(values)[::-1][: min(components, n - 1)]
+        weights = vectors[:, kept] / np.sqrt(np.maximum(values[kept], np.finfo(np.float32).tiny))  # (n, k)
+
+        pca = cls(grid_shape, len(kept))
+        rows = np.empty((len(kept), *grid_shape), np.float32)
+        for x in range(grid_shape[0]):
+            slab = _slab(volumes, x)
+            rows[:, x] = (weights.T @ (slab - slab.mean(0))).reshape(len(kept), *grid_shape[1:])
+        rows = rows.reshape(len(kept), -1)
+        # An eigenvector's sign is arbitrary; the largest voxel made positive gives the same components on any machine.
+        largest = np.abs(rows).argmax(1)
+        rows *= np.sign(rows[np.arange(len(rows)), largest])[:, None]
+        pca.mean.copy_(torch.from_numpy(mean.ravel()))
+        pca.components.copy_(torch.from_numpy(rows))
+        return pca
+
+    @torch.no_grad()
+    def encode(self, volumes: Tensor) -> Tensor:
+        """Scores (n, k, 1, 1, 1) of volumes (n, 1, x, y, z)."""
+        scores = (volumes.reshape(len(volumes), -1) - self.mean) @ self.components.T
+        return scores[:, :, None, None, None]
+
+    @torch.no_grad()
+    def quantize(self, latents: Tensor) -> Tensor:
+        """The latents themselves: PCA has no codebook."""
+        return latents
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Volumes (n, 1, x, y, z) of scores (n, k, 1, 1, 1)."""
+        flat = latents.reshape(len(latents), -1) @ self.components + self.mean
+        return flat.reshape(-1, 1, *self.grid_shape)
+
+
+def _slab(volumes: Any, x: int) -> np.ndarray:
+    slab = np.asarray(volumes[:, 0, x], np.float64)
+    return slab.reshape(len(slab), -1)

@@ -1,0 +1,101 @@
+"""Every file appears whole or not at all, under its BIDS name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import brainscm
+
+BIDS_VERSION = "1.10.0"
+
+
+@contextmanager
+def whole(path: Path, shared: bool = False) -> Iterator[Path]:
+    """Give a name to write to, file or folder, and move what was written there to `path` at the end.
+
+    A killed job leaves the old file or the new one, never half of it; a failed block leaves the old one. The name ends
+    as that of `path` does, since some libraries choose the format by it.
+
+    Args:
+        shared: several jobs may write `path` at the same time; the last one's stays. Otherwise what an earlier, killed
+            job has left unfinished is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.with_name(f".{path.name}.partial")
+    if shared:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    partial = folder / path.name
+    try:
+        yield partial
+        if partial.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON as people read it; NaN and infinity, which JSON does not know, are an error."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def scan_folder(scan: str) -> Path:
+    """Where a BIDS dataset keeps the anatomical images of a scan (`sub-X` or `sub-X_ses-Y`): `sub-X/[ses-Y/]anat`."""
+    return Path(scan.replace("_", "/"), "anat")
+
+
+def derivative_name(scan: str, entities: Mapping[str, str], suffix: str) -> str:
+    """The name, without an ending, of a file derived from a scan: `sub-X_[ses-Y_]<key>-<value>_…_<suffix>`."""
+    return "_".join([scan, *(f"{key}-{value}" for key, value in entities.items()), suffix])
+
+
+def sidecar(path: Path) -> Path:
+    """The JSON file that tells of an image: the same name with its own ending."""
+    return path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")
+
+
+def bids_uri(path: Path, dataset: str) -> str:
+    """A file of a dataset as a BIDS URI, `bids:<dataset>:sub-X/…`; DatasetLinks says where the dataset lies."""
+    parts = path.parts
+    first = next((k for k, part in enumerate(parts) if part.startswith("sub-")), len(parts) - 1)
+    return f"bids:{dataset}:" + "/".join(parts[first:])
+
+
+def write_dataset_description(
+    folder: Path,
+    name: str,
+    dataset_type: Literal["raw", "derivative"] = "derivative",
+    generated_by: Mapping[str, str] | None = None,
+    links: Mapping[str, str] | None = None,
+) -> None:
+    """Write the file that makes a folder a BIDS dataset.
+
+    Args:
+        generated_by: name and version of the program; BrainSCM if None.
+        links: other datasets that BIDS URIs speak of → where they lie.
+    """
+    program = generated_by or {"Name": "BrainSCM", "Version": brainscm.__version__}
+    described: dict[str, Any] = {
+        "Name": name,
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": dataset_type,
+        "GeneratedBy": [dict(program)],
+    }
+    if links:
+        described["DatasetLinks"] = dict(links)
+    write_json(folder / "dataset_description.json", described)

@@ -1,0 +1,53 @@
+"""What makes scans comparable: a model, its latents and its results remember it, and it is compared here alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from brainscm.config import Config, CustomTemplate
+from brainscm.errors import BrainSCMError
+
+
+class Identity(BaseModel):
+    """How scans were brought to template space, and, of latents and what follows, which model encoded them.
+
+    `encoder` is the SHA-256 of the model file; "" for scans that are not encoded.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    template: str | CustomTemplate
+    voxel_mm: float
+    transform: Literal["rigid", "similarity", "affine"]
+    encoder: str = ""
+
+    @classmethod
+    def of(cls, config: Config) -> Identity:
+        """Of the scans that a study preprocesses."""
+        options = config.preprocess
+        return cls(template=config.template, voxel_mm=options.voxel_mm, transform=options.transform)
+
+    def encoded_by(self, model_sha256: str) -> Identity:
+        return self.model_copy(update={"encoder": model_sha256})
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for a side-car or a rule's parameter; `Identity.model_validate` takes them back."""
+        values: dict[str, Any] = json.loads(self.model_dump_json())
+        return values
+
+    def check(self, other: Identity, here: str, there: str, mend: str) -> None:
+        """Make sure that what lies `here`, of this identity, may be used with what lies `there`, of the other.
+
+        Raises:
+            BrainSCMError: one sentence with both places, what differs, and what to do (`mend`).
+        """
+        own, others = self.as_json(), other.as_json()
+        differing = [key for key in own if own[key] != others[key]]
+        if differing == ["encoder"]:
+            raise BrainSCMError(f"{here} and {there} are of two different models; {mend}.")
+        if differing:
+            told = "; ".join(f"{key} is {own[key]!r} here and {others[key]!r} there" for key in differing)
+            raise BrainSCMError(f"{here} and {there}: their scans were preprocessed differently ({told}); {mend}.")

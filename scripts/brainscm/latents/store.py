@@ -1,0 +1,91 @@
+"""The latents of a cohort's scans: one zarr store, found by scan id, which knows the encoder that filled it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+
+from brainscm.encoding.layout import Layout
+from brainscm.errors import BrainSCMError, ScanError
+from brainscm.files import whole
+from brainscm.identity import Identity
+
+
+@dataclass(frozen=True)
+class LatentStore:
+    """Latents by scan.
+
+    Attributes:
+        latents: (n, c, x, y, z), an array or anything whose i-th item is the i-th scan's latent, such as a zarr array.
+        scans: the scan of each row.
+        layout: of each latent.
+        identity: of the scans, with the encoder's.
+    """
+
+    latents: Any
+    scans: Sequence[str]
+    layout: Layout
+    identity: Identity
+
+    @classmethod
+    def open(cls, path: Path | str) -> LatentStore:
+        """Open the store that `encode_scans` wrote.
+
+        Raises:
+            BrainSCMError: it is not there, or not whole.
+        """
+        try:
+            group = zarr.open_group(path, mode="r")
+            attributes: dict[str, Any] = dict(group.attrs)
+            layout, identity = Layout.of_json(attributes["layout"]), Identity.model_validate(attributes["identity"])
+            return cls(group["latents"], tuple(attributes["scans"]), layout, identity)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise BrainSCMError(
+                f"{path}: is not a store of latents of this version of BrainSCM ({type(error).__name__}); "
+                "run encode_scans again."
+            ) from error
+
+    @staticmethod
+    @contextmanager
+    def create(
+        path: Path, scans: Sequence[str], latent_shape: Sequence[int], layout: Layout, identity: Identity
+    ) -> Iterator[zarr.Array]:
+        """An empty array (n, *latent_shape), float32, one chunk a scan, which becomes the store when it is filled."""
+        with whole(path) as partial:
+            group = zarr.create_group(store=partial)
+            shape = (len(scans), *latent_shape)
+            latents = group.create_array("latents", shape=shape, chunks=(1, *latent_shape), dtype="float32")
+            group.attrs.update({"scans": list(scans), "layout": layout.as_json(), "identity": identity.as_json()})
+            yield latents
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Where each scan's latent stands."""
+        return {scan: row for row, scan in enumerate(self.scans)}
+
+    def rows(self, scans: Iterable[str]) -> list[int]:
+        return [self.row_of[scan] for scan in scans]
+
+    def of(self, scan: str) -> NDArray[np.float32]:
+        """The latent of a scan, (c, x, y, z).
+
+        Raises:
+            ScanError: it has none.
+        """
+        if scan not in self.row_of:
+            raise ScanError(f"{scan}: it has no latent; run encode_scans again")
+        return np.asarray(self.latents[self.row_of[scan]], dtype=np.float32)
+
+    def lacking(self, scans: Iterable[str]) -> pd.Series:
+        """Why a scan cannot be used for want of a latent, by scan id; "" where it has one."""
+        told = {scan: "" if scan in self.row_of else "it has no latent; run encode_scans again" for scan in scans}
+        return pd.Series(told, dtype=object)

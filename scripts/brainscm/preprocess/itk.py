@@ -1,0 +1,51 @@
+"""The way to ANTs and back: images, and transforms as ITK keeps them (LPS) against NIfTI's RAS+."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainscm.images import LPS, Image
+
+
+def to_ants(image: Image) -> Any:
+    """An ANTs image of an axis-aligned or rotated (not sheared) one."""
+    import ants
+
+    spacing = image.voxel_mm
+    return ants.from_numpy(
+        np.ascontiguousarray(image.data, dtype=np.float32),
+        origin=(LPS @ image.affine[:3, 3]).tolist(),
+        spacing=spacing.tolist(),
+        direction=LPS @ (image.affine[:3, :3] / spacing),
+    )
+
+
+def write_matrix(matrix: np.ndarray, path: Path) -> None:
+    """Write a RAS+ world map as an ITK affine (LPS), readable by ANTs and by `nitransforms`."""
+    import ants
+
+    transform = ants.create_ants_transform(
+        transform_type="AffineTransform",
+        precision="double",
+        dimension=3,
+        matrix=LPS @ matrix[:3, :3] @ LPS,
+        translation=LPS @ matrix[:3, 3],
+    )
+    ants.write_transform(transform, str(path))
+
+
+def read_matrix(path: Path) -> np.ndarray:
+    """Read an ITK affine (LPS) as a RAS+ world map (4, 4)."""
+    import ants
+
+    transform = ants.read_transform(str(path))
+    linear = np.asarray(transform.parameters[:9]).reshape(3, 3)
+    centre = np.asarray(transform.fixed_parameters[:3])
+    shift = np.asarray(transform.parameters[9:12]) + centre - linear @ centre
+    matrix = np.eye(4)
+    matrix[:3, :3] = LPS @ linear @ LPS
+    matrix[:3, 3] = LPS @ shift
+    return matrix

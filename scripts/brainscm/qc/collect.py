@@ -1,0 +1,98 @@
+"""Gather every scan into qc.tsv, judge each by its metrics and its cohort, and finish the BIDS derivatives folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainscm.config import QualityOptions
+from brainscm.errors import BrainSCMError
+from brainscm.files import write_dataset_description, write_text
+from brainscm.qc.limits import apply_limits
+from brainscm.tables import read_table, write_table
+
+logger = logging.getLogger("brainscm")
+
+README = """T1w scans preprocessed by BrainSCM: brains in template space, masks, tissue probabilities and transforms.
+
+qc.tsv has a row a scan: pass, warn or fail, the reasons, quality measures, volumes (ml) and files. status/ holds what
+each scan's own job told, figures/ its pictures. The transforms (*_xfm.mat) are ITK affines, for ANTs.
+"""
+
+
+def collect_preprocessing(scans_path: Path, preproc_dir: Path, qc_path: Path, limits: QualityOptions) -> pd.DataFrame:
+    """Write `qc.tsv`, one row a scan of `scans.tsv` in its order.
+
+    Columns: scan, status (pass, warn or fail), reasons (joined by "; "), the metrics, `mask_volume_z` (robust z within
+    the cohort), volumes as `<region>_ml`, and one column a role in `outputs` with its path relative to `preproc_dir`.
+    A scan that failed stays failed; one that is done is judged by `limits`, and warns at least if something was noted
+    about it, or if its robust z is beyond `volume_z_warn`.
+
+    Raises:
+        BrainSCMError: a status is missing, or an image that a status promises is gone.
+    """
+    scans = read_table(scans_path)
+    rows = [_row(scan, preproc_dir, limits) for scan in scans["scan"]]
+    table = pd.DataFrame(rows)
+    if "mask_volume_ml" in table:
+        table["mask_volume_z"] = robust_z(table["mask_volume_ml"].where(table["status"] != "fail"))
+        # A failed scan's z is missing, so it is never among them.
+        outliers = table["mask_volume_z"].abs() > limits.volume_z_warn
+        reasons = [
+            f"mask volume is {z:+.1f} robust z from the cohort's median (warn beyond {limits.volume_z_warn:g})"
+            for z in table.loc[outliers, "mask_volume_z"]
+        ]
+        table.loc[outliers, "reasons"] = (table.loc[outliers, "reasons"] + "; " + reasons).str.removeprefix("; ")
+        table.loc[outliers, "status"] = "warn"
+    write_table(table, qc_path)
+    _describe_dataset(preproc_dir, scans["path"])
+    counts = table["status"].value_counts()
+    told = ", ".join(f"{counts.get(key, 0)} {key}" for key in ("pass", "warn", "fail"))
+    logger.info("%d scans: %s", len(table), told)
+    for row in table[table["status"] == "fail"].itertuples():
+        logger.warning("failed: %s: %s", row.scan, row.reasons)
+    return table
+
+
+def robust_z(values: pd.Series) -> pd.Series:
+    """(value - median) / (1.4826 × median absolute deviation); missing where there are under 5 values or no spread."""
+    spread = 1.4826 * (values - values.median()).abs().median()
+    if values.count() < 5 or not spread > 0:
+        return pd.Series(np.nan, index=values.index)
+    return (values - values.median()) / spread
+
+
+def _row(scan: str, preproc_dir: Path, limits: QualityOptions) -> dict[str, Any]:
+    path = preproc_dir / "status" / f"{scan}.json"
+    rerun = f"rerun it with: snakemake --cores all --force {path}"
+    try:
+        status = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BrainSCMError(f"{scan}: its status {path} is missing or unreadable; {rerun}") from error
+    if status["status"] != "fail":
+        gone = [name for name in status["outputs"].values() if not (preproc_dir / name).is_file()]
+        if gone:
+            raise BrainSCMError(f"{scan}: {preproc_dir / gone[0]} was written but is gone; {rerun}")
+    verdict, reasons = ("fail", []) if status["status"] == "fail" else apply_limits(status["metrics"], limits)
+    reasons = reasons + status["reasons"]
+    if verdict == "pass" and reasons:
+        verdict = "warn"
+    row = {"scan": scan, "status": verdict, "reasons": "; ".join(reasons)}
+    row |= status["metrics"]
+    row |= {f"{region}_ml": volume for region, volume in status["volumes_ml"].items()}
+    return row | status["outputs"]
+
+
+def _describe_dataset(preproc_dir: Path, raw_paths: pd.Series) -> None:
+    """What makes `preproc/` a BIDS derivatives dataset; its status and figures folders are not part of BIDS."""
+    roots = {str(path).split("/sub-", 1)[0] for path in raw_paths}
+    links = {"raw": f"file://{min(roots)}"} if roots else {}
+    write_dataset_description(preproc_dir, "BrainSCM preprocessed T1w", links=links)
+    # Folders without a slash: the BIDS validator does not take "status/" for the folder itself.
+    write_text(preproc_dir / ".bidsignore", "status\nfigures\nqc.tsv\n*_xfm.mat\n")
+    write_text(preproc_dir / "README", README)

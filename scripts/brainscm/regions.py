@@ -1,0 +1,99 @@
+"""The regions whose volumes are measured: what they are called, and how one measures them.
+
+A region is measured in every preprocessed scan and every counterfactual by one function (`preprocess.tissues`). A node
+of the graph may be named after it, with or without its unit (`ventricles` or `ventricles_ml`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from brainscm.config import AtlasOptions
+from brainscm.errors import ConfigError
+from brainscm.images import Mask, Volume
+from brainscm.tables import read_table
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region of the template's brain; its volume is that of some tissues within it, in the scan's own space, in ml.
+
+    Attributes:
+        name: of its node; its column in tables is `<name>_ml`.
+        label, meaning: words for people.
+        tissues: whose probabilities are added up: gm, wm, csf.
+        within: the attribute of `Template` that holds the region's mask; "" for the whole brain.
+        is_sum: its volume is the sum of other regions, so that a mean over regions would count it twice.
+    """
+
+    name: str
+    label: str
+    meaning: str
+    tissues: tuple[str, ...]
+    within: str = ""
+    is_sum: bool = False
+
+
+REGIONS = (
+    Region("gm", "grey matter", "Volume in the scan's own space.", ("gm",)),
+    Region("wm", "white matter", "Volume in the scan's own space.", ("wm",)),
+    Region("csf", "CSF", "Cerebrospinal fluid inside the brain mask, in the scan's own space.", ("csf",)),
+    Region(
+        "ventricles",
+        "ventricles",
+        "CSF in the template's ventricle region, in the scan's own space.",
+        ("csf",),
+        within="ventricles",
+    ),
+    Region("brain", "brain", "Grey and white matter together.", ("gm", "wm"), is_sum=True),
+    Region(
+        "medial_temporal_gm",
+        "medial temporal grey matter",
+        "Grey matter within 13 mm of the hippocampus's axis in the template (hippocampus, amygdala, parahippocampal "
+        "cortex), in the scan's own space.",
+        ("gm",),
+        within="medial_temporal",
+    ),
+)
+COMPARED = tuple(region.name for region in REGIONS if not region.is_sum)
+# What preprocessing measures with any template, and a node of the graph may therefore be named after.
+MEASURED = frozenset({*(region.name for region in REGIONS), "head_size"})
+
+LABELS = {region.name: region.label for region in REGIONS}
+
+
+class MeasureRegions(Protocol):
+    """Volumes in ml by region of a template-space volume (x, y, z), a scan's or a counterfactual's.
+
+    `head_size` is the determinant of the map from scan to template: 1 for what is not brought to a scan's own space.
+    """
+
+    def __call__(self, volume: Volume, mask: Mask, head_size: float = 1.0) -> dict[str, float]: ...
+
+
+def region_label(name: str) -> str:
+    """Words for a region; one of an atlas keeps its name."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def atlas_regions(options: AtlasOptions) -> dict[int, str]:
+    """The atlas's labels with their names as table columns have them: lower case, `_` for all but letters and digits.
+
+    Raises:
+        ConfigError: the table lacks `index` or `name`, or two regions would have one name.
+    """
+    where = f"preprocess.atlas.labels: {options.labels}"
+    try:
+        table = read_table(options.labels)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where} cannot be read as a tab-separated table; check the path and the file") from error
+    if not {"index", "name"} <= set(table) or table.empty:
+        raise ConfigError(f"{where} needs the columns index and name, separated by tabs, and a row a region")
+    table = table[table["index"] > 0]
+    names = [re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_") for name in table["name"]]
+    for name in names:
+        if names.count(name) > 1 or name in MEASURED:
+            raise ConfigError(f"{where}: '{name}' names two regions or one of {', '.join(sorted(MEASURED))}; rename it")
+    return dict(zip(table["index"].astype(int), names, strict=True))

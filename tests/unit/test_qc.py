@@ -1,0 +1,214 @@
+"""The rules turn metrics into pass, warn or fail with a reason; the gather keeps every scan and finds outliers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from brainscm.config import QualityOptions
+from brainscm.errors import BrainSCMError
+from brainscm.images import Image
+from brainscm.qc.collect import collect_preprocessing, robust_z
+from brainscm.qc.limits import apply_limits
+from brainscm.qc.measures import mask_metrics, raw_metrics, slice_jump
+from brainscm.tables import read_table, write_table
+
+GOOD: dict[str, float | None] = {
+    "ncc": 0.55,
+    "mask_volume_ml": 1400.0,
+    "border_cm2": 0.0,
+    "cnr": 2.7,
+    "contrast": 1.4,
+    "fov_cut_percent": 0.0,
+    "holes_ml": 0.0,
+    "slice_jump": 1.4,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "reason"),
+    [
+        ({}, "pass", ""),
+        ({"ncc": 0.38}, "warn", "similarity"),
+        ({"ncc": 0.1}, "fail", "similarity"),
+        ({"mask_volume_ml": 900.0}, "warn", "mask volume is 900 ml"),
+        ({"mask_volume_ml": 3000.0}, "fail", "mask volume is 3000 ml"),
+        ({"border_cm2": 20.0}, "warn", "edge of the scan"),
+        ({"border_cm2": 150.0}, "fail", "edge of the scan"),
+        ({"cnr": 1.2}, "warn", "contrast"),
+        ({"cnr": 0.2}, "fail", "contrast"),
+        ({"contrast": 1.05}, "warn", "times as bright"),
+        ({"contrast": 0.8}, "fail", "times as bright"),
+        ({"fov_cut_percent": 5.0}, "warn", "beyond the field of view"),
+        ({"fov_cut_percent": 40.0}, "fail", "beyond the field of view"),
+        ({"holes_ml": 10.0}, "warn", "no signal"),
+        ({"holes_ml": 500.0}, "fail", "no signal"),
+        ({"slice_jump": 2.5}, "warn", "neighbouring slices differ 2.50 times"),
+        ({"ncc": None}, "fail", "ncc could not be measured"),
+    ],
+)
+def test_rules(change: dict[str, float | None], status: str, reason: str) -> None:
+    found, reasons = apply_limits(GOOD | change, QualityOptions())
+    assert found == status
+    assert len(reasons) == (status != "pass")
+    assert reason in "".join(reasons)
+
+
+def test_failure_is_told_before_warnings() -> None:
+    status, reasons = apply_limits(GOOD | {"ncc": 0.1, "cnr": 1.2}, QualityOptions())
+    assert status == "fail"
+    assert "fail below" in reasons[0]
+    assert "warn below" in reasons[1]
+
+
+def test_limits_come_from_the_options() -> None:
+    assert apply_limits(GOOD, QualityOptions(ncc_warn=0.9))[0] == "warn"
+
+
+def test_mask_metrics_know_volume_and_cut() -> None:
+    data = np.zeros((60, 60, 60), np.uint8)
+    data[20:40, 20:40, :30] = 1  # stands on the lower face: 20 × 20 voxels of 2 mm = 16 cm²
+    metrics = mask_metrics(Image(data, np.diag([2.0, 2.0, 2.0, 1.0])))
+    assert metrics["mask_volume_ml"] == pytest.approx(96)
+    assert metrics["border_cm2"] == pytest.approx(16)
+
+
+def head_with_air(air: float) -> tuple[Image, np.ndarray]:
+    """A noisy ball of 100 ± 5 in air of the given level, and the brain inside it."""
+    distance = np.linalg.norm(np.indices((60, 60, 60)) - 29.5, axis=0)
+    data = np.where(distance < 22, np.random.default_rng(0).normal(100, 5, distance.shape), air)
+    return Image(data.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])), distance < 15
+
+
+def test_foreground_to_background_ratio_is_missing_with_a_reason_where_the_air_is_zero() -> None:
+    metrics, why_null = raw_metrics(*head_with_air(4.0))
+    assert metrics["fber"] == pytest.approx((100 / 4) ** 2, rel=0.02)
+    assert why_null == {}
+    metrics, why_null = raw_metrics(*head_with_air(0.0))
+    assert np.isnan(metrics["fber"])
+    assert "zero" in why_null["fber"]
+
+
+def test_entropy_rises_when_energy_leaks_into_the_air() -> None:
+    clean, brain = head_with_air(2.0)
+    ghost = clean.with_data(clean.data + 0.3 * np.roll(clean.data, 25, axis=1))
+    assert raw_metrics(ghost, brain)[0]["efc"] > raw_metrics(clean, brain)[0]["efc"] + 0.02
+    flat = clean.with_data(np.ones((16, 16, 16), np.float32))
+    assert raw_metrics(flat, flat.data > 0)[0]["efc"] == pytest.approx(1)
+
+
+def test_missing_slab_is_measured_as_a_hole() -> None:
+    head, brain = head_with_air(4.0)
+    assert raw_metrics(head, brain)[0]["holes_ml"] == 0
+    head.data[:, :, 28:30] = 0
+    assert raw_metrics(head, brain)[0]["holes_ml"] == pytest.approx(brain[:, :, 28:30].sum() * 8 / 1000)
+
+
+def test_missing_slices_are_seen_as_a_jump_and_a_change_of_brightness_is_not() -> None:
+    rng = np.random.default_rng(0)
+    texture = ndimage.gaussian_filter(rng.normal(size=(60, 60, 60)), 2) * 100
+    brain = np.linalg.norm(np.indices((60, 60, 60)) - 29.5, axis=0) < 25
+    brighter = np.linspace(1, 3, 60)[None, None]
+    whole = Image((100 + texture * brighter).astype(np.float32), np.eye(4))
+    assert slice_jump(whole, brain) < 1.4
+    gone = np.arange(30, 34)
+    without = Image(np.delete(whole.data, gone, axis=1), np.eye(4))
+    assert slice_jump(without, np.delete(brain, gone, axis=1)) > 2
+    assert slice_jump(whole, np.zeros_like(brain)) == 1
+
+
+def test_robust_z_is_not_fooled_by_the_outlier_itself() -> None:
+    z = robust_z(pd.Series([1400.0, 1390, 1410, 1420, 1380, 5000]))
+    assert z.iloc[-1] > 50
+    assert z.iloc[:-1].abs().max() < 2
+
+
+def test_robust_z_of_a_few_scans_is_missing() -> None:
+    assert robust_z(pd.Series([1.0, 2.0, 3.0])).isna().all()
+
+
+def write_status(folder: Path, scan: str, status: str, volume: float, reasons: list[str] | None = None) -> None:
+    """What `preprocess_scan` writes of a scan that is done, or failed."""
+    image = f"{scan}/anat/{scan}_desc-preproc_T1w.nii.gz"
+    (folder / image).parent.mkdir(parents=True, exist_ok=True)
+    (folder / image).touch()
+    (folder / "status").mkdir(exist_ok=True)
+    content = {
+        "scan": scan,
+        "status": status,
+        "reasons": reasons or [],
+        "metrics": {} if status == "fail" else GOOD | {"mask_volume_ml": volume},
+        "volumes_ml": {} if status == "fail" else {"gm": 700.0},
+        "outputs": {} if status == "fail" else {"preproc_t1w": image},
+    }
+    (folder / "status" / f"{scan}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    names = [f"sub-{k:02d}" for k in range(8)]
+    for name, volume in zip(names[:7], (1400, 1390, 1410, 1420, 1380, 1405, 2000), strict=True):
+        write_status(tmp_path, name, "done", volume)
+    write_status(tmp_path, names[7], "fail", 0, ["/data/sub-07_T1w.nii.gz: is empty; copy it again"])
+    paths = [f"/data/{name}/anat/{name}_T1w.nii.gz" for name in names]
+    write_table(pd.DataFrame({"scan": names, "path": paths}), tmp_path / "scans.tsv")
+    return tmp_path
+
+
+def collect(folder: Path, limits: QualityOptions | None = None) -> pd.DataFrame:
+    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", limits or QualityOptions())
+    return read_table(folder / "qc.tsv").set_index("scan")
+
+
+def test_every_scan_has_a_row_with_its_metrics_volumes_and_paths(cohort: Path) -> None:
+    table = collect(cohort)
+    assert len(table) == 8
+    row = table.loc["sub-01"]
+    assert (row["status"], row["gm_ml"], row["ncc"]) == ("pass", 700, 0.55)
+    assert (cohort / row["preproc_t1w"]).is_file()
+    assert table.loc["sub-07", "status"] == "fail"
+    assert table.loc["sub-07", "reasons"].endswith("copy it again")
+
+
+def test_outlier_of_the_cohort_becomes_a_warning(cohort: Path) -> None:
+    table = collect(cohort)
+    assert table.loc["sub-06", "status"] == "warn"
+    assert "robust z" in table.loc["sub-06", "reasons"]
+    assert (table["status"] == "pass").sum() == 6
+
+
+def test_another_limit_judges_the_same_statuses_anew(cohort: Path) -> None:
+    assert collect(cohort).loc["sub-01", "status"] == "pass"
+    strict = collect(cohort, QualityOptions(ncc_fail=0.6, ncc_warn=0.7))
+    assert (strict["status"] == "fail").all()
+    assert "similarity" in strict.loc["sub-01", "reasons"]
+
+
+def test_scan_that_something_was_noted_about_warns(cohort: Path) -> None:
+    write_status(cohort, "sub-02", "done", 1410, ["a run was left out: it is empty; copy it again"])
+    row = collect(cohort).loc["sub-02"]
+    assert (row["status"], row["reasons"]) == ("warn", "a run was left out: it is empty; copy it again")
+
+
+def test_folder_is_a_bids_derivative(cohort: Path) -> None:
+    collect(cohort)
+    description = json.loads((cohort / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["DatasetLinks"] == {"raw": "file:///data"}
+    assert "status" in (cohort / ".bidsignore").read_text().split()
+    assert "qc.tsv" in (cohort / "README").read_text()
+
+
+def test_promised_image_that_is_gone_names_scan_and_command(cohort: Path) -> None:
+    (cohort / "sub-03/anat/sub-03_desc-preproc_T1w.nii.gz").unlink()
+    with pytest.raises(BrainSCMError, match=r"sub-03: .* is gone; rerun it with: snakemake .*sub-03.json"):
+        collect(cohort)
+
+
+def test_missing_status_names_scan_and_command(cohort: Path) -> None:
+    (cohort / "status" / "sub-04.json").write_text("{")
+    with pytest.raises(BrainSCMError, match=r"sub-04: .* unreadable; rerun it with"):
+        collect(cohort)
