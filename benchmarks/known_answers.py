@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-import zarr
 from bench_truth import ROOT, STUDY, finite
 
 from brainscm.config import Config
 from brainscm.counterfactuals.queries import plan_query
-from brainscm.encoding.model import Autoencoder
+from brainscm.encoding.encoder import Encoder
 from brainscm.evaluation.agreement import change_agreement
 from brainscm.evaluation.methods import Method
 from brainscm.evaluation.truth import read_raw, simulated_cases, true_volume
 from brainscm.images import Grid, read_mask, read_volume
-from brainscm.latents.encode import stored_mirror
+from brainscm.latents.store import LatentStore
 from brainscm.parallel import side_by_side
 from brainscm.preprocess.itk import read_matrix
 from brainscm.scm.covariates import covariate_table
@@ -72,8 +71,8 @@ class Run:
 class Candidate:
     """An encoding, the latents it gives (a zarr group of `encode_scans`), and an image node fitted on them."""
 
-    autoencoder: Autoencoder
-    latents: zarr.Group
+    autoencoder: Encoder
+    store: LatentStore
     scm: Scm
     decode: str = "residual"
 
@@ -81,12 +80,12 @@ class Candidate:
         return np.asarray(self.latents["latents"][self.latents.attrs["scans"].index(scan)])
 
 
-def fit_scm(run: Run, latents: zarr.Group, mirrored: bool = True, **image: Any) -> Scm:
+def fit_scm(run: Run, store: LatentStore, mirrored: bool = True, **image: Any) -> Scm:
     """The study's SCM on the run's training scans, with other options of the image node, or without the mirror."""
     options = run.study.scm.model_copy(update={"image": run.study.scm.image.model_copy(update=image)})
     table = run.table.loc[latents.attrs["scans"]].reset_index(drop=True)
-    mirror = stored_mirror(latents) if mirrored else None
-    return Scm.fit(table, latents["latents"], options, run.study.seed, latents.attrs["parts"], mirror)
+    mirror = store.layout.mirror if mirrored else None
+    return Scm.fit(table, store.latents, options, run.study.seed, store.layout.parts, mirror)
 
 
 def judge(run: Run, people: int, candidates: Mapping[str, Candidate]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pandas as pd
 from brainscm.run_summary import run_summary
 from brainscm.tables import read_table, run_paths
 from brainscm.errors import BrainSCMError
+from brainscm.identity import Identity
 from brainscm.provenance import code_fingerprint
 from brainscm.study import check_keys_once, load_study
 
@@ -29,6 +30,9 @@ PREPROCESSING = {
     "template": config["template"],
     "options": {key: value for key, value in config["preprocess"].items() if key != "atlas"},
 }
+
+
+IDENTITY = Identity.of(STUDY).as_json()
 
 
 wildcard_constraints:

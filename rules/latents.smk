@@ -23,6 +23,7 @@ rule encode_scans:
         preproc_dir=subpath(input.qc, parent=True),
         work_dir=WORK,
         preprocessing=PREPROCESSING,
+        identity=IDENTITY,
         code=code_fingerprint("latents", "encoding", "alignment"),
     message:
         "Encoding all scans"

@@ -6,6 +6,7 @@ from brainscm.job import job
 
 with job(snakemake):
     from brainscm.encoding.model import load_autoencoder
+    from brainscm.identity import Identity
     from brainscm.images import Grid
     from brainscm.latents.encode import encode_scans
     from brainscm.parallel import choose_device
@@ -19,4 +20,5 @@ with job(snakemake):
     card = check_card(Path(input.card), Path(input.model), params.preprocessing, grid)
     device = choose_device("auto")
     model = load_autoencoder(Path(input.model), device.type, displacements_folder(Path(params.work_dir)))
-    encode_scans(scans, model, grid, Path(snakemake.output.latents), card["model_sha256"], device)
+    identity = Identity.model_validate(params.identity).encoded_by(card["model_sha256"])
+    encode_scans(scans, model, grid, Path(snakemake.output.latents), identity, device)

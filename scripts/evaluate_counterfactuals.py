@@ -7,12 +7,12 @@ from brainscm.job import job
 with job(snakemake):
     import json
 
-    import zarr
     from pydantic import TypeAdapter
 
     from brainscm.config import CustomTemplate, QueryOptions, ScmOptions
     from brainscm.encoding.model import load_autoencoder
     from brainscm.evaluation.stage import Study, evaluate
+    from brainscm.latents.store import LatentStore
     from brainscm.preprocess.itk import read_matrix
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import SegmentRegions
@@ -22,7 +22,7 @@ with job(snakemake):
     from brainscm.tables import read_table, write_table
 
     source, params = snakemake.input, snakemake.params
-    store = zarr.open_group(source.latents, mode="r")
+    store = LatentStore.open(source.latents)
     preproc_dir = Path(params.preproc_dir)
     chosen = TypeAdapter(str | CustomTemplate).validate_python(params.template)
     template = load_template(chosen, params.preprocess["voxel_mm"])
@@ -30,8 +30,8 @@ with job(snakemake):
         scm=load_scm(Path(params.scm_dir), ScmOptions.model_validate(params.scm)),
         autoencoder=load_autoencoder(Path(source.model)),
         table=covariate_table(source.scans, source.qc),
-        latents=store["latents"],
-        latent_scans=list(store.attrs["scans"]),
+        latents=store.latents,
+        latent_scans=list(store.scans),
         manifest=read_table(source.manifest),
         reconstruction=read_table(source.reconstruction),
         queries=[QueryOptions.model_validate(query) for query in params.queries],

@@ -7,13 +7,12 @@ from brainscm.job import job
 with job(snakemake) as logger:
     import pandas as pd
     import torch
-    import zarr
     from pydantic import TypeAdapter
 
     from brainscm.config import CustomTemplate, ScmOptions
     from brainscm.encoding.model import load_autoencoder
     from brainscm.images import Grid
-    from brainscm.latents.encode import stored_mirror
+    from brainscm.latents.store import LatentStore
     from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import SegmentRegions
@@ -27,21 +26,21 @@ with job(snakemake) as logger:
     from brainscm.tables import write_table
 
     source, output, params = snakemake.input, snakemake.output, snakemake.params
-    store = zarr.open_group(source.latents, mode="r")
-    scans = list(store.attrs["scans"])
+    store = LatentStore.open(source.latents)
+    scans = list(store.scans)
     table = covariate_table(source.scans, source.qc).set_index("scan", drop=False).loc[scans].reset_index(drop=True)
 
     torch.set_num_threads(snakemake.threads)
     device = choose_device("auto")
-    options, parts = ScmOptions.model_validate(params.options), store.attrs["parts"]
-    scm = Scm.fit(table, store["latents"], options, params.seed, parts, stored_mirror(store), device)
+    options, parts = ScmOptions.model_validate(params.options), store.layout.parts
+    scm = Scm.fit(table, store.latents, options, params.seed, parts, store.layout.mirror, device)
     scm.save(Path(output.covariates).parent)
     logger.info("fitted on %d training scans", len(scm.training))
 
     rows = [scans.index(scan) for scan in scm.training["scan"]]
-    write_table(contrast_tests(scm, store["latents"], rows, device), output.tests)
+    write_table(contrast_tests(scm, store.latents, rows, device), output.tests)
     diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
-    write_table(pd.concat([diagnosed, held_out(scm, table, store["latents"], device)]), output.diagnostics)
+    write_table(pd.concat([diagnosed, held_out(scm, table, store.latents, device)]), output.diagnostics)
 
     autoencoder = load_autoencoder(Path(source.model), device.type)
     grid = Grid.of(Path(params.preproc_dir, table["preproc_t1w"].iloc[0]))

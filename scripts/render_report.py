@@ -5,10 +5,9 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake):
-    import zarr
-
     from brainscm.config import Config
     from brainscm.encoding.model import load_autoencoder
+    from brainscm.latents.store import LatentStore
     from brainscm.preprocess.template import load_template
     from brainscm.report.gallery import Gallery
     from brainscm.report.render import render_report
@@ -22,12 +21,12 @@ with job(snakemake):
     config = Config.model_validate(snakemake.params.config)
     results = Path(snakemake.params.output_dir)
     study = Study.read(results, config, {name: Path(source[name]) for name in tables})
-    store = zarr.open_group(source.latents, mode="r")
+    store = LatentStore.open(source.latents)
     gallery = Gallery(
         study,
         load_template(config.template, config.preprocess.voxel_mm),
         load_autoencoder(Path(source.model)),
-        store["latents"],
-        list(store.attrs["scans"]),
+        store.latents,
+        list(store.scans),
     )
     render_report(study, gallery, Path(snakemake.output.index).parent, snakemake.threads)

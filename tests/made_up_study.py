@@ -15,7 +15,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-import zarr
 from PIL import Image
 
 from brainscm.config import AutoencoderOptions, Config
@@ -24,8 +23,10 @@ from brainscm.encoding.model import load_autoencoder, save_autoencoder
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.stage import Study as EvaluationInputs
 from brainscm.evaluation.stage import evaluate
+from brainscm.identity import Identity
 from brainscm.images import Grid
 from brainscm.latents.encode import encode_scans
+from brainscm.latents.store import LatentStore
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
 from brainscm.scans import usable_scans
@@ -40,6 +41,7 @@ from brainscm.training.fidelity import psnr, ssim
 
 SHAPE = (24, 32, 24)
 VOXEL_MM = 6.0
+IDENTITY = Identity(template="Drawn", voxel_mm=VOXEL_MM, transform="affine", encoder="0")
 FAILED, WARNED = "sub-03", "sub-05"
 CONFIG: dict[str, Any] = {
     "preprocess": {"voxel_mm": 4.0},
@@ -152,13 +154,13 @@ def make_study(folder: Path, people: int = 24, seed: int = 0, config: dict[str, 
 
 def open_study(folder: Path, config: Config) -> EvaluationInputs:
     """What the evaluation reads of a made-up study."""
-    store = zarr.open_group(folder / "latents" / "latents.zarr", mode="r")
+    store = LatentStore.open(folder / "latents" / "latents.zarr")
     return EvaluationInputs(
         scm=load_scm(folder / "scm", config.scm),
         autoencoder=load_autoencoder(folder / "autoencoder" / "model.pt"),
         table=covariate_table(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv"),
-        latents=store["latents"],
-        latent_scans=list(store.attrs["scans"]),
+        latents=store.latents,
+        latent_scans=list(store.scans),
         manifest=read_table(folder / "counterfactuals" / "manifest.tsv"),
         reconstruction=read_table(folder / "autoencoder" / "reconstruction.tsv"),
         queries=config.counterfactuals,
@@ -183,9 +185,9 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
 
 def open_gallery(folder: Path, study: ReportStudy) -> Gallery:
     """What draws the report's pictures of a made-up study."""
-    store = zarr.open_group(folder / "latents" / "latents.zarr", mode="r")
+    store = LatentStore.open(folder / "latents" / "latents.zarr")
     model = load_autoencoder(folder / "autoencoder" / "model.pt")
-    return Gallery(study, template(), model, store["latents"], list(store.attrs["scans"]))
+    return Gallery(study, template(), model, store.latents, list(store.scans))
 
 
 def table_paths(folder: Path) -> dict[str, Path]:
@@ -272,7 +274,7 @@ def _encode(folder: Path) -> None:
     save_autoencoder(PCA.fit(volumes[train], 8), AutoencoderOptions(kind="pca"), model_path)
     model = load_autoencoder(model_path)
     grid = Grid.of(scans["image"].iloc[0])
-    encode_scans(scans, model, grid, folder / "latents" / "latents.zarr", "0", torch.device("cpu"))
+    encode_scans(scans, model, grid, folder / "latents" / "latents.zarr", IDENTITY, torch.device("cpu"))
     decoded = model.decode(model.encode(torch.from_numpy(volumes))).numpy()[:, 0]
     rows = []
     for volume, other, row in zip(volumes[:, 0], decoded, scans.to_dict("records"), strict=True):
@@ -291,16 +293,16 @@ def _encode(folder: Path) -> None:
 
 
 def _fit(folder: Path, config: Config, seed: int) -> None:
-    store = zarr.open_group(folder / "latents" / "latents.zarr", mode="r")
-    names = list(store.attrs["scans"])
+    store = LatentStore.open(folder / "latents" / "latents.zarr")
+    names = list(store.scans)
     table = covariate_table(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
     encoded = table.set_index("scan", drop=False).loc[names].reset_index(drop=True)
-    scm = Scm.fit(encoded, store["latents"], config.scm, seed)
+    scm = Scm.fit(encoded, store.latents, config.scm, seed)
     scm.save(folder / "scm")
     rows = [names.index(scan) for scan in scm.training["scan"]]
-    write_table(contrast_tests(scm, store["latents"], rows), folder / "scm" / "tests.tsv")
+    write_table(contrast_tests(scm, store.latents, rows), folder / "scm" / "tests.tsv")
     diagnosed = diagnose(scm, offered=int((encoded["split"] == "train").sum()))
-    write_table(pd.concat([diagnosed, held_out(scm, encoded, store["latents"])]), folder / "scm" / "diagnostics.tsv")
+    write_table(pd.concat([diagnosed, held_out(scm, encoded, store.latents)]), folder / "scm" / "diagnostics.tsv")
     model = load_autoencoder(folder / "autoencoder" / "model.pt")
     grid = Grid(SHAPE, _affine(SHAPE))
     mask = template().brain_mask
@@ -313,7 +315,7 @@ def _fit(folder: Path, config: Config, seed: int) -> None:
         scm=scm,
         autoencoder=model,
         table=table,
-        latents=store["latents"],
+        latents=store.latents,
         latent_scans=names,
         queries=config.counterfactuals,
         preproc_dir=folder / "preproc",

@@ -15,7 +15,7 @@ from brainscm.config import AutoencoderOptions, QueryOptions, ScmOptions
 from brainscm.counterfactuals.decoding import Factual, residual
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.counterfactuals.synthesis import counterfactual_volume
-from brainscm.encoding.aligned import Aligned, align, split
+from brainscm.encoding.aligned import Aligned, align, split_scales
 from brainscm.encoding.model import load_autoencoder, save_autoencoder
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.methods import Method
@@ -88,7 +88,7 @@ def test_inverse_finds_where_each_voxel_came_from() -> None:
 
 def test_fine_and_coarse_part_add_up_and_differ_in_scale() -> None:
     displacement = smooth_displacement(3, 1.0, width=4) + smooth_displacement(4, 1.0, width=0.5)
-    fine, coarse = split(displacement, 1.5)
+    fine, coarse = split_scales(displacement, 1.5)
     torch.testing.assert_close(fine + coarse, displacement)
     roughness = [part.diff(dim=1).square().mean() / part.square().mean() for part in (fine, coarse)]
     assert roughness[1] < 0.1 * roughness[0]
@@ -152,7 +152,7 @@ def stretched(aligned: Aligned, factor: float) -> Tensor:
     """Latent (1, …) of a person who is the template stretched about the middle of its grid."""
     nodes = 2 * voxels(aligned.alignment.shape, torch.device("cpu")) + 0.5
     middle = torch.tensor([15.5, 15.5, 11.5])[:, None, None, None]
-    fine, coarse = split((factor - 1) * (nodes - middle), aligned.alignment.voxel_mm)
+    fine, coarse = split_scales((factor - 1) * (nodes - middle), aligned.alignment.voxel_mm)
     latent = torch.zeros(1, *aligned.latent_shape)
     latent[0, : sum(aligned.parts[:2])] = torch.cat([aligned._pack(part) for part in (fine, coarse)])
     return latent
@@ -168,12 +168,12 @@ def test_an_effect_is_carried_to_the_anatomy_of_each_person(aligned: Aligned) ->
     def nodes(shift: Tensor) -> Tensor:
         return aligned._nodes(shift[0, :displacement])
 
-    carried = aligned.carry(shift, wide, mean)
-    torch.testing.assert_close(nodes(carried), 1.5 * nodes(shift), rtol=1e-4, atol=1e-4)
-    assert torch.equal(carried[:, displacement:], shift[:, displacement:])
-    torch.testing.assert_close(nodes(aligned.carry(shift, mean[None], mean)), nodes(shift), rtol=1e-4, atol=1e-4)
+    transported = aligned.transport(shift, wide, mean)
+    torch.testing.assert_close(nodes(transported), 1.5 * nodes(shift), rtol=1e-4, atol=1e-4)
+    assert torch.equal(transported[:, displacement:], shift[:, displacement:])
+    torch.testing.assert_close(nodes(aligned.transport(shift, mean[None], mean)), nodes(shift), rtol=1e-4, atol=1e-4)
     null = torch.zeros_like(shift)
-    assert torch.equal(aligned.carry(null, wide, mean), null)
+    assert torch.equal(aligned.transport(null, wide, mean), null)
 
 
 def test_counterfactuals_move_each_person_by_the_carried_effect(aligned: Aligned) -> None:
@@ -201,14 +201,14 @@ def test_counterfactuals_move_each_person_by_the_carried_effect(aligned: Aligned
 
 def test_the_mirror_image_of_a_latent_is_that_of_a_mirrored_scan(aligned: Aligned) -> None:
     """Mirrored scan, latent and shift give the mirrored counterfactual."""
-    assert aligned.mirror is None  # the target's left and right differ
+    assert aligned.layout.mirror is None  # the target's left and right differ
     aligned = Aligned(aligned.inner, alignment_to((texture() + texture().flip(0)) / 2))
-    mirror = aligned.mirror
+    mirror = aligned.layout.mirror
     assert mirror is not None
 
     def packed(seed: int) -> Tensor:
         latent = torch.zeros(1, *aligned.latent_shape)
-        parts = split(smooth_displacement(seed, 1.0), aligned.alignment.voxel_mm)
+        parts = split_scales(smooth_displacement(seed, 1.0), aligned.alignment.voxel_mm)
         latent[0, : sum(aligned.parts[:2])] = torch.cat([aligned._pack(part) for part in parts])
         return latent
 
@@ -217,20 +217,20 @@ def test_the_mirror_image_of_a_latent_is_that_of_a_mirrored_scan(aligned: Aligne
         return torch.cat([image, latent[:, image.shape[1] :]], dim=1)
 
     latent, shift, scan = packed(5), packed(6), texture(7)[None, None]
-    looks = aligned.looks(latent)
-    moved = aligned.move(scan, latent, shift, looks)
+    appearance = aligned.appearance(latent)
+    moved = aligned.apply_shift(scan, latent, shift, appearance)
     assert (moved - scan).abs().max() > 0.1
-    other = aligned.move(scan.flip(2), mirrored(latent), mirrored(shift), looks)
+    other = aligned.apply_shift(scan.flip(2), mirrored(latent), mirrored(shift), appearance)
     torch.testing.assert_close(other.flip(2), moved, rtol=0, atol=1e-4)
     torch.testing.assert_close(mirrored(mirrored(latent)), latent)
 
 
-def test_a_shift_of_the_looks_changes_intensities_where_the_tissue_lies(aligned: Aligned) -> None:
+def test_a_shift_of_the_appearance_changes_intensities_where_the_tissue_lies(aligned: Aligned) -> None:
     scan = align(texture(), smooth_displacement(41, 0.5))[None, None]
     factual = Factual(aligned, scan, aligned.encode(scan))
     shift = torch.zeros_like(factual.latents)
     shift[0, -5] = 1.0
-    moved = aligned.move(scan, factual.latents, shift, factual.looks)
+    moved = aligned.apply_shift(scan, factual.latents, shift, factual.appearance)
     inner = factual.latents[:, -5:]
     change = (aligned.inner.decode(inner + shift[:, -5:]) - aligned.inner.decode(inner))[0, 0]
     displacement = aligned._displacement(factual.latents[0, : sum(aligned.parts[:2])])

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.decoding import STRATEGIES, Factual, pass_through
+from brainscm.encoding.encoder import Unaligned
 
 
-class Rounding:
+class Rounding(Unaligned):
     """Decodes a latent of 8 numbers into 8 voxels, scaled; its codebook is the whole numbers."""
 
     kind = "rounding"

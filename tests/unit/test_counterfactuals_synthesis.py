@@ -16,6 +16,7 @@ from torch import Tensor
 from brainscm.config import QueryOptions, ScmOptions
 from brainscm.counterfactuals.queries import plan_query, select_scans
 from brainscm.counterfactuals.synthesis import counterfactual_draws, counterfactual_volume, synthesize
+from brainscm.encoding.encoder import Unaligned
 from brainscm.errors import ConfigError
 from brainscm.scm.covariates import covariate_table
 from brainscm.scm.model import Scm
@@ -25,7 +26,7 @@ GRID = (4, 4, 4)
 N = 60
 
 
-class Halving:
+class Halving(Unaligned):
     """z = 2x, and back: what the SCM adds to the latent is seen in the volume as half of it."""
 
     kind = "halving"

@@ -9,15 +9,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from brainscm.encoding.aligned import Aligned
-from brainscm.encoding.model import Autoencoder
+from brainscm.encoding.encoder import Encoder
 
 
 @dataclass(frozen=True)
 class Factual:
     """The observed scans: volumes x (n, 1, x, y, z), latents z (n, c, x', y', z'), and what the decoder makes of z."""
 
-    autoencoder: Autoencoder
+    autoencoder: Encoder
     volumes: Tensor
     latents: Tensor
 
@@ -27,22 +26,13 @@ class Factual:
         return self.autoencoder.decode(self.latents)
 
     @cached_property
-    def looks(self) -> Tensor:
-        """How aligned scans look at the template's voxels."""
-        assert isinstance(self.autoencoder, Aligned)
-        return self.autoencoder.looks(self.latents)
+    def appearance(self) -> Tensor:
+        return self.autoencoder.appearance(self.latents)
 
     @cached_property
     def decoded_quantized(self) -> Tensor:
         """D(q(z))."""
         return self.autoencoder.decode(self.autoencoder.quantize(self.latents))
-
-
-def carried(factual: Factual, shift: Tensor, mean: Tensor) -> Tensor:
-    """A shift of the mean person's latent `mean` (c, x', y', z') as it acts on these scans, (n, c, x', y', z')."""
-    if isinstance(factual.autoencoder, Aligned):
-        return factual.autoencoder.carry(shift, factual.latents, mean)
-    return shift
 
 
 # (factual, shift of the latent) -> (counterfactual volume, its signed difference from the factual)
@@ -56,10 +46,7 @@ def residual(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
     negative). A null shift gives x.
     """
     x = factual.volumes
-    if isinstance(factual.autoencoder, Aligned):
-        moved = factual.autoencoder.move(x, factual.latents, shift, factual.looks)
-    else:
-        moved = x + (factual.autoencoder.decode(factual.latents + shift) - factual.decoded)
+    moved = factual.autoencoder.apply_shift(x, factual.latents, shift, factual.appearance)
     volume = torch.maximum(moved, x.clamp(max=0))
     return volume, volume - x
 

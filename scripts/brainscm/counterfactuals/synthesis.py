@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from brainscm.config import QueryOptions
-from brainscm.counterfactuals.decoding import STRATEGIES, Factual, carried, pass_through
+from brainscm.counterfactuals.decoding import STRATEGIES, Factual, pass_through
 from brainscm.counterfactuals.manifest import manifest_row, manifest_table
 from brainscm.counterfactuals.queries import Plan, plan_query, select_scans
-from brainscm.encoding.model import Autoencoder
+from brainscm.encoding.encoder import Encoder
 from brainscm.errors import ScanError
 from brainscm.files import bids_uri, sidecar, write_dataset_description, write_json
 from brainscm.images import Grid, read_mask, read_volume, write_volume
@@ -49,7 +49,7 @@ class Counterfactual:
 
 
 def counterfactual_volume(
-    scm: Scm, autoencoder: Autoencoder, volumes: Volumes, latents: Volumes, rows: pd.DataFrame, query: QueryOptions
+    scm: Scm, autoencoder: Encoder, volumes: Volumes, latents: Volumes, rows: pd.DataFrame, query: QueryOptions
 ) -> Volumes:
     """Counterfactual volumes (n, 1, x, y, z) of scans given as volumes, latents (n, c, x', y', z') and table rows."""
     plan = plan_query(scm, rows, query)
@@ -57,7 +57,7 @@ def counterfactual_volume(
 
 
 def counterfactual_draws(
-    scm: Scm, autoencoder: Autoencoder, volumes: Volumes, latents: Volumes, rows: pd.DataFrame, query: QueryOptions
+    scm: Scm, autoencoder: Encoder, volumes: Volumes, latents: Volumes, rows: pd.DataFrame, query: QueryOptions
 ) -> Iterator[Volumes]:
     """The same under each draw of the SCM's parameters in turn: K times (n, 1, x, y, z)."""
     plan = plan_query(scm, rows, query)
@@ -67,7 +67,7 @@ def counterfactual_draws(
 
 def synthesize(
     scm: Scm,
-    autoencoder: Autoencoder,
+    autoencoder: Encoder,
     table: pd.DataFrame,
     latents: Rows,
     latent_scans: Sequence[str],
@@ -174,7 +174,7 @@ def _unusable(scm: Scm, table: pd.DataFrame, latent_row: dict[str, int]) -> pd.S
 
 
 def _synthesize_one(
-    scm: Scm, autoencoder: Autoencoder, plan: Plan, volume: Volumes, latent: Volumes, position: int
+    scm: Scm, autoencoder: Encoder, plan: Plan, volume: Volumes, latent: Volumes, position: int
 ) -> Counterfactual:
     at = slice(position, position + 1)
     made, difference, factual, shift = _decode(scm, autoencoder, plan, volume, latent, at, None)
@@ -194,7 +194,7 @@ def _synthesize_one(
 
 def _decode(
     scm: Scm,
-    autoencoder: Autoencoder,
+    autoencoder: Encoder,
     plan: Plan,
     volumes: Volumes,
     latents: Volumes,
@@ -212,7 +212,7 @@ def _decode(
         factual = Factual(autoencoder, torch.as_tensor(volumes).to(device), torch.as_tensor(latents).to(device))
     mean = torch.from_numpy(scm.image.mean.astype(np.float32)).to(device)
     with torch.inference_mode():
-        shift = carried(factual, shift, mean)
+        shift = factual.autoencoder.transport(shift, factual.latents, mean)
         volume, difference = STRATEGIES[plan.query.decode](factual, shift)
     return volume, difference, factual, shift
 

@@ -1,4 +1,4 @@
-"""An autoencoder of aligned scans: the latent holds where anatomy lies, and how it looks there."""
+"""An encoder of aligned scans: the latent holds where anatomy lies, and its appearance there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from brainscm.alignment.displacement import interpolate, inverse, resample, upsample, voxels
 from brainscm.alignment.registration import Alignment
-from brainscm.encoding.layout import Mirror
+from brainscm.encoding.layout import Layout, Mirror
 from brainscm.encoding.pca import PCA
 from brainscm.encoding.vqvae import VQVAE
 
@@ -24,6 +24,8 @@ class Aligned(nn.Module):
     the fine one; apart, each is shrunk by its own noise.
     """
 
+    is_aligned = True
+
     def __init__(self, inner: VQVAE | PCA, alignment: Alignment) -> None:
         super().__init__()
         self.inner, self.alignment = inner, alignment
@@ -36,8 +38,12 @@ class Aligned(nn.Module):
         self.latent_shape = (sum(self.parts), lattice[0], lattice[1], lattice[2])
 
     @property
-    def mirror(self) -> Mirror | None:
-        """Of displacements, if the target is its own mirror image; how a scan looks has none in a latent."""
+    def layout(self) -> Layout:
+        return Layout(self.parts, self._mirror)
+
+    @property
+    def _mirror(self) -> Mirror | None:
+        """Of displacements, if the target is its own mirror image; the appearance has none in a latent."""
         if not self.alignment.target_is_symmetric:
             return None
         nodes = np.arange(self.parts[0]).reshape(3, *self._cubes)
@@ -45,41 +51,42 @@ class Aligned(nn.Module):
         signs = np.where(nodes < nodes[1].min(), -1, 1).reshape(-1)  # to the right becomes to the left
         return Mirror([*sources.tolist(), *(sources + len(sources)).tolist()], [*signs.tolist(), *signs.tolist()])
 
-    def encode(self, volumes: Tensor) -> Tensor:
+    def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
         """Latents (n, c, x', y', z') of volumes (n, 1, x, y, z)."""
-        return torch.stack([self._encode(volume) for volume in volumes[:, 0]])
+        if displacements is None:
+            displacements = torch.stack([self.alignment.displacement(volume) for volume in volumes[:, 0]])
+        return torch.stack([self._encode(*pair) for pair in zip(volumes[:, 0], displacements, strict=True)])
 
-    def _encode(self, volume: Tensor) -> Tensor:
-        displacement = self.alignment.displacement(volume)
-        fine, coarse = split(displacement, self.alignment.voxel_mm)
-        looks = self.inner.encode(align(volume, displacement)[None, None])[0]
-        return torch.cat([self._pack(fine), self._pack(coarse), looks])
+    def _encode(self, volume: Tensor, displacement: Tensor) -> Tensor:
+        fine, coarse = split_scales(displacement, self.alignment.voxel_mm)
+        appearance = self.inner.encode(align(volume, displacement)[None, None])[0]
+        return torch.cat([self._pack(fine), self._pack(coarse), appearance])
 
     def quantize(self, latents: Tensor) -> Tensor:
         """The latents with the inner part quantised; a displacement has no codes."""
-        where, looks = self._apart(latents)
-        return torch.cat([where, self.inner.quantize(looks)], dim=1)
+        where, appearance = self._apart(latents)
+        return torch.cat([where, self.inner.quantize(appearance)], dim=1)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Volumes (n, 1, x, y, z): the decoded looks, put where the displacement says."""
-        # The way back takes longest, and a latent shares it with what its looks become when quantised.
+        """Volumes (n, 1, x, y, z): the decoded appearance, put where the displacement says."""
+        # The way back takes longest, and a latent shares it with what its appearance becomes when quantised.
         displacements, of = torch.unique(self._apart(latents)[0], dim=0, return_inverse=True)
         ways = [inverse(self._displacement(u)) for u in displacements]
-        pairs = zip(self.looks(latents)[:, 0], of.tolist(), strict=True)
+        pairs = zip(self.appearance(latents)[:, 0], of.tolist(), strict=True)
         return torch.stack([resample(volume, ways[way]) for volume, way in pairs])[:, None]
 
-    def looks(self, latents: Tensor) -> Tensor:
+    def appearance(self, latents: Tensor) -> Tensor:
         """How the scans look at the template's voxels, (n, 1, x, y, z)."""
         return self.inner.decode(self._apart(latents)[1])
 
-    def move(self, volumes: Tensor, latents: Tensor, shift: Tensor, looks: Tensor) -> Tensor:
+    def apply_shift(self, volumes: Tensor, latents: Tensor, shift: Tensor, appearance: Tensor) -> Tensor:
         """The scans themselves under a shift of their latents: x'(p) = x(p - Δu(y)) + Δa(y) with y + (u + Δu)(y) = p.
 
-        What lay at y + u(y) now lies at p; Δa is the change of the decoded looks in template space. A scan whose shift
-        is null is returned as it is. `looks` are those of `latents`, which several shifts share.
+        What lay at y + u(y) now lies at p; Δa is the change of the decoded appearance in template space. A scan
+        whose shift is null is returned as it is. `appearance` is that of `latents`, which several shifts share.
         """
         where, where_shift = self._apart(latents)[0], self._apart(shift)[0]
-        change = (self.looks(latents + shift) - looks)[:, 0]
+        change = (self.appearance(latents + shift) - appearance)[:, 0]
         moved = volumes.clone()
         for at in shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
             step = self._displacement(where_shift[at])
@@ -88,21 +95,22 @@ class Aligned(nn.Module):
             moved[at, 0] = resample(volumes[at, 0], origin) + interpolate(change[at][None], template)[0]
         return moved
 
-    def carry(self, shift: Tensor, latents: Tensor, mean: Tensor) -> Tensor:
-        """What a shift of the mean person's latent (c, x', y', z') is on people of these latents (n, c, x', y', z').
+    def transport(self, shift: Tensor, latents: Tensor, mean: Tensor) -> Tensor:
+        """What a shift of the mean participant's latent (c, x', y', z') is for those of `latents` (n, c, x', y', z').
 
-        Δu ↦ Dφ (Dφ̄)⁻¹ Δu with φ(y) = y + u(y), the pushforward by φ ∘ φ̄⁻¹, which takes the mean person's anatomy to
-        this one's: where a ventricle is twice as wide, its wall moves twice as far. Looks stay as they are.
+        Δu ↦ Dφ (Dφ̄)⁻¹ Δu with φ(y) = y + u(y), the pushforward by φ ∘ φ̄⁻¹, which takes the mean participant's
+        anatomy to this one's: where a ventricle is twice as wide, its wall moves twice as far. The appearance stays as
+        it is.
         """
-        carried = shift.clone()
+        transported = shift.clone()
         of_mean = _jacobian(self._nodes(self._apart(mean[None])[0][0]))
         where, where_shift = self._apart(latents)[0], self._apart(shift)[0]
         for at in where_shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
             step = self._nodes(where_shift[at])
             at_template = torch.linalg.solve(of_mean, step.movedim(0, -1))
             here = (_jacobian(self._nodes(where[at])) @ at_template[..., None])[..., 0].movedim(-1, 0)
-            carried[at, : self.parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
-        return carried
+            transported[at, : self.parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
+        return transported
 
     def _apart(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         displacement = self.parts[0] + self.parts[1]
@@ -128,7 +136,7 @@ class Aligned(nn.Module):
 
 
 def align(volume: Tensor, displacement: Tensor) -> Tensor:
-    """A scan (x, y, z) as it looks at the template's voxels."""
+    """A scan (x, y, z) as it appearance at the template's voxels."""
     nodes = voxels(volume.shape, volume.device)
     return resample(volume, nodes + upsample(displacement, volume.shape))
 
@@ -139,7 +147,7 @@ def _jacobian(displacement: Tensor) -> Tensor:
     return gradient.movedim((0, 1), (-2, -1)) + torch.eye(3, device=displacement.device)
 
 
-def split(displacement: Tensor, voxel_mm: float) -> tuple[Tensor, Tensor]:
+def split_scales(displacement: Tensor, voxel_mm: float) -> tuple[Tensor, Tensor]:
     """The fine and the coarse part of a displacement (3, x/2, y/2, z/2), which add up to it."""
     nodes = min(round(COARSE_MM / (2 * voxel_mm)), *displacement.shape[1:])
     means = functional.avg_pool3d(displacement[None], nodes, ceil_mode=True, count_include_pad=False)

@@ -1,43 +1,19 @@
-"""What every autoencoder offers the later stages, and how one is kept in a file."""
+"""How an encoder is built from the config, and kept in a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from brainscm.alignment.registration import Alignment
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.aligned import Aligned
-from brainscm.encoding.layout import Mirror
 from brainscm.encoding.pca import PCA
 from brainscm.encoding.vqvae import VQVAE
 from brainscm.errors import BrainSCMError
 from brainscm.files import whole
-
-
-class Autoencoder(Protocol):
-    """Volumes (n, 1, x, y, z) to latents (n, c, x', y', z') and back, all float32.
-
-    `parts`: numbers of channels that belong together and are shrunk together by the SCM; their sum is c. `mirror`: what
-    becomes of a latent when left and right change places, where that is known.
-    """
-
-    kind: str
-    grid_shape: tuple[int, int, int]
-    latent_shape: tuple[int, int, int, int]
-    parts: tuple[int, ...]
-
-    @property
-    def mirror(self) -> Mirror | None: ...
-
-    def encode(self, volumes: Tensor) -> Tensor: ...
-
-    def quantize(self, latents: Tensor) -> Tensor: ...
-
-    def decode(self, latents: Tensor) -> Tensor: ...
 
 
 def build_vqvae(options: AutoencoderOptions, grid_shape: tuple[int, int, int]) -> VQVAE:

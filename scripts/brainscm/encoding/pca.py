@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from brainscm.encoding.layout import Mirror
+from brainscm.encoding.encoder import Unaligned
+from brainscm.encoding.layout import Layout
 from brainscm.errors import BrainSCMError
 
 
-class PCA(nn.Module):
+class PCA(Unaligned, nn.Module):
     """Principal components of whole volumes; the latent (n, k, 1, 1, 1) holds the k scores of a scan."""
 
     kind = "pca"
@@ -24,8 +25,7 @@ class PCA(nn.Module):
         x, y, z = grid_shape
         self.grid_shape = (x, y, z)
         self.latent_shape = (components, 1, 1, 1)
-        self.parts: tuple[int, ...] = (components,)
-        self.mirror: Mirror | None = None
+        self.layout = Layout((components,))
         self.register_buffer("mean", torch.zeros(x * y * z))
         self.register_buffer("components", torch.zeros(components, x * y * z))
 
@@ -68,7 +68,7 @@ class PCA(nn.Module):
         return pca
 
     @torch.no_grad()
-    def encode(self, volumes: Tensor) -> Tensor:
+    def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
         """Scores (n, k, 1, 1, 1) of volumes (n, 1, x, y, z)."""
         scores = (volumes.reshape(len(volumes), -1) - self.mean) @ self.components.T
         return scores[:, :, None, None, None]

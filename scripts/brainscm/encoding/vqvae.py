@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
 from torch.utils.checkpoint import checkpoint
 
-from brainscm.encoding.layout import Mirror
+from brainscm.encoding.encoder import Unaligned
+from brainscm.encoding.layout import Layout
 from brainscm.encoding.quantizer import Codebook, FiniteScalars
 from brainscm.errors import BrainSCMError
 
@@ -20,7 +21,7 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # called once a pass; v
 ENCODER_UNIT = 0.1  # of a latent's standard deviation: what the encoder's network moves latents by
 
 
-class VQVAE(nn.Module):
+class VQVAE(Unaligned, nn.Module):
     """A 3D VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937) for brains on one grid.
 
     Each entry of `channels` halves the grid once: two give latents at 1/4, three at 1/8 of the resolution. Four
@@ -66,8 +67,7 @@ class VQVAE(nn.Module):
         x, y, z = grid_shape
         self.grid_shape = (x, y, z)
         self.latent_shape = (latent_channels, x // factor, y // factor, z // factor)
-        self.parts: tuple[int, ...] = (latent_channels,)
-        self.mirror: Mirror | None = None
+        self.layout = Layout((latent_channels,))
         self.linear = LinearCode(factor, latent_channels)
         self.codebook: Codebook | FiniteScalars
         if quantizer == "fsq":
@@ -97,7 +97,7 @@ class VQVAE(nn.Module):
         return self.linear.decode(latents) + self.linear.error * self.synthesis(self.linear.whiten(latents))
 
     @torch.no_grad()
-    def encode(self, volumes: Tensor) -> Tensor:
+    def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
         """Continuous latents (n, c, x/f, y/f, z/f) of volumes (n, 1, x, y, z)."""
         return self.encoder(volumes).contiguous()
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from brainscm.config import ImageOptions
-from brainscm.counterfactuals.decoding import STRATEGIES, Factual, carried
-from brainscm.encoding.layout import Mirror
-from brainscm.encoding.model import Autoencoder
+from brainscm.counterfactuals.decoding import STRATEGIES, Factual
+from brainscm.encoding.encoder import Encoder, Unaligned
+from brainscm.encoding.layout import Layout, Mirror
 from brainscm.encoding.pca import PCA
 from brainscm.scm.design import Array
 from brainscm.scm.image import LEAST_SQUARES, ImageModel, Rows, fit_image
@@ -29,7 +29,7 @@ logger = logging.getLogger("brainscm")
 Volume = NDArray[np.float32]
 
 
-class Voxels:
+class Voxels(Unaligned):
     """The encoding that is none: the latent of a scan is the scan."""
 
     kind = "voxels"
@@ -37,10 +37,9 @@ class Voxels:
     def __init__(self, grid_shape: tuple[int, int, int], mirrored: bool = False) -> None:
         self.grid_shape = grid_shape
         self.latent_shape = (1, *grid_shape)
-        self.parts: tuple[int, ...] = (1,)
-        self.mirror: Mirror | None = Mirror((0,), (1,)) if mirrored else None
+        self.layout = Layout((1,), Mirror((0,), (1,)) if mirrored else None)
 
-    def encode(self, volumes: Tensor) -> Tensor:
+    def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
         return volumes
 
     def quantize(self, latents: Tensor) -> Tensor:
@@ -55,7 +54,7 @@ class Method:
     """An encoding and the image node that was fitted on it."""
 
     name: str
-    autoencoder: Autoencoder
+    autoencoder: Encoder
     image: ImageModel
 
     def predict(self, factual: Factual, step: Array, decode: str = "residual") -> tuple[Volume, Volume]:
@@ -63,7 +62,7 @@ class Method:
         mean, shift = (
             torch.from_numpy(z.astype(np.float32)) for z in (self.image.mean, self.image.predict(step[None]))
         )
-        return self._decode(factual, carried(factual, shift, mean), decode)
+        return self._decode(factual, factual.autoencoder.transport(shift, factual.latents, mean), decode)
 
     def reach(self, factual: Factual, answer: Volume) -> tuple[Volume, Volume]:
         """What residual decoding makes of the answer's own latent: no causal model comes nearer in this encoding."""
@@ -97,7 +96,7 @@ def voxel_shrunken(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int], mi
     if scm.image.estimator == LEAST_SQUARES:
         return None
     voxels = Voxels(grid_shape, mirrored)
-    return Method("voxel_shrunken", voxels, _refit(scm, volumes, scm.options.image, voxels.mirror))
+    return Method("voxel_shrunken", voxels, _refit(scm, volumes, scm.options.image, voxels.layout.mirror))
 
 
 def pca_glm(scm: Scm, volumes: NDArray[np.floating], components: int) -> Method:

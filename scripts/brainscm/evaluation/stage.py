@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from brainscm.config import QueryOptions
-from brainscm.encoding.model import Autoencoder
+from brainscm.encoding.encoder import Encoder
 from brainscm.errors import BrainSCMError, ScanError
 from brainscm.evaluation.axioms import check_axioms
 from brainscm.evaluation.intervals import PEOPLE_NEEDED
@@ -73,7 +73,7 @@ class Study:
     """
 
     scm: Scm
-    autoencoder: Autoencoder
+    autoencoder: Encoder
     table: pd.DataFrame
     latents: Rows
     latent_scans: Sequence[str]
@@ -225,7 +225,7 @@ def _judge(
     return Judge(
         regional=RegionalModel.fit(study.scm, usable, study.regions),
         voxel_glm=voxel_glm(study.scm, volumes, grid.shape),
-        voxel_shrunken=voxel_shrunken(study.scm, volumes, grid.shape, latent_glm.autoencoder.mirror is not None),
+        voxel_shrunken=voxel_shrunken(study.scm, volumes, grid.shape, latent_glm.autoencoder.layout.mirror is not None),
         pca_glm=pca_glm(study.scm, volumes, study.components),
         latent_glm=latent_glm,
         table=usable,

@@ -13,7 +13,7 @@ import torch
 import zarr
 
 from brainscm.config import QueryOptions
-from brainscm.encoding.model import Autoencoder
+from brainscm.encoding.encoder import Encoder
 from brainscm.errors import ScanError
 from brainscm.images import Grid, Mask, Volume, read_mask, read_volume
 
@@ -31,9 +31,7 @@ class Gallery:
     A volume that cannot be read raises `ScanError`, which the page that asks for it tells instead of the picture.
     """
 
-    def __init__(
-        self, study: Study, template: Template, autoencoder: Autoencoder, latents: zarr.Array, scans: list[str]
-    ):
+    def __init__(self, study: Study, template: Template, autoencoder: Encoder, latents: zarr.Array, scans: list[str]):
         self.study, self.template = study, template
         self.autoencoder, self.latents = autoencoder, latents
         self.row_of = {scan: row for row, scan in enumerate(scans)}

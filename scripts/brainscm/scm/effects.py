@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from brainscm.encoding.model import Autoencoder
+from brainscm.encoding.encoder import Encoder
 from brainscm.images import Grid, write_volume
 from brainscm.parallel import device_of
 from brainscm.scm.inference import contrast_row
@@ -40,7 +40,7 @@ class EffectMap:
 
 def effect_map(
     scm: Scm,
-    autoencoder: Autoencoder,
+    autoencoder: Encoder,
     contrast: str,
     effect: Literal["total", "direct"],
     measure: Measure | None = None,
@@ -67,7 +67,7 @@ def effect_map(
 
 
 def write_effect_maps(
-    scm: Scm, autoencoder: Autoencoder, grid: Grid, folder: Path, measure: Measure | None = None
+    scm: Scm, autoencoder: Encoder, grid: Grid, folder: Path, measure: Measure | None = None
 ) -> pd.DataFrame:
     """Write each contrast's maps: `<contrast>_T1w.nii.gz` (total effect), `<contrast>_desc-uncertainty_T1w.nii.gz`, and
     `_desc-direct`, `_desc-directUncertainty` where some of the effect goes through other nodes.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
-from brainscm.encoding.model import Autoencoder
+from brainscm.encoding.encoder import Encoder
 from brainscm.images import Grid, Mask, Volume, read_mask, read_volume
 from brainscm.parallel import side_by_side
 from brainscm.training.fidelity import psnr, ssim
@@ -20,7 +20,7 @@ Segment = Callable[[Volume, Mask], dict[str, float]]  # a scan and its brain mas
 
 
 def reconstruction_table(
-    model: Autoencoder, scans: pd.DataFrame, grid: Grid, device: torch.device, segment: Segment | None = None
+    model: Encoder, scans: pd.DataFrame, grid: Grid, device: torch.device, segment: Segment | None = None
 ) -> pd.DataFrame:
     """Reconstruct every scan, in float32, and compare it with itself.
 
