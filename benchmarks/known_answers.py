@@ -18,6 +18,7 @@ import yaml
 from bench_truth import ROOT, STUDY, finite
 
 from brainscm.config import Config
+from brainscm.config_loading import load_config
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.encoding.encoder import Encoder
 from brainscm.evaluation.agreement import change_agreement
@@ -29,7 +30,6 @@ from brainscm.parallel import side_by_side
 from brainscm.preprocess.itk import read_matrix
 from brainscm.scm.covariates import covariate_table
 from brainscm.scm.model import Scm
-from brainscm.study import load_study
 from brainscm.tables import evenly_spaced
 
 MEASURES = ("change_correlation", "change_slope", "psnr_brain_db")
@@ -50,12 +50,12 @@ class Run:
         preproc = folder / "results" / "preproc"
         table = covariate_table(folder / "results" / "cohort" / "scans.tsv", preproc / "qc.tsv")
         table = table[table["preproc_status"].isin(["pass", "warn"])].set_index("scan", drop=False).rename_axis(None)
-        study = load_study(ROOT / "config.yaml", yaml.safe_load(STUDY.read_text()))
+        study = load_config(ROOT / "config.yaml", yaml.safe_load(STUDY.read_text()))
         return cls(folder, study, table, Grid.of(preproc / table["preproc_t1w"].iloc[0]))
 
     def small(self, people: int) -> Run:
         """The same run with so many people to train on, and the graph of the demo, which is meant for a few."""
-        scm = load_study(ROOT / "config.yaml", {}).scm
+        scm = load_config(ROOT / "config.yaml", {}).scm
         trained = self.table[self.table["split"] == "train"].sort_values(["diagnosis", "age"])
         trained = trained["participant"].drop_duplicates()  # in this order, a few of them hold all diagnoses and ages
         dropped = set(trained) - set(evenly_spaced(trained, people))

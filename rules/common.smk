@@ -4,22 +4,23 @@ from functools import lru_cache
 
 import pandas as pd
 
-from brainscm.run_summary import run_summary
-from brainscm.tables import read_table, run_paths
+from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.provenance import code_fingerprint
-from brainscm.study import check_keys_once, load_study
+from brainscm.run_summary import run_summary
+from brainscm.tables import read_table, run_paths
 
 try:
     for study_file in workflow.overwrite_configfiles:
         check_keys_once(Path(study_file))
-    STUDY = load_study(Path(workflow.basedir, "config.yaml"), config)
+    CONFIG = load_config(Path(workflow.basedir, "config.yaml"), config)
 except BrainSCMError as error:
     raise WorkflowError(str(error))
 
+# Emptied first, so that the keys stand in one order whatever the study's own: rules compare their parameters.
 config.clear()
-config.update(STUDY.model_dump(mode="json"))
+config.update(CONFIG.model_dump(mode="json"))
 
 RESULTS = config["output_dir"]
 WORK = config["work_dir"]
@@ -32,7 +33,7 @@ PREPROCESSING = {
 }
 
 
-IDENTITY = Identity.of(STUDY).as_json()
+IDENTITY = Identity.of(CONFIG).as_json()
 
 
 wildcard_constraints:

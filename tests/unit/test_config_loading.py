@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from brainscm.config import Config
+from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import ConfigError
 from brainscm.schema import PATH, config_schema
-from brainscm.study import check_keys_once, load_study
 
 DEFAULTS = Path(__file__).parents[2] / "config.yaml"
 
 
 def load(**study: Any) -> Config:
-    return load_study(DEFAULTS, study)
+    return load_config(DEFAULTS, study)
 
 
 def test_defaults_stand_by_themselves() -> None:

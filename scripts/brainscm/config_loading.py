@@ -41,7 +41,7 @@ EXPECTED = {
 }
 
 
-def load_study(defaults: Path, study: dict[str, Any]) -> Config:
+def load_config(defaults: Path, study: dict[str, Any]) -> Config:
     """Lay a study's options over the defaults and check the whole.
 
     Sections are merged key by key, with one exception: a study that names its own `scm.nodes` gets none of the default
