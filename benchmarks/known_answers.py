@@ -50,12 +50,12 @@ class Run:
         preproc = folder / "results" / "preproc"
         table = covariate_table(folder / "results" / "cohort" / "scans.tsv", preproc / "qc.tsv")
         table = table[table["preproc_status"].isin(["pass", "warn"])].set_index("scan", drop=False).rename_axis(None)
-        study = load_config(ROOT / "config.yaml", yaml.safe_load(STUDY.read_text()))
+        study = load_config(ROOT, yaml.safe_load(STUDY.read_text()))
         return cls(folder, study, table, Grid.of(preproc / table["preproc_t1w"].iloc[0]))
 
     def small(self, people: int) -> Run:
         """The same run with so many people to train on, and the graph of the demo, which is meant for a few."""
-        scm = load_config(ROOT / "config.yaml", {}).scm
+        scm = load_config(ROOT, {}).scm
         trained = self.table[self.table["split"] == "train"].sort_values(["diagnosis", "age"])
         trained = trained["participant"].drop_duplicates()  # in this order, a few of them hold all diagnoses and ages
         dropped = set(trained) - set(evenly_spaced(trained, people))

@@ -14,7 +14,7 @@ from brainscm.tables import read_table, run_paths
 try:
     for study_file in workflow.overwrite_configfiles:
         check_keys_once(Path(study_file))
-    CONFIG = load_config(Path(workflow.basedir, "config.yaml"), config)
+    CONFIG = load_config(Path(workflow.basedir), config)
 except BrainSCMError as error:
     raise WorkflowError(str(error))
 

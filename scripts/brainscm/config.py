@@ -251,7 +251,9 @@ class Config(Options):
     preprocess: PreprocessOptions = PreprocessOptions()
     quality: QualityOptions = QualityOptions()
     autoencoder: AutoencoderOptions = AutoencoderOptions()
-    scm: ScmOptions
+    scm: ScmOptions = ScmOptions(
+        nodes={"age": NodeOptions(unit="years"), "sex": NodeOptions()}, image=ImageOptions(formula="age + sex")
+    )
     counterfactuals: list[QueryOptions] = []
 
     @model_validator(mode="after")

@@ -1,8 +1,7 @@
-"""Turn config.yaml and a study's own file into one checked configuration, before any work starts."""
+"""Turn config.yaml, demo.yaml and a study's own file into one checked configuration, before any work starts."""
 
 from __future__ import annotations
 
-import copy
 import difflib
 import os
 from pathlib import Path
@@ -16,10 +15,6 @@ from brainscm.config import Config
 from brainscm.errors import ConfigError
 from brainscm.preprocess.template_files import check_template
 from brainscm.scm.graph import check_graph
-
-# What a study with scans of its own starts from, where config.yaml has what suits the small demo.
-OWN_VOXEL_MM = 2.0
-OWN_GRAPH = {"nodes": {"age": {"unit": "years"}, "sex": {}}, "image": {"formula": "age + sex"}}
 
 # What a value should have been, for pydantic's types of error; its own sentences speak of Python.
 EXPECTED = {
@@ -41,30 +36,21 @@ EXPECTED = {
 }
 
 
-def load_config(defaults: Path, study: dict[str, Any]) -> Config:
+def load_config(folder: Path, study: dict[str, Any]) -> Config:
     """Lay a study's options over the defaults and check the whole.
 
-    Sections are merged key by key, with one exception: a study that names its own `scm.nodes` gets none of the default
-    graph (its image formula, contrasts and queries speak of other nodes). A study that brings its own scans starts from
-    a 2 mm grid and, if it declares no nodes, from age and sex alone.
+    `folder` holds config.yaml, the defaults, and demo.yaml, which is laid over them while no scans are given. Sections
+    are merged key by key, with one exception: what names `scm.nodes` gets nothing of the graph below it (its image
+    formula, contrasts and queries speak of other nodes).
 
     Raises:
         ConfigError: one sentence that names the key, what is wrong with it, and what to do.
     """
-    base = yaml.safe_load(defaults.read_text())
-    study = copy.deepcopy(study)
-    own_scans = study.get("bids_dir") is not None or study.get("dicom_dir") is not None
-    graph = study.get("scm")
-    own_nodes = isinstance(graph, dict) and bool(graph.get("nodes"))
-    if own_scans:
-        base["preprocess"]["voxel_mm"] = OWN_VOXEL_MM
-    if own_nodes:
-        base["scm"] = {}
-    elif own_scans:
-        base["scm"] = OWN_GRAPH
-    if own_nodes or own_scans:
-        base.pop("counterfactuals", None)
-    merged = _merge(base, study)
+    merged = _read(folder / "config.yaml")
+    given = {**merged, **study}
+    if given.get("bids_dir") is None and given.get("dicom_dir") is None:
+        merged = _lay_over(merged, _read(folder / "demo.yaml"))
+    merged = _lay_over(merged, study)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
@@ -99,6 +85,27 @@ def check_keys_once(path: Path) -> None:
                 visit(value)
 
     visit(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _lay_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    graph = over.get("scm")
+    names_nodes = isinstance(graph, dict) and bool(graph.get("nodes"))
+    return _merge(_without_graph(base) if names_nodes else base, over)
+
+
+def _without_graph(options: dict[str, Any]) -> dict[str, Any]:
+    """Options without the nodes and what speaks of them: the image's formula, contrasts and queries."""
+    scm = _without(options.get("scm", {}), "nodes", "contrasts")
+    image = _without(scm.get("image", {}), "formula")
+    return {**_without(options, "counterfactuals"), "scm": {**scm, "image": image}}
+
+
+def _without(section: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key not in keys}
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_a_mediator_that_is_measured_badly_is_seen(tmp_path):
 
 
 def test_the_study_is_the_one_that_is_declared():
-    study = load_config(ROOT / "config.yaml", yaml.safe_load((ROOT / "benchmarks" / "truth.yaml").read_text()))
+    study = load_config(ROOT, yaml.safe_load((ROOT / "benchmarks" / "truth.yaml").read_text()))
     shares, people = study.cohort.split, study.simulation.participants
     assert [round(share * people) for share in (shares.train, shares.validation, shares.test)] == [120, 8, 32]
     assert study.simulation.voxel_mm == study.preprocess.voxel_mm == 3

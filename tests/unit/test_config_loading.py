@@ -5,46 +5,61 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from brainscm.config import Config
 from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import ConfigError
 from brainscm.schema import PATH, config_schema
 
-DEFAULTS = Path(__file__).parents[2] / "config.yaml"
+ROOT = Path(__file__).parents[2]
 
 
 def load(**study: Any) -> Config:
-    return load_config(DEFAULTS, study)
+    return load_config(ROOT, study)
 
 
-def test_defaults_stand_by_themselves() -> None:
+def test_without_scans_the_demo_is_laid_over_the_defaults() -> None:
     config = load()
     assert config.bids_dir is None
-    assert {"age", "sex"} <= set(config.scm.nodes)
+    demo = yaml.safe_load((ROOT / "demo.yaml").read_text())
+    assert list(config.scm.nodes) == list(demo["scm"]["nodes"])
+    assert config.scm.image.formula == demo["scm"]["image"]["formula"]
+    assert [query.name for query in config.counterfactuals] == [query["name"] for query in demo["counterfactuals"]]
+    assert config.preprocess.voxel_mm == demo["preprocess"]["voxel_mm"]
+    assert config.simulation.participants == demo["simulation"]["participants"]
+
+
+@pytest.mark.parametrize("key", ["bids_dir", "dicom_dir"])
+def test_a_study_with_scans_gets_the_defaults_and_nothing_of_the_demo(key: str, tmp_path: Path) -> None:
+    assert load(**{key: tmp_path}) == Config(**{key: tmp_path})
+
+
+def test_a_study_has_the_last_word(tmp_path: Path) -> None:
+    assert load(preprocess={"voxel_mm": 1.5}).preprocess.voxel_mm == 1.5
+    assert load(bids_dir=tmp_path, preprocess={"voxel_mm": 1.5}).preprocess.voxel_mm == 1.5
+    assert load(bids_dir=tmp_path, scm={"image": {"formula": "age"}}).scm.image.formula == "age"
+    assert load(counterfactuals=[]).counterfactuals == []
 
 
 def test_sections_merge_key_by_key() -> None:
     config = load(autoencoder={"kind": "pca"}, scm={"contrasts": {"late": {"age": [60, 80]}}})
     assert config.autoencoder.kind == "pca"
-    assert config.preprocess.voxel_mm == load().preprocess.voxel_mm
+    assert config.autoencoder.channels == Config().autoencoder.channels
     assert {"ageing", "late"} <= set(config.scm.contrasts)
 
 
-def test_own_nodes_replace_the_demo_graph_whole() -> None:
-    config = load(scm={"nodes": {"age": {}}, "image": {"formula": "age"}})
-    assert set(config.scm.nodes) == {"age"}
+@pytest.mark.parametrize("scans", [{}, {"bids_dir": ROOT}])
+def test_own_nodes_replace_the_graph_below_whole(scans: dict[str, Any]) -> None:
+    config = load(**scans, scm={"nodes": {"weight": {}}, "image": {"formula": "weight"}})
+    assert set(config.scm.nodes) == {"weight"}
     assert config.scm.contrasts == {}
     assert config.counterfactuals == []
 
 
-def test_own_scans_start_from_age_and_sex_on_a_finer_grid_than_the_demo(tmp_path: Path) -> None:
-    config = load(bids_dir=str(tmp_path))
-    assert set(config.scm.nodes) == {"age", "sex"}
-    assert config.counterfactuals == []
-    assert config.preprocess.voxel_mm < load().preprocess.voxel_mm
-    assert load(bids_dir=str(tmp_path), preprocess={"voxel_mm": 1.5}).preprocess.voxel_mm == 1.5
-    assert load(bids_dir=str(tmp_path), scm={"image": {"formula": "age"}}).scm.image.formula == "age"
+def test_a_folder_of_scans_may_stand_in_the_defaults_themselves(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"bids_dir: {tmp_path}\n")
+    assert load_config(tmp_path, {"seed": 3}) == Config(bids_dir=tmp_path, seed=3)
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +99,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ),
         ({"autoencoder": {"device": False}}, "config: autoencoder.device: true or false cannot stand here"),
         ({"scm": {"image": {"formula": "1"}}}, "config: scm.image.formula: '1' names no node"),
-        ({"scm": {"nodes": {"age": {}}}}, "config: scm.image: missing"),
+        ({"scm": {"nodes": {"age": {}}}}, "config: scm.image.formula: missing"),
         ({"scm": {"nodes": {"age": {"familly": "gamma"}}}}, "unknown key; did you mean 'family'?"),
         (
             {"counterfactuals": [{"name": "x", "do": {"age": "+ten"}}]},
