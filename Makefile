@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/snakemake --lint
 
 schema: $(VENV)/.installed
-	$(VENV)/bin/python -m brainscm.schema
+	$(VENV)/bin/python -m brainscm.config_files
 
 $(VENV)/.installed: requirements.lock
 	@test -n "$(PYTHON)" || { echo "BrainSCM needs Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -1,4 +1,9 @@
-"""Every option of config.yaml, typed; the JSON schema in schemas/ is generated from these models."""
+"""Every option of the configuration: its type, default, range, unit and description, written once and here.
+
+A class is a section of config.yaml (or an entry of one of its lists); its docstring says what the section is for, the
+text below a field what the option does. config.yaml, the JSON schema in schemas/ and the page
+docs/reference/configuration.md are written from these models by `make schema`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+
+def unit(name: str) -> Any:
+    """What a number counts, to stand beside its range."""
+    return Field(json_schema_extra={"unit": name})
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Scalar = float | int | str
@@ -16,7 +27,7 @@ UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class Options(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -32,22 +43,30 @@ class Options(BaseModel):
 
 
 class SimulationOptions(Options):
-    """The simulated cohort that is used while `bids_dir` is null.
-
-    `rescan_share` of the people are scanned once more on the same day: how far two measurements of one head lie apart.
-    """
+    """The simulated cohort, used only while neither `bids_dir` nor `dicom_dir` is given."""
 
     participants: int = Field(30, ge=8)
-    voxel_mm: float = Field(3.0, ge=1, le=4)
+    """Participants whose scans can be used."""
+    voxel_mm: Annotated[float, unit("mm")] = Field(3.0, ge=1, le=4)
+    """Voxel size of the simulated scans; one of the two sites has thicker slices."""
     follow_up_share: float = Field(0.3, ge=0, le=1)
+    """Share of the participants who are scanned again, 2 to 8 years later."""
     rescan_share: float = Field(0.0, ge=0, le=1)
+    """Share of the participants who are scanned twice on one day, which tells the evaluation how far two measurements
+    of one head lie apart."""
     truncated_scans: int = Field(1, ge=0)
+    """Further participants whose file is cut short, to show what happens to a bad scan."""
 
 
 class SplitOptions(Options):
+    """Shares of the participants in the three parts, which sum to 1. All scans of a participant are in one part."""
+
     train: Fraction = 0.7
+    """Everything that is fitted is fitted on these."""
     validation: Fraction = 0.1
+    """Watched during training: the weights that do best here are kept."""
     test: Fraction = 0.2
+    """Seen by nothing that is fitted. Queries are put to these scans unless they say otherwise."""
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> SplitOptions:
@@ -58,108 +77,162 @@ class SplitOptions(Options):
 
 
 class CohortOptions(Options):
+    """How the participants are divided."""
+
     split: SplitOptions = SplitOptions()
     stratify: list[str] = ["age", "sex"]
+    """Covariates in which the three parts are made alike: columns of `participants.tsv` or of the sessions tables."""
 
 
 class CustomTemplate(Options):
-    """A whole-head or skull-stripped T1w with its brain mask (or the brain alone), on one grid."""
+    """A template of your own is a T1w and its brain mask, on one grid."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+    """How file names call it (`space-<name>`)."""
     t1w: UserPath
+    """The T1w (NIfTI), of the whole head or skull-stripped."""
     brain_mask: UserPath
+    """Its brain mask, or the brain alone."""
 
 
 class AtlasOptions(Options):
-    """A label map in the template's space, and a table (TSV) that names its labels: columns `index` and `name`."""
+    """An atlas is a label map and a table of its labels."""
 
     path: UserPath
+    """Label map (NIfTI) in the template's space. MNI152 templates of different makers differ by millimetres."""
     labels: UserPath
+    """Table (TSV) that names the labels: columns `index` and `name`."""
 
 
 class PreprocessOptions(Options):
-    """What shapes a preprocessed scan: the output grid and the transform to the template; and what is measured."""
+    """How a raw scan is brought to the template, and what is measured there."""
 
-    voxel_mm: float = Field(2.0, ge=0.7, le=4)
+    voxel_mm: Annotated[float, unit("mm")] = Field(2.0, ge=0.7, le=4)
+    """Voxel size of the template-space grid that everything after preprocessing works on."""
     transform: Literal["rigid", "similarity", "affine"] = "affine"
+    """How the analysed image is brought to the template. A rigid transform keeps size and shape, a similarity scales,
+    an affine one also scales each axis by itself and shears. Never a deformation: the anatomy is what is analysed."""
     atlas: AtlasOptions | None = None
+    """The volumes of an atlas's regions are measured in every scan, and nodes may be named after them; null: no atlas."""
 
 
 class QualityOptions(Options):
-    """The limits at which a preprocessed scan warns or fails; docs/qc.md says what each is like on good scans.
+    """When a preprocessed scan warns or fails.
 
-    `ncc`: correlation with the template inside the mask. `volume`: intracranial mask, ml. `border`: area of the mask on
-    the faces of the field of view, cm². `fov_cut`: share of the brain beyond the field of view. `holes`: volume inside
-    the mask without signal, ml. `slice_jump`: difference of neighbouring slices over that of those around. `cnr`:
-    grey-white contrast-to-noise. `contrast`: white matter over grey matter. `volume_z`: robust z of the mask volume
-    within the cohort.
+    The limits are applied when the cohort is collected, so that another limit preprocesses nothing again.
     """
 
     ncc_warn: float = Field(0.42, ge=0, le=1)
+    """Warn where the correlation with the template, inside both masks, is below this."""
     ncc_fail: float = Field(0.3, ge=0, le=1)
-    volume_warn_ml: tuple[float, float] = (950, 2050)
-    volume_fail_ml: tuple[float, float] = (700, 2500)
-    border_warn_cm2: float = Field(8.0, ge=0)
-    border_fail_cm2: float = Field(60.0, ge=0)
-    fov_cut_warn_percent: float = Field(2.0, ge=0)
-    fov_cut_fail_percent: float = Field(15.0, ge=0)
-    holes_warn_ml: float = Field(5.0, ge=0)
-    holes_fail_ml: float = Field(200.0, ge=0)
+    """Fail below this correlation."""
+    volume_warn_ml: Annotated[tuple[float, float], unit("ml")] = (950, 2050)
+    """Warn where the volume of the intracranial mask is outside these two."""
+    volume_fail_ml: Annotated[tuple[float, float], unit("ml")] = (700, 2500)
+    """Fail where it is outside these two."""
+    border_warn_cm2: Annotated[float, unit("cm²")] = Field(8.0, ge=0)
+    """Warn where more of the mask than this lies on the faces of the field of view: the brain is cut off."""
+    border_fail_cm2: Annotated[float, unit("cm²")] = Field(60.0, ge=0)
+    """Fail above this area."""
+    fov_cut_warn_percent: Annotated[float, unit("%")] = Field(2.0, ge=0)
+    """Warn where more of the template's brain than this lies beyond the field of view, by the linear registration."""
+    fov_cut_fail_percent: Annotated[float, unit("%")] = Field(15.0, ge=0)
+    """Fail above this share."""
+    holes_warn_ml: Annotated[float, unit("ml")] = Field(5.0, ge=0)
+    """Warn where more of the mask than this has no signal: missing slices, or a brain that was cut out."""
+    holes_fail_ml: Annotated[float, unit("ml")] = Field(200.0, ge=0)
+    """Fail above this volume."""
     slice_jump_warn: float = Field(1.8, ge=1)
+    """Warn where two neighbouring slices differ by more than this times the difference of those around them."""
     cnr_warn: float = Field(1.8, ge=0)
+    """Warn where the contrast of grey and white matter, over the noise, is below this."""
     cnr_fail: float = Field(0.8, ge=0)
+    """Fail below this contrast-to-noise ratio."""
     contrast_warn: float = Field(1.1, ge=0)
+    """Warn where the intensity of white over grey matter is below this: probably not a T1w."""
     contrast_fail: float = Field(1.0, ge=0)
+    """Fail below this ratio."""
     volume_z_warn: float = Field(4.0, gt=0)
+    """Warn where the mask's volume lies further from the cohort's median than this many robust standard deviations."""
 
 
 class AutoencoderOptions(Options):
-    """Each of `channels` halves the grid once; `quantized_share` of the training volumes is decoded from codes.
-
-    `alignment: deformable` encodes a scan as its displacement to the template and its looks there.
-    `deformation_voxels` is the root mean square of random smooth warps of the training volumes. With `recompute` the
-    residual blocks keep nothing for the backward pass and are computed again: slower, in less memory.
-    """
+    """How a scan becomes a latent and back, and how that is trained."""
 
     kind: Literal["vqvae", "pca"] = "vqvae"
+    """A 3D network with a codebook (VQ-VAE), or principal components, which need no training."""
     alignment: Literal["deformable", "none"] = "deformable"
+    """With `deformable` a scan is encoded as its displacement to the template beside its appearance there, so that an
+    effect can move tissue instead of fading it; with `none` as it is."""
     channels: list[Annotated[int, Field(ge=4)]] = Field([32, 64], min_length=1)
+    """Channels of the network at each resolution. Each entry halves the grid: two give latents at a quarter of the
+    resolution."""
     residual_blocks: int = Field(2, ge=0)
+    """Residual blocks at each resolution."""
     latent_channels: int = Field(16, ge=1)
+    """Channels of the latent: numbers at each of its voxels."""
     quantizer: Literal["ema", "fsq"] = "ema"
+    """With `ema` a learnt codebook, updated by moving averages; with `fsq` each latent channel snaps to one of
+    `fsq_levels` values, and `codebook_size` and `codebook_decay` are not used."""
     fsq_levels: int = Field(5, ge=2, le=255)
+    """Values of a latent channel under `quantizer: fsq`."""
     codebook_size: int = Field(512, ge=2)
+    """Codes in the codebook."""
     codebook_decay: Fraction = 0.99
+    """How much of the codebook's moving averages is kept at each step."""
     commitment_weight: float = Field(0.25, ge=0)
+    """Weight of the loss that pulls the encoder's output towards its codes."""
     quantized_share: float = Field(0.1, ge=0, le=1)
+    """Share of the training volumes that is decoded from codes; the rest is decoded from the continuous latent, as
+    counterfactuals are."""
     intensity_loss: Literal["charbonnier", "l1"] = "charbonnier"
+    """The error of intensities: `l1` is the absolute error, `charbonnier` a smooth one in which small errors weigh
+    less. The losses below are added to it."""
     ssim_weight: float = Field(0.1, ge=0)
+    """Weight of 1 − SSIM (structural similarity)."""
     gradient_weight: float = Field(0.0, ge=0)
+    """Weight of the error of differences between neighbouring voxels: less blur, a lower PSNR."""
     fourier_weight: float = Field(0.0, ge=0)
-    deformation_voxels: float = Field(0.0, ge=0, le=3)
+    """Weight of the error of Fourier magnitudes: less blur, a lower PSNR."""
+    deformation_voxels: Annotated[float, unit("voxels")] = Field(0.0, ge=0, le=3)
+    """Root mean square of random smooth warps of the training volumes, for small cohorts; 0 for none."""
     recompute: bool = False
+    """Compute the residual blocks again in the backward pass instead of keeping their activations: slower, in less
+    memory."""
     compile: bool = False
+    """Compile encoder and decoder (`torch.compile`), which needs a C++ compiler and starts minutes later."""
     components: int = Field(32, ge=1)
+    """Principal components of `kind: pca`, and of the PCA baseline that the evaluation fits."""
     batch_size: int = Field(1, ge=1)
+    """Volumes a training step, of all processes together."""
     learning_rate: float = Field(1e-3, gt=0)
+    """Highest learning rate; it rises to this at the start and falls until the end."""
     max_steps: int | None = Field(None, ge=1)
+    """Training steps; null: 30 passes over the training scans."""
     validation_interval: int | None = Field(None, ge=1)
+    """Steps between two looks at the validation scans; null: one pass over the training scans, at least 50 steps."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where training runs; `auto` takes a GPU where there is one."""
 
 
 class NodeOptions(Options):
-    """A node of the graph. Without a formula it is exogenous.
-
-    `column` names the table column that holds it: by default the node's own name, or that name with `_ml` where
-    preprocessing measured it. The first of `levels` is the reference. The default family is gaussian for numbers,
-    binomial for two levels and multinomial for more.
+    """A node takes its values from a column of `participants.tsv` or of the sessions tables, or from what preprocessing
+    measured: `gm`, `wm`, `csf`, `ventricles`, `brain`, `medial_temporal_gm` and the regions of an atlas (ml), or
+    `head_size`.
     """
 
     column: str | None = None
+    """Column that holds the values. By default the node's own name or, for what preprocessing measured, that name with
+    `_ml`."""
     levels: list[str] | None = Field(None, min_length=1)
+    """Levels of a categorical node, the reference first. By default those found, in alphabetical order."""
     unit: str | None = None
+    """Unit of a number, for the report."""
     formula: str | None = None
+    """The node's parents, as a formula like `age + sex`. A node without one is exogenous."""
     family: Literal["gaussian", "gamma", "poisson", "binomial", "multinomial", "ordered"] | None = None
+    """Distribution of a node with a formula: gamma for positive numbers (log link), poisson for counts, binomial for
+    two levels. By default gaussian for numbers, binomial or multinomial for levels."""
 
     @field_validator("levels", mode="before")
     @classmethod
@@ -172,21 +245,25 @@ class NodeOptions(Options):
 
 
 class ImageOptions(Options):
-    """The image node: its formula, how it is estimated, and whose errors its tests use.
-
-    `shrinkage`: of the slopes, `spectral` (empirical Bayes) or `ridge` (generalised cross-validation). `rank`: slopes
-    of at most this rank. `smoothing_voxels`: standard deviation, in latent voxels, of a Gaussian over the slopes' maps.
-    `variance_by`: a node with levels whose groups differ in residual variance. `repeated`: what is done about several
-    scans of a person. `errors`: of the tests where each person has one scan.
-    """
+    """The image, the last node of the graph: its formula, how its slopes are estimated, and the errors of its tests."""
 
     formula: str
+    """The image's parents, as a formula like `cr(age, df=4) + sex`. A study that names nodes of its own names this."""
     shrinkage: Literal["spectral", "ridge", "none"] = "spectral"
+    """How the slopes that counterfactuals and maps are made of are shrunk. With `spectral` (empirical Bayes, place by
+    place) an effect is shrunk where it stands out little from noise and dropped where it does not; `ridge` shrinks by
+    generalised cross-validation; `none` is plain least squares. Tests are always those of least squares."""
     rank: int | None = Field(None, ge=1)
-    smoothing_voxels: float = Field(0.0, ge=0)
+    """Slopes of at most this rank over the latent (reduced-rank regression), beside `shrinkage: none`; null: any."""
+    smoothing_voxels: Annotated[float, unit("latent voxels")] = Field(0.0, ge=0)
+    """Standard deviation of a Gaussian that smooths the slopes' maps; 0 for none."""
     variance_by: str | None = None
+    """A node with levels, such as `site`, whose groups differ in residual variance: scans are weighed by it."""
     repeated: Literal["cluster", "random_intercept"] = "cluster"
+    """What several scans of a participant call for: cluster-robust errors, or a random intercept of the participant."""
     errors: Literal["ordinary", "hc3"] = "ordinary"
+    """Errors of the tests where each participant has one scan. With `hc3` the residual variance may depend on the
+    covariates."""
 
     @model_validator(mode="after")
     def _one_of_a_kind(self) -> ImageOptions:
@@ -198,27 +275,39 @@ class ImageOptions(Options):
 
 
 class ScmOptions(Options):
-    """The graph, its contrasts, and what is done about missing covariates.
-
-    `missing`: `drop` leaves such scans out; `impute` fills in nodes with a formula from their parents. `permutations`:
-    of the family-wise test; 0 for none.
-    """
+    """The structural causal model: the graph that you declare, what is tested, and missing covariates."""
 
     nodes: dict[Name, NodeOptions]
+    """The nodes by name. A study that names any replaces the whole graph: the default nodes and, with them, the image's
+    formula, the contrasts and the queries."""
     image: ImageOptions
     contrasts: dict[Name, dict[str, tuple[Scalar, Scalar]]] = {}
+    """Effects that are tested over the whole latent and shown as maps, by name: `{ageing: {age: [50, 80]}}` compares
+    two values of a node, or of several at once."""
     missing: Literal["drop", "impute"] = "drop"
+    """Training scans that lack a covariate are dropped, or nodes with a formula are filled in from their parents, in
+    training and in queries. An exogenous node has nothing to be filled in from: such a scan is dropped. Both are
+    counted in `diagnostics.tsv`."""
     permutations: int = Field(500, ge=0)
+    """Permutations of the family-wise (max-T) test of the contrasts; 0 for none. The smallest p is
+    1/(permutations + 1)."""
 
 
 class QueryOptions(Options):
-    """One counterfactual question, put to each of `scans`."""
+    """A query is a counterfactual question that is put to each of its scans."""
 
     name: Name
+    """Used in file names (without `-` and `_`) and in the report."""
     do: dict[str, Scalar] = Field(min_length=1)
+    """The intervention, `{node: value}`: a number, a level, or a change in quotes (`"+10"`, `"-5.5"`: without them YAML
+    reads `+10` as ten). Several nodes at once make a joint intervention."""
     scans: Literal["test", "all"] | list[str] = "test"
+    """The scans of the test split, all scans, or a list of scan or participant ids."""
     effect: Literal["total", "direct"] = "total"
+    """With `total` mediators respond to the intervention; with `direct` all other nodes are held."""
     decode: Literal["residual", "direct", "quantized"] = "residual"
+    """With `residual` the scan plus the decoded change, so that what the autoencoder loses is kept; with `direct` the
+    decoded latent; with `quantized` the decoded latent after quantisation."""
 
     @field_validator("do", mode="before")
     @classmethod
@@ -240,14 +329,26 @@ class QueryOptions(Options):
 
 
 class Config(Options):
+    """Where the scans are, where results go, and a section for each stage.
+
+    A relative path starts at the folder in which snakemake is called; `~` is the home folder.
+    """
+
     bids_dir: UserPath | None = None
+    """Top of a BIDS folder. While this and `dicom_dir` are null, a cohort is simulated."""
     dicom_dir: UserPath | None = None
+    """In its place a folder of DICOM files, `<participant>/[ses-<session>/]…`, which are converted to BIDS first."""
     output_dir: UserPath = Path("results")
+    """Everything that you want to keep."""
     work_dir: UserPath = Path("work")
+    """Training state, and the simulated or converted cohort; may be deleted when a run is finished."""
     seed: int = Field(20260101, ge=0)
+    """Start of every random number: the simulated cohort, the split, training, permutations."""
     simulation: SimulationOptions = SimulationOptions()
     cohort: CohortOptions = CohortOptions()
     template: str | CustomTemplate = "MNI152NLin2009aSym"
+    """The space in which brains are compared: the ICBM152 2009a template that nilearn ships (`MNI152NLin2009aSym`), a
+    TemplateFlow template by its name, found under `$TEMPLATEFLOW_HOME`, or one of your own."""
     preprocess: PreprocessOptions = PreprocessOptions()
     quality: QualityOptions = QualityOptions()
     autoencoder: AutoencoderOptions = AutoencoderOptions()
@@ -255,6 +356,7 @@ class Config(Options):
         nodes={"age": NodeOptions(unit="years"), "sex": NodeOptions()}, image=ImageOptions(formula="age + sex")
     )
     counterfactuals: list[QueryOptions] = []
+    """A list of queries."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
