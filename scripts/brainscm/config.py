@@ -113,7 +113,7 @@ class PreprocessOptions(Options):
     """How the analysed image is brought to the template. A rigid transform keeps size and shape, a similarity scales,
     an affine one also scales each axis by itself and shears. Never a deformation: the anatomy is what is analysed."""
     atlas: AtlasOptions | None = None
-    """The volumes of an atlas's regions are measured in every scan, and nodes may be named after them; null: no atlas."""
+    """The volumes of an atlas's regions are measured in every scan, and nodes may be named after them."""
 
 
 class QualityOptions(Options):
