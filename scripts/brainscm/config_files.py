@@ -35,7 +35,7 @@ PAGE_HEAD = """\
 # Reference: configuration
 
 Every option with its default, what it may be, and what it is in [demo.yaml](../../demo.yaml) where that says otherwise.
-[Configuration](../configuration.md) tells how a study's own file is laid over the defaults.
+[Write a study](../how-to/study.md) tells how a study's own file is laid over the defaults.
 """
 
 

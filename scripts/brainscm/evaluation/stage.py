@@ -91,7 +91,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the evaluation writes: the contract's summary and the tables (see docs/outputs.md)."""
+    """What the evaluation writes: the contract's summary and the tables (see docs/reference/outputs.md)."""
 
     summary: dict[str, Any]
     metrics: pd.DataFrame

@@ -34,7 +34,7 @@ def spaced(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Study:
-    """The tables of one run; see docs/outputs.md for their columns.
+    """The tables of one run; see docs/reference/outputs.md for their columns.
 
     `results` is the output folder, which pictures are read from. Tables of stages that gave nothing are empty.
     """

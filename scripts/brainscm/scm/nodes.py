@@ -119,7 +119,7 @@ class NodeModel:
 
 
 class Family(Protocol):
-    """How one kind of node is fitted, abducted and generated (see docs/method.md, "Measured nodes")."""
+    """How one kind of node is fitted, abducted and generated (docs/explanation/method.md, "Measured nodes")."""
 
     def abduct(self, y: Any, x: Array, node: NodeModel, rng: Iterable[np.random.Generator]) -> Array:
         """Noise (n, ...) that explains the observed y under the design rows x; what it leaves open comes from rng."""
