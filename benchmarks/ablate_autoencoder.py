@@ -58,6 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "eight times the steps": {},
 }
 BUDGETS = {"one step": 0, "eight times the steps": 8}  # in --steps, of which all others get one
+RULES = ("train_autoencoder", "encode_scans", "fit_scm", "synthesize_counterfactuals", "evaluate_counterfactuals")
 FIDELITY = ("psnr_brain_db", "ssim_brain", "quantized_psnr_brain_db", "quantized_ssim_brain")
 WORK = ROOT / "work" / "ablation"
 
@@ -79,7 +80,7 @@ def main() -> None:
         "run": run.folder.name,
         "steps": arguments.steps,
         "people": arguments.people,
-        "code": code_fingerprint("autoencoder", "latents", "scm", "counterfactuals", "evaluation"),
+        "code": [code_fingerprint(rule) for rule in RULES],
     }
     figures = taken_up(arguments.output, identity)
     for name in arguments.only:

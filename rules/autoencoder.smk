@@ -31,7 +31,7 @@ rule train_autoencoder:
         preprocessing=PREPROCESSING,
         options=config["autoencoder"],
         seed=config["seed"],
-        code=code_fingerprint("encoding", "alignment", "training"),
+        code=lambda wildcards: code_fingerprint("train_autoencoder"),
     message:
         "Training the autoencoder"
     script:

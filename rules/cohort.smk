@@ -18,7 +18,7 @@ rule simulate_cohort:
         bids_dir=subpath(output.description, parent=True),
         options=config["simulation"],
         seed=config["seed"],
-        code=code_fingerprint("simulation", "landmarks"),
+        code=lambda wildcards: code_fingerprint("simulate_cohort"),
     message:
         "Simulating a cohort of raw heads"
     script:
@@ -43,7 +43,7 @@ rule convert_dicom:
     params:
         bids_dir=subpath(output.description, parent=True),
         dicom_dir=config["dicom_dir"],
-        code=code_fingerprint("cohort"),
+        code=lambda wildcards: code_fingerprint("convert_dicom"),
     message:
         "Converting {params.dicom_dir} to BIDS"
     script:
@@ -70,7 +70,7 @@ checkpoint index_cohort:
         bids_dir=BIDS,
         options=config["cohort"],
         seed=config["seed"],
-        code=code_fingerprint("cohort"),
+        code=lambda wildcards: code_fingerprint("index_cohort"),
     message:
         "Indexing the scans of {params.bids_dir}"
     script:

@@ -29,7 +29,7 @@ rule synthesize_counterfactuals:
         scm=config["scm"],
         queries=config["counterfactuals"],
         seed=config["seed"],
-        code=code_fingerprint("counterfactuals", "scm"),
+        code=lambda wildcards: code_fingerprint("synthesize_counterfactuals"),
     message:
         "Synthesizing counterfactuals"
     script:

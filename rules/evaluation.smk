@@ -20,7 +20,7 @@ rule simulate_truth:
     params:
         bids_dir=subpath(input.description, parent=True),
         queries=config["counterfactuals"],
-        code=code_fingerprint("simulation", "landmarks"),
+        code=lambda wildcards: code_fingerprint("simulate_truth"),
     message:
         "Simulating the true counterfactuals of the test scans"
     script:
@@ -69,7 +69,7 @@ rule evaluate_counterfactuals:
         queries=config["counterfactuals"],
         components=config["autoencoder"]["components"],
         seed=config["seed"],
-        code=code_fingerprint("evaluation", "counterfactuals", "scm", "encoding", "alignment", "preprocess", "landmarks"),
+        code=lambda wildcards: code_fingerprint("evaluate_counterfactuals"),
     message:
         "Evaluating counterfactuals"
     script:

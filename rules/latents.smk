@@ -24,7 +24,7 @@ rule encode_scans:
         work_dir=WORK,
         preprocessing=PREPROCESSING,
         identity=IDENTITY,
-        code=code_fingerprint("latents", "encoding", "alignment"),
+        code=lambda wildcards: code_fingerprint("encode_scans"),
     message:
         "Encoding all scans"
     script:

@@ -25,7 +25,7 @@ rule preprocess_scan:
         template=config["template"],
         options=config["preprocess"],
         seed=config["seed"],
-        code=code_fingerprint("preprocess", "landmarks"),
+        code=lambda wildcards: code_fingerprint("preprocess_scan"),
     message:
         "Preprocessing {wildcards.scan}"
     script:
@@ -51,7 +51,7 @@ rule collect_preprocessing:
     params:
         preproc_dir=subpath(output.qc, parent=True),
         limits=config["quality"],
-        code=code_fingerprint("preprocess", "landmarks"),
+        code=lambda wildcards: code_fingerprint("collect_preprocessing"),
     message:
         "Collecting the status of every scan"
     script:

@@ -36,7 +36,7 @@ rule render_report:
     params:
         output_dir=subpath(output.index, ancestor=2),
         config=config,
-        code=code_fingerprint("report"),
+        code=lambda wildcards: code_fingerprint("render_report"),
     message:
         "Writing the report"
     script:

@@ -33,7 +33,7 @@ rule fit_scm:
         template=config["template"],
         preprocess=config["preprocess"],
         seed=config["seed"],
-        code=code_fingerprint("scm"),
+        code=lambda wildcards: code_fingerprint("fit_scm"),
     message:
         "Fitting the structural causal model"
     script:

@@ -1,43 +1,106 @@
 """Fingerprints of code: what can change a result changes them, and nothing else does."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
-from brainscm import provenance
-from brainscm.provenance import code_fingerprint
+from brainscm.provenance import NOT_COUNTED, SCRIPTS, code_fingerprint, import_closure
+
+RULES = Path(__file__).parents[2] / "rules"
+
+LIBRARY = {
+    "preprocess_scan.py": "from brainscm.job import job\nwith job(snakemake):\n    from brainscm.scan import run\n",
+    "brainscm/__init__.py": '"""The library."""\n\n__version__ = "1.0"\n',
+    "brainscm/job.py": "LOG = 'scan.log'\n",
+    "brainscm/scan.py": (
+        '"""One scan."""\nfrom typing import TYPE_CHECKING\n\nfrom brainscm import landmarks\n'
+        "if TYPE_CHECKING:\n    from brainscm.kinds import Kind\n\n"
+        'def run() -> "Kind":\n    """Do it."""\n    from brainscm.steps.mask import mask\n\n    return mask()\n'
+    ),
+    "brainscm/landmarks.py": "RADIUS_MM = 13.0\n",
+    "brainscm/kinds.py": "class Kind: ...\n",
+    "brainscm/steps/__init__.py": "ORDER = 1\n",
+    "brainscm/steps/mask.py": "from . import grow\n\ndef mask():\n    return grow.grow\n",
+    "brainscm/steps/grow.py": "def grow(): ...\n",
+    "brainscm/report.py": "from brainscm.scan import run\n",
+}
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "preprocess").mkdir()
-    (tmp_path / "preprocess" / "scan.py").write_text("STEPS = 3\n")
-    (tmp_path / "landmarks.py").write_text('"""Where things lie."""\n\nRADIUS_MM = 13.0\n')
-    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
-    return tmp_path
+def fingerprint(folder: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return code_fingerprint("preprocess_scan", folder)
 
 
-def test_code_of_a_stage_and_of_a_module_beside_it_is_seen(package: Path) -> None:
-    before = code_fingerprint("preprocess", "landmarks")
-    (package / "landmarks.py").write_text("RADIUS_MM = 12.0\n")
-    moved = code_fingerprint("preprocess", "landmarks")
-    (package / "preprocess" / "scan.py").write_text("STEPS = 4\n")
-    assert len({before, moved, code_fingerprint("preprocess", "landmarks")}) == 3
+def is_counted(folder: Path, name: str, text: str) -> bool:
+    """Whether the rule has another fingerprint when one file reads otherwise."""
+    assert text != LIBRARY[name]
+    return fingerprint(folder / "before", LIBRARY) != fingerprint(folder / "after", {**LIBRARY, name: text})
 
 
-def test_comments_docstrings_and_other_stages_are_not(package: Path) -> None:
-    before = code_fingerprint("preprocess", "landmarks")
-    (package / "landmarks.py").write_text("RADIUS_MM = 13.0  # as drawn on the template\n")
-    (package / "report").mkdir()
-    (package / "report" / "pages.py").write_text("WIDTH = 800\n")
-    assert code_fingerprint("preprocess", "landmarks") == before
+@pytest.mark.parametrize(
+    "name",
+    [
+        "preprocess_scan.py",
+        "brainscm/scan.py",  # within a `with` block
+        "brainscm/landmarks.py",  # a module that is named as a package's content
+        "brainscm/steps/__init__.py",  # a package that is only passed through
+        "brainscm/steps/mask.py",  # within a function, of a module that the script does not name
+        "brainscm/steps/grow.py",  # by a relative import
+    ],
+)
+def test_what_a_rule_imports_counts_however_far_away(tmp_path: Path, name: str) -> None:
+    assert is_counted(tmp_path, name, LIBRARY[name] + "EDITED = True\n")
 
 
-def test_every_name_in_the_rules_is_code() -> None:
-    rules = Path(__file__).parents[2] / "rules"
-    calls = re.findall(r"=code_fingerprint\((.*)\)", "\n".join(path.read_text() for path in rules.glob("*.smk")))
-    named = {name for call in calls for name in re.findall(r'"(\w+)"', call)}
-    assert "landmarks" in named
-    for name in named:
-        assert (provenance.PACKAGE / name).is_dir() or (provenance.PACKAGE / f"{name}.py").is_file(), name
+@pytest.mark.parametrize(
+    "name",
+    [
+        "brainscm/report.py",  # which the rule does not import, but which imports what the rule imports
+        "brainscm/kinds.py",  # below `if TYPE_CHECKING`
+        "brainscm/job.py",  # one of those that change no number
+        "brainscm/__init__.py",  # the version
+    ],
+)
+def test_what_cannot_change_its_result_does_not_count(tmp_path: Path, name: str) -> None:
+    assert not is_counted(tmp_path, name, LIBRARY[name] + "EDITED = True\n")
+
+
+def test_comments_docstrings_and_layout_do_not_count(tmp_path: Path) -> None:
+    scan = LIBRARY["brainscm/scan.py"]
+    retold = scan.replace("One scan.", "A scan.").replace("Do it.", "Do all of it.").replace("return ", "return  ")
+    assert not is_counted(tmp_path, "brainscm/scan.py", f"# Read on.\n{retold}")
+    assert not is_counted(tmp_path, "brainscm/steps/grow.py", 'def grow():\n    """Grow."""\n    ...\n')
+
+
+def test_a_module_counts_by_its_name(tmp_path: Path) -> None:
+    fingerprint(tmp_path, LIBRARY)
+    found = import_closure("brainscm.steps.mask", scripts=tmp_path)
+    assert set(found) == {"brainscm.steps.mask", "brainscm.steps", "brainscm.steps.grow", "brainscm"}
+    with pytest.raises(ModuleNotFoundError, match="preprocess_scans"):
+        code_fingerprint("preprocess_scans", tmp_path)
+
+
+def test_every_rule_with_a_script_has_the_fingerprint_of_its_own_code() -> None:
+    rules = re.split(r"^(?:rule|checkpoint) ", "\n".join(map(Path.read_text, RULES.glob("*.smk"))), flags=re.MULTILINE)
+    scripted = {block.split(":")[0]: block for block in rules[1:] if "script:" in block}
+    assert set(scripted) == {path.stem for path in SCRIPTS.glob("*.py")}
+    for rule, block in scripted.items():
+        assert f'code=lambda wildcards: code_fingerprint("{rule}"),' in block, rule
+
+
+def test_what_is_not_counted_exists() -> None:
+    for module in NOT_COUNTED:
+        assert import_closure(module), module
+
+
+def test_options_compute_nothing() -> None:
+    """So a stage gets all that it takes from its options in its rule's parameters, and their code need not count."""
+    tree = ast.parse((SCRIPTS / "brainscm" / "config.py").read_text())
+    for models in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for method in (node for node in models.body if isinstance(node, ast.FunctionDef)):
+            assert any("validator" in ast.unparse(decorator) for decorator in method.decorator_list), method.name

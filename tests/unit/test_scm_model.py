@@ -15,8 +15,9 @@ from statsmodels.stats.outliers_influence import variance_inflation_factor
 from brainscm.config import ScmOptions
 from brainscm.errors import ConfigError, ScanError
 from brainscm.images import Grid
+from brainscm.scm.collinearity import variance_inflation
 from brainscm.scm.design import Design
-from brainscm.scm.diagnostics import diagnose, variance_inflation
+from brainscm.scm.diagnostics import diagnose
 from brainscm.scm.effects import effect_map, write_effect_maps
 from brainscm.scm.formula import parse_formula
 from brainscm.scm.image import fit_image

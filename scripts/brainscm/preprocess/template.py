@@ -115,7 +115,7 @@ def _fingerprint(template: str | CustomTemplate, voxel_mm: float) -> str:
     seen = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()]
     name = template if isinstance(template, str) else template.name
     libraries = [version(package) for package in ("antspyx", "nibabel", "nilearn", "numpy", "scipy")]
-    return options_fingerprint([name, seen, voxel_mm, code_fingerprint("preprocess", "landmarks"), libraries])
+    return options_fingerprint([name, seen, voxel_mm, code_fingerprint(__name__), libraries])
 
 
 def _store(template: Template, path: Path) -> None:

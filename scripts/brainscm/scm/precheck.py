@@ -7,9 +7,9 @@ import logging
 import pandas as pd
 
 from brainscm.config import ImageOptions, ScmOptions
+from brainscm.scm.collinearity import collinearity
 from brainscm.scm.covariates import Covariates, node_column
 from brainscm.scm.design import Design
-from brainscm.scm.diagnostics import collinearity
 from brainscm.scm.graph import read_graph
 from brainscm.visits import add_years_since_baseline
 

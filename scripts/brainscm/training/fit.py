@@ -85,7 +85,7 @@ def fit_autoencoder(
         "preprocessing": preprocessing,
         "options": options.model_dump(exclude={"device"}),
         "seed": seed,
-        "code": code_fingerprint("encoding", "alignment", "training"),
+        "code": code_fingerprint(__name__),
     }
     folder = work_dir / "autoencoder" / options_fingerprint(identity)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def fit_autoencoder(
     prepare, prepared, device = None, "", CPU
     if alignment is not None:
         prepare, device = _aligner(alignment), alignment.target.device
-        prepared = "-" + options_fingerprint([preprocessing, code_fingerprint("encoding", "alignment", "training")])
+        prepared = "-" + options_fingerprint([preprocessing, code_fingerprint(__name__)])
         logger.info("autoencoder: aligning %d scans to the template", len(training) + len(validation))
     train_store, validation_store = (
         VolumeStore.open_or_build(split, grid, volumes_folder, prepare, prepared, device)
