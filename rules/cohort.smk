@@ -9,7 +9,7 @@ rule simulate_cohort:
     benchmark:
         f"{RESULTS}/benchmarks/simulate_cohort.tsv"
     conda:
-        "../envs/ants.yaml"
+        "../envs/torch.yaml"
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,

@@ -12,7 +12,7 @@ rule simulate_truth:
     benchmark:
         f"{RESULTS}/benchmarks/simulate_truth.tsv"
     conda:
-        "../envs/ants.yaml"
+        "../envs/torch.yaml"
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,

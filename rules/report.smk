@@ -28,7 +28,7 @@ rule render_report:
     benchmark:
         f"{RESULTS}/benchmarks/render_report.tsv"
     conda:
-        "../envs/torch.yaml"
+        "../envs/report.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,13 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
+
+
+def scripted_rules() -> dict[str, str]:
+    """The text of each rule that runs a script, by the rule's name."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    blocks = re.split(r"^(?:rule|checkpoint) (\w+):$", text, flags=re.MULTILINE)[1:]
+    return {name: block for name, block in zip(blocks[::2], blocks[1::2], strict=True) if "script:" in block}
 
 
 def run_workflow(

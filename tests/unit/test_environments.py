@@ -1,16 +1,28 @@
-"""The conda environments, the lock file and pyproject.toml speak of the same packages."""
+"""The conda environments, the imports, the lock file and pyproject.toml speak of the same packages."""
 
 import re
+import sys
 import tomllib
-from pathlib import Path
+from importlib.metadata import packages_distributions
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[2]
+from brainscm.provenance import import_closure
+from workflows import ROOT, scripted_rules
+
 # Packages whose conda name is not their PyPI name.
-PYPI_NAME = {"pytorch-gpu": "torch", "matplotlib-base": "matplotlib"}
+PYPI_NAME = {"pytorch-gpu": "torch", "pytorch-cpu": "torch", "matplotlib-base": "matplotlib"}
+# What modules need without importing it.
+NOT_IMPORTED = {
+    "brainscm.cohort.dicom": "dcm2niix",  # the program
+    "brainscm.simulation.anatomy": "nilearn",  # a file in its wheel
+}
+PACKAGE_OF = {module: names[0].lower() for module, names in packages_distributions().items()}
+ENVIRONMENTS = sorted(path.stem for path in (ROOT / "envs").glob("*.yaml"))
+# The environment of each rule.
+RULES = {rule: re.findall(r'"\.\./envs/(.+?)\.yaml"', text)[0] for rule, text in scripted_rules().items()}
 
 
 def locked() -> dict[str, str]:
@@ -18,18 +30,40 @@ def locked() -> dict[str, str]:
     return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_environment_pins_what_the_lock_file_pins(path: Path) -> None:
-    for dependency in yaml.safe_load(path.read_text())["dependencies"]:
-        name, version = dependency.split("=")
-        if name != "python":
-            assert locked()[PYPI_NAME.get(name, name)] == version, dependency
+def pins(environment: str) -> dict[str, str]:
+    """The versions of an environment's packages, by their PyPI names."""
+    dependencies = yaml.safe_load((ROOT / "envs" / f"{environment}.yaml").read_text())["dependencies"]
+    versions = dict(dependency.split("=") for dependency in dependencies)
+    del versions["python"]
+    return {PYPI_NAME.get(name, name): version for name, version in versions.items()}
 
 
-def test_every_environment_that_a_rule_names_exists() -> None:
-    for rules in (ROOT / "rules").glob("*.smk"):
-        for name in re.findall(r'"\.\./envs/(.+?)"', rules.read_text()):
-            assert (ROOT / "envs" / name).exists(), f"{rules.name}: {name}"
+def needed(rule: str) -> set[str]:
+    """The packages that a rule's script imports, itself or through the library, by their PyPI names."""
+    closure = import_closure(rule)
+    modules = {name.split(".")[0] for module in closure.values() for name in module.imports}
+    imported = {PACKAGE_OF[module] for module in modules - {"brainscm"} - sys.stdlib_module_names}
+    return imported | {package for module, package in NOT_IMPORTED.items() if module in closure}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_environment_pins_what_the_lock_file_pins(environment: str) -> None:
+    assert pins(environment).items() <= locked().items()
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_a_rules_environment_has_what_its_script_imports(rule: str) -> None:
+    assert needed(rule) - set(pins(RULES[rule])) == set(), f"missing in {RULES[rule]}.yaml"
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_environment_has_nothing_that_no_rule_needs(environment: str) -> None:
+    used = [needed(rule) for rule, named in RULES.items() if named == environment]
+    assert set(pins(environment)) - set().union(*used) == set()
+
+
+def test_what_is_needed_without_an_import_is_needed_by_a_rule() -> None:
+    assert set(NOT_IMPORTED) <= {module for rule in RULES for module in import_closure(rule)}
 
 
 def test_lock_file_lies_within_the_ranges_of_pyproject() -> None:

@@ -1,14 +1,12 @@
 """Fingerprints of code: what can change a result changes them, and nothing else does."""
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
 
 from brainscm.provenance import NOT_COUNTED, SCRIPTS, code_fingerprint, import_closure
-
-RULES = Path(__file__).parents[2] / "rules"
+from workflows import scripted_rules
 
 LIBRARY = {
     "preprocess_scan.py": "from brainscm.job import job\nwith job(snakemake):\n    from brainscm.scan import run\n",
@@ -86,10 +84,9 @@ def test_a_module_counts_by_its_name(tmp_path: Path) -> None:
 
 
 def test_every_rule_with_a_script_has_the_fingerprint_of_its_own_code() -> None:
-    rules = re.split(r"^(?:rule|checkpoint) ", "\n".join(map(Path.read_text, RULES.glob("*.smk"))), flags=re.MULTILINE)
-    scripted = {block.split(":")[0]: block for block in rules[1:] if "script:" in block}
-    assert set(scripted) == {path.stem for path in SCRIPTS.glob("*.py")}
-    for rule, block in scripted.items():
+    rules = scripted_rules()
+    assert set(rules) == {path.stem for path in SCRIPTS.glob("*.py")}
+    for rule, block in rules.items():
         assert f'code=lambda wildcards: code_fingerprint("{rule}"),' in block, rule
 
 
