@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
+GRAPH = {"nodes": {"age": {"unit": "years"}, "sex": {}}, "image": {"formula": "age + sex"}}
 
 
 def scripted_rules() -> dict[str, str]:
@@ -27,6 +28,7 @@ def run_workflow(
     *arguments: str,
     environment: dict[str, str] | None = None,
     timeout: float = 1200,
+    checkout: Path = ROOT,
 ) -> subprocess.CompletedProcess[str]:
     """Run `snakemake` on a study whose results and work lie in `folder`; stdout and stderr come back as one text."""
     configfile = folder / "study.yaml"
@@ -35,7 +37,8 @@ def run_workflow(
             {"output_dir": str(folder / "results"), "work_dir": str(folder / "work"), **study}, sort_keys=False
         )
     )
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    snakefile = str(checkout / "Snakefile")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", str(folder)]
     if not any(a in ("--cores", "-c", "--profile") for a in arguments):
         command += ["--cores", "2"]
     return subprocess.run(
@@ -46,3 +49,28 @@ def run_workflow(
         timeout=timeout,
         env={**os.environ, **(environment or {})},
     )
+
+
+def plan(folder: Path, study: dict[str, Any], *arguments: str, checkout: Path = ROOT) -> dict[str, int]:
+    """The number of jobs that a dry run announces, by rule."""
+    done = run_workflow(folder, study, "--dry-run", *arguments, checkout=checkout)
+    assert done.returncode == 0, done.stdout
+    table = done.stdout.partition("Job stats:")[2]
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.MULTILINE) if rule != "total"}
+
+
+def indexed_study(folder: Path, checkout: Path = ROOT) -> dict[str, Any]:
+    """A study of ten (empty) scans in `folder`, one of them in two runs, whose cohort has been indexed for real."""
+    bids = folder / "bids"
+    rows = ["participant_id\tage\tsex"]
+    for i in range(10):
+        anat = bids / f"sub-{i:02d}" / "anat"
+        anat.mkdir(parents=True)
+        for run in ("run-1_", "run-2_") if i == 0 else ("",):
+            (anat / f"sub-{i:02d}_{run}T1w.nii.gz").write_bytes(b"")
+        rows.append(f"sub-{i:02d}\t{20 + i}\t{'FM'[i % 2]}")
+    (bids / "participants.tsv").write_text("\n".join(rows) + "\n")
+    study = {"bids_dir": str(bids), "scm": GRAPH, "counterfactuals": [{"name": "older", "do": {"age": "+10"}}]}
+    done = run_workflow(folder, study, str(folder / "results" / "cohort" / "scans.tsv"), checkout=checkout)
+    assert done.returncode == 0, done.stdout
+    return study

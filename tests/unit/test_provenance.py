@@ -21,7 +21,8 @@ LIBRARY = {
     "brainscm/kinds.py": "class Kind: ...\n",
     "brainscm/steps/__init__.py": "ORDER = 1\n",
     "brainscm/steps/mask.py": "from . import grow\n\ndef mask():\n    return grow.grow\n",
-    "brainscm/steps/grow.py": "def grow(): ...\n",
+    "brainscm/steps/grow.py": "try:\n    import c\nexcept ImportError:\n    import brainscm.slow\n\ndef grow(): ...\n",
+    "brainscm/slow.py": "STEPS = 100\n",
     "brainscm/report.py": "from brainscm.scan import run\n",
 }
 
@@ -49,6 +50,7 @@ def is_counted(folder: Path, name: str, text: str) -> bool:
         "brainscm/steps/__init__.py",  # a package that is only passed through
         "brainscm/steps/mask.py",  # within a function, of a module that the script does not name
         "brainscm/steps/grow.py",  # by a relative import
+        "brainscm/slow.py",  # when something fails
     ],
 )
 def test_what_a_rule_imports_counts_however_far_away(tmp_path: Path, name: str) -> None:
@@ -72,13 +74,14 @@ def test_comments_docstrings_and_layout_do_not_count(tmp_path: Path) -> None:
     scan = LIBRARY["brainscm/scan.py"]
     retold = scan.replace("One scan.", "A scan.").replace("Do it.", "Do all of it.").replace("return ", "return  ")
     assert not is_counted(tmp_path, "brainscm/scan.py", f"# Read on.\n{retold}")
-    assert not is_counted(tmp_path, "brainscm/steps/grow.py", 'def grow():\n    """Grow."""\n    ...\n')
+    told = LIBRARY["brainscm/steps/grow.py"].replace("grow(): ...", 'grow():\n    """Grow."""\n    ...')
+    assert not is_counted(tmp_path, "brainscm/steps/grow.py", told)
 
 
 def test_a_module_counts_by_its_name(tmp_path: Path) -> None:
     fingerprint(tmp_path, LIBRARY)
     found = import_closure("brainscm.steps.mask", scripts=tmp_path)
-    assert set(found) == {"brainscm.steps.mask", "brainscm.steps", "brainscm.steps.grow", "brainscm"}
+    assert set(found) == {"brainscm.steps.mask", "brainscm.steps", "brainscm.steps.grow", "brainscm.slow", "brainscm"}
     with pytest.raises(ModuleNotFoundError, match="preprocess_scans"):
         code_fingerprint("preprocess_scans", tmp_path)
 

@@ -1,46 +1,19 @@
 """What the workflow plans to do, seen through dry runs: targets, reruns, and refusal of a bad config."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from workflows import ROOT, run_workflow, scripted_rules
-
-GRAPH = {"nodes": {"age": {"unit": "years"}, "sex": {}}, "image": {"formula": "age + sex"}}
+from workflows import GRAPH, ROOT, indexed_study, plan, run_workflow, scripted_rules
 
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A study of ten (empty) scans, one of them in two runs, whose cohort has been indexed for real."""
     folder = tmp_path_factory.mktemp("study")
-    bids = folder / "bids"
-    rows = ["participant_id\tage\tsex"]
-    for i in range(10):
-        anat = bids / f"sub-{i:02d}" / "anat"
-        anat.mkdir(parents=True)
-        for run in ("run-1_", "run-2_") if i == 0 else ("",):
-            (anat / f"sub-{i:02d}_{run}T1w.nii.gz").write_bytes(b"")
-        rows.append(f"sub-{i:02d}\t{20 + i}\t{'FM'[i % 2]}")
-    (bids / "participants.tsv").write_text("\n".join(rows) + "\n")
-    study = {"bids_dir": str(bids), "scm": GRAPH, "counterfactuals": [{"name": "older", "do": {"age": "+10"}}]}
-    done = run_workflow(folder, study, "results/cohort/scans.tsv".replace("results", str(folder / "results")))
-    assert done.returncode == 0, done.stdout
-    return folder, study
-
-
-def planned(output: str) -> dict[str, int]:
-    """The jobs that a dry run announces, by rule."""
-    table = output.split("Job stats:")[1]
-    return {rule: int(n) for rule, n in re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.MULTILINE) if rule != "total"}
-
-
-def plan(folder: Path, study: dict[str, Any], *arguments: str) -> dict[str, int]:
-    done = run_workflow(folder, study, "--dry-run", *arguments)
-    assert done.returncode == 0, done.stdout
-    return planned(done.stdout) if "Job stats:" in done.stdout else {}
+    return folder, indexed_study(folder)
 
 
 def test_demo_starts_from_a_simulated_cohort(tmp_path: Path) -> None:

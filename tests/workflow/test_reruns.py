@@ -1,0 +1,88 @@
+"""What a finished study does again after a change of its code: what the change can reach, and nothing else."""
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from workflows import ROOT, indexed_study, plan, run_workflow
+
+# All that the workflow reads of a checkout.
+CHECKOUT = ("Snakefile", "config.yaml", "rules", "scripts", "envs", "report", "schemas")
+
+
+class Finished(NamedTuple):
+    """A study of ten scans that is finished, as far as Snakemake knows, and the checkout that it ran from."""
+
+    folder: Path
+    study: dict[str, Any]
+    checkout: Path
+
+    def plan_after(self, module: str, added: str) -> dict[str, int]:
+        """The jobs of another run, by rule, if a module of the library had these lines more."""
+        path = self.checkout / "scripts" / "brainscm" / module
+        before = path.read_text()
+        path.write_text(before + added)
+        try:
+            return plan(self.folder, self.study, checkout=self.checkout)
+        finally:
+            path.write_text(before)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in CHECKOUT:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, checkout / name)
+    folder = tmp_path_factory.mktemp("study")
+    study = indexed_study(folder, checkout)
+    listed = run_workflow(folder, study, "--summary", checkout=checkout).stdout.splitlines()
+    for output in (Path(line.split("\t")[0]) for line in listed if line.startswith(str(folder))):
+        if output.suffix in ("", ".zarr"):
+            output.mkdir(parents=True)
+        elif not output.exists():
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text("scan\tstatus\treasons\n")
+    done = run_workflow(folder, study, "--touch", "--forceall", checkout=checkout)
+    assert done.returncode == 0, done.stdout
+    return Finished(folder, study, checkout)
+
+
+@pytest.mark.parametrize(
+    ("module", "redone", "kept"),
+    [
+        (
+            "preprocess/skullstrip.py",
+            {"preprocess_scan", "collect_preprocessing", "train_autoencoder", "render_report"},
+            {"index_cohort"},
+        ),
+        (
+            "parallel.py",
+            {"train_autoencoder", "encode_scans", "fit_scm", "render_report"},
+            {"index_cohort", "preprocess_scan", "collect_preprocessing"},
+        ),
+        ("scm/inference.py", {"fit_scm", "render_report"}, {"preprocess_scan", "train_autoencoder", "encode_scans"}),
+        ("report/pictures.py", {"render_report"}, {"preprocess_scan", "fit_scm", "evaluate_counterfactuals"}),
+    ],
+)
+def test_a_change_of_a_module_redoes_what_imports_it(
+    finished: Finished, module: str, redone: set[str], kept: set[str]
+) -> None:
+    jobs = finished.plan_after(module, "EDITED = True\n")
+    assert redone <= set(jobs)
+    assert not kept & set(jobs)
+    assert jobs.get("preprocess_scan", 10) == 10
+
+
+@pytest.mark.parametrize(
+    ("module", "added"),
+    [
+        ("preprocess/skullstrip.py", "# Found by comparing 98 heads.\n"),
+        ("preprocess/figures.py", "ORANGE = (230, 159, 0)\n"),
+        ("config.py", "EDITED = True\n"),
+    ],
+)
+def test_a_comment_or_a_colour_redoes_nothing(finished: Finished, module: str, added: str) -> None:
+    assert finished.plan_after(module, added) == {}
