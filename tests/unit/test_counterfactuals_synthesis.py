@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from brainscm.config import QueryOptions, ScmOptions
+from brainscm.counterfactuals.prediction import Factual, predict
 from brainscm.counterfactuals.queries import plan_query, select_scans
-from brainscm.counterfactuals.synthesis import counterfactual_draws, counterfactual_volume, synthesize
+from brainscm.counterfactuals.synthesis import synthesize
 from brainscm.encoding.encoder import Unaligned
 from brainscm.errors import ConfigError
 from brainscm.scm.covariates import covariate_table
@@ -224,22 +225,23 @@ def test_a_model_that_shrinkage_has_left_without_effects_is_told(study: Study) -
 
 
 @pytest.mark.parametrize("decode", ["residual", "direct", "quantized"])
-def test_pure_functions_agree_with_the_files(study: Study, decode: Any) -> None:
+def test_the_files_hold_what_is_predicted_of_all_scans_at_once(study: Study, decode: Any) -> None:
     asked = query(decode=decode, do={"age": 75, "sex": "F"}, effect="direct")
     manifest = study.run(asked)
     rows = study.table[study.table["split"] == "test"]
     at = rows.index.to_numpy()
-    inputs = (study.scm, Halving(), study.volumes[at][:, None], study.latents[at], rows, asked)
-    made = counterfactual_volume(*inputs)
-    assert made.shape == (12, 1, *GRID)
+    plan = plan_query(study.scm, rows, asked)
+    factual = Factual(Halving(), *(torch.from_numpy(each[at]) for each in (study.volumes[:, None], study.latents)))
+    made = predict(factual, study.scm.image, plan.step, decode)
+    assert made.volume.shape == (12, 1, *GRID)
     for i, path in enumerate(manifest["path"]):
-        np.testing.assert_allclose(study.image(path)[1:], made[i, 0, 1:], atol=1e-5)
-    draws = np.array(list(counterfactual_draws(*inputs)))
-    assert draws.shape == (study.scm.draws, 12, 1, *GRID)
+        np.testing.assert_allclose(study.image(path)[1:], made.volume[i, 0, 1:], atol=1e-5)
+    drawn = [predict(factual, study.scm.image, step, decode, k).volume for k, step in enumerate(plan.drawn_steps)]
+    assert len(drawn) == study.scm.draws
     if decode != "quantized":
-        spread = draws.std(axis=0, ddof=1)
+        sd = torch.stack(drawn).std(dim=0)
         for i, path in enumerate(manifest["uncertainty_path"]):
-            np.testing.assert_allclose(study.image(path)[1:], spread[i, 0, 1:], atol=1e-5)
+            np.testing.assert_allclose(study.image(path)[1:], sd[i, 0, 1:], atol=1e-5)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -14,25 +14,31 @@ from brainscm.encoding.encoder import Encoder
 
 @dataclass(frozen=True)
 class Factual:
-    """The observed scans: volumes x (n, 1, x, y, z), latents z (n, c, x', y', z'), and what the decoder makes of z."""
+    """Observed scans, and what the decoder makes of their latents, which several questions to them share.
 
-    autoencoder: Encoder
+    Attributes:
+        volumes: x, (n, 1, x, y, z).
+        latents: z, (n, c, x', y', z'), of `encoder`, on the same device.
+    """
+
+    encoder: Encoder
     volumes: Tensor
     latents: Tensor
 
     @cached_property
     def decoded(self) -> Tensor:
         """D(z)."""
-        return self.autoencoder.decode(self.latents)
+        return self.encoder.decode(self.latents)
 
     @cached_property
     def appearance(self) -> Tensor:
-        return self.autoencoder.appearance(self.latents)
+        """What shifts of z have in common, see `Encoder.appearance`."""
+        return self.encoder.appearance(self.latents)
 
     @cached_property
     def decoded_quantized(self) -> Tensor:
         """D(q(z))."""
-        return self.autoencoder.decode(self.autoencoder.quantize(self.latents))
+        return self.encoder.decode(self.encoder.quantize(self.latents))
 
 
 # (factual, shift of the latent) -> (counterfactual volume, its signed difference from the factual)
@@ -40,26 +46,26 @@ Strategy = Callable[[Factual, Tensor], tuple[Tensor, Tensor]]
 
 
 def residual(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """x' = x + D(z + s) - D(z), or the scan warped where it was aligned: it keeps what the autoencoder loses.
+    """x' = x + D(z + s) - D(z), or the scan warped where it was aligned: it keeps what the encoder loses.
 
     The difference is x' - x. Intensities do not fall below zero (or below the scan's own value, where that is
     negative). A null shift gives x.
     """
     x = factual.volumes
-    moved = factual.autoencoder.apply_shift(x, factual.latents, shift, factual.appearance)
+    moved = factual.encoder.apply_shift(x, factual.latents, shift, factual.appearance)
     volume = torch.maximum(moved, x.clamp(max=0))
     return volume, volume - x
 
 
 def direct(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
     """x' = D(z + s). The difference is x' - D(z), so that it holds the intervention and no reconstruction error."""
-    volume = factual.autoencoder.decode(factual.latents + shift)
+    volume = factual.encoder.decode(factual.latents + shift)
     return volume, volume - factual.decoded
 
 
 def quantized(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
     """x' = D(q(z + s)) with the latent snapped to the codebook again. The difference is x' - D(q(z))."""
-    volume = factual.autoencoder.decode(factual.autoencoder.quantize(factual.latents + shift))
+    volume = factual.encoder.decode(factual.encoder.quantize(factual.latents + shift))
     return volume, volume - factual.decoded_quantized
 
 
@@ -71,7 +77,7 @@ def pass_through(factual: Factual, shift: Tensor) -> Tensor:
 
     1 means all of it, 0 that the codebook swallows it.
     """
-    quantize = factual.autoencoder.quantize
+    quantize = factual.encoder.quantize
     survived = quantize(factual.latents + shift) - quantize(factual.latents)
     axes = tuple(range(1, shift.ndim))
     return (survived * shift).sum(dim=axes) / shift.square().sum(dim=axes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from brainscm.config import QueryOptions
-from brainscm.counterfactuals.decoding import STRATEGIES, Factual, pass_through
+from brainscm.counterfactuals.decoding import STRATEGIES, pass_through
 from brainscm.counterfactuals.manifest import manifest_row, manifest_table
+from brainscm.counterfactuals.prediction import Factual, predict
 from brainscm.counterfactuals.queries import Plan, plan_query, select_scans
 from brainscm.encoding.encoder import Encoder
 from brainscm.errors import ScanError
@@ -46,23 +46,6 @@ class Counterfactual:
     difference: Volumes
     uncertainty: Volumes
     pass_through: NDArray[np.float32]
-
-
-def counterfactual_volume(
-    scm: Scm, autoencoder: Encoder, volumes: Volumes, latents: Volumes, rows: pd.DataFrame, query: QueryOptions
-) -> Volumes:
-    """Counterfactual volumes (n, 1, x, y, z) of scans given as volumes, latents (n, c, x', y', z') and table rows."""
-    plan = plan_query(scm, rows, query)
-    return _decode(scm, autoencoder, plan, volumes, latents, slice(None), None)[0].cpu().numpy()
-
-
-def counterfactual_draws(
-    scm: Scm, autoencoder: Encoder, volumes: Volumes, latents: Volumes, rows: pd.DataFrame, query: QueryOptions
-) -> Iterator[Volumes]:
-    """The same under each draw of the SCM's parameters in turn: K times (n, 1, x, y, z)."""
-    plan = plan_query(scm, rows, query)
-    for k in range(scm.draws):
-        yield _decode(scm, autoencoder, plan, volumes, latents, slice(None), k)[0].cpu().numpy()
 
 
 def synthesize(
@@ -100,6 +83,7 @@ def synthesize(
     positions = {name: {s: i for i, s in enumerate(plan.table["scan"])} for name, plan in plans.items()}
     write_dataset_description(out_dir, "BrainSCM counterfactuals", links={"preproc": "../preproc"})
 
+    device = device_of(autoencoder)
     reasons = dict(zip(table["scan"], problems, strict=True))
     asked_of = {scan: [q for q in queries if scan in selected[q.name]] for scan in table["scan"]}
     scans = table[[bool(asked_of[scan]) for scan in table["scan"]]]
@@ -121,10 +105,11 @@ def synthesize(
             logger.warning("%s: no counterfactual: %s", name, error)
             failed = {"status": "fail", "reason": str(error)}
             return {(query.name, name): manifest_row(scan, query, **failed) for query in asked_of[name]}
+        factual = Factual(autoencoder, *(torch.from_numpy(each).to(device) for each in (volume, latent)))
         rows = {}
         for query in asked_of[name]:
             plan, position = plans[query.name], positions[query.name][name]
-            made = _synthesize_one(scm, autoencoder, plan, volume, latent, position)
+            made = _answer(scm, plan, position, factual)
             paths = _write(made, plan, position, scm, mask, grid, Path(scan["preproc_t1w"]), out_dir)
             rows[query.name, name] = manifest_row(
                 scan,
@@ -140,7 +125,7 @@ def synthesize(
     asked = sum(len(chosen) for chosen in selected.values())
     results: dict[tuple[str, str], dict[str, Any]] = {}
     start = last_log = time.monotonic()
-    for rows_of_scan in side_by_side(answer, range(len(scans)), device_of(autoencoder)):
+    for rows_of_scan in side_by_side(answer, range(len(scans)), device):
         results |= rows_of_scan
         if time.monotonic() - last_log > LOG_SECONDS:
             last_log = time.monotonic()
@@ -173,48 +158,22 @@ def _unusable(scm: Scm, table: pd.DataFrame, latent_row: dict[str, int]) -> pd.S
     return reasons.mask(failed, why)
 
 
-def _synthesize_one(
-    scm: Scm, autoencoder: Encoder, plan: Plan, volume: Volumes, latent: Volumes, position: int
-) -> Counterfactual:
-    at = slice(position, position + 1)
-    made, difference, factual, shift = _decode(scm, autoencoder, plan, volume, latent, at, None)
-    mean = torch.zeros_like(made)
-    squares = torch.zeros_like(made)
+def _answer(scm: Scm, plan: Plan, position: int, factual: Factual) -> Counterfactual:
+    """The counterfactual of one scan, `position` in the plan, and how far the draws of the SCM lie apart."""
+    at, decode = slice(position, position + 1), plan.query.decode
+    made = predict(factual, scm.image, plan.step[at], decode)
+    mean = torch.zeros_like(made.volume)
+    squares = torch.zeros_like(made.volume)
     for k in range(scm.draws):  # Welford's running variance: K volumes are never held
-        drawn = _decode(scm, autoencoder, plan, volume, latent, at, k, factual)[0]
+        drawn = predict(factual, scm.image, plan.drawn_steps[k, at], decode, draw=k).volume
         step = drawn - mean
         mean += step / (k + 1)
         squares += step * (drawn - mean)
     uncertainty = (squares / (scm.draws - 1)).sqrt()
     with torch.inference_mode():
-        share = pass_through(factual, shift)
-    arrays = [tensor.cpu().numpy() for tensor in (made, difference, uncertainty, share)]
+        share = pass_through(factual, made.shift)
+    arrays = [tensor.cpu().numpy() for tensor in (made.volume, made.difference, uncertainty, share)]
     return Counterfactual(*arrays)
-
-
-def _decode(
-    scm: Scm,
-    autoencoder: Encoder,
-    plan: Plan,
-    volumes: Volumes,
-    latents: Volumes,
-    at: slice,
-    draw: int | None,
-    factual: Factual | None = None,
-) -> tuple[Tensor, Tensor, Factual, Tensor]:
-    step = plan.step[at] if draw is None else plan.drawn_steps[draw, at]
-    change = scm.image.predict(step)
-    if draw is not None:
-        change += scm.image.deviate(step, draw)
-    device = device_of(autoencoder)
-    shift = torch.from_numpy(change.astype(np.float32)).to(device)
-    if factual is None:
-        factual = Factual(autoencoder, torch.as_tensor(volumes).to(device), torch.as_tensor(latents).to(device))
-    mean = torch.from_numpy(scm.image.mean.astype(np.float32)).to(device)
-    with torch.inference_mode():
-        shift = factual.autoencoder.transport(shift, factual.latents, mean)
-        volume, difference = STRATEGIES[plan.query.decode](factual, shift)
-    return volume, difference, factual, shift
 
 
 def _record(table: pd.DataFrame, position: int) -> dict[str, Any]:

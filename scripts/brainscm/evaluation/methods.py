@@ -62,7 +62,7 @@ class Method:
         mean, shift = (
             torch.from_numpy(z.astype(np.float32)) for z in (self.image.mean, self.image.predict(step[None]))
         )
-        return self._decode(factual, factual.autoencoder.transport(shift, factual.latents, mean), decode)
+        return self._decode(factual, factual.encoder.transport(shift, factual.latents, mean), decode)
 
     def reach(self, factual: Factual, answer: Volume) -> tuple[Volume, Volume]:
         """What residual decoding makes of the answer's own latent: no causal model comes nearer in this encoding."""
