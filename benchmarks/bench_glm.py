@@ -68,6 +68,13 @@ def simulate(scans: int, latents: int, columns: int) -> tuple[np.ndarray, np.nda
     return x, rng.standard_normal((scans, latents), dtype=np.float32)
 
 
+def sample_of(x: np.ndarray, latents: Any) -> Any:
+    """One scan a participant."""
+    from brainscm.scm.sample import Sample
+
+    return Sample.of(x, [f"x{i}" for i in range(x.shape[1])], latents, [str(i) for i in range(len(x))])
+
+
 def best(run: Callable[[], Any], times: int = 3) -> float:
     """The shortest of several runs, in seconds: what other work on the machine adds is not the code's."""
     seconds = []
@@ -84,18 +91,16 @@ def fit_times(x: np.ndarray, z: np.ndarray, peer_columns: int) -> dict[str, Any]
     from brainscm.scm.image import DRAWS, fit_image
     from brainscm.scm.inference import wald_test
 
-    n, p = x.shape
-    people = [str(i) for i in range(n)]
-    names = [f"x{i}" for i in range(p)]
+    (n, p), sample = x.shape, sample_of(x, z)
 
     def ours() -> None:
         """What statsmodels gives: parameters, standard errors, t and p; without draws, which it does not make."""
-        model = fit_image(x, z, range(n), people, names, 0, drawn=False)
+        model = fit_image(sample, seed=0, drawn=False)
         for row in np.eye(p):
             wald_test(model, row[None])
 
     def fit(drawn: bool) -> None:
-        fit_image(x, z, range(n), people, names, 0, drawn=drawn)
+        fit_image(sample, seed=0, drawn=drawn)
 
     def statsmodels() -> None:
         for y in z[:, :peer_columns].T.astype(np.float64):
@@ -133,10 +138,8 @@ def permutation_times(x: np.ndarray, z: np.ndarray, permutations: int) -> dict[s
 
     from brainscm.scm.permutation import max_statistics
 
-    n, p = x.shape
-    contrast = np.eye(p)[1:2]
-    people = [str(i) for i in range(n)]
-    ours = best(lambda: max_statistics(x, [contrast], z, range(n), people, permutations, 0), 2)
+    contrast, sample = np.eye(x.shape[1])[1:2], sample_of(x, z)
+    ours = best(lambda: max_statistics(sample, [contrast], permutations, 0), 2)
     peer = best(
         lambda: permuted_ols(
             x[:, 1], z, x[:, 2:], model_intercept=True, n_perm=permutations, n_jobs=1, output_type="dict", verbose=0
@@ -182,11 +185,11 @@ def peak_memory_mb(path: Path, columns: int, permute: bool) -> float:
 
     store = zarr.open_array(path, mode="r")
     scans = store.shape[0]
-    x, people = simulate(scans, 1, columns)[0], [str(i) for i in range(scans)]
+    sample = sample_of(simulate(scans, 1, columns)[0], store)
     if permute:
-        max_statistics(x, [np.eye(columns)[1:2]], store, range(scans), people, 2, 0)
+        max_statistics(sample, [np.eye(columns)[1:2]], 2, 0)
     else:
-        fit_image(x, store, range(scans), people, [f"x{i}" for i in range(columns)], 0)
+        fit_image(sample, seed=0)
     # Not getrusage's figure, which a child process takes over from its parent.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024

@@ -21,6 +21,7 @@ from brainscm.config import Config
 from brainscm.config_loading import load_config
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.encoding.encoder import Encoder
+from brainscm.encoding.layout import Layout
 from brainscm.evaluation.agreement import change_agreement
 from brainscm.evaluation.methods import Method
 from brainscm.evaluation.truth import read_raw, simulated_cases, true_volume
@@ -83,9 +84,9 @@ class Candidate:
 def fit_scm(run: Run, store: LatentStore, mirrored: bool = True, **image: Any) -> Scm:
     """The study's SCM on the run's training scans, with other options of the image node, or without the mirror."""
     options = run.study.scm.model_copy(update={"image": run.study.scm.image.model_copy(update=image)})
-    table = run.table.loc[latents.attrs["scans"]].reset_index(drop=True)
-    mirror = store.layout.mirror if mirrored else None
-    return Scm.fit(table, store.latents, options, run.study.seed, store.layout.parts, mirror)
+    table = run.table.loc[list(store.scans)].reset_index(drop=True)
+    layout = store.layout if mirrored else Layout(store.layout.parts)
+    return Scm.fit(table, store.latents, options, run.study.seed, layout)
 
 
 def judge(run: Run, people: int, candidates: Mapping[str, Candidate]) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from brainscm.config import ScmOptions
 from brainscm.scm.diagnostics import diagnose, held_out
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm
-from brainscm.scm.regions import measured_effects
+from brainscm.scm.regional_effects import measured_effects
 from brainscm.tables import read_table
 
 REPORTED = ["gm", "wm", "corticalcsf", "frontal", "temporal", "parietal", "cerebellum"]
@@ -62,7 +62,7 @@ def main() -> None:
         "training": len(scm.training),
         "regions": len(regions),
         "nodes": records(pd.concat([node.table() for node in scm.nodes.values()])),
-        "tests": records(contrast_tests(scm, volumes, rows)),
+        "tests": records(contrast_tests(scm, scm.sample(volumes, rows))),
         "regional_effects": records(effects),
         "diagnostics": records(pd.concat([diagnose(scm, offered), held_out(scm, table, volumes)])),
         **circumstances(

@@ -22,7 +22,7 @@ with job(snakemake) as logger:
     from brainscm.scm.effects import write_effect_maps
     from brainscm.scm.inference import contrast_tests
     from brainscm.scm.model import Scm
-    from brainscm.scm.regions import measured_effects
+    from brainscm.scm.regional_effects import measured_effects
     from brainscm.tables import write_table
 
     source, output, params = snakemake.input, snakemake.output, snakemake.params
@@ -32,13 +32,13 @@ with job(snakemake) as logger:
 
     torch.set_num_threads(snakemake.threads)
     device = choose_device("auto")
-    options, parts = ScmOptions.model_validate(params.options), store.layout.parts
-    scm = Scm.fit(table, store.latents, options, params.seed, parts, store.layout.mirror, device)
+    options = ScmOptions.model_validate(params.options)
+    scm = Scm.fit(table, store.latents, options, params.seed, store.layout, store.identity, device)
     scm.save(Path(output.covariates).parent)
     logger.info("fitted on %d training scans", len(scm.training))
 
     rows = [scans.index(scan) for scan in scm.training["scan"]]
-    write_table(contrast_tests(scm, store.latents, rows, device), output.tests)
+    write_table(contrast_tests(scm, scm.sample(store.latents, rows), device), output.tests)
     diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
     write_table(pd.concat([diagnosed, held_out(scm, table, store.latents, device)]), output.diagnostics)
 

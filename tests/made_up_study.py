@@ -35,7 +35,7 @@ from brainscm.scm.diagnostics import diagnose, held_out
 from brainscm.scm.effects import write_effect_maps
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm, load_scm
-from brainscm.scm.regions import measured_effects
+from brainscm.scm.regional_effects import measured_effects
 from brainscm.tables import read_table, write_table
 from brainscm.training.fidelity import psnr, ssim
 
@@ -300,7 +300,7 @@ def _fit(folder: Path, config: Config, seed: int) -> None:
     scm = Scm.fit(encoded, store.latents, config.scm, seed)
     scm.save(folder / "scm")
     rows = [names.index(scan) for scan in scm.training["scan"]]
-    write_table(contrast_tests(scm, store.latents, rows), folder / "scm" / "tests.tsv")
+    write_table(contrast_tests(scm, scm.sample(store.latents, rows)), folder / "scm" / "tests.tsv")
     diagnosed = diagnose(scm, offered=int((encoded["split"] == "train").sum()))
     write_table(pd.concat([diagnosed, held_out(scm, encoded, store.latents)]), folder / "scm" / "diagnostics.tsv")
     model = load_autoencoder(folder / "autoencoder" / "model.pt")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_scm_model import latent_shift
 from torch import Tensor
 
 from brainscm.config import QueryOptions, ScmOptions
@@ -118,14 +119,14 @@ def test_volume_difference_and_uncertainty_are_what_the_model_says(study: Study)
     assert row["path"] == "sub-48/anat/sub-48_space-T_res-3mm_desc-younger_T1w.nii.gz"
     one = study.table[study.table["scan"] == "sub-48"]
     changed = study.scm.intervene(one, do)
-    shift = study.scm.latent_shift(one, changed)[0, 0]
+    shift = latent_shift(study.scm, one, changed)[0, 0]
     x = study.volumes[48]
     inside = np.arange(4)[:, None, None] * np.ones(GRID) > 0
     volume, difference = study.image(row["path"]), study.image(row["difference_path"])
     np.testing.assert_allclose(volume, np.where(inside, x + shift / 2, 0), atol=1e-6)
     np.testing.assert_allclose(difference, np.where(inside, shift / 2, 0), atol=1e-6)
     draws = [study.scm.draw(k) for k in range(study.scm.draws)]
-    drawn = np.array([d.latent_shift(one, d.intervene(one, do))[0, 0] / 2 for d in draws])
+    drawn = np.array([latent_shift(d, one, d.intervene(one, do))[0, 0] / 2 for d in draws])
     expected = np.where(inside, drawn.std(axis=0, ddof=1), 0)
     np.testing.assert_allclose(study.image(row["uncertainty_path"]), expected, atol=1e-6)
     assert expected.max() > 1e-4

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from brainscm.scm.image import cluster_covariance, fit_image, hc3_covariance
 from brainscm.scm.permutation import max_statistics
+from brainscm.scm.sample import Sample
 from brainscm.scm.weighting import row_squares
 
 # A device whose tensors have shapes and no data: it takes all that a GPU takes, and refuses only the way back.
@@ -18,9 +19,9 @@ META = torch.device("meta")
 RNG = np.random.default_rng(0)
 X = np.column_stack([np.ones(20), RNG.standard_normal((20, 2))])
 Z = RNG.standard_normal((20, 4, 3, 3), dtype=np.float32)
-PEOPLE = [str(i // 2) for i in range(20)]
+SAMPLE = Sample.of(X, [*"1ab"], Z, [str(i // 2) for i in range(20)])
 CONTRAST = np.eye(3)[1:2]
-MODEL = fit_image(X, Z, range(20), PEOPLE, [*"1ab"], 0)
+MODEL = fit_image(SAMPLE, seed=0)
 
 
 class Apart(TorchDispatchMode):
@@ -40,11 +41,11 @@ class Apart(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("work", "products"),
     [
-        pytest.param(lambda: fit_image(X, Z, range(20), PEOPLE, [*"1ab"], 0, device=META), 2, id="fit"),
-        pytest.param(lambda: cluster_covariance(MODEL, CONTRAST, X, Z, range(20), PEOPLE, META), 2, id="clustered"),
-        pytest.param(lambda: hc3_covariance(MODEL, CONTRAST, X, Z, range(20), META), 2, id="hc3"),
-        pytest.param(lambda: max_statistics(X, [CONTRAST], Z, range(20), PEOPLE, 5, 0, META), 3, id="permutation"),
-        pytest.param(lambda: row_squares(np.linalg.qr(X)[0], Z, range(20), META), 2, id="weights"),
+        pytest.param(lambda: fit_image(SAMPLE, seed=0, device=META), 2, id="fit"),
+        pytest.param(lambda: cluster_covariance(MODEL, CONTRAST, SAMPLE, META), 2, id="clustered"),
+        pytest.param(lambda: hc3_covariance(MODEL, CONTRAST, SAMPLE, META), 2, id="hc3"),
+        pytest.param(lambda: max_statistics(SAMPLE, [CONTRAST], 5, 0, META), 3, id="permutation"),
+        pytest.param(lambda: row_squares(np.linalg.qr(X)[0], SAMPLE, META), 2, id="weights"),
     ],
 )
 def test_all_is_multiplied_on_the_given_device(work: Callable[[], Any], products: int) -> None:

@@ -1,6 +1,6 @@
 """The image node: equal to statsmodels column by column, fitted on the given rows only, honest in its draws."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -9,9 +9,11 @@ import statsmodels.api as sm
 from numpy.typing import ArrayLike
 
 from brainscm.scm import image as image_module
+from brainscm.scm import sample as sample_module
 from brainscm.scm.design import Array
 from brainscm.scm.image import ImageModel, cluster_covariance, fit_image, hc3_covariance
 from brainscm.scm.inference import WaldTest, benjamini_hochberg, standardised_effect, two_sided_p, wald_test
+from brainscm.scm.sample import Sample
 
 SHAPE = (2, 3, 2)
 
@@ -33,8 +35,13 @@ def latents_of(x: Array, rng: np.random.Generator) -> Array:
 
 
 def fit(x: Array, latents: Array, clusters: list[str] | None = None, seed: int = 0) -> ImageModel:
-    people = clusters or [str(i) for i in range(len(x))]
-    return fit_image(x, latents, list(range(len(x))), people, [f"x{i}" for i in range(x.shape[1])], seed)
+    return fit_image(sample_of(x, latents, clusters), seed=seed)
+
+
+def sample_of(x: Array, latents: Array, participants: Sequence[str] | None = None) -> Sample:
+    """One scan a participant, unless they are named."""
+    own = participants or [str(i) for i in range(len(x))]
+    return Sample.of(x, [f"x{i}" for i in range(x.shape[1])], latents, own)
 
 
 def assert_same_p(ours: ArrayLike, theirs: ArrayLike) -> None:
@@ -76,10 +83,10 @@ def test_equals_statsmodels_column_by_column(design: Callable[[np.random.Generat
 def test_cluster_robust_equals_statsmodels_however_the_stream_is_cut(
     block_bytes: int, design: Callable[[np.random.Generator], Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_module, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(image_module, "MIN_BLOCK_ROWS", 1)
-    monkeypatch.setattr(image_module, "MIN_TILE_LATENTS", 5)
-    monkeypatch.setattr(image_module, "TILE_BYTES", 1)
+    monkeypatch.setattr(sample_module, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(sample_module, "MIN_BLOCK_ROWS", 1)
+    monkeypatch.setattr(sample_module, "MIN_TILE_LATENTS", 5)
+    monkeypatch.setattr(sample_module, "TILE_BYTES", 1)
     rng = np.random.default_rng(1)
     x = design(rng)
     people = [f"p{i}" for i in rng.integers(0, 20, 50)]
@@ -87,9 +94,9 @@ def test_cluster_robust_equals_statsmodels_however_the_stream_is_cut(
     latents = latents_of(x, rng) + np.array([person_effect[p] for p in people]).reshape(50, *SHAPE)
     model = fit(x, latents, people)
     c = np.eye(5)[1:3]
-    rows = list(range(50))
-    joint = wald_test(model, c, cluster_covariance(model, c, x, latents, rows, people), len(set(people)))
-    single = wald_test(model, c[:1], cluster_covariance(model, c[:1], x, latents, rows, people), len(set(people)))
+    sample = sample_of(x, latents, people)
+    joint = wald_test(model, c, cluster_covariance(model, c, sample), len(set(people)))
+    single = wald_test(model, c[:1], cluster_covariance(model, c[:1], sample), len(set(people)))
     groups = np.unique(people, return_inverse=True)[1]
     # The peer's own products lose digits on an ill-conditioned design; the same columns, orthonormal, lose none.
     q, r = np.linalg.qr(x)
@@ -107,9 +114,9 @@ def test_hc3_equals_statsmodels(design: Callable[[np.random.Generator], Array]) 
     rng = np.random.default_rng(2)
     x = design(rng)
     latents = latents_of(x, rng) * np.exp(rng.normal(size=(50, 1, 1, 1)))
-    model, c, rows = fit(x, latents), np.eye(5)[1:3], list(range(50))
-    joint = wald_test(model, c, hc3_covariance(model, c, x, latents, rows))
-    single = wald_test(model, c[:1], hc3_covariance(model, c[:1], x, latents, rows))
+    model, c, sample = fit(x, latents), np.eye(5)[1:3], sample_of(x, latents)
+    joint = wald_test(model, c, hc3_covariance(model, c, sample))
+    single = wald_test(model, c[:1], hc3_covariance(model, c[:1], sample))
     # The peer's own products lose digits on an ill-conditioned design; the same columns, orthonormal, lose none.
     q, r = np.linalg.qr(x)
     turned = c @ np.linalg.inv(r)
@@ -132,7 +139,8 @@ def test_reads_no_row_but_the_given_ones() -> None:
             return latents[index]
 
     rows = list(range(0, 50, 2))
-    guarded = fit_image(x[rows], Guarded(), rows, [str(i) for i in rows], ["x"] * 5, 0)
+    ids = [str(i) for i in rows]
+    guarded = fit_image(Sample(x[rows], ["x"] * 5, Guarded(), rows, ids, ids), seed=0)
     np.testing.assert_array_equal(guarded.coefficients, fit(x[rows], latents[rows], seed=0).coefficients)
 
 
@@ -141,10 +149,10 @@ def test_block_size_and_order_of_rows_do_not_matter(monkeypatch: pytest.MonkeyPa
     x = plain(rng)
     latents = latents_of(x, rng)
     whole = fit(x, latents)
-    monkeypatch.setattr(image_module, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(image_module, "MIN_BLOCK_ROWS", 1)
-    monkeypatch.setattr(image_module, "MIN_TILE_LATENTS", 5)
-    monkeypatch.setattr(image_module, "TILE_BYTES", 1)
+    monkeypatch.setattr(sample_module, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(sample_module, "MIN_BLOCK_ROWS", 1)
+    monkeypatch.setattr(sample_module, "MIN_TILE_LATENTS", 5)
+    monkeypatch.setattr(sample_module, "TILE_BYTES", 1)
     order = rng.permutation(50)
     cut = fit(x[order], latents[order])
     np.testing.assert_allclose(cut.coefficients, whole.coefficients, rtol=1e-10)
@@ -167,7 +175,7 @@ def test_draws_have_the_coefficients_sampling_covariance(
     steps = np.einsum("p,kp...->k...", np.array([0, 1.0, -0.5, 0, 0]), model.draws).reshape(3000, -1)
     c = np.array([[0, 1.0, -0.5, 0, 0]])
     if people:
-        expected = cluster_covariance(model, c, x, latents, list(range(50)), people)[0, 0]
+        expected = cluster_covariance(model, c, sample_of(x, latents, people))[0, 0]
     else:
         expected = (c @ model.xtx_inverse @ c.T)[0, 0] * model.residual_variance.reshape(-1)
     np.testing.assert_allclose(steps.var(axis=0), expected, rtol=0.12)
@@ -198,7 +206,7 @@ def test_a_constant_latent_is_not_tested() -> None:
     latents = latents_of(x, rng)
     latents[:, 0, 0, 0] = 7.3
     model, people, one, joint = fit(x, latents), [str(i // 2) for i in range(50)], np.eye(5)[1:2], np.eye(5)[1:4]
-    clustered = [cluster_covariance(model, c, x, latents, range(50), people) for c in (one, joint)]
+    clustered = [cluster_covariance(model, c, sample_of(x, latents, people)) for c in (one, joint)]
     for c, covariance in [(one, None), (joint, None), (one, clustered[0]), (joint, clustered[1])]:
         result = wald_test(model, c, covariance, None if covariance is None else 25)
         assert np.isnan(result.p[0])
@@ -221,12 +229,12 @@ def test_units_reference_levels_and_order_change_no_test(seed: int, errors: str)
     order = rng.permutation(50)
 
     def found(x: Array, latents: Array, people: list[str], c: Array) -> tuple[ImageModel, WaldTest]:
-        model, rows = fit(x, latents, people), list(range(50))
+        model, sample = fit(x, latents, people), sample_of(x, latents, people)
         if errors == "ordinary":
             return model, wald_test(model, c)
         if errors == "hc3":
-            return model, wald_test(model, c, hc3_covariance(model, c, x, latents, rows))
-        return model, wald_test(model, c, cluster_covariance(model, c, x, latents, rows, people), len(set(people)))
+            return model, wald_test(model, c, hc3_covariance(model, c, sample))
+        return model, wald_test(model, c, cluster_covariance(model, c, sample), len(set(people)))
 
     for c in (np.eye(5)[1:2], np.eye(5)[3:5], rng.normal(size=(1, 5))):
         model, test = found(x, latents, people, c)

@@ -1,6 +1,6 @@
 """Family-wise p by permutation: nilearn's on the same permutations, its level kept, people exchanged as wholes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from nilearn.mass_univariate import permuted_ols
 from brainscm.scm import permutation
 from brainscm.scm.design import Array
 from brainscm.scm.permutation import Basis, Order, exchange, family_wise_p, max_statistics, permuted_maxima
+from brainscm.scm.sample import Rows, Sample
 
 
 def design(rng: np.random.Generator, n: int = 40, p: int = 4) -> Array:
@@ -19,6 +20,12 @@ def design(rng: np.random.Generator, n: int = 40, p: int = 4) -> Array:
 
 def singles(n: int) -> list[str]:
     return [f"p{i}" for i in range(n)]
+
+
+def sample_of(x: Array, z: Rows, rows: Sequence[int], participants: list[str] | None = None) -> Sample:
+    """One scan a participant, unless they are named."""
+    own = participants or singles(len(x))
+    return Sample(x, [f"x{i}" for i in range(x.shape[1])], z, rows, own, own)
 
 
 def partial_r2(x: Array, z: Array, contrast: Array) -> Array:
@@ -72,14 +79,13 @@ def test_statistic_of_a_permutation_is_that_of_freedman_and_lane(
 
 def test_tiles_and_steps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    x, z = design(rng), rng.normal(size=(50, 3, 5))
-    rows = list(range(5, 45))
+    sample = sample_of(design(rng), rng.normal(size=(50, 3, 5)), range(5, 45))
     contrasts = [np.eye(4)[1:2], np.eye(4)[1:]]
-    whole = max_statistics(x, contrasts, z, rows, singles(40), 70, seed=1)
+    whole = max_statistics(sample, contrasts, 70, seed=1)
     monkeypatch.setattr(permutation, "TILE_BYTES", 12 * 40 * 4)
     monkeypatch.setattr(permutation, "STEP_BYTES", 1)
-    np.testing.assert_allclose(max_statistics(x, contrasts, z, rows, singles(40), 70, seed=1), whole, rtol=1e-5)
-    assert not np.allclose(max_statistics(x, contrasts, z, rows, singles(40), 70, seed=2), whole)
+    np.testing.assert_allclose(max_statistics(sample, contrasts, 70, seed=1), whole, rtol=1e-5)
+    assert not np.allclose(max_statistics(sample, contrasts, 70, seed=2), whole)
 
 
 def test_no_row_but_the_given_ones_is_read() -> None:
@@ -91,14 +97,14 @@ def test_no_row_but_the_given_ones_is_read() -> None:
             assert index % 2 == 0, "a row of another split was read"
             return z[index]
 
-    max_statistics(x, [np.eye(4)[1:2]], Guarded(), range(0, 80, 2), singles(40), 3, seed=1)
+    max_statistics(sample_of(x, Guarded(), range(0, 80, 2)), [np.eye(4)[1:2]], 3, seed=1)
 
 
 def test_tiles_are_the_store_and_do_not_grow_with_the_scans(monkeypatch: pytest.MonkeyPatch) -> None:
     z = np.random.default_rng(0).normal(size=(400, 2, 11))
     monkeypatch.setattr(permutation, "TILE_BYTES", 16_000)
     for n in (7, 100, 390):
-        found = list(permutation.tiles(z, range(5, 5 + n)))
+        found = list(permutation.tiles(sample_of(np.ones((n, 1)), z, range(5, 5 + n))))
         np.testing.assert_array_equal(np.concatenate(found, axis=1), z[5 : 5 + n].reshape(n, -1))
         assert max(tile.nbytes for tile in found) < 16_000
 
@@ -106,10 +112,10 @@ def test_tiles_are_the_store_and_do_not_grow_with_the_scans(monkeypatch: pytest.
 def test_a_latent_that_does_not_vary_has_no_p_and_no_say() -> None:
     rng = np.random.default_rng(0)
     x, z = design(rng), rng.normal(size=(40, 3))
-    without = max_statistics(x, [np.eye(4)[1:2]], z, range(40), singles(40), 20, seed=1)
+    without = max_statistics(sample_of(x, z, range(40)), [np.eye(4)[1:2]], 20, seed=1)
     constant = np.column_stack([z, np.full(40, 7.1)])
     np.testing.assert_allclose(
-        max_statistics(x, [np.eye(4)[1:2]], constant, range(40), singles(40), 20, seed=1), without, rtol=1e-6
+        max_statistics(sample_of(x, constant, range(40)), [np.eye(4)[1:2]], 20, seed=1), without, rtol=1e-6
     )
     assert np.isnan(family_wise_p(np.array([np.nan, 0.5]), without[0])).tolist() == [True, False]
 
@@ -150,7 +156,7 @@ def test_family_wise_error_is_at_its_level(repeated: bool) -> None:
             x = np.repeat(x[:12], 2, axis=0)
             z = z + np.repeat(3 * rng.normal(size=(12, 6)) @ mixing, 2, axis=0)
         contrast = np.array([[0, 0, 1.0]])
-        largest = max_statistics(x, [contrast], z, range(24), people, count, seed=trial)[0]
+        largest = max_statistics(sample_of(x, z, range(24), people), [contrast], count, seed=trial)[0]
         basis = Basis.of(x, contrast)
         observed = permuted_maxima(basis, basis.unit_residuals(z), iter([np.arange(24)]))
         hits += family_wise_p(observed, largest)[0] <= 0.05

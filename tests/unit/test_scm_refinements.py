@@ -1,5 +1,6 @@
 """Refinements of the image node, each behind one key: shrinkage, low rank, smooth maps, weights of scans."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from sklearn.linear_model import Ridge
 
 from brainscm.config import ImageOptions, ScmOptions
-from brainscm.encoding.layout import Mirror
+from brainscm.encoding.layout import Layout, Mirror
 from brainscm.errors import ConfigError
 from brainscm.scm import image as image_module
 from brainscm.scm.design import Array
@@ -20,6 +21,7 @@ from brainscm.scm.graph import check_graph
 from brainscm.scm.image import ImageModel, fit_image
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm, load_scm
+from brainscm.scm.sample import Sample
 from brainscm.scm.shrinkage import PENALTIES, STRENGTHS, Noise, shares_that_repeat
 from brainscm.scm.weighting import Weighting, random_intercept, variance_by
 
@@ -39,8 +41,13 @@ def sample(n: int = 60, p: int = 6, seed: int = 0, noise: float = 1.0) -> tuple[
 
 
 def fit(x: Array, z: Array, chosen: ImageOptions | None = None) -> ImageModel:
-    n = len(x)
-    return fit_image(x, z, range(n), [str(i) for i in range(n)], [f"x{i}" for i in range(x.shape[1])], 0, chosen)
+    return fit_image(sample_of(x, z), chosen, seed=0)
+
+
+def sample_of(x: Array, z: Array, participants: Sequence[str] | None = None) -> Sample:
+    """One scan a participant, unless they are named."""
+    own = participants or [str(i) for i in range(len(x))]
+    return Sample.of(x, [f"x{i}" for i in range(x.shape[1])], z, own)
 
 
 def test_ridge_is_ridge_and_its_penalty_minimises_generalised_cross_validation() -> None:
@@ -125,12 +132,12 @@ def test_each_part_of_the_latent_is_shrunk_by_its_own_noise() -> None:
     noise[1:] = 6.0  # channel 0 is quiet, the others are loud
     z = x[:, 1, None, None, None, None] * effect + noise * rng.normal(size=(40, *LARGE))
 
-    def kept(parts: list[int] | None) -> Array:
-        model = fit_image(x, z, range(40), [str(i) for i in range(40)], ["1", "a", "b", "c"], 0, options(), parts)
+    def kept(layout: Layout | None) -> Array:
+        model = fit_image(sample_of(x, z), options(), layout, seed=0)
         found, plain = (each.coefficients[1].reshape(LARGE[0], -1) for each in (model, fit(x, z)))
         return np.einsum("cl,cl->c", found, plain) / np.einsum("cl,cl->c", plain, plain)
 
-    apart, together = kept([1, LARGE[0] - 1]), kept(None)
+    apart, together = kept(Layout((1, LARGE[0] - 1))), kept(None)
     assert apart[0] > 0.85
     assert apart[1] < 0.7
     assert together.max() < 0.4  # the loud channels drown the quiet one
@@ -187,9 +194,7 @@ MIRROR = Mirror([1, 0], [-1, -1])  # of the first two channels, which change pla
 
 
 def fit_with(mirror: Mirror | None, x: Array, z: Array) -> ImageModel:
-    n, p = x.shape
-    people = [str(i) for i in range(n)]
-    return fit_image(x, z, range(n), people, ["x"] * p, 0, options(), [2, z.shape[1] - 2], mirror)
+    return fit_image(sample_of(x, z), options(), Layout((2, z.shape[1] - 2), mirror), seed=0)
 
 
 def test_what_left_and_right_share_is_estimated_from_both() -> None:
@@ -260,7 +265,7 @@ def test_repeated_scans_are_not_taken_for_more_people() -> None:
     for _ in range(10):
         x = np.column_stack([np.ones(60), rng.normal(size=(20, 4))[people]])
         z = rng.normal(size=(20, *LARGE))[people] + 0.1 * rng.normal(size=(60, *LARGE))
-        model = fit_image(x, z, range(60), [str(i) for i in people], [*"1abcd"], 0, options())
+        model = fit_image(sample_of(x, z, [str(i) for i in people]), options(), seed=0)
         kept += bool(model.coefficients[1:].any())
     assert kept <= 3
 
@@ -396,7 +401,7 @@ def test_a_random_intercept_is_generalised_least_squares_with_the_true_ratio() -
             peer.bse,
             rtol=1e-7,
         )
-    tests = contrast_tests(scm, z, rows).set_index("effect")
+    tests = contrast_tests(scm, scm.sample(z, rows)).set_index("effect")
     assert tests.loc["total", "errors"] == "random intercept"
     row = np.array([0, 0, 30.0]) if scm.design.columns[2] == "age" else np.array([0, 30.0, 0])
     peers = [sm.GLS(y, x, sigma=covariance).fit().t_test(row).tvalue for y in z[rows].reshape(len(rows), -1).T]
@@ -408,7 +413,7 @@ def test_without_shared_variance_a_random_intercept_changes_nothing() -> None:
     x, people = sample(n=40)[0], [f"p{i // 2}" for i in range(40)]
     pairs = rng.normal(size=(20, 50))
     z = np.stack([pairs, -pairs], axis=1).reshape(40, 50)  # a person's scans are opposites
-    weighting = random_intercept(x, z, range(40), people)
+    weighting = random_intercept(sample_of(x, z, people))
     np.testing.assert_array_equal(weighting.rows(x), x)
     assert not weighting.demean.any()
 
@@ -420,17 +425,17 @@ def test_weights_apply_to_a_scan_alone_as_among_others() -> None:
     rows = np.random.default_rng(0).permutation(60)[:40].tolist()
     store = np.zeros((60, *SHAPE))
     store[rows] = z
-    weighted = weighting.latents(store, rows)
+    own = [str(code) for code in codes]
+    weighted = weighting.apply(Sample(np.ones((40, 1)), ["1"], store, rows, own, own))
     flat = weighting.rows(z.reshape(40, -1))
     for i in (0, 39, 1, 17):
-        np.testing.assert_allclose(weighted[i].reshape(-1), flat[i], rtol=1e-12)
+        np.testing.assert_allclose(weighted.latents[weighted.rows[i]].reshape(-1), flat[i], rtol=1e-12)
 
 
 def test_equal_groups_get_equal_weights() -> None:
     rng = np.random.default_rng(0)
     x, z = sample(n=300)[0], rng.normal(size=(300, 200))
-    people = [str(i) for i in range(300)]
-    scale = variance_by(x, z, range(300), people, rng.choice(["A", "B"], 300).tolist()).scale
+    scale = variance_by(sample_of(x, z), rng.choice(["A", "B"], 300).tolist()).scale
     np.testing.assert_allclose(scale, 1, atol=0.03)
 
 
@@ -454,13 +459,17 @@ def test_tests_are_of_least_squares_and_a_refined_model_survives_saving(image: d
     loaded = load_scm(tmp_path, declared)
     np.testing.assert_array_equal(loaded.image.coefficients, scm.image.coefficients)
     assert loaded.image.estimator == scm.image.estimator
-    pd.testing.assert_frame_equal(contrast_tests(loaded, z, rows), contrast_tests(scm, z, rows))
+    pd.testing.assert_frame_equal(
+        contrast_tests(loaded, loaded.sample(z, rows)), contrast_tests(scm, scm.sample(z, rows))
+    )
     if image.keys() & {"shrinkage", "rank", "smoothing_voxels"}:
         plain = Scm.fit(table, z, scm_options(), seed=1)
         assert not np.allclose(plain.image.coefficients, scm.image.coefficients)
-        pd.testing.assert_frame_equal(contrast_tests(plain, z, rows), contrast_tests(scm, z, rows))
+        pd.testing.assert_frame_equal(
+            contrast_tests(plain, plain.sample(z, rows)), contrast_tests(scm, scm.sample(z, rows))
+        )
     elif "errors" in image:
-        assert set(contrast_tests(scm, z, rows)["errors"]) == {"hc3"}
+        assert set(contrast_tests(scm, scm.sample(z, rows))["errors"]) == {"hc3"}
 
 
 def test_held_out_people_judge_the_refinement() -> None:

@@ -10,20 +10,21 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 from test_scm_model import Cohort as KnownCohort
-from test_scm_model import Grid, LinearDecoder
+from test_scm_model import Grid, LinearDecoder, latent_shift
 from test_scm_model import options as known_options
 
 from brainscm.cohort.index import index_cohort
 from brainscm.config import CohortOptions, ScmOptions
 from brainscm.errors import ConfigError
-from brainscm.scm import permutation, regions
+from brainscm.scm import permutation, regional_effects
 from brainscm.scm.covariates import covariate_table, node_column
 from brainscm.scm.design import Array
 from brainscm.scm.diagnostics import diagnose
 from brainscm.scm.effects import write_effect_maps
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm, load_scm
-from brainscm.scm.regions import measured_effects
+from brainscm.scm.regional_effects import measured_effects
+from brainscm.scm.sample import Sample
 from brainscm.tables import write_table
 from brainscm.visits import add_years_since_baseline
 
@@ -69,11 +70,11 @@ def test_ageing_within_people_is_told_from_differences_between_generations() -> 
     )
     scm = Scm.fit(table, z, options, seed=1)
     people = table.iloc[:1]
-    later = scm.latent_shift(people, scm.intervene(people, {"years_since_baseline": "+5"}))[0]
+    later = latent_shift(scm, people, scm.intervene(people, {"years_since_baseline": "+5"}))[0]
     np.testing.assert_allclose(later, 5 * along, atol=0.6)
     assert np.corrcoef(later, along)[0, 1] > 0.98
     assert scm.image.coefficients[1] == pytest.approx(across, abs=0.12)
-    tests = contrast_tests(scm, z, range(len(z))).set_index(["contrast", "effect"])
+    tests = contrast_tests(scm, scm.sample(z, range(len(z)))).set_index(["contrast", "effect"])
     assert tests.loc[("generations", "total"), "exchanged"] == "whole participants"
     assert tests.loc[("ageing", "total"), "exchanged"] == "scans within participants"
     assert tests.loc[("ageing", "total"), "min_p_fwe"] == pytest.approx(1 / 51)
@@ -166,9 +167,9 @@ def test_a_scan_without_its_mediator_is_asked_as_if_it_had_the_expected_one() ->
     for effect in ("total", "direct"):
         mine, theirs = (scm.intervene(each, {"age": "+10"}, effect) for each in (rows, filled))  # type: ignore[arg-type]
         pd.testing.assert_frame_equal(mine, theirs)
-        np.testing.assert_array_equal(scm.latent_shift(rows, mine), scm.latent_shift(filled, theirs))
+        np.testing.assert_array_equal(latent_shift(scm, rows, mine), latent_shift(scm, filled, theirs))
     same = scm.intervene(rows, {"age": "+0"})
-    assert not scm.latent_shift(rows, same).any()
+    assert not latent_shift(scm, rows, same).any()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -202,7 +203,7 @@ def test_what_is_expected_is_the_mean_or_the_commonest(family: str) -> None:
 def test_regional_effects_are_those_of_statsmodels_with_the_mediators_uncertainty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(regions, "DRAWS", 20)
+    monkeypatch.setattr(regional_effects, "DRAWS", 20)
     cohort = KnownCohort(n=300)
     rng = np.random.default_rng(0)
     table = cohort.table.assign(
@@ -251,7 +252,7 @@ def test_regions_of_the_decoded_maps_change_as_the_maps_do(tmp_path: Path) -> No
 
 
 def test_errors_of_total_and_direct_effects_are_the_estimates_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regions, "DRAWS", 20)
+    monkeypatch.setattr(regional_effects, "DRAWS", 20)
     names = [f"r{i}" for i in range(10)]
     truth = {"total": 10 * (-2 - 3 * 0.5), "direct": -20.0}
     covered: dict[str, list[bool]] = {"total": [], "direct": []}
@@ -277,19 +278,19 @@ def test_errors_of_total_and_direct_effects_are_the_estimates_spread(monkeypatch
         assert np.mean(covered[effect]) == pytest.approx(0.95, abs=0.03)
 
 
-def test_a_permutation_test_of_repeated_scans_does_not_take_them_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A covariate of the person on 2 scans each, pure noise that the scans share: pairs kept together must not reject.
+def test_a_permutation_test_of_repeated_scans_does_not_take_them_for_participants() -> None:
+    # A covariate of participants with 2 scans each, pure noise that these share: pairs kept together must not reject.
     rng = np.random.default_rng(0)
-    hits = {"people": 0, "scans": 0}
+    hits = {"participants": 0, "scans": 0}
     for trial in range(60):
         x = np.repeat(np.column_stack([np.ones(12), rng.normal(size=12)]), 2, axis=0)
         z = np.repeat(rng.normal(size=(12, 10)), 2, axis=0) + 0.1 * rng.normal(size=(24, 10))
         c = np.array([[0, 1.0]])
-        for kind, scans_each in (("people", 2), ("scans", 1)):
-            people = [f"p{i // scans_each}" for i in range(24)]
-            largest = permutation.max_statistics(x, [c], z, range(24), people, 99, seed=trial)[0]
+        for kind, scans_each in (("participants", 2), ("scans", 1)):
+            sample = Sample.of(x, ["1", "x"], z, [f"p{i // scans_each}" for i in range(24)])
+            largest = permutation.max_statistics(sample, [c], 99, seed=trial)[0]
             basis = permutation.Basis.of(x, c)
             observed = permutation.permuted_maxima(basis, basis.unit_residuals(z), iter([np.arange(24)]))
             hits[kind] += permutation.family_wise_p(observed, largest)[0] <= 0.05
-    assert hits["people"] <= 10  # binomial(60, 0.05): more than 10 once in 3000
+    assert hits["participants"] <= 10  # binomial(60, 0.05): more than 10 once in 3000
     assert hits["scans"] > 20

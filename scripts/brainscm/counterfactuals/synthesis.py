@@ -25,8 +25,8 @@ from brainscm.files import bids_uri, sidecar, write_dataset_description, write_j
 from brainscm.images import Grid, read_mask, read_volume, write_volume
 from brainscm.parallel import device_of, side_by_side
 from brainscm.scm.graph import query_label
-from brainscm.scm.image import Rows
 from brainscm.scm.model import Scm
+from brainscm.scm.sample import Rows
 
 logger = logging.getLogger("brainscm")
 

@@ -21,8 +21,9 @@ from brainscm.encoding.encoder import Encoder, Unaligned
 from brainscm.encoding.layout import Layout, Mirror
 from brainscm.encoding.pca import PCA
 from brainscm.scm.design import Array
-from brainscm.scm.image import LEAST_SQUARES, ImageModel, Rows, fit_image
+from brainscm.scm.image import LEAST_SQUARES, ImageModel, fit_image
 from brainscm.scm.model import Scm
+from brainscm.scm.sample import Rows, Sample
 
 logger = logging.getLogger("brainscm")
 
@@ -96,7 +97,7 @@ def voxel_shrunken(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int], mi
     if scm.image.estimator == LEAST_SQUARES:
         return None
     voxels = Voxels(grid_shape, mirrored)
-    return Method("voxel_shrunken", voxels, _refit(scm, volumes, scm.options.image, voxels.layout.mirror))
+    return Method("voxel_shrunken", voxels, _refit(scm, volumes, scm.options.image, voxels.layout))
 
 
 def pca_glm(scm: Scm, volumes: NDArray[np.floating], components: int) -> Method:
@@ -107,16 +108,9 @@ def pca_glm(scm: Scm, volumes: NDArray[np.floating], components: int) -> Method:
     return Method("pca_glm", pca, _refit(scm, np.stack(scores), None))
 
 
-def _refit(scm: Scm, encoded: Rows, options: ImageOptions | None, mirror: Mirror | None = None) -> ImageModel:
+def _refit(scm: Scm, encoded: Rows, options: ImageOptions | None, layout: Layout | None = None) -> ImageModel:
     training = scm.training
-    return fit_image(
-        scm.design_matrix(training),
-        encoded,
-        list(range(len(training))),
-        training["participant"].tolist(),
-        scm.design.columns,
-        scm.seed,
-        options,
-        mirror=mirror,
-        drawn=options is not None,  # shrinkage looks at the draws
-    )
+    participants = training["participant"].tolist()
+    sample = Sample.of(scm.design_matrix(training), scm.design.columns, encoded, participants)
+    drawn = options is not None  # shrinkage looks at the draws
+    return fit_image(sample, options, layout, seed=scm.seed, drawn=drawn)

@@ -11,7 +11,6 @@ import statsmodels.api as sm
 
 from brainscm.config import QueryOptions
 from brainscm.scm.design import Array
-from brainscm.scm.image import has_clusters
 from brainscm.scm.model import Scm
 
 DRAWS = 16
@@ -80,7 +79,7 @@ class RegionalModel:
                 continue
             model = sm.OLS(measured[f"{region}_ml"].to_numpy(dtype=float) * head_size, design)
             clustered = {"cov_type": "cluster", "cov_kwds": {"groups": pd.factorize(people)[0]}}
-            fitted = model.fit(**(clustered if has_clusters(people.tolist()) else {}))
+            fitted = model.fit(**(clustered if len(set(people)) < len(people) else {}))
             coefficients[:, place], covariance[place] = fitted.params[:p], fitted.cov_params()[:p, :p]
         return cls(scm, tuple(regions), node_of, coefficients, covariance)
 

@@ -40,8 +40,8 @@ from brainscm.evaluation.truth import (
 )
 from brainscm.images import Grid, Mask, Volume, read_mask, read_volume
 from brainscm.scm.design import Array
-from brainscm.scm.image import Rows
 from brainscm.scm.model import Scm
+from brainscm.scm.sample import Rows
 from brainscm.tables import evenly_spaced
 from brainscm.training.volume_store import VolumeStore
 

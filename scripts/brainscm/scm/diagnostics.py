@@ -9,10 +9,11 @@ import torch
 from brainscm.parallel import CPU
 from brainscm.scm.collinearity import collinearity
 from brainscm.scm.design import Array
-from brainscm.scm.image import LEAST_SQUARES, Rows, fit_image
+from brainscm.scm.image import LEAST_SQUARES, fit_image
 from brainscm.scm.model import Scm
+from brainscm.scm.sample import Rows
 
-FEW_PEOPLE = 10
+FEW_PARTICIPANTS = 10
 
 
 def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
@@ -23,14 +24,14 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
         offered: number of training scans before those with missing covariates were left out.
     """
     rows: list[tuple[str, str, float, str]] = []
-    used, people = len(scm.training), scm.training["participant"].nunique()
+    used, participants = len(scm.training), scm.training["participant"].nunique()
     left_out = f"{offered - used} training scans lack a covariate and were left out" if offered > used else ""
     rows.append(("training_scans", "used", used, left_out))
     remedy = "standard errors are clustered by participant"
     if scm.options.image.repeated == "random_intercept":
         remedy = "each has a random intercept"
-    repeated = f"several scans a participant: {remedy}" if people < used else ""
-    rows.append(("training_participants", "used", people, repeated))
+    repeated = f"several scans a participant: {remedy}" if participants < used else ""
+    rows.append(("training_participants", "used", participants, repeated))
     rows.append(("degrees_of_freedom", "image", scm.image.degrees_of_freedom, ""))
     x = scm.design_matrix(scm.training)
     for name, node_ in scm.graph.formulas.items():
@@ -50,7 +51,7 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
     for name, levels in scm.covariates.levels.items():
         for level in levels or ():
             count = scm.training["participant"][(scm.training_values[name] == level).to_numpy()].nunique()
-            few = f"only {count} training participants have {name} {level}" if count < FEW_PEOPLE else ""
+            few = f"only {count} training participants have {name} {level}" if count < FEW_PARTICIPANTS else ""
             rows.append(("participants_in_level", f"{name}={level}", count, few))
         if levels is None:
             low, high = scm.covariates.ranges[name]
@@ -67,7 +68,7 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
 
 
 def held_out(scm: Scm, table: pd.DataFrame, latents: Rows, device: torch.device = CPU) -> pd.DataFrame:
-    """How well the image node predicts people that it was not fitted on: rows like those of `diagnose`.
+    """How well the image node predicts participants that it was not fitted on: rows like those of `diagnose`.
 
     `held_out_r2` is 1 - |z - x·B|² / |z - mean|² summed over the validation split's scans and the latent, the mean
     being that of the training scans; of a refined estimator and of least squares on the same scans.
@@ -85,16 +86,7 @@ def held_out(scm: Scm, table: pd.DataFrame, latents: Rows, device: torch.device 
     place = {scan: row for row, scan in enumerate(table["scan"])}
     if scm.image.estimator != LEAST_SQUARES:
         sample = scm.sample(latents, [place[scan] for scan in scm.training["scan"]])
-        models[LEAST_SQUARES] = fit_image(
-            sample.x,
-            sample.latents,
-            sample.rows,
-            sample.clusters,
-            scm.design.columns,
-            scm.seed,
-            device=device,
-            drawn=False,
-        )
+        models[LEAST_SQUARES] = fit_image(sample, seed=scm.seed, device=device, drawn=False)
     x = scm.design_matrix(table.iloc[at])
     mean = scm.image.mean
     errors, total = dict.fromkeys(models, 0.0), 0.0

@@ -18,7 +18,7 @@ from brainscm.images import Grid, write_volume
 from brainscm.parallel import device_of
 from brainscm.scm.inference import contrast_row
 from brainscm.scm.model import Scm
-from brainscm.scm.regions import finished, interval
+from brainscm.scm.regional_effects import finished, interval
 
 # Regional volumes in ml of a template-space volume (x, y, z).
 Measure = Callable[[NDArray[np.float32]], Mapping[str, float]]

@@ -7,11 +7,10 @@ make the draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -19,27 +18,17 @@ import torch
 from numpy.typing import NDArray
 
 from brainscm.config import ImageOptions
-from brainscm.encoding.layout import Mirror
+from brainscm.encoding.layout import Layout
 from brainscm.files import whole
 from brainscm.parallel import CPU
 from brainscm.scm.design import Array
+from brainscm.scm.sample import Sample, to_device
 from brainscm.scm.shrinkage import low_rank, ridge, smooth, spectral
 
-# Scans read at once, as they are stored; a tile of their latents at a time, of a size that stays in the cache.
-BLOCK_BYTES = 32 * 2**20
-MIN_BLOCK_ROWS = 16
-TILE_BYTES = 4 * 2**20
-MIN_TILE_LATENTS = 512
 DRAWS = 8
 PROBES = 64  # about so many random mixtures of the residuals, by which their covariance is judged
 LEAST_SQUARES = "least squares"
 ROUNDING = 1e-12  # a smaller share of a latent's squares, or of its size, is no residual
-
-
-class Rows(Protocol):
-    """Anything whose i-th item is the i-th scan's array: numpy, zarr, or a lazy reader of volumes."""
-
-    def __getitem__(self, index: int, /) -> NDArray[np.floating]: ...
 
 
 @dataclass(frozen=True)
@@ -123,99 +112,99 @@ def _rowwise(x: Array, coefficients: NDArray[np.floating]) -> Array:
 
 
 def fit_image(
-    x: Array,
-    latents: Rows,
-    rows: Sequence[int],
-    clusters: Sequence[str],
-    columns: Sequence[str],
-    seed: int,
+    sample: Sample,
     options: ImageOptions | None = None,
-    parts: Sequence[int] | None = None,
-    mirror: Mirror | None = None,
+    layout: Layout | None = None,
+    *,
+    seed: int,
     device: torch.device = CPU,
     drawn: bool = True,
 ) -> ImageModel:
     """Fit z = x·B + u by least squares, or as `options` refine it.
 
     Args:
-        x: (n, p) design matrix of the training scans, of full rank; the refinements take column 0 for the intercept.
-        latents: all scans' latents.
-        rows: (n,) where the training scans stand in `latents`; no other row is read.
-        clusters: (n,) participant of each training scan. Where one has several scans, the draws come from the
-            cluster-robust sampling distribution, else from the ordinary one (or HC3's).
-        columns: names of x's columns.
-        seed: of the draws.
+        sample: the training scans. Where some share an error, the draws come from the cluster-robust sampling
+            distribution, else from the ordinary one (or HC3's).
         options: `shrinkage`, `rank`, `smoothing_voxels` and `errors` are looked at; None for plain least squares.
-        parts: numbers of channels that belong together, for spectral shrinkage; None if all do.
-        mirror: of the leading parts of the latent, for spectral shrinkage; None if there is none.
+        layout: of a latent, for spectral shrinkage; None if all channels belong together and have no mirror image.
+        seed: of the draws.
         device: where the products are made.
         drawn: False for a model without draws, which needs no more than tests and predictions.
     """
-    n, p = x.shape
-    # By torch: numpy's own threads wait for more work on the very cores that the products below need.
-    factors = torch.linalg.qr(torch.tensor(x))
-    r_inverse = torch.linalg.solve_triangular(factors.R, torch.eye(p, dtype=factors.R.dtype), upper=True).numpy()
-    q, r = (each.numpy() for each in factors)
-    leverage = np.square(q).sum(axis=1)
-
-    rng, draws = np.random.default_rng([seed, 0]), DRAWS if drawn else 0
+    x, (n, p) = sample.x, sample.x.shape
+    factors = _Factors.of(x)
+    rng = np.random.default_rng([seed, 0])
     # Random numbers go by a scan's covariates and not by its row, so that the order of the rows does not matter.
-    place = np.argsort(np.lexsort((*x.T, np.asarray(clusters))))
-    hc3 = options is not None and options.errors == "hc3"
-    if has_clusters(clusters) or hc3:
-        # A normal weight per participant on its score: the wild cluster bootstrap, whose covariance is the sandwich.
-        codes = np.unique(clusters, return_inverse=True)[1]
-        groups = codes.max() + 1
-        weights = rng.standard_normal((draws, groups))[:, codes]
-        weights *= np.sqrt(_small_sample(n, p, groups)) if has_clusters(clusters) else 1 / (1 - leverage)
-        mix = np.einsum("kn,np->knp", weights, q @ r_inverse.T)
-    else:
-        # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
-        mix = rng.standard_normal((draws, n, p))[:, place] @ (r_inverse.T / np.sqrt(n - p))
-    mix = np.moveaxis(mix, 1, 2).reshape(draws * p, n)
+    place = np.argsort(np.lexsort((*x.T, np.asarray(sample.clusters))))
+    draws = DRAWS if drawn else 0
     probed = options is not None and options.shrinkage == "spectral" and p > 1
+    mix = _draws(sample, factors, draws, options is not None and options.errors == "hc3", rng, place)
     if probed:
-        frame = _frame(q[:, 1:], rng.standard_normal((n, p - 1))[place])
-        probes = frame @ rng.standard_normal((max(1, PROBES // (p - 1)), p - 1, n), dtype=np.float32)[..., place]
-        mix = np.vstack([mix, probes.reshape(-1, n) / np.sqrt(n - p)])
-    # Of the latents, these mixtures are those of the residuals.
-    mix -= (torch.tensor(mix) @ factors.Q @ factors.Q.T).numpy()
-
-    # All is taken of z - h·z₀, where h is the design's own image of the constant: residuals stay what they are, and a
-    # mean far from zero costs no digits.
-    constant = q @ q.sum(axis=0)
-    first = np.asarray(latents[int(rows[0])])
-    z0 = to_device(first.reshape(-1), device).double()
-    q_on, constant_on, mix_on = (to_device(each, device) for each in (q, constant, mix.astype(np.float32)))
-    qtz_on = z0.new_zeros((p, len(z0)))
-    squares = z0.new_zeros(len(z0))
-    mixed_on = mix_on.new_zeros((len(mix), len(z0)))
-    for block, tile, z in blocks(latents, rows, device):
-        z.addr_(constant_on[block], z0[tile], alpha=-1)
-        qtz_on[:, tile].addmm_(q_on[block].T, z)
-        squares[tile] += z.square().sum(dim=0)
-        if len(mix):
-            mixed_on[:, tile].addmm_(mix_on[:, block], z.float())
-    rss_on = squares - qtz_on.square().sum(dim=0)
-    rss = torch.where(rss_on > ROUNDING * squares + n * (ROUNDING * z0).square(), rss_on, 0).cpu().numpy()
-    qtz_on += to_device(q.sum(axis=0), device)[:, None] * z0
-    b = torch.linalg.solve_triangular(to_device(r, device), qtz_on, upper=True).contiguous().cpu().numpy()
-    qtz, mixed = qtz_on.cpu().numpy(), mixed_on.cpu().numpy()
+        mix = np.vstack([mix, _probes(factors.q, rng, place)])
+    found = _sum_over_scans(sample, factors, mix, device)
+    shape = sample.first().shape
     model = ImageModel(
-        columns=np.array(columns),
-        coefficients=b.reshape(p, *first.shape),
-        residual_variance=(rss / (n - p)).reshape(first.shape),
-        xtx_inverse=r_inverse @ r_inverse.T,
+        columns=np.array(sample.columns),
+        coefficients=found.b.reshape(p, *shape),
+        residual_variance=(found.rss / (n - p)).reshape(shape),
+        xtx_inverse=factors.r_inverse @ factors.r_inverse.T,
         degrees_of_freedom=n - p,
-        max_leverage=float(leverage.max()),
+        max_leverage=float(factors.leverage.max()),
         mean_row=x.mean(axis=0),
-        draws=mixed[: draws * p].reshape(draws, p, *first.shape),
+        draws=found.mixed[: draws * p].reshape(draws, p, *shape),
     )
     if options is None:
         return model
     if probed:
-        model = _shrink(model, r, qtz, mixed[draws * p :], parts or first.shape[:1], mirror)
-    return _refine(model, options, x, q, r, qtz, float(rss.sum()))
+        model = _shrink(model, factors.r, found.qtz, found.mixed[draws * p :], layout or Layout(shape[:1]))
+    return _refine(model, options, x, factors.q, factors.r, found.qtz, float(found.rss.sum()))
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """X = QR: q (n, p) with orthonormal columns, r (p, p) upper triangular, and R⁻¹."""
+
+    q: Array
+    r: Array
+    r_inverse: Array
+
+    @classmethod
+    def of(cls, x: Array) -> _Factors:
+        # By torch: numpy's own threads wait for more work on the very cores that the products with latents need.
+        q, r = torch.linalg.qr(torch.tensor(x))
+        r_inverse = torch.linalg.solve_triangular(r, torch.eye(len(r), dtype=r.dtype), upper=True)
+        return cls(q.numpy(), r.numpy(), r_inverse.numpy())
+
+    @property
+    def leverage(self) -> Array:
+        """(n,)"""
+        return np.square(self.q).sum(axis=1)
+
+
+def _draws(
+    sample: Sample, factors: _Factors, draws: int, hc3: bool, rng: np.random.Generator, place: NDArray[np.intp]
+) -> Array:
+    """Mixtures of the residuals that are draws of B's error, (draws·p, n)."""
+    (n, p), q, r_inverse = factors.q.shape, factors.q, factors.r_inverse
+    if sample.is_clustered or hc3:
+        # A normal weight per cluster on its score: the wild cluster bootstrap, whose covariance is the sandwich.
+        codes = np.unique(sample.clusters, return_inverse=True)[1]
+        groups = codes.max() + 1
+        weights = rng.standard_normal((draws, groups))[:, codes]
+        weights *= np.sqrt(_small_sample(n, p, groups)) if sample.is_clustered else 1 / (1 - factors.leverage)
+        mix = np.einsum("kn,np->knp", weights, q @ r_inverse.T)
+    else:
+        # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
+        mix = rng.standard_normal((draws, n, p))[:, place] @ (r_inverse.T / np.sqrt(n - p))
+    return np.moveaxis(mix, 1, 2).reshape(draws * p, n)
+
+
+def _probes(q: Array, rng: np.random.Generator, place: NDArray[np.intp]) -> Array:
+    """Mixtures of the residuals that are what the columns of Q₁'Z would be without effects, (k·(p - 1), n)."""
+    n, p = q.shape
+    frame = _frame(q[:, 1:], rng.standard_normal((n, p - 1))[place])
+    probes = frame @ rng.standard_normal((max(1, PROBES // (p - 1)), p - 1, n), dtype=np.float32)[..., place]
+    return probes.reshape(-1, n) / np.sqrt(n - p)
 
 
 def _frame(q: Array, fixed: Array) -> Array:
@@ -228,20 +217,50 @@ def _frame(q: Array, fixed: Array) -> Array:
     return np.asarray(axes * np.sign(np.diagonal(r)))
 
 
-def _shrink(
-    model: ImageModel,
-    r: Array,
-    qtz: Array,
-    probes: NDArray[np.float32],
-    parts: Sequence[int],
-    mirror: Mirror | None,
-) -> ImageModel:
+@dataclass(frozen=True)
+class _Sums:
+    """Of L latents over the scans: Q'Z and B (p, L), RSS (L,), and mixtures of the residuals (m, L) float32."""
+
+    qtz: Array
+    b: Array
+    rss: Array
+    mixed: NDArray[np.float32]
+
+
+def _sum_over_scans(sample: Sample, factors: _Factors, mix: Array, device: torch.device) -> _Sums:
+    """Read the sample's latents once. `mix` (m, n) is of the residuals."""
+    (n, p), q = factors.q.shape, factors.q
+    on_cpu = torch.from_numpy(q)
+    mix = mix - (torch.tensor(mix) @ on_cpu @ on_cpu.T).numpy()  # of the latents, the same mixtures of the residuals
+    # All is taken of z - h·z₀, where h is the design's own image of the constant: residuals stay what they are, and a
+    # mean far from zero costs no digits.
+    constant = q @ q.sum(axis=0)
+    z0 = to_device(sample.first().reshape(-1), device).double()
+    q_on, constant_on, mix_on = (to_device(each, device) for each in (q, constant, mix.astype(np.float32)))
+    qtz = z0.new_zeros((p, len(z0)))
+    squares = z0.new_zeros(len(z0))
+    mixed = mix_on.new_zeros((len(mix), len(z0)))
+    for block, tile, z in sample.blocks(device):
+        z.addr_(constant_on[block], z0[tile], alpha=-1)
+        qtz[:, tile].addmm_(q_on[block].T, z)
+        squares[tile] += z.square().sum(dim=0)
+        if len(mix):
+            mixed[:, tile].addmm_(mix_on[:, block], z.float())
+    rss = squares - qtz.square().sum(dim=0)
+    rss = torch.where(rss > ROUNDING * squares + n * (ROUNDING * z0).square(), rss, 0)
+    qtz += to_device(q.sum(axis=0), device)[:, None] * z0
+    b = torch.linalg.solve_triangular(to_device(factors.r, device), qtz, upper=True).contiguous()
+    return _Sums(*(each.cpu().numpy() for each in (qtz, b, rss, mixed)))
+
+
+def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32], layout: Layout) -> ImageModel:
     """Shrink the coefficients spectrally, and the draws to those of the posterior.
 
     With a mirror, what left and right share of an effect and how they differ are two parts of the latent.
     """
+    parts, mirror = layout.parts, layout.mirror
     channels, *lattice = model.residual_variance.shape
-    # Where people have several scans, least squares is noisier than its residuals tell: the draws know by how much.
+    # Where participants have several scans, least squares is noisier than its residuals tell: the draws know how much.
     drawn = sum(np.square(np.tensordot(r[1:], step, axes=1)).sum(axis=0) for step in model.draws)
     of_part = np.repeat(np.arange(len(parts)), parts)
     by_channel = [each.reshape(channels, -1).sum(axis=1) for each in (drawn, model.residual_variance)]
@@ -293,62 +312,40 @@ def _refine(
     return replace(model, coefficients=b, draws=draws, estimator=estimator, penalty=penalty)
 
 
-def cluster_covariance(
-    image: ImageModel,
-    contrast: Array,
-    x: Array,
-    latents: Rows,
-    rows: Sequence[int],
-    clusters: Sequence[str],
-    device: torch.device = CPU,
-) -> Array:
+def cluster_covariance(image: ImageModel, contrast: Array, sample: Sample, device: torch.device = CPU) -> Array:
     """Cluster-robust covariance of the contrasts C·B, (q, q, latents flat), in one more pass over the store.
 
     C(X'X)⁻¹ (Σ_g X_g'u_g u_g'X_g) (X'X)⁻¹C', times the small-sample factor G/(G-1) · (n-1)/(n-p) that statsmodels and
     Stata use (Liang & Zeger, 1986).
     """
-    codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    factor = _small_sample(len(x), x.shape[1], codes.max() + 1)
-    return factor * _sandwich(image, contrast, x, latents, rows, codes, np.ones(len(x)), device)
+    codes = np.unique(np.asarray(sample.clusters), return_inverse=True)[1]
+    (n, p), groups = sample.x.shape, codes.max() + 1
+    return _small_sample(n, p, groups) * _sandwich(image, contrast, sample, codes, np.ones(n), device)
 
 
-def hc3_covariance(
-    image: ImageModel,
-    contrast: Array,
-    x: Array,
-    latents: Rows,
-    rows: Sequence[int],
-    device: torch.device = CPU,
-) -> Array:
+def hc3_covariance(image: ImageModel, contrast: Array, sample: Sample, device: torch.device = CPU) -> Array:
     """Heteroscedasticity-consistent covariance of C·B, (q, q, latents flat): residuals over 1 - leverage.
 
-    HC3 of MacKinnon & White (1985), for one scan a person whose residual variance may depend on its covariates.
+    HC3 of MacKinnon & White (1985), for one scan a participant whose residual variance may depend on its covariates.
     """
-    scale = 1 / (1 - np.square(np.linalg.qr(x)[0]).sum(axis=1))
-    return _sandwich(image, contrast, x, latents, rows, np.arange(len(x)), scale, device)
+    scale = 1 / (1 - np.square(np.linalg.qr(sample.x)[0]).sum(axis=1))
+    return _sandwich(image, contrast, sample, np.arange(len(scale)), scale, device)
 
 
 def _sandwich(
-    image: ImageModel,
-    contrast: Array,
-    x: Array,
-    latents: Rows,
-    rows: Sequence[int],
-    codes: NDArray[np.intp],
-    scale: Array,
-    device: torch.device,
+    image: ImageModel, contrast: Array, sample: Sample, codes: NDArray[np.intp], scale: Array, device: torch.device
 ) -> Array:
     """C(X'X)⁻¹ (Σ_g s_g s_g') (X'X)⁻¹C' with scores s_g = Σ_i x_i' scale_i u_i over the scans of one code."""
     order = np.argsort(codes, kind="stable")
-    codes, ordered_x, ordered_rows = codes[order], x[order], np.asarray(rows)[order]
+    codes, ordered = codes[order], sample.take(order)
     # X(X'X)⁻¹C' by way of QR: the inverse itself would lose digits on an ill-conditioned design.
-    q, r = np.linalg.qr(ordered_x)
+    q, r = np.linalg.qr(ordered.x)
     weights = scale[order, None] * (q @ scipy.linalg.solve_triangular(r, contrast.T, trans="T"))  # (n, q)
-    x_on = to_device(ordered_x, device)
+    x_on = to_device(ordered.x, device)
     b = to_device(image.coefficients.reshape(len(image.columns), -1), device)
     weights_on, groups_on = to_device(weights, device), to_device(codes, device)
     covariance = b.new_zeros((len(contrast), len(contrast), b.shape[1]))
-    for block, tile, z in blocks(latents, ordered_rows, device, keep_together=codes):
+    for block, tile, z in ordered.blocks(device, keep_together=codes):
         z -= x_on[block] @ b[:, tile]
         group, groups = groups_on[block] - codes[block][0], codes[block][-1] - codes[block][0] + 1
         scores = [
@@ -361,41 +358,5 @@ def _sandwich(
     return covariance.cpu().numpy()
 
 
-def to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """A copy there, aligned as torch aligns its own: products of unaligned ones may differ in the last bit."""
-    return torch.tensor(array, device=device)
-
-
-def has_clusters(clusters: Sequence[str]) -> bool:
-    """Whether some participant has several scans."""
-    return len(set(clusters)) < len(clusters)
-
-
 def _small_sample(n: int, p: int, groups: int) -> float:
     return groups / (groups - 1) * (n - 1) / (n - p)
-
-
-def blocks(
-    latents: Rows,
-    rows: Sequence[int] | NDArray[np.int_],
-    device: torch.device = CPU,
-    keep_together: NDArray[np.int_] | None = None,
-) -> Iterator[tuple[slice, slice, torch.Tensor]]:
-    """Read each row once, in blocks of bounded size, and give them tile by tile: (rows, latents, z in float64).
-
-    Rows of one code of `keep_together` share a block. `z` is the caller's to change.
-    """
-    first = np.asarray(latents[int(rows[0])])
-    most = max(MIN_BLOCK_ROWS, BLOCK_BYTES // first.nbytes)
-    start = 0
-    while start < len(rows):
-        stop = min(start + most, len(rows))
-        while keep_together is not None and stop < len(rows) and keep_together[stop] == keep_together[stop - 1]:
-            stop += 1
-        scans = np.stack([np.asarray(latents[int(row)]).reshape(-1) for row in rows[start:stop]])
-        block = torch.from_numpy(scans).to(device)
-        width = min(first.size, max(MIN_TILE_LATENTS, TILE_BYTES // (8 * len(scans))))
-        for left in range(0, first.size, width):
-            tile = slice(left, min(left + width, first.size))
-            yield slice(start, stop), tile, block[:, tile].to(torch.float64, copy=True)
-        start = stop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,17 +14,10 @@ import torch
 
 from brainscm.parallel import CPU
 from brainscm.scm.design import Array
-from brainscm.scm.image import (
-    LEAST_SQUARES,
-    ImageModel,
-    Rows,
-    cluster_covariance,
-    fit_image,
-    has_clusters,
-    hc3_covariance,
-)
+from brainscm.scm.image import LEAST_SQUARES, ImageModel, cluster_covariance, fit_image, hc3_covariance
 from brainscm.scm.model import Scm
 from brainscm.scm.permutation import Basis, exchange, family_wise_p, max_statistics
+from brainscm.scm.sample import Sample
 
 TEST_COLUMNS = [
     "contrast",
@@ -169,15 +162,14 @@ def joint_rows(scm: Scm, name: str) -> Array:
     return np.eye(len(scm.design.columns))[picked]
 
 
-def contrast_tests(scm: Scm, latents: Rows, rows: Sequence[int], device: torch.device = CPU) -> pd.DataFrame:
+def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.DataFrame:
     """Test every declared contrast: t for its total and direct effect, F for all columns of its nodes.
 
     Tests are of the least-squares coefficients, whatever estimator predicts: shrunk ones have no exact test.
 
     Args:
         scm: the fitted model.
-        latents: the store that it was fitted on.
-        rows: where the scans of `scm.training` stand in it.
+        sample: the training scans, as `Scm.sample` gives them.
         device: where the products are made.
 
     Returns:
@@ -188,23 +180,16 @@ def contrast_tests(scm: Scm, latents: Rows, rows: Sequence[int], device: torch.d
         `max_abs_d` (of `standardised_effect`; NaN for joint), `errors` (ordinary, hc3, clustered by
         participant, random intercept).
     """
-    sample = scm.sample(latents, rows)
-    x, image = sample.x, scm.image
+    image = scm.image
     if image.estimator != LEAST_SQUARES:
-        image = fit_image(
-            x, sample.latents, sample.rows, sample.clusters, scm.design.columns, scm.seed, device=device, drawn=False
-        )
+        image = fit_image(sample, seed=scm.seed, device=device, drawn=False)
     declared = list(_declared(scm))
     count = scm.options.permutations
-    largest = max_statistics(
-        x, [c for *_, c in declared], sample.latents, sample.rows, sample.people, count, scm.seed, device
-    )
+    largest = max_statistics(sample, [c for *_, c in declared], count, scm.seed, device)
     records = []
     for (contrast, effect, c), reached in zip(declared, largest, strict=True):
-        covariance, groups, errors = robust_covariance(
-            scm.options.image.errors, image, c, x, sample.latents, sample.rows, sample.clusters, device
-        )
-        if errors == "ordinary" and has_clusters(sample.people):
+        covariance, groups, errors = robust_covariance(scm.options.image.errors, image, c, sample, device)
+        if errors == "ordinary" and sample.is_repeated:
             errors = "random intercept"
         test = wald_test(image, c, covariance, groups)
         tested = np.isfinite(test.p)
@@ -229,7 +214,7 @@ def contrast_tests(scm: Scm, latents: Rows, rows: Sequence[int], device: torch.d
                 "share_fwe05": float((family_wise < 0.05).mean()) if count else np.nan,
                 "min_p_fwe": float(family_wise.min()),
                 "permutations": count,
-                "exchanged": exchange(sample.people, Basis.of(x, c).tested)[0] if count else None,
+                "exchanged": exchange(sample.participants, Basis.of(sample.x, c).tested)[0] if count else None,
                 "median_partial_r2": float(np.median(r2)),
                 "max_partial_r2": float(r2.max()),
                 "max_f2": float(r2.max() / (1 - r2.max())),
@@ -245,18 +230,15 @@ def robust_covariance(
     errors: Literal["ordinary", "hc3"],
     image: ImageModel,
     contrast: Array,
-    x: Array,
-    latents: Rows,
-    rows: Sequence[int],
-    clusters: Sequence[str],
+    sample: Sample,
     device: torch.device = CPU,
 ) -> tuple[Array | None, int | None, str]:
     """The covariance of C·B and the number of clusters as `wald_test` takes them, and what they are in words."""
-    if has_clusters(clusters):
-        covariance = cluster_covariance(image, contrast, x, latents, rows, clusters, device)
-        return covariance, len(set(clusters)), "clustered by participant"
+    if sample.is_clustered:
+        covariance = cluster_covariance(image, contrast, sample, device)
+        return covariance, len(set(sample.clusters)), "clustered by participant"
     if errors == "hc3":
-        return hc3_covariance(image, contrast, x, latents, rows, device), None, "hc3"
+        return hc3_covariance(image, contrast, sample, device), None, "hc3"
     return None, None, "ordinary"
 
 

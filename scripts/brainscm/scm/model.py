@@ -15,16 +15,18 @@ import torch
 from numpy.typing import NDArray
 
 from brainscm.config import Scalar, ScmOptions
-from brainscm.encoding.layout import Mirror
+from brainscm.encoding.layout import Layout
 from brainscm.errors import ConfigError, ScanError
 from brainscm.files import whole
+from brainscm.identity import Identity
 from brainscm.parallel import CPU
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import Graph, is_relative, read_graph
-from brainscm.scm.image import DRAWS, ImageModel, Rows, fit_image, has_clusters
+from brainscm.scm.image import DRAWS, ImageModel, fit_image
 from brainscm.scm.nodes import NodeModel, fit_node, parameter_names
+from brainscm.scm.sample import Rows, Sample
 from brainscm.scm.support import support
 from brainscm.scm.weighting import Weighting, random_intercept, variance_by
 from brainscm.tables import read_table, write_table
@@ -36,17 +38,6 @@ NOTHING_STANDS_OUT = (
     "no effect on the image stands out from noise in the training scans; "
     "add scans or take terms out of scm.image.formula (scm.image.shrinkage: none shows the noise, too)"
 )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The rows behind the image node: x (n, p), latents and `rows` in them, each scan's person and error cluster."""
-
-    x: Array
-    latents: Rows
-    rows: Sequence[int]
-    people: list[str]
-    clusters: list[str]
 
 
 @dataclass(frozen=True)
@@ -77,8 +68,8 @@ class Scm:
         latents: Rows,
         options: ScmOptions,
         seed: int,
-        parts: Sequence[int] | None = None,
-        mirror: Mirror | None = None,
+        layout: Layout | None = None,
+        identity: Identity | None = None,
         device: torch.device = CPU,
     ) -> Scm:
         """Fit all nodes on the rows whose `split` is `train`.
@@ -88,8 +79,8 @@ class Scm:
             latents: array-like (n, *latent), a zarr array for instance; read a row at a time, training rows only.
             options: the graph.
             seed: of the workflow.
-            parts: numbers of channels of the latent that belong together; None if all do.
-            mirror: of the latent; None if it is not known what becomes of it when left and right change places.
+            layout: of a latent; None if all its channels belong together and have no mirror image.
+            identity: of the latents.
             device: where the image node is fitted.
 
         Raises:
@@ -115,20 +106,11 @@ class Scm:
         }
         values = _filled(covariates.read(training), nodes)
         design = Design.learn(graph.image, values, IMAGE_FORMULA)
-        x, people = design.matrix(values), training["participant"].tolist()
-        weighting = _weigh(options, values, x, latents, rows.tolist(), people, device)
-        image = fit_image(
-            weighting.rows(x),
-            weighting.latents(latents, rows.tolist()),
-            range(len(x)),
-            _clusters(options, people),
-            design.columns,
-            seed,
-            options.image,
-            parts,
-            mirror,
-            device,
-        )
+        participants = training["participant"].tolist()
+        clusters = _clusters(options, participants)
+        sample = Sample(design.matrix(values), design.columns, latents, rows.tolist(), participants, clusters)
+        weighting = _weigh(options, values, sample, device)
+        image = fit_image(weighting.apply(sample), options.image, layout, seed=seed, device=device)
         if options.missing == "impute":
             for name in graph.modelled:
                 if count := int(training[covariates.columns[name]].isna().sum()):
@@ -137,8 +119,8 @@ class Scm:
             logger.warning("image: %s", NOTHING_STANDS_OUT)
         image = replace(
             image,
-            max_leverage=float(image.leverage(x).max()),
-            mean_row=x.mean(axis=0),
+            max_leverage=float(image.leverage(sample.x).max()),
+            mean_row=sample.x.mean(axis=0),
             row_scale=weighting.scale,
             row_demean=weighting.demean,
         )
@@ -233,14 +215,6 @@ class Scm:
                 result[column] = result[column].where(~moved, new)
         return result
 
-    def latent_shift(self, table: pd.DataFrame, changed: pd.DataFrame) -> NDArray[np.float32]:
-        """What an intervention adds to the latent, (n, *latent): (X' - X)·B, since each scan keeps its residual."""
-        return self.image.predict(self.design_matrix(changed) - self.design_matrix(table)).astype(np.float32)
-
-    def residual(self, table: pd.DataFrame, latents: NDArray[np.floating]) -> Array:
-        """The image node's abducted noise u = z - X·B of each scan, (n, *latent)."""
-        return np.asarray(latents, dtype=np.float64) - self.image.predict(self.design_matrix(table))
-
     def draw(self, k: int) -> Scm:
         """The model with the k-th draw of all its parameters, those of the nodes and of the image alike."""
         return replace(self.draw_nodes(k), image=self.image.draw(k))
@@ -259,13 +233,11 @@ class Scm:
         Args:
             latents, rows: the store, and where the scans of `training` stand in it.
         """
-        people = self.training["participant"].tolist()
-        codes = np.unique(people, return_inverse=True)[1]
+        participants = self.training["participant"].tolist()
+        clusters = _clusters(self.options, participants)
         x = self.design_matrix(self.training)
-        weighting = Weighting(self.image.row_scale, self.image.row_demean, codes)
-        return Sample(
-            weighting.rows(x), weighting.latents(latents, rows), range(len(x)), people, _clusters(self.options, people)
-        )
+        sample = Sample(x, self.design.columns, latents, rows, participants, clusters)
+        return Weighting.of(sample, self.image.row_scale, self.image.row_demean).apply(sample)
 
     @property
     def draws(self) -> int:
@@ -311,27 +283,18 @@ def _filled(values: pd.DataFrame, nodes: Mapping[str, NodeModel]) -> pd.DataFram
     return values
 
 
-def _weigh(
-    options: ScmOptions,
-    values: pd.DataFrame,
-    x: Array,
-    latents: Rows,
-    rows: Sequence[int],
-    people: Sequence[str],
-    device: torch.device,
-) -> Weighting:
-    if options.image.repeated == "random_intercept" and has_clusters(people):
-        return random_intercept(x, latents, rows, people, device)
+def _clusters(options: ScmOptions, participants: list[str]) -> list[str]:
+    """Whose scans share an error: a participant's, or none where a random intercept has taken up what they share."""
+    apart = options.image.repeated == "random_intercept"
+    return [str(i) for i in range(len(participants))] if apart else participants
+
+
+def _weigh(options: ScmOptions, values: pd.DataFrame, sample: Sample, device: torch.device) -> Weighting:
+    if options.image.repeated == "random_intercept" and sample.is_repeated:
+        return random_intercept(sample, device)
     if options.image.variance_by is not None:
-        groups = values[options.image.variance_by].astype(str).tolist()
-        return variance_by(x, latents, rows, people, groups, device)
-    codes = np.unique(people, return_inverse=True)[1]
-    return Weighting(np.ones(len(x)), np.zeros(len(x)), codes)
-
-
-def _clusters(options: ScmOptions, people: list[str]) -> list[str]:
-    """Whose scans share an error: a person's, or none where a random intercept has taken up what they share."""
-    return [str(i) for i in range(len(people))] if options.image.repeated == "random_intercept" else people
+        return variance_by(sample, values[options.image.variance_by].astype(str).tolist(), device)
+    return Weighting.equal(sample)
 
 
 def load_scm(folder: Path, options: ScmOptions) -> Scm:

@@ -1,4 +1,4 @@
-"""Family-wise p over the whole latent: Freedman-Lane permutation of residuals, with people as exchangeability blocks.
+"""Family-wise p over the whole latent: Freedman-Lane permutation of residuals, participants as exchangeability blocks.
 
 Under the reduced model (the design without the tested contrast) the residuals may be exchanged. Each permutation gives
 the largest statistic over all latents; a latent's p is the share of permutations whose largest is at least its own
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from brainscm.parallel import CPU
 from brainscm.scm.design import Array
-from brainscm.scm.image import Rows, to_device
+from brainscm.scm.sample import Sample, to_device
 
 # So many latents of all scans, or so many scans of all latents, are held at once: memory does not grow with the scans.
 TILE_BYTES = 32 * 2**20
@@ -32,34 +32,25 @@ Order = NDArray[np.intp]
 
 
 def max_statistics(
-    x: Array,
-    contrasts: Sequence[Array],
-    latents: Rows,
-    rows: Sequence[int],
-    people: Sequence[str],
-    permutations: int,
-    seed: int,
-    device: torch.device = CPU,
+    sample: Sample, contrasts: Sequence[Array], permutations: int, seed: int, device: torch.device = CPU
 ) -> Array:
     """The largest partial R² over the latent in each permutation, for each contrast; (contrasts, permutations).
 
     Partial R² = kF / (kF + df) rises with |t| and with F, so its order is theirs.
 
     Args:
-        x: (n, p) design matrix of the training scans, of full rank.
+        sample: the training scans; their latents are read once.
         contrasts: each C, (k, p) of full row rank.
-        latents, rows: the store and where the training scans stand in it; read once.
-        people: (n,) participant of each scan.
         permutations: how many.
         seed: of the workflow; the k-th permutation depends on it and on k alone.
         device: where the products are made.
     """
     if not permutations:
         return np.empty((len(contrasts), 0))
-    bases = [Basis.of(x, contrast) for contrast in contrasts]
-    orders = [exchange(people, basis.tested)[1] for basis in bases]
+    bases = [Basis.of(sample.x, contrast) for contrast in contrasts]
+    orders = [exchange(sample.participants, basis.tested)[1] for basis in bases]
     largest = np.zeros((len(contrasts), permutations))
-    for tile in tiles(latents, rows):
+    for tile in tiles(sample):
         for contrast, (basis, order) in enumerate(zip(bases, orders, strict=True)):
             seeded = (order(np.random.default_rng([seed, 2, k])) for k in range(permutations))
             found = permuted_maxima(basis, basis.unit_residuals(tile, device), seeded)
@@ -67,13 +58,14 @@ def max_statistics(
     return largest
 
 
-def tiles(latents: Rows, rows: Sequence[int]) -> Iterator[NDArray[Any]]:
+def tiles(sample: Sample) -> Iterator[NDArray[Any]]:
     """Some latents of all scans at a time; (n, tile).
 
     The store holds scan after scan. It is read once, a block of scans at a time; what was read waits in a temporary
     file, tile after tile, as large as the scans' latents.
     """
-    n, first = len(rows), np.asarray(latents[int(rows[0])])
+    latents, rows, first = sample.latents, sample.rows, sample.first()
+    n = len(rows)
     size, dtype = first.size, first.dtype
     width = max(1, TILE_BYTES // ((dtype.itemsize + 4) * n))  # a tile and its float32 residuals
     parts = [slice(start, min(start + width, size)) for start in range(0, size, width)]
@@ -158,18 +150,19 @@ def permuted_maxima(basis: Basis, residual: torch.Tensor, orders: Iterator[Order
     return torch.cat(largest).double().cpu().numpy()
 
 
-def exchange(people: Sequence[str], tested: Array) -> tuple[str, Callable[[np.random.Generator], Order]]:
+def exchange(participants: Sequence[str], tested: Array) -> tuple[str, Callable[[np.random.Generator], Order]]:
     """What may be exchanged for a test, in words, and a function that draws an order of the scans.
 
-    One scan a person: scans. Else whole people with the same number of scans, so that what a person's scans share stays
-    together; or, for an effect that lies mostly within people (time since baseline), the scans within each person.
+    One scan a participant: scans. Else whole participants with the same number of scans, so that what a participant's
+    scans share stays together; or, for an effect that lies mostly within participants (time since baseline), the scans
+    within each participant.
     """
-    codes = np.unique(np.asarray(people), return_inverse=True)[1]
+    codes = np.unique(np.asarray(participants), return_inverse=True)[1]
     scans = np.bincount(codes)
-    by_person = np.argsort(codes, kind="stable")
+    by_participant = np.argsort(codes, kind="stable")
     starts = np.cumsum(scans) - scans
-    # (people, scans each) rows of the people with 1, 2, ... scans
-    blocks = [by_person[starts[scans == count][:, None] + np.arange(count)] for count in np.unique(scans)]
+    # (participants, scans each) rows of the participants with 1, 2, ... scans
+    blocks = [by_participant[starts[scans == count][:, None] + np.arange(count)] for count in np.unique(scans)]
     means = np.stack([np.bincount(codes, column) / scans for column in tested.T], axis=1)[codes]
     within = scans.max() > 1 and np.square(tested - means).sum() > 0.5 * np.square(tested).sum()
     words = "scans within participants" if within else "whole participants" if scans.max() > 1 else "scans"

@@ -13,6 +13,7 @@ from brainscm.scm.design import Array
 from brainscm.scm.image import fit_image
 from brainscm.scm.inference import EFFECTS, robust_covariance, standardised_effect
 from brainscm.scm.model import Scm
+from brainscm.scm.sample import Sample
 
 COLUMNS = [
     "contrast", "effect", "region", "source", "estimate_ml", "standard_error_ml", "ci95_low_ml", "ci95_high_ml",
@@ -39,7 +40,7 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
     """
     volumes = table.set_index("scan").loc[scm.training["scan"]]
     node_of = {column: node for node, column in scm.covariates.columns.items()}
-    x, people = scm.design_matrix(scm.training), scm.training["participant"].to_numpy()
+    x, participants = scm.design_matrix(scm.training), scm.training["participant"].to_numpy()
     records = []
     for contrast, ends in scm.options.contrasts.items():
         for effect in EFFECTS:
@@ -54,7 +55,9 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
                 used = np.isfinite(measured)
                 if node is None:
                     rows = np.array([drawn_row for drawn_row, _ in drawn])
-                    found = _glm(scm, row, rows, x[used], measured[used], people[used].tolist())
+                    volume = measured[used][:, None]
+                    sample = Sample.of(x[used], scm.design.columns, volume, participants[used].tolist())
+                    found = _glm(scm, row, rows, sample)
                 elif mediated and node in scm.graph.descendants(tuple(ends)):
                     freedom = scm.training["participant"].nunique() - len(scm.nodes[node].design.columns)
                     found = (
@@ -99,13 +102,11 @@ def finished(records: Sequence[dict[str, object]]) -> pd.DataFrame:
     return found
 
 
-def _glm(
-    scm: Scm, row: Array, drawn_rows: Array, x: Array, volume: Array, people: list[str]
-) -> tuple[float, float, int, float]:
+def _glm(scm: Scm, row: Array, drawn_rows: Array, sample: Sample) -> tuple[float, float, int, float]:
     """Effect of the contrast `row` (p,) on one volume, its standard error, degrees of freedom and Cohen's d."""
-    z, c, rows = volume[:, None], row[None], range(len(x))
-    fitted = fit_image(x, z, rows, people, scm.design.columns, scm.seed, drawn=False)
-    covariance, groups, _ = robust_covariance(scm.options.image.errors, fitted, c, x, z, rows, people)
+    c = row[None]
+    fitted = fit_image(sample, seed=scm.seed, drawn=False)
+    covariance, groups, _ = robust_covariance(scm.options.image.errors, fitted, c, sample)
     if covariance is None:
         covariance = (c @ fitted.xtx_inverse @ c.T)[..., None] * fitted.residual_variance
     b = fitted.coefficients[:, 0]
