@@ -23,7 +23,6 @@ rule synthesize_counterfactuals:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
-        preproc_dir=subpath(input.qc, parent=True),
         scm_dir=subpath(input.image_model, parent=True),
         counterfactuals_dir=subpath(output.manifest, parent=True),
         scm=config["scm"],

@@ -28,10 +28,10 @@ rule fit_scm:
         mem_mb=lambda wildcards, attempt: (8000 if config["preprocess"]["voxel_mm"] >= 1.5 else 16000) * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        preproc_dir=subpath(input.qc, parent=True),
+        scm_dir=subpath(output.image_model, parent=True),
         options=config["scm"],
         template=config["template"],
-        preprocess=config["preprocess"],
+        voxel_mm=config["preprocess"]["voxel_mm"],
         seed=config["seed"],
         code=lambda wildcards: code_fingerprint("fit_scm"),
     message:

@@ -12,7 +12,7 @@ with job(snakemake):
     from brainscm.encoding.model import load_autoencoder
     from brainscm.latents.store import LatentStore
     from brainscm.parallel import choose_device
-    from brainscm.scm.covariates import covariate_table
+    from brainscm.scans import ScanTable
     from brainscm.scm.model import load_scm
     from brainscm.tables import write_table
 
@@ -21,12 +21,11 @@ with job(snakemake):
     store = LatentStore.open(source.latents)
     manifest = synthesize(
         scm=load_scm(Path(params.scm_dir), ScmOptions.model_validate(params.scm)),
-        autoencoder=load_autoencoder(Path(source.model), choose_device("auto").type),
-        table=covariate_table(source.scans, source.qc),
-        latents=store.latents,
-        latent_scans=list(store.scans),
+        encoder=load_autoencoder(Path(source.model), choose_device("auto").type),
+        encoder_identity=store.identity,
+        scans=ScanTable.read(source.scans, source.qc),
+        store=store,
         queries=[QueryOptions.model_validate(query) for query in params.queries],
-        preproc_dir=Path(params.preproc_dir),
         out_dir=Path(params.counterfactuals_dir),
     )
     write_table(manifest, snakemake.output.manifest)

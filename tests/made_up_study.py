@@ -29,13 +29,10 @@ from brainscm.latents.encode import encode_scans
 from brainscm.latents.store import LatentStore
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
-from brainscm.scans import usable_scans
+from brainscm.scans import ScanTable, usable_scans
 from brainscm.scm.covariates import covariate_table
-from brainscm.scm.diagnostics import diagnose, held_out
-from brainscm.scm.effects import write_effect_maps
-from brainscm.scm.inference import contrast_tests
-from brainscm.scm.model import Scm, load_scm
-from brainscm.scm.regional_effects import measured_effects
+from brainscm.scm.model import load_scm
+from brainscm.scm.stage import run as fit_scm
 from brainscm.tables import read_table, write_table
 from brainscm.training.fidelity import psnr, ssim
 
@@ -95,7 +92,7 @@ def draw_brain(
 REGIONS = ("csf", "gm", "wm", "ventricles")
 
 
-def segment(volume: np.ndarray, mask: np.ndarray, head_size: float) -> dict[str, float]:
+def segment(volume: np.ndarray, mask: np.ndarray, head_size: float = 1.0) -> dict[str, float]:
     """Regional volumes in ml by fixed thresholds."""
     ml = VOXEL_MM**3 / 1000
     inside = volume[mask]
@@ -294,31 +291,9 @@ def _encode(folder: Path) -> None:
 
 def _fit(folder: Path, config: Config, seed: int) -> None:
     store = LatentStore.open(folder / "latents" / "latents.zarr")
-    names = list(store.scans)
-    table = covariate_table(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
-    encoded = table.set_index("scan", drop=False).loc[names].reset_index(drop=True)
-    scm = Scm.fit(encoded, store.latents, config.scm, seed)
-    scm.save(folder / "scm")
-    rows = [names.index(scan) for scan in scm.training["scan"]]
-    write_table(contrast_tests(scm, scm.sample(store.latents, rows)), folder / "scm" / "tests.tsv")
-    diagnosed = diagnose(scm, offered=int((encoded["split"] == "train").sum()))
-    write_table(pd.concat([diagnosed, held_out(scm, encoded, store.latents)]), folder / "scm" / "diagnostics.tsv")
+    scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
     model = load_autoencoder(folder / "autoencoder" / "model.pt")
-    grid = Grid(SHAPE, _affine(SHAPE))
-    mask = template().brain_mask
-    decoded = write_effect_maps(
-        scm, model, grid, folder / "scm" / "effects", measure=lambda volume: segment(volume, mask, 1.0)
-    )
-    measured = measured_effects(scm, encoded, REGIONS)
-    write_table(pd.concat([measured, decoded]), folder / "scm" / "regional_effects.tsv")
-    manifest = synthesize(
-        scm=scm,
-        autoencoder=model,
-        table=table,
-        latents=store.latents,
-        latent_scans=names,
-        queries=config.counterfactuals,
-        preproc_dir=folder / "preproc",
-        out_dir=folder / "counterfactuals",
-    )
+    brain_mask = template().brain_mask
+    scm = fit_scm(scans, store, model, IDENTITY, config.scm, segment, brain_mask, seed, folder / "scm")
+    manifest = synthesize(scm, model, IDENTITY, scans, store, config.counterfactuals, folder / "counterfactuals")
     write_table(manifest, folder / "counterfactuals" / "manifest.tsv")

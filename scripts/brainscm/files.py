@@ -82,12 +82,14 @@ def write_dataset_description(
     dataset_type: Literal["raw", "derivative"] = "derivative",
     generated_by: Mapping[str, str] | None = None,
     links: Mapping[str, str] | None = None,
+    further: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the file that makes a folder a BIDS dataset.
 
     Args:
         generated_by: name and version of the program; BrainSCM if None.
         links: other datasets that BIDS URIs speak of → where they lie.
+        further: fields that BIDS does not know.
     """
     program = generated_by or {"Name": "BrainSCM", "Version": brainscm.__version__}
     described: dict[str, Any] = {
@@ -98,4 +100,4 @@ def write_dataset_description(
     }
     if links:
         described["DatasetLinks"] = dict(links)
-    write_json(folder / "dataset_description.json", described)
+    write_json(folder / "dataset_description.json", {**described, **(further or {})})

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,24 @@ import torch
 from test_scm_model import latent_shift
 from torch import Tensor
 
+from brainscm import scans
 from brainscm.config import QueryOptions, ScmOptions
+from brainscm.counterfactuals import synthesis
 from brainscm.counterfactuals.prediction import Factual, predict
-from brainscm.counterfactuals.queries import plan_query, select_scans
+from brainscm.counterfactuals.queries import plan_for, plan_query, select_scans
 from brainscm.counterfactuals.synthesis import synthesize
 from brainscm.encoding.encoder import Unaligned
-from brainscm.errors import ConfigError
-from brainscm.scm.covariates import covariate_table
+from brainscm.encoding.layout import Layout
+from brainscm.errors import BrainSCMError, ConfigError
+from brainscm.identity import Identity
+from brainscm.latents.store import LatentStore
+from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
 from brainscm.tables import read_table, write_table
 
 GRID = (4, 4, 4)
 N = 60
+IDENTITY = Identity(template="T", voxel_mm=3.0, transform="affine", encoder="halving")
 
 
 class Halving(Unaligned):
@@ -49,19 +55,26 @@ class Halving(Unaligned):
 class Study:
     folder: Path
     scm: Scm
-    table: pd.DataFrame
-    latents: np.ndarray
+    scans: ScanTable
+    store: LatentStore
     volumes: np.ndarray
 
-    def run(self, *queries: QueryOptions, table: pd.DataFrame | None = None) -> pd.DataFrame:
+    @property
+    def table(self) -> pd.DataFrame:
+        return self.scans.rows
+
+    @property
+    def latents(self) -> np.ndarray:
+        return self.store.latents
+
+    def run(self, *queries: QueryOptions, encoder_identity: Identity = IDENTITY) -> pd.DataFrame:
         manifest = synthesize(
             scm=self.scm,
-            autoencoder=Halving(),
-            table=self.table if table is None else table,
-            latents=self.latents,
-            latent_scans=[f"sub-{i:02d}" for i in range(N)],
+            encoder=Halving(),
+            encoder_identity=encoder_identity,
+            scans=self.scans,
+            store=self.store,
             queries=queries,
-            preproc_dir=self.folder / "preproc",
             out_dir=self.folder / "counterfactuals",
         )
         write_table(manifest, self.folder / "manifest.tsv")
@@ -93,18 +106,21 @@ def study(tmp_path: Path) -> Study:
         nib.save(nib.Nifti1Image(volume, affine), tmp_path / "preproc" / images[-1])
         nib.save(nib.Nifti1Image(mask, affine), tmp_path / "preproc" / masks[-1])
     split = np.where(np.arange(N) < 48, "train", "test")
-    scans = pd.DataFrame({"scan": ids, "participant": ids, "session": None, "split": split, "age": age, "sex": sex})
+    index = pd.DataFrame({"scan": ids, "participant": ids, "session": None, "split": split, "age": age, "sex": sex})
     measured = {"scan": ids, "status": "pass", "reasons": None, "csf_ml": csf}
-    write_table(scans, tmp_path / "scans.tsv")
-    write_table(pd.DataFrame(measured | {"preproc_t1w": images, "template_mask": masks}), tmp_path / "qc.tsv")
-    table = covariate_table(tmp_path / "scans.tsv", tmp_path / "qc.tsv")
+    write_table(index, tmp_path / "scans.tsv")
+    qc = pd.DataFrame(measured | {"preproc_t1w": images, "template_mask": masks})
+    write_table(qc, tmp_path / "preproc" / "qc.tsv")
+    table = ScanTable.read(tmp_path / "scans.tsv", tmp_path / "preproc" / "qc.tsv")
+    store = LatentStore(latents, ids, Layout((1,)), IDENTITY)
     declared = ScmOptions.model_validate(
         {
             "nodes": {"age": {"unit": "years"}, "sex": {"levels": ["F", "M"]}, "csf": {"formula": "age"}},
             "image": {"formula": "age + sex + csf"},
         }
     )
-    return Study(tmp_path, Scm.fit(table, latents, declared, seed=3), table, latents, volumes)
+    scm = Scm.fit(table.rows, latents, declared, seed=3, identity=IDENTITY)
+    return Study(tmp_path, scm, table, store, volumes)
 
 
 def query(**fields: Any) -> QueryOptions:
@@ -146,7 +162,8 @@ def test_files_keep_the_scans_grid_and_say_where_they_come_from(study: Study) ->
         assert sidecar["Do"] == {"age": 80}
         assert sidecar["NodeValues"]["counterfactual_age"] == 80
         assert sidecar["Sources"] == [f"bids:preproc:{study.table['preproc_t1w'].iloc[50]}"]
-    assert (study.folder / "counterfactuals" / "dataset_description.json").exists()
+    description = json.loads((study.folder / "counterfactuals" / "dataset_description.json").read_text())
+    assert Identity.model_validate(description["Identity"]) == IDENTITY
     assert not list((study.folder / "counterfactuals").rglob("*partial*"))
 
 
@@ -159,21 +176,44 @@ def test_a_null_intervention_returns_the_scan(study: Study) -> None:
 
 
 def test_bad_scans_are_listed_with_their_reason_and_the_others_go_on(study: Study) -> None:
-    table = study.table.astype({"preproc_reasons": object})
-    at = table.set_index("scan").index.get_loc
-    table.loc[at("sub-48"), ["preproc_status", "preproc_reasons"]] = ["fail", "no brain found"]
-    table.loc[at("sub-49"), "age"] = np.nan
-    (study.folder / "preproc" / table["preproc_t1w"].iloc[50]).write_bytes(b"not a gzip")
-    table.loc[at("sub-51"), "preproc_status"] = np.nan
-    manifest = study.run(query(), table=table).set_index("scan")
+    index, qc = (read_table(study.folder / name) for name in ("scans.tsv", "preproc/qc.tsv"))
+    qc = qc.astype({"reasons": object})
+    qc.loc[48, ["status", "reasons"]] = ["fail", "no brain found"]
+    index.loc[49, "age"] = np.nan
+    study.scans.path("sub-50", "preproc_t1w").write_bytes(b"not a gzip")
+    write_table(index, study.folder / "scans.tsv")
+    write_table(qc.drop(index=51), study.folder / "preproc" / "qc.tsv")
+    study.scans = ScanTable.read(study.folder / "scans.tsv", study.folder / "preproc" / "qc.tsv")
+    rows = np.array([row for row in range(N) if row != 52])
+    study.store = replace(study.store, latents=study.latents[rows], scans=[study.store.scans[row] for row in rows])
+    manifest = study.run(query()).set_index("scan")
     reasons = manifest.loc[manifest["status"] == "fail", "reason"]
-    assert reasons.index.tolist() == ["sub-48", "sub-49", "sub-50", "sub-51"]
+    assert reasons.index.tolist() == ["sub-48", "sub-49", "sub-50", "sub-51", "sub-52"]
     assert reasons["sub-48"] == "preprocessing failed: no brain found"
     assert reasons["sub-49"] == "age is missing"
     assert "cannot be read" in reasons["sub-50"]
     assert reasons["sub-51"] == "preprocessing failed: no status"
+    assert reasons["sub-52"] == "it has no latent; run encode_scans again"
     assert manifest.loc[manifest["status"] == "fail", "path"].isna().all()
-    assert (manifest["status"] == "pass").sum() == 8
+    assert (manifest["status"] == "pass").sum() == 7
+
+
+def test_a_query_is_planned_for_the_scans_that_can_be_used_and_keeps_those_that_cannot(study: Study) -> None:
+    table = study.scans.leave_out(pd.Series({"sub-49": "it is upside down"}))
+    plan = plan_for(study.scm, table, query(scans=["sub-48", "sub-49", "sub-50"]))
+    assert plan.asked == ("sub-48", "sub-49", "sub-50")
+    assert plan.rows.index.tolist() == plan.support.index.tolist() == ["sub-48", "sub-50"]
+    assert len(plan.step) == 2
+
+
+def test_what_is_not_of_one_encoder_is_refused_before_anything_is_written(study: Study) -> None:
+    other = IDENTITY.encoded_by("another")
+    with pytest.raises(BrainSCMError, match=r"latents and the encoder are of two different models; run encode_scans"):
+        study.run(query(), encoder_identity=other)
+    study.store = replace(study.store, identity=other)
+    with pytest.raises(BrainSCMError, match=r"causal model and the latents are of two different models; run fit_scm"):
+        study.run(query(), encoder_identity=other)
+    assert not (study.folder / "counterfactuals").exists()
 
 
 def test_a_scan_alone_gives_the_same_volume_as_among_others(study: Study) -> None:
@@ -230,7 +270,7 @@ def test_the_files_hold_what_is_predicted_of_all_scans_at_once(study: Study, dec
     asked = query(decode=decode, do={"age": 75, "sex": "F"}, effect="direct")
     manifest = study.run(asked)
     rows = study.table[study.table["split"] == "test"]
-    at = rows.index.to_numpy()
+    at = study.store.rows(rows["scan"])
     plan = plan_query(study.scm, rows, asked)
     factual = Factual(Halving(), *(torch.from_numpy(each[at]) for each in (study.volumes[:, None], study.latents)))
     made = predict(factual, study.scm.image, plan.step, decode)
@@ -247,12 +287,10 @@ def test_the_files_hold_what_is_predicted_of_all_scans_at_once(study: Study, dec
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_memory_holds_a_scan_a_thread(study: Study, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    import brainscm.counterfactuals.synthesis as synthesis
-
     read: list[str] = []
     written: list[str] = []
     held: list[float] = []
-    real_read: Callable[..., Any] = synthesis.read_volume
+    real_read: Callable[..., Any] = scans.read_volume
     real_write: Callable[..., Any] = synthesis.write_volume
 
     def reading(path: Path, grid: Any) -> Any:
@@ -264,7 +302,7 @@ def test_memory_holds_a_scan_a_thread(study: Study, monkeypatch: pytest.MonkeyPa
         real_write(path, volume, grid)
         written.append(str(path))
 
-    monkeypatch.setattr(synthesis, "read_volume", reading)
+    monkeypatch.setattr(scans, "read_volume", reading)
     monkeypatch.setattr(synthesis, "write_volume", writing)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

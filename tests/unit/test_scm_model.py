@@ -458,7 +458,8 @@ def test_effect_map_is_the_decoded_contrast_with_its_standard_error(
 
 
 def test_effect_maps_are_written_with_direct_ones_where_there_are_mediators(scm: Scm, tmp_path: Path) -> None:
-    write_effect_maps(scm, LinearDecoder(), Grid((4, 4, 4), np.diag([2.0, 2, 2, 1])), tmp_path)
+    grid, everywhere = Grid((4, 4, 4), np.diag([2.0, 2, 2, 1])), np.ones((4, 4, 4), dtype=bool)
+    write_effect_maps(scm, LinearDecoder(), grid, lambda volume, mask, head_size=1.0: {}, everywhere, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "ageing_T1w.nii.gz",
         "ageing_desc-directUncertainty_T1w.nii.gz",

@@ -238,10 +238,13 @@ def test_regions_of_the_decoded_maps_change_as_the_maps_do(tmp_path: Path) -> No
     scm = Scm.fit(cohort.table, cohort.latents, known_options(ageing={"age": [50, 80]}), seed=7)
     grid = Grid((4, 4, 4), np.diag([2.0, 2, 2, 1]))
 
-    def halves(volume: np.ndarray) -> dict[str, float]:
+    def halves(volume: np.ndarray, mask: np.ndarray, head_size: float = 1.0) -> dict[str, float]:
+        assert (mask == brain_mask).all()
+        assert head_size == 1
         return {"left": float(volume[:2].sum()), "right": float(volume[2:].sum())}
 
-    found = write_effect_maps(scm, LinearDecoder(), grid, tmp_path, halves)
+    brain_mask = np.ones((4, 4, 4), dtype=bool)
+    found = write_effect_maps(scm, LinearDecoder(), grid, halves, brain_mask, tmp_path)
     found = found.set_index(["contrast", "effect", "region"])
     assert set(found.index.droplevel("region")) == {("ageing", "total"), ("ageing", "direct")}
     volume = np.asarray(nib.load(tmp_path / "ageing_desc-direct_T1w.nii.gz").dataobj)

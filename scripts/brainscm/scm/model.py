@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from brainscm.config import Scalar, ScmOptions
 from brainscm.encoding.layout import Layout
-from brainscm.errors import ConfigError, ScanError
+from brainscm.errors import BrainSCMError, ConfigError, ScanError
 from brainscm.files import whole
 from brainscm.identity import Identity
 from brainscm.parallel import CPU
@@ -50,6 +50,7 @@ class Scm:
         covariates, design, nodes: learnt from `training` alone. nodes: the fitted node of each formula, parents first.
         image: the image node.
         seed: of the workflow; decides what is random in the noise of discrete nodes.
+        identity: of the latents that the image node was fitted on, where it was told.
     """
 
     options: ScmOptions
@@ -60,6 +61,7 @@ class Scm:
     nodes: dict[str, NodeModel]
     image: ImageModel
     seed: int
+    identity: Identity | None = None
 
     @classmethod
     def fit(
@@ -125,7 +127,7 @@ class Scm:
             row_demean=weighting.demean,
         )
         columns = ["scan", "participant", *dict.fromkeys(covariates.columns.values())]
-        return cls(options, graph, training[columns], covariates, design, nodes, image, seed)
+        return cls(options, graph, training[columns], covariates, design, nodes, image, seed, identity)
 
     def save(self, folder: Path) -> None:
         """Write `covariates.tsv`, `nodes.tsv`, `node_models.npz` and `image_model.npz`."""
@@ -134,7 +136,8 @@ class Scm:
         columns = ["node", "family", "formula", "term", "estimate", "standard_error", "z", "p", "ci95_low", "ci95_high"]
         tables = [node.table() for node in self.nodes.values()]
         write_table(pd.concat(tables) if tables else pd.DataFrame(columns=columns), folder / "nodes.tsv")
-        arrays: dict[str, NDArray] = {"seed": np.array(self.seed)}
+        identity = "" if self.identity is None else self.identity.model_dump_json()
+        arrays: dict[str, NDArray] = {"seed": np.array(self.seed), "identity": np.array(identity)}
         for name, node in self.nodes.items():
             arrays[f"{name}/family"] = np.array(node.family)
             arrays[f"{name}/terms"] = np.array(node.terms)
@@ -145,6 +148,15 @@ class Scm:
         with whole(folder / "node_models.npz") as partial:
             np.savez(partial, **arrays)  # type: ignore[arg-type]
         self.image.save(folder / "image_model.npz")
+
+    def check_latents(self, identity: Identity) -> None:
+        """Make sure that latents of this identity may be used with the model.
+
+        Raises:
+            BrainSCMError: it was fitted on others.
+        """
+        if self.identity is not None:
+            self.identity.check(identity, "the causal model", "the latents", "run fit_scm again")
 
     def values(self, table: pd.DataFrame) -> pd.DataFrame:
         """The nodes' values of a table, one typed column a node, whatever its columns are called.
@@ -302,6 +314,7 @@ def load_scm(folder: Path, options: ScmOptions) -> Scm:
 
     Raises:
         ConfigError: the graph in the config is not the one that was fitted.
+        BrainSCMError: the files are of another version.
     """
     folder = Path(folder)
     graph = read_graph(options)
@@ -311,7 +324,9 @@ def load_scm(folder: Path, options: ScmOptions) -> Scm:
     changed = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
     nodes = {}
     with np.load(folder / "node_models.npz", allow_pickle=False) as stored:
-        seed = int(stored["seed"])
+        if "identity" not in stored:
+            raise BrainSCMError(f"{folder}: was written by another version of BrainSCM; run fit_scm again.")
+        seed, identity = int(stored["seed"]), str(stored["identity"])
         for name, formula in graph.formulas.items():
             if formula is None:
                 continue
@@ -336,4 +351,5 @@ def load_scm(folder: Path, options: ScmOptions) -> Scm:
     design = Design.learn(graph.image, _filled(covariates.read(training), nodes), IMAGE_FORMULA)
     if tuple(image.columns) != design.columns:
         raise changed
-    return Scm(options, graph, training, covariates, design, nodes, image, seed)
+    known = Identity.model_validate_json(identity) if identity else None
+    return Scm(options, graph, training, covariates, design, nodes, image, seed, known)

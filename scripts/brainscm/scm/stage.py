@@ -1,0 +1,71 @@
+"""The SCM stage: from the study's latents to the model, its tests and diagnostics, and its effects as anatomy."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from brainscm.config import ScmOptions
+from brainscm.encoding.encoder import Encoder
+from brainscm.identity import Identity
+from brainscm.images import Mask
+from brainscm.latents.store import LatentStore
+from brainscm.parallel import CPU
+from brainscm.regions import REGIONS, MeasureRegions
+from brainscm.scans import ScanTable
+from brainscm.scm.diagnostics import diagnose, held_out
+from brainscm.scm.effects import write_effect_maps
+from brainscm.scm.inference import contrast_tests
+from brainscm.scm.model import Scm
+from brainscm.scm.regional_effects import measured_effects
+from brainscm.tables import write_table
+
+logger = logging.getLogger("brainscm")
+
+
+def run(
+    scans: ScanTable,
+    store: LatentStore,
+    encoder: Encoder,
+    encoder_identity: Identity,
+    options: ScmOptions,
+    measure: MeasureRegions,
+    brain_mask: Mask,
+    seed: int,
+    folder: Path,
+    device: torch.device = CPU,
+) -> Scm:
+    """Fit the SCM on the training scans, and write it and what is told of it.
+
+    Args:
+        scans: of the cohort; `store`: their latents, which `encoder` has made.
+        encoder_identity: what scans the encoder is for.
+        options: the graph.
+        measure: regional volumes, of decoded brains inside the template's `brain_mask`.
+        seed: of the workflow.
+        folder: receives the model (see `Scm.save`), `tests.tsv`, `diagnostics.tsv`, `regional_effects.tsv` and the maps
+            in `effects/`.
+        device: where the image node is fitted and tested.
+
+    Raises:
+        BrainSCMError: the latents are not this encoder's.
+        ConfigError: the graph does not fit the scans.
+    """
+    store.identity.check(encoder_identity, "the latents", "the encoder", "run encode_scans again")
+    table = scans.rows.loc[list(store.scans)]
+    scm = Scm.fit(table, store.latents, options, seed, store.layout, store.identity, device)
+    scm.save(folder)
+    logger.info("fitted on %d training scans", len(scm.training))
+
+    sample = scm.sample(store.latents, store.rows(scm.training["scan"]))
+    write_table(contrast_tests(scm, sample, device), folder / "tests.tsv")
+    diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
+    write_table(pd.concat([diagnosed, held_out(scm, table, store.latents, device)]), folder / "diagnostics.tsv")
+
+    measured = measured_effects(scm, table, [region.name for region in REGIONS])
+    decoded = write_effect_maps(scm, encoder, scans.grid, measure, brain_mask, folder / "effects")
+    write_table(pd.concat([measured, decoded]), folder / "regional_effects.tsv")
+    return scm
