@@ -7,7 +7,9 @@ docs/reference/configuration.md are written from these models by `make schema`.
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -215,6 +217,37 @@ class AutoencoderOptions(Options):
     """Where training runs; `auto` takes a GPU where there is one."""
 
 
+Family = Literal["gaussian", "gamma", "poisson", "binomial", "multinomial", "ordered"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A node's values are numbers: which ones in words, above which number, and whether they are whole."""
+
+    needed: str = "numbers"
+    above: float = -math.inf
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A node's values are two levels or more: how many in words, and at most."""
+
+    needed: str = "levels"
+    most: int | None = None
+
+
+# What values a node of each family has; how it is fitted stands in `brainscm.scm.families`.
+FAMILY_VALUES: dict[str, Numbers | Levels] = {
+    "gaussian": Numbers(),
+    "gamma": Numbers("values above 0", above=0),
+    "poisson": Numbers("counts (0, 1, 2, ...)", above=-1, whole=True),
+    "binomial": Levels("two levels", most=2),
+    "multinomial": Levels(),
+    "ordered": Levels(),
+}
+
+
 class NodeOptions(Options):
     """A node takes its values from a column of `participants.tsv` or of the sessions tables, or from what preprocessing
     measured: `gm`, `wm`, `csf`, `ventricles`, `brain`, `medial_temporal_gm` and the regions of an atlas (ml), or
@@ -230,7 +263,7 @@ class NodeOptions(Options):
     """Unit of a number, for the report."""
     formula: str | None = None
     """The node's parents, as a formula like `age + sex`. A node without one is exogenous."""
-    family: Literal["gaussian", "gamma", "poisson", "binomial", "multinomial", "ordered"] | None = None
+    family: Family | None = None
     """Distribution of a node with a formula: gamma for positive numbers (log link), poisson for counts, binomial for
     two levels. By default gaussian for numbers, binomial or multinomial for levels."""
 

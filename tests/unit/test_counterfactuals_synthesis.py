@@ -17,6 +17,7 @@ from torch import Tensor
 from brainscm import scans
 from brainscm.config import QueryOptions, ScmOptions
 from brainscm.counterfactuals import synthesis
+from brainscm.counterfactuals.decoding import STRATEGIES
 from brainscm.counterfactuals.prediction import Factual, predict
 from brainscm.counterfactuals.queries import plan_for, plan_query, select_scans
 from brainscm.counterfactuals.synthesis import synthesize
@@ -283,6 +284,27 @@ def test_the_files_hold_what_is_predicted_of_all_scans_at_once(study: Study, dec
         sd = torch.stack(drawn).std(dim=0)
         for i, path in enumerate(manifest["uncertainty_path"]):
             np.testing.assert_allclose(study.image(path)[1:], sd[i, 0, 1:], atol=1e-5)
+
+
+def test_a_decode_strategy_of_ones_own_is_asked_for_by_its_name(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubled(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Twice the decoded change.
+
+        A strategy as somebody may add one, who lists it in `STRATEGIES` and in the options.
+        """
+        difference = 2 * (factual.encoder.decode(factual.latents + shift) - factual.decoded)
+        return factual.volumes + difference, difference
+
+    monkeypatch.setitem(STRATEGIES, "doubled", doubled)
+    asked = query(name="twice", do={"age": "-10"})
+    asked.decode = "doubled"  # type: ignore[assignment]
+    manifest = study.run(asked, query(name="once", do={"age": "-10"})).set_index("query")
+    twice, once = (study.image(manifest.loc[name, "difference_path"].iloc[0]) for name in ("twice", "once"))
+    np.testing.assert_allclose(twice, 2 * once, atol=1e-6)
+    assert np.abs(once).max() > 0.01
+    written = study.folder / "counterfactuals" / "sub-48" / "anat" / "sub-48_space-T_res-3mm_desc-twice_T1w.json"
+    told = json.loads(written.read_text())
+    assert (told["Decode"], told["Description"]) == ("doubled", "Counterfactual T1w. Twice the decoded change.")
 
 
 @pytest.mark.parametrize("threads", [1, 3])

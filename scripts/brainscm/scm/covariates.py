@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brainscm.config import QueryOptions, Scalar, ScmOptions
+from brainscm.config import Levels, NodeOptions, Numbers, QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.scm.formula import nearest
-from brainscm.scm.graph import DISCRETE, is_relative, read_graph
+from brainscm.scm.graph import declared_values, is_relative, read_graph, too_many_levels
 from brainscm.tables import read_table
 from brainscm.visits import add_years_since_baseline
 
-MIN_PEOPLE = 2  # a level with one person in it has no noise to learn from
+MIN_PARTICIPANTS = 2  # a level with one participant in it has no noise to learn from
 MANY_LEVELS = 10  # text in more kinds than this, most of it beginning with a number, was meant as numbers
 
-Levels = tuple[str, ...]
+Names = tuple[str, ...]  # of a categorical node's levels, reference first
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Covariates:
     """
 
     columns: dict[str, str]
-    levels: dict[str, Levels | None]
+    levels: dict[str, Names | None]
     ranges: dict[str, tuple[float, float]]
     units: dict[str, str]
 
@@ -116,7 +116,7 @@ def check_table(options: ScmOptions, table: pd.DataFrame, nodes: Collection[str]
     """Check the graph, or some `nodes` of it, against the table of training scans (scan, participant, node columns).
 
     Raises:
-        ConfigError: a node has no column or no value, a number is text, or a level has too few people.
+        ConfigError: a node has no column or no value, a number is text, or a level has too few participants.
     """
     for name, node in options.nodes.items():
         if nodes is not None and name not in nodes:
@@ -132,13 +132,8 @@ def check_table(options: ScmOptions, table: pd.DataFrame, nodes: Collection[str]
         values = table[column].dropna()
         if values.empty:
             raise ConfigError(f"{where}: no training scan has a value of '{column}'; fill it in, or drop the node.")
-        if node.family in ("gaussian", "gamma", "poisson") and not pd.api.types.is_numeric_dtype(values):
-            odd = next(value for value in values if not isinstance(value, int | float))
-            raise ConfigError(f"{where}: a {node.family} node needs numbers, but '{column}' holds '{odd}'; mend it.")
-        if node.family == "gamma" and (values <= 0).any():
-            raise ConfigError(f"{where}: gamma needs values above 0, not {values.min():g} in '{column}'; try gaussian.")
-        if node.family == "poisson" and ((values < 0) | (values % 1 != 0)).any():
-            raise ConfigError(f"{where}: poisson needs counts (0, 1, 2, ...) in '{column}'; try gaussian.")
+        if isinstance(wanted := declared_values(node), Numbers):
+            _check_numbers(where, node.family, wanted, values)
         levels = _levels(name, options, table[column])
         if levels is not None and node.levels is None and node.family is None and _seem_numbers(levels, node.unit):
             raise ConfigError(
@@ -151,7 +146,8 @@ def check_table(options: ScmOptions, table: pd.DataFrame, nodes: Collection[str]
                 f"name a node with levels."
             )
         if levels is not None:
-            _check_levels(where, name, levels, options, table["participant"].groupby(_as_text(table[column])).nunique())
+            counts = table["participant"].groupby(_as_text(table[column])).nunique()
+            _check_levels(where, node, levels, counts)
 
 
 def check_values(options: ScmOptions, queries: Iterable[QueryOptions], table: pd.DataFrame) -> None:
@@ -160,7 +156,7 @@ def check_values(options: ScmOptions, queries: Iterable[QueryOptions], table: pd
     Nodes whose column is not in the table yet (preprocessing will measure it) are left for later.
 
     Raises:
-        ConfigError: see `check_table`; a level that nobody has, text for a number, or a scan that is not there.
+        ConfigError: see `check_table`; a level that no participant has, text for a number, or a scan that is not there.
     """
     training = table[table["split"] == "train"] if "split" in table else table
     check_table(options, training, [name for name in options.nodes if node_column(name, options, table) in table])
@@ -190,23 +186,23 @@ def check_values(options: ScmOptions, queries: Iterable[QueryOptions], table: pd
             _typed(where, value, _levels(node, options, table[column]))
 
 
-def _levels(name: str, options: ScmOptions, column: pd.Series) -> Levels | None:
+def _levels(name: str, options: ScmOptions, column: pd.Series) -> Names | None:
     """The levels of a categorical node, reference first; None for a number."""
     node = options.nodes[name]
     if node.levels is not None:
         return tuple(node.levels)
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    if numeric and node.family not in DISCRETE and name not in read_graph(options).in_c:
+    if numeric and not isinstance(declared_values(node), Levels) and name not in read_graph(options).in_c:
         return None
     return tuple(sorted(_as_text(column).dropna().unique()))
 
 
-def _seem_numbers(levels: Levels, unit: str | None) -> bool:
+def _seem_numbers(levels: Names, unit: str | None) -> bool:
     begin_so = sum(re.match(r"[+-]?\d", level) is not None for level in levels)
     return unit is not None or (len(levels) > MANY_LEVELS and 2 * begin_so > len(levels))
 
 
-def _typed(where: str, value: Scalar, levels: Levels | None) -> Scalar:
+def _typed(where: str, value: Scalar, levels: Names | None) -> Scalar:
     if levels is not None:
         if str(value) not in levels:
             raise ConfigError(f"{where}: '{value}' is not one of its levels; {nearest(str(value), levels)}")
@@ -219,25 +215,36 @@ def _typed(where: str, value: Scalar, levels: Levels | None) -> Scalar:
         raise ConfigError(f"{where}: '{value}' is not a number; write it like 70, or \"+10\" for a change.") from None
 
 
-def _check_levels(where: str, name: str, levels: Levels, options: ScmOptions, people: pd.Series) -> None:
-    """Check that each level has enough people; `people` counts participants by level."""
-    family = options.nodes[name].family
+def _check_numbers(where: str, family: str | None, wanted: Numbers, values: pd.Series) -> None:
+    """Check that a column (without what is missing) holds the numbers that a node's family takes."""
+    if not pd.api.types.is_numeric_dtype(values):
+        odd = next(value for value in values if not isinstance(value, int | float))
+        raise ConfigError(f"{where}: a {family} node needs numbers, but '{values.name}' holds '{odd}'; mend it.")
+    refused = values[(values <= wanted.above) | (wanted.whole & (values % 1 != 0))]
+    if len(refused):
+        raise ConfigError(
+            f"{where}: {family} needs {wanted.needed}, not {refused.iloc[0]:g} in '{values.name}'; try gaussian."
+        )
+
+
+def _check_levels(where: str, node: NodeOptions, levels: Names, participants: pd.Series) -> None:
+    """Check that each level has enough participants, who are counted by level."""
     for level in levels:
-        count = int(people.get(level, 0))
-        if count < MIN_PEOPLE:
-            enough = ", ".join(str(other) for other in levels if people.get(other, 0) >= MIN_PEOPLE)
+        count = int(participants.get(level, 0))
+        if count < MIN_PARTICIPANTS:
+            enough = ", ".join(str(other) for other in levels if participants.get(other, 0) >= MIN_PARTICIPANTS)
             raise ConfigError(
-                f"{where}: level '{level}' has {count} training participants and needs {MIN_PEOPLE}; merge it with "
-                f'another in the table, or list only the levels to use: "levels: [{enough}]".'
+                f"{where}: level '{level}' has {count} training participants and needs {MIN_PARTICIPANTS}; merge it "
+                f'with another in the table, or list only the levels to use: "levels: [{enough}]".'
             )
-    if options.nodes[name].formula is None:
+    if node.formula is None:
         return
     if len(levels) < 2:
         raise ConfigError(f"{where}: every training scan has the value '{levels[0]}'; drop the node or its formula.")
-    if family == "binomial" and len(levels) > 2:
-        raise ConfigError(f"{where}: binomial takes two levels, not {len(levels)}; write multinomial, or ordered.")
-    if family in ("gaussian", "gamma", "poisson"):
-        raise ConfigError(f"{where}: a {family} node holds numbers, not levels; write multinomial or ordered.")
+    if complaint := too_many_levels(node, len(levels)):
+        raise ConfigError(f"{where}: {complaint}")
+    if isinstance(declared_values(node), Numbers):
+        raise ConfigError(f"{where}: a {node.family} node holds numbers, not levels; write multinomial or ordered.")
 
 
 def _as_text(column: pd.Series) -> pd.Series:

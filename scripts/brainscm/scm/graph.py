@@ -6,11 +6,9 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from brainscm.config import QueryOptions, Scalar, ScmOptions
+from brainscm.config import FAMILY_VALUES, Levels, NodeOptions, Numbers, QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.scm.formula import EXAMPLE, FUNCTIONS, MODULES, Formula, nearest, parse_formula
-
-DISCRETE = frozenset({"binomial", "multinomial", "ordered"})
 
 
 @dataclass(frozen=True)
@@ -85,15 +83,12 @@ def check_graph(options: ScmOptions, queries: Iterable[QueryOptions] = ()) -> No
             f"the image; write it like {EXAMPLE}."
         )
     for name, node in options.nodes.items():
-        if node.family in DISCRETE and node.levels is not None and len(node.levels) < 2:
+        if isinstance(declared_values(node), Levels) and node.levels is not None and len(node.levels) < 2:
             raise ConfigError(
                 f"config: scm.nodes.{name}.levels: a {node.family} node needs two levels or more, like [CN, AD]."
             )
-        if node.family == "binomial" and node.levels is not None and len(node.levels) > 2:
-            raise ConfigError(
-                f"config: scm.nodes.{name}.family: binomial takes two levels, not {len(node.levels)}; "
-                f"write multinomial, or ordered."
-            )
+        if node.levels is not None and (complaint := too_many_levels(node, len(node.levels))):
+            raise ConfigError(f"config: scm.nodes.{name}.family: {complaint}")
         if node.levels is not None and len(set(node.levels)) < len(node.levels):
             raise ConfigError(f"config: scm.nodes.{name}.levels: a level stands twice in {node.levels}; give it once.")
     groups = options.image.variance_by
@@ -118,6 +113,19 @@ def check_graph(options: ScmOptions, queries: Iterable[QueryOptions] = ()) -> No
         labels[label] = query.name
 
 
+def declared_values(node: NodeOptions) -> Numbers | Levels | None:
+    """What values a node's family takes; None where no family is declared."""
+    return None if node.family is None else FAMILY_VALUES[node.family]
+
+
+def too_many_levels(node: NodeOptions, count: int) -> str:
+    """Say that a node's family does not take so many levels, and what does; "" if it does."""
+    values = declared_values(node)
+    if not isinstance(values, Levels) or values.most is None or count <= values.most:
+        return ""
+    return f"{node.family} takes {values.needed}, not {count}; write multinomial, or ordered."
+
+
 def query_label(name: str) -> str:
     """The alphanumeric `desc-` label of a query's files: `younger-by_10` becomes `youngerBy10`."""
     first, *rest = [part for part in re.split(r"[^A-Za-z0-9]+", name) if part]
@@ -138,7 +146,7 @@ def _check_value(options: ScmOptions, where: str, node: str, value: Scalar, *, r
         raise ConfigError(f"{where}: {node}: '{value}' is not one of its levels; {nearest(str(value), levels)}")
     if levels is None and is_relative(value) and not relative:
         raise ConfigError(f"{where}: {node}: '{value}' is a change; a contrast takes two values, like [50, 80].")
-    numeric = options.nodes[node].family in ("gaussian", "gamma", "poisson")
+    numeric = isinstance(declared_values(options.nodes[node]), Numbers)
     if numeric and isinstance(value, str) and not is_relative(value):
         raise ConfigError(f"{where}: {node}: '{value}' is not a number; write it like {{{node}: 70}}.")
 

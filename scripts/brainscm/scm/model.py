@@ -25,7 +25,7 @@ from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import Graph, is_relative, read_graph
 from brainscm.scm.image import DRAWS, ImageModel, fit_image
-from brainscm.scm.nodes import NodeModel, fit_node, parameter_names
+from brainscm.scm.nodes import NodeModel, fit_node, load_node
 from brainscm.scm.sample import Rows, Sample
 from brainscm.scm.support import support
 from brainscm.scm.weighting import Weighting, random_intercept, variance_by
@@ -139,12 +139,7 @@ class Scm:
         identity = "" if self.identity is None else self.identity.model_dump_json()
         arrays: dict[str, NDArray] = {"seed": np.array(self.seed), "identity": np.array(identity)}
         for name, node in self.nodes.items():
-            arrays[f"{name}/family"] = np.array(node.family)
-            arrays[f"{name}/terms"] = np.array(node.terms)
-            arrays[f"{name}/parameters"] = node.parameters
-            arrays[f"{name}/covariance"] = node.covariance
-            arrays[f"{name}/dispersion"] = np.array(node.dispersion)
-            arrays[f"{name}/note"] = np.array(node.note)
+            arrays |= {f"{name}/{key}": value for key, value in node.arrays().items()}
         with whole(folder / "node_models.npz") as partial:
             np.savez(partial, **arrays)  # type: ignore[arg-type]
         self.image.save(folder / "image_model.npz")
@@ -316,40 +311,24 @@ def load_scm(folder: Path, options: ScmOptions) -> Scm:
         ConfigError: the graph in the config is not the one that was fitted.
         BrainSCMError: the files are of another version.
     """
-    folder = Path(folder)
     graph = read_graph(options)
     training = read_table(folder / "covariates.tsv")
     covariates, complete = _learn(training, options)
-    image = ImageModel.load(folder / "image_model.npz")
+    with np.load(folder / "node_models.npz", allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    if "identity" not in arrays:
+        raise BrainSCMError(f"{folder}: was written by another version of BrainSCM; run fit_scm again.")
     changed = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
     nodes = {}
-    with np.load(folder / "node_models.npz", allow_pickle=False) as stored:
-        if "identity" not in stored:
-            raise BrainSCMError(f"{folder}: was written by another version of BrainSCM; run fit_scm again.")
-        seed, identity = int(stored["seed"]), str(stored["identity"])
-        for name, formula in graph.formulas.items():
-            if formula is None:
-                continue
-            if f"{name}/terms" not in stored:
-                raise changed
-            family, levels = str(stored[f"{name}/family"]), covariates.levels[name]
-            node_design = Design.learn(formula, complete, f"config: scm.nodes.{name}.formula")
-            terms = parameter_names(family, node_design, levels)
-            if tuple(stored[f"{name}/terms"]) != terms or family != (options.nodes[name].family or family):
-                raise changed
-            nodes[name] = NodeModel(
-                name=name,
-                family=family,
-                design=node_design,
-                levels=levels,
-                terms=terms,
-                parameters=stored[f"{name}/parameters"],
-                covariance=stored[f"{name}/covariance"],
-                dispersion=float(stored[f"{name}/dispersion"]),
-                note=str(stored[f"{name}/note"]),
-            )
+    for name in graph.modelled:
+        own = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
+        node = load_node(name, own, complete, graph, covariates, options) if own else None
+        if node is None:
+            raise changed
+        nodes[name] = node
     design = Design.learn(graph.image, _filled(covariates.read(training), nodes), IMAGE_FORMULA)
+    image = ImageModel.load(folder / "image_model.npz")
     if tuple(image.columns) != design.columns:
         raise changed
-    known = Identity.model_validate_json(identity) if identity else None
-    return Scm(options, graph, training, covariates, design, nodes, image, seed, known)
+    identity = Identity.model_validate_json(str(arrays["identity"])) if arrays["identity"] else None
+    return Scm(options, graph, training, covariates, design, nodes, image, int(arrays["seed"]), identity)
