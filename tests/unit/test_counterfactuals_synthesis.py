@@ -290,7 +290,7 @@ def test_a_decode_strategy_of_ones_own_is_asked_for_by_its_name(study: Study, mo
     def doubled(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Twice the decoded change.
 
-        A strategy as somebody may add one, who lists it in `STRATEGIES` and in the options.
+        A strategy as one may add it, who lists it in `STRATEGIES` and in the options.
         """
         difference = 2 * (factual.encoder.decode(factual.latents + shift) - factual.decoded)
         return factual.volumes + difference, difference

@@ -104,7 +104,7 @@ def test_query_label_is_alphanumeric(name: str, label: str) -> None:
     assert query_label(name) == label
 
 
-def people(**columns: list[Any]) -> pd.DataFrame:
+def participants(**columns: list[Any]) -> pd.DataFrame:
     count = len(next(iter(columns.values())))
     ids = [f"sub-{i}" for i in range(count)]
     return pd.DataFrame({"scan": ids, "participant": ids, **columns})
@@ -125,13 +125,13 @@ def people(**columns: list[Any]) -> pd.DataFrame:
 )
 def test_table_that_does_not_fit_the_graph_is_refused(nodes: Any, columns: Any, words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_table(scm(nodes, "1"), people(**columns))
+        check_table(scm(nodes, "1"), participants(**columns))
     for word in words:
         assert word in str(caught.value)
 
 
-def test_two_scans_of_one_person_are_not_two_people() -> None:
-    table = people(site=["A", "A", "B", "B"])
+def test_two_scans_of_one_participant_are_not_two_participants() -> None:
+    table = participants(site=["A", "A", "B", "B"])
     table["participant"] = ["sub-0", "sub-1", "sub-2", "sub-2"]
     with pytest.raises(ConfigError, match="level 'B' has 1 training participants"):
         check_table(scm({"site": {}}, "site"), table)
@@ -139,14 +139,14 @@ def test_two_scans_of_one_person_are_not_two_people() -> None:
 
 def test_a_value_that_nobody_has_is_found_before_anything_is_measured() -> None:
     options = scm({"site": {}, "ventricles": {}}, "site + ventricles")
-    table = people(site=["Guys", "Guys", "HH", "HH"])
+    table = participants(site=["Guys", "Guys", "HH", "HH"])
     with pytest.raises(ConfigError, match="'Guy' is not one of its levels; did you mean 'Guys'"):
         check_values(options, [query(do={"site": "Guy"})], table)
     check_values(options, [query(do={"site": "HH", "ventricles": 30})], table)
 
 
 def test_what_would_fail_after_a_night_of_preprocessing_is_found_in_the_cohort_table() -> None:
-    table = people(age=[f"{20 + i},5" for i in range(12)], sex=["F", "M"] * 6)
+    table = participants(age=[f"{20 + i},5" for i in range(12)], sex=["F", "M"] * 6)
     with pytest.raises(ConfigError, match="'age' holds text such as '20,5' where numbers seem to be meant"):
         check_values(scm({"age": {}, "sex": {}, "gm": {}}, "age + gm"), [], table)
     table["age"] = range(20, 32)
@@ -163,7 +163,7 @@ def test_what_would_fail_after_a_night_of_preprocessing_is_found_in_the_cohort_t
 
 def test_a_node_finds_its_column() -> None:
     nodes = {"ventricles": {}, "age": {"column": "age_at_scan"}, "site": {}}
-    table = people(ventricles_ml=[10.0, 20.0], age_at_scan=[30, 40], site=[1.0, 1.0])
+    table = participants(ventricles_ml=[10.0, 20.0], age_at_scan=[30, 40], site=[1.0, 1.0])
     covariates = Covariates.learn(table, scm(nodes, "age + ventricles + C(site)"))
     assert covariates.columns == {"ventricles": "ventricles_ml", "age": "age_at_scan", "site": "site"}
     assert covariates.levels == {"ventricles": None, "age": None, "site": ("1",)}
@@ -171,10 +171,10 @@ def test_a_node_finds_its_column() -> None:
 
 
 def test_every_reason_why_a_row_cannot_be_used_is_told() -> None:
-    table = people(age=[50.0, 60.0, None], sex=["F", "F", "M"])
+    table = participants(age=[50.0, 60.0, None], sex=["F", "F", "M"])
     table.loc[3] = ["sub-3", "sub-3", 70.0, "M"]
     covariates = Covariates.learn(table, scm())
-    asked = people(age=[50.0, None, 40.0, None], sex=["F", "F", "X", None])
+    asked = participants(age=[50.0, None, 40.0, None], sex=["F", "F", "X", None])
     assert covariates.problems(asked).tolist() == [
         "",
         "age is missing",
@@ -186,7 +186,7 @@ def test_every_reason_why_a_row_cannot_be_used_is_told() -> None:
 def test_collinear_covariates_are_found_before_anything_is_measured(caplog: pytest.LogCaptureFixture) -> None:
     rng = np.random.default_rng(0)
     age = rng.uniform(40, 80, 60)
-    table = people(age=age.tolist(), months=(12 * age).tolist(), tenure=(age + rng.normal(0, 1, 60)).tolist())
+    table = participants(age=age.tolist(), months=(12 * age).tolist(), tenure=(age + rng.normal(0, 1, 60)).tolist())
     table["site"], table["split"] = np.where(age < 79, "A", "B"), "train"
     nodes = {"age": {}, "months": {}, "tenure": {}, "ventricles": {"formula": "age"}, "site": {}}
     with caplog.at_level(logging.WARNING, logger="brainscm"):

@@ -89,15 +89,15 @@ def test_cluster_robust_equals_statsmodels_however_the_stream_is_cut(
     monkeypatch.setattr(sample_module, "TILE_BYTES", 1)
     rng = np.random.default_rng(1)
     x = design(rng)
-    people = [f"p{i}" for i in rng.integers(0, 20, 50)]
-    person_effect = {p: rng.normal(size=12) for p in people}
-    latents = latents_of(x, rng) + np.array([person_effect[p] for p in people]).reshape(50, *SHAPE)
-    model = fit(x, latents, people)
+    participants = [f"p{i}" for i in rng.integers(0, 20, 50)]
+    participant_effect = {p: rng.normal(size=12) for p in participants}
+    latents = latents_of(x, rng) + np.array([participant_effect[p] for p in participants]).reshape(50, *SHAPE)
+    model = fit(x, latents, participants)
     c = np.eye(5)[1:3]
-    sample = sample_of(x, latents, people)
-    joint = wald_test(model, c, cluster_covariance(model, c, sample), len(set(people)))
-    single = wald_test(model, c[:1], cluster_covariance(model, c[:1], sample), len(set(people)))
-    groups = np.unique(people, return_inverse=True)[1]
+    sample = sample_of(x, latents, participants)
+    joint = wald_test(model, c, cluster_covariance(model, c, sample), len(set(participants)))
+    single = wald_test(model, c[:1], cluster_covariance(model, c[:1], sample), len(set(participants)))
+    groups = np.unique(participants, return_inverse=True)[1]
     # The peer's own products lose digits on an ill-conditioned design; the same columns, orthonormal, lose none.
     q, r = np.linalg.qr(x)
     turned = c @ np.linalg.inv(r)
@@ -160,29 +160,29 @@ def test_block_size_and_order_of_rows_do_not_matter(monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(fit(x, latents).draws, whole.draws, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("people", [None, [f"p{i // 2}" for i in range(50)]])
+@pytest.mark.parametrize("participants", [None, [f"p{i // 2}" for i in range(50)]])
 def test_draws_have_the_coefficients_sampling_covariance(
-    people: list[str] | None, monkeypatch: pytest.MonkeyPatch
+    participants: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_module, "DRAWS", 3000)
     rng = np.random.default_rng(0)
     x = plain(rng)
     x[:, 2] = 5 + 3 * x[:, 1] + x[:, 2]
     latents = latents_of(x, rng)
-    if people:
+    if participants:
         latents = latents + np.repeat(rng.normal(size=(25, *SHAPE)), 2, axis=0)
-    model = fit(x, latents, people)
+    model = fit(x, latents, participants)
     steps = np.einsum("p,kp...->k...", np.array([0, 1.0, -0.5, 0, 0]), model.draws).reshape(3000, -1)
     c = np.array([[0, 1.0, -0.5, 0, 0]])
-    if people:
-        expected = cluster_covariance(model, c, sample_of(x, latents, people))[0, 0]
+    if participants:
+        expected = cluster_covariance(model, c, sample_of(x, latents, participants))[0, 0]
     else:
         expected = (c @ model.xtx_inverse @ c.T)[0, 0] * model.residual_variance.reshape(-1)
     np.testing.assert_allclose(steps.var(axis=0), expected, rtol=0.12)
     assert np.abs(steps.mean(axis=0) / np.sqrt(expected)).max() < 0.1
     # Latents that vary together must be drawn together.
     residual = (latents - model.predict(x)).reshape(50, -1)
-    if not people:
+    if not participants:
         truth = np.corrcoef(residual.T)
         np.testing.assert_allclose(np.corrcoef(steps.T), truth, atol=0.1)
 
@@ -205,8 +205,8 @@ def test_a_constant_latent_is_not_tested() -> None:
     x = plain(rng)
     latents = latents_of(x, rng)
     latents[:, 0, 0, 0] = 7.3
-    model, people, one, joint = fit(x, latents), [str(i // 2) for i in range(50)], np.eye(5)[1:2], np.eye(5)[1:4]
-    clustered = [cluster_covariance(model, c, sample_of(x, latents, people)) for c in (one, joint)]
+    model, participants, one, joint = fit(x, latents), [str(i // 2) for i in range(50)], np.eye(5)[1:2], np.eye(5)[1:4]
+    clustered = [cluster_covariance(model, c, sample_of(x, latents, participants)) for c in (one, joint)]
     for c, covariance in [(one, None), (joint, None), (one, clustered[0]), (joint, clustered[1])]:
         result = wald_test(model, c, covariance, None if covariance is None else 25)
         assert np.isnan(result.p[0])
@@ -225,20 +225,20 @@ def test_units_reference_levels_and_order_change_no_test(seed: int, errors: str)
     other = np.column_stack([np.ones(50), 365.25 * (age - 50), volume / 1000, level == 0, level == 1])
     to_other = np.linalg.lstsq(x, other, rcond=None)[0]  # other = x·to_other
     latents = latents_of(x, rng)
-    people = [f"p{i}" for i in (rng.integers(0, 25, 50) if errors == "clustered" else range(50))]
+    participants = [f"p{i}" for i in (rng.integers(0, 25, 50) if errors == "clustered" else range(50))]
     order = rng.permutation(50)
 
-    def found(x: Array, latents: Array, people: list[str], c: Array) -> tuple[ImageModel, WaldTest]:
-        model, sample = fit(x, latents, people), sample_of(x, latents, people)
+    def found(x: Array, latents: Array, participants: list[str], c: Array) -> tuple[ImageModel, WaldTest]:
+        model, sample = fit(x, latents, participants), sample_of(x, latents, participants)
         if errors == "ordinary":
             return model, wald_test(model, c)
         if errors == "hc3":
             return model, wald_test(model, c, hc3_covariance(model, c, sample))
-        return model, wald_test(model, c, cluster_covariance(model, c, sample), len(set(people)))
+        return model, wald_test(model, c, cluster_covariance(model, c, sample), len(set(participants)))
 
     for c in (np.eye(5)[1:2], np.eye(5)[3:5], rng.normal(size=(1, 5))):
-        model, test = found(x, latents, people, c)
-        mapped, again = found(other[order], latents[order], [people[i] for i in order], c @ to_other)
+        model, test = found(x, latents, participants, c)
+        mapped, again = found(other[order], latents[order], [participants[i] for i in order], c @ to_other)
         np.testing.assert_allclose(
             to_other @ mapped.coefficients.reshape(5, -1), model.coefficients.reshape(5, -1), rtol=1e-7, atol=1e-8
         )

@@ -197,7 +197,7 @@ def test_total_runs_through_the_mediator_and_direct_holds_it(cohort: Cohort, scm
     )
 
 
-def test_draws_carry_the_mediators_uncertainty_too(cohort: Cohort, scm: Scm) -> None:
+def test_draws_hold_the_mediators_uncertainty_too(cohort: Cohort, scm: Scm) -> None:
     rows = cohort.test
     node = scm.nodes["ventricles"]
     at = node.design.columns.index("age")
@@ -242,13 +242,13 @@ def test_intervals_cover_and_null_p_values_are_uniform() -> None:
     assert scipy.stats.kstest(np.concatenate(p_values), "uniform").pvalue > 0.001
 
 
-def test_clustered_errors_keep_their_level_where_people_come_twice() -> None:
+def test_clustered_errors_keep_their_level_where_participants_come_twice() -> None:
     rng = np.random.default_rng(0)
     x = np.repeat(np.column_stack([np.ones(60), rng.normal(size=60)]), 2, axis=0)
-    people = np.repeat([f"p{i}" for i in range(60)], 2)
+    participants = np.repeat([f"p{i}" for i in range(60)], 2)
     z = np.repeat(rng.normal(size=(60, 2000)), 2, axis=0) + 0.3 * rng.normal(size=(120, 2000))
     table = pd.DataFrame(
-        {"scan": [f"s{i}" for i in range(120)], "participant": people, "split": "train", "age": x[:, 1]}
+        {"scan": [f"s{i}" for i in range(120)], "participant": participants, "split": "train", "age": x[:, 1]}
     )
     declared = ScmOptions.model_validate(
         {

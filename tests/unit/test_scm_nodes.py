@@ -123,7 +123,7 @@ def test_unchanged_parents_give_the_factual_value_exactly(family: str) -> None:
 
 @pytest.mark.parametrize("family", ALL)
 def test_counterfactuals_are_distributed_as_the_model_says_under_the_new_parents(family: str) -> None:
-    # Noise abducted from scans of the population, put through the model at age 70, must look like people of 70.
+    # Noise abducted from scans of the population, put through the model at age 70, must look like participants of 70.
     table = cohort(8000, seed=1)
     node, values = fitted(family, table)
     changed = values.assign(age=70.0)
@@ -148,7 +148,7 @@ def test_counterfactuals_are_distributed_as_the_model_says_under_the_new_parents
             assert (new % 1 == 0).all()
 
 
-def test_a_person_does_not_recover_when_the_odds_of_disease_rise() -> None:
+def test_a_participant_does_not_recover_when_the_odds_of_disease_rise() -> None:
     table = cohort(2000)
     node, values = fitted("binomial", table)
     older = node.counterfactual(values, values.assign(age=values["age"] + 20), table["scan"], seed=1)
@@ -206,7 +206,7 @@ def test_draws_have_the_sampling_covariance(family: str) -> None:
 
 
 class LogNormal(Gaussian):
-    """log y = x·b + e: a family as somebody may add one, who lists it in `FAMILIES` and in the options."""
+    """log y = x·b + e: a family as one may add it, who lists it in `FAMILIES` and in the options."""
 
     def fit(self, x: Array, y: Array, participants: pd.Series) -> Fit:
         return super().fit(x, np.log(y), participants)

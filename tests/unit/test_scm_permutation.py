@@ -1,4 +1,4 @@
-"""Family-wise p by permutation: nilearn's on the same permutations, its level kept, people exchanged as wholes."""
+"""Family-wise p by permutation: nilearn's on the same permutations, its level kept, whole participants exchanged."""
 
 from collections.abc import Iterator, Sequence
 
@@ -125,18 +125,18 @@ def test_family_wise_p_by_hand() -> None:
     np.testing.assert_allclose(family_wise_p(np.array([0.05, 0.2, 0.3, 0.4]), largest), [1, 4 / 5, 3 / 5, 1 / 5])
 
 
-def test_people_are_exchanged_as_wholes_and_scans_within_them_where_the_effect_lies_there() -> None:
-    people = ["a", "b", "b", "c", "d", "d", "e", "e", "e"]
+def test_participants_are_exchanged_as_wholes_and_scans_within_them_where_the_effect_lies_there() -> None:
+    participants = ["a", "b", "b", "c", "d", "d", "e", "e", "e"]
     rng = np.random.default_rng(0)
     between, within = np.array([1.0, 2, 2, 3, 4, 4, 0, 0, 0]), np.array([0.0, -1, 1, 0, -1, 1, -1, 0, 1])
-    words, draw = exchange(people, between[:, None])
+    words, draw = exchange(participants, between[:, None])
     assert words == "whole participants"
     seen = {tuple(draw(rng).tolist()) for _ in range(200)}
     assert seen == {(a, *b, 3 - a, *d, 6, 7, 8) for a in (0, 3) for b, d in [((1, 2), (4, 5)), ((4, 5), (1, 2))]}
-    words, draw = exchange(people, within[:, None])
+    words, draw = exchange(participants, within[:, None])
     assert words == "scans within participants"
     orders = np.array([draw(rng) for _ in range(200)])
-    assert all(people[i] == people[j] for order in orders for i, j in enumerate(order))
+    assert all(participants[i] == participants[j] for order in orders for i, j in enumerate(order))
     assert len(np.unique(orders, axis=0)) == 2 * 2 * 6
     words, draw = exchange(singles(9), between[:, None])
     assert words == "scans"
@@ -149,14 +149,14 @@ def test_family_wise_error_is_at_its_level(repeated: bool) -> None:
     trials, count, hits = 300, 99, 0
     mixing = rng.normal(size=(6, 25))
     for trial in range(trials):
-        people = [f"p{i // 2}" for i in range(24)] if repeated else singles(24)
+        participants = [f"p{i // 2}" for i in range(24)] if repeated else singles(24)
         x = np.column_stack([np.ones(24), rng.normal(size=(24, 2))])
         z = rng.standard_t(4, size=(24, 6)) @ mixing
         if repeated:
             x = np.repeat(x[:12], 2, axis=0)
             z = z + np.repeat(3 * rng.normal(size=(12, 6)) @ mixing, 2, axis=0)
         contrast = np.array([[0, 0, 1.0]])
-        largest = max_statistics(sample_of(x, z, range(24), people), [contrast], count, seed=trial)[0]
+        largest = max_statistics(sample_of(x, z, range(24), participants), [contrast], count, seed=trial)[0]
         basis = Basis.of(x, contrast)
         observed = permuted_maxima(basis, basis.unit_residuals(z), iter([np.arange(24)]))
         hits += family_wise_p(observed, largest)[0] <= 0.05

@@ -74,7 +74,7 @@ def test_ridge_is_ridge_and_its_penalty_minimises_generalised_cross_validation()
     np.testing.assert_array_equal(model.residual_variance, plain.residual_variance)
 
 
-def test_ridge_predicts_new_people_better_where_the_design_is_rich_and_leaves_a_good_fit_alone() -> None:
+def test_ridge_predicts_new_participants_better_where_the_design_is_rich_and_leaves_a_good_fit_alone() -> None:
     x, z = sample(n=400, p=16, noise=4)
     rich, new = slice(0, 24), slice(24, 400)
     shrunk, plain = fit(x[rich], z[rich], options(shrinkage="ridge")), fit(x[rich], z[rich])
@@ -205,12 +205,12 @@ def test_what_left_and_right_share_is_estimated_from_both() -> None:
     truth = np.concatenate([half[:, :2] + MIRROR.image(half), half[:, 2:]], axis=1)
     z = x[:, 1, None, None, None, None] * truth + rng.normal(size=(n, 3, *lattice))
     with_mirror, without = fit_with(MIRROR, x, z), fit_with(None, x, z)
-    assert (with_mirror.sides, without.sides) == ("alike", "")
+    assert (with_mirror.sides, without.sides) == ("match", "")
     errors = [np.square(model.coefficients[1] - truth)[:, :2].mean() for model in (with_mirror, without)]
     assert errors[0] < 0.7 * errors[1]
     np.testing.assert_allclose(MIRROR.image(with_mirror.coefficients[1:]), with_mirror.coefficients[1:, :2], atol=1e-12)
     np.testing.assert_allclose(MIRROR.image(with_mirror.draws[0, 1:]), with_mirror.draws[0, 1:, :2], atol=1e-6)
-    # The mean person is as asymmetric as people are.
+    # The mean participant is as asymmetric as participants are.
     np.testing.assert_allclose(with_mirror.predict(x).mean(axis=0), z.mean(axis=0), atol=1e-10)
 
 
@@ -257,15 +257,15 @@ def test_of_an_effect_as_much_is_believed_as_is_true(where: slice) -> None:
     assert not share[STRENGTHS <= 1].any()  # an axis no stronger than noise is taken for noise
 
 
-def test_repeated_scans_are_not_taken_for_more_people() -> None:
-    """Three scans a person, all alike but for little: what chance gives to so few people is no effect."""
+def test_repeated_scans_are_not_taken_for_more_participants() -> None:
+    """Three scans a participant, which hardly differ: what chance gives to so few participants is no effect."""
     rng = np.random.default_rng(13)
-    people = np.repeat(np.arange(20), 3)
+    participants = np.repeat(np.arange(20), 3)
     kept = 0
     for _ in range(10):
-        x = np.column_stack([np.ones(60), rng.normal(size=(20, 4))[people]])
-        z = rng.normal(size=(20, *LARGE))[people] + 0.1 * rng.normal(size=(60, *LARGE))
-        model = fit_image(sample_of(x, z, [str(i) for i in people]), options(), seed=0)
+        x = np.column_stack([np.ones(60), rng.normal(size=(20, 4))[participants]])
+        z = rng.normal(size=(20, *LARGE))[participants] + 0.1 * rng.normal(size=(60, *LARGE))
+        model = fit_image(sample_of(x, z, [str(i) for i in participants]), options(), seed=0)
         kept += bool(model.coefficients[1:].any())
     assert kept <= 3
 
@@ -339,15 +339,15 @@ def scm_options(image: dict[str, Any] | None = None, **fields: Any) -> ScmOption
 
 
 def cohort(n: int = 90, scans: int = 1, seed: int = 0) -> tuple[pd.DataFrame, Array]:
-    """People with `scans` scans each, ten years apart; every fifth person validates. Site B is three times as noisy."""
+    """Participants with `scans` scans each, ten years apart; every fifth validates. Site B is three times as noisy."""
     rng = np.random.default_rng(seed)
     age, site = rng.uniform(30, 70, n), rng.choice(["A", "B"], n)
-    person = rng.normal(size=(n, *SHAPE))
+    participant = rng.normal(size=(n, *SHAPE))
     who = np.repeat(np.arange(n), scans)
     years = np.tile(np.arange(scans) * 10.0, n)
     noise = rng.normal(size=(n * scans, *SHAPE)) * np.where(site[who] == "B", 3.0, 1.0)[:, None, None, None, None]
     slope = rng.normal(size=SHAPE) * 0.05
-    z = person[who] * (2 if scans > 1 else 0) + np.multiply.outer(age[who] + years, slope) + noise
+    z = participant[who] * (2 if scans > 1 else 0) + np.multiply.outer(age[who] + years, slope) + noise
     table = pd.DataFrame(
         {
             "scan": [f"sub-{i}_ses-{j}" for i in range(n) for j in range(scans)],
@@ -386,13 +386,13 @@ def test_a_random_intercept_is_generalised_least_squares_with_the_true_ratio() -
     scm = Scm.fit(table, z, declared, seed=1)
     found = diagnose(scm, 288).set_index(["check", "item"])
     rows = train_rows(table)
-    correlation = found.loc[("within_person_correlation", "image"), "value"]
+    correlation = found.loc[("within_participant_correlation", "image"), "value"]
     shares = (table.iloc[rows]["site"] == "B").mean()
     assert correlation == pytest.approx(4 / (4 + 1 + 8 * shares), abs=0.05)
     assert "random intercept" in found.loc[("training_participants", "used"), "warning"]
     x = scm.design_matrix(table.iloc[rows])
-    people = pd.factorize(table.iloc[rows]["participant"])[0]
-    covariance = (people[:, None] == people) * correlation + np.eye(len(rows)) * (1 - correlation)
+    participants = pd.factorize(table.iloc[rows]["participant"])[0]
+    covariance = (participants[:, None] == participants) * correlation + np.eye(len(rows)) * (1 - correlation)
     for column in (0, 7):
         peer = sm.GLS(z[rows].reshape(len(rows), -1)[:, column], x, sigma=covariance).fit()
         np.testing.assert_allclose(scm.image.coefficients.reshape(3, -1)[:, column], peer.params, rtol=1e-7)
@@ -410,10 +410,10 @@ def test_a_random_intercept_is_generalised_least_squares_with_the_true_ratio() -
 
 def test_without_shared_variance_a_random_intercept_changes_nothing() -> None:
     rng = np.random.default_rng(3)
-    x, people = sample(n=40)[0], [f"p{i // 2}" for i in range(40)]
+    x, participants = sample(n=40)[0], [f"p{i // 2}" for i in range(40)]
     pairs = rng.normal(size=(20, 50))
-    z = np.stack([pairs, -pairs], axis=1).reshape(40, 50)  # a person's scans are opposites
-    weighting = random_intercept(sample_of(x, z, people))
+    z = np.stack([pairs, -pairs], axis=1).reshape(40, 50)  # a participant's scans are opposites
+    weighting = random_intercept(sample_of(x, z, participants))
     np.testing.assert_array_equal(weighting.rows(x), x)
     assert not weighting.demean.any()
 
@@ -472,7 +472,7 @@ def test_tests_are_of_least_squares_and_a_refined_model_survives_saving(image: d
         assert set(contrast_tests(scm, scm.sample(z, rows))["errors"]) == {"hc3"}
 
 
-def test_held_out_people_judge_the_refinement() -> None:
+def test_held_out_participants_tell_whether_the_refinement_helps() -> None:
     table, z = cohort(n=40)
     rng = np.random.default_rng(0)
     names = [f"noise{i}" for i in range(20)]

@@ -1,4 +1,4 @@
-"""Several scans a person, missing covariates, and regional effects: what a cohort that is not tidy needs."""
+"""Several scans a participant, missing covariates, and regional effects: what a cohort that is not tidy needs."""
 
 import logging
 from pathlib import Path
@@ -39,16 +39,16 @@ FAMILIES = {
 }
 
 
-def visits(people: int = 60, seed: int = 0) -> tuple[pd.DataFrame, Array, Array, Array]:
-    """Two or three scans a person; people differ by `across` a year at baseline and change by `along` a year."""
+def visits(participants: int = 60, seed: int = 0) -> tuple[pd.DataFrame, Array, Array, Array]:
+    """Two or three scans a participant, who differ by `across` a year at baseline and change by `along` a year."""
     rng = np.random.default_rng(seed)
     across, along = rng.normal(0, 0.05, SIZE), rng.normal(0, 0.3, SIZE)
     rows, z = [], []
-    for person in range(people):
+    for participant in range(participants):
         baseline, own = rng.uniform(40, 80), 2 * rng.normal(size=SIZE)
-        for visit in range(2 + person % 2):
+        for visit in range(2 + participant % 2):
             years = visit * rng.uniform(2, 5)
-            rows.append({"scan": f"s{person}-{visit}", "participant": f"s{person}", "age": baseline + years})
+            rows.append({"scan": f"s{participant}-{visit}", "participant": f"s{participant}", "age": baseline + years})
             z.append(across * baseline + along * years + own + 0.5 * rng.normal(size=SIZE))
     return pd.DataFrame(rows).assign(split="train"), np.array(z), across, along
 
@@ -57,7 +57,7 @@ def declared(nodes: dict[str, Any], image: str, **fields: Any) -> ScmOptions:
     return ScmOptions.model_validate({"nodes": nodes, "image": {"formula": image}, "permutations": 0, **fields})
 
 
-def test_ageing_within_people_is_told_from_differences_between_generations() -> None:
+def test_ageing_within_participants_is_told_from_differences_between_generations() -> None:
     table, z, across, along = visits()
     table = add_years_since_baseline(table)
     np.testing.assert_allclose(table["age_baseline"] + table["years_since_baseline"], table["age"])
@@ -69,8 +69,8 @@ def test_ageing_within_people_is_told_from_differences_between_generations() -> 
         permutations=50,
     )
     scm = Scm.fit(table, z, options, seed=1)
-    people = table.iloc[:1]
-    later = latent_shift(scm, people, scm.intervene(people, {"years_since_baseline": "+5"}))[0]
+    participants = table.iloc[:1]
+    later = latent_shift(scm, participants, scm.intervene(participants, {"years_since_baseline": "+5"}))[0]
     np.testing.assert_allclose(later, 5 * along, atol=0.6)
     assert np.corrcoef(later, along)[0, 1] > 0.98
     assert scm.image.coefficients[1] == pytest.approx(across, abs=0.12)
@@ -99,9 +99,9 @@ def test_the_halves_of_age_need_no_column_and_never_replace_one(tmp_path: Path) 
 
 
 def test_an_index_knows_the_halves_of_age(tmp_path: Path) -> None:
-    for person in [f"sub-{i}" for i in range(1, 9)]:
-        (tmp_path / person / "anat").mkdir(parents=True)
-        (tmp_path / person / "anat" / f"{person}_T1w.nii.gz").touch()
+    for participant in [f"sub-{i}" for i in range(1, 9)]:
+        (tmp_path / participant / "anat").mkdir(parents=True)
+        (tmp_path / participant / "anat" / f"{participant}_T1w.nii.gz").touch()
     (tmp_path / "participants.tsv").write_text(
         "participant_id\tage\n" + "".join(f"sub-{i}\t{50 + i}\n" for i in range(1, 9))
     )
@@ -254,7 +254,7 @@ def test_regions_of_the_decoded_maps_change_as_the_maps_do(tmp_path: Path) -> No
     assert row["ci95_high_ml"] - row["estimate_ml"] == pytest.approx(2.3646 * row["standard_error_ml"], rel=1e-3)
 
 
-def test_errors_of_total_and_direct_effects_are_the_estimates_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_total_and_direct_effects_are_the_estimates_sd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regional_effects, "DRAWS", 20)
     names = [f"r{i}" for i in range(10)]
     truth = {"total": 10 * (-2 - 3 * 0.5), "direct": -20.0}

@@ -80,7 +80,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> ScanTable:
 
 @pytest.fixture(scope="module")
 def latents(scans: ScanTable) -> np.ndarray:
-    """Of the usable scans: an effect of age that is alike on both sides, and on the appearance another."""
+    """Of the usable scans: an effect of age that is the same on both sides, and another on the appearance."""
     rng = np.random.default_rng(2)
     assert LAYOUT.mirror is not None
     half = rng.normal(size=(1, *LATENT))

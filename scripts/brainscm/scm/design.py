@@ -87,7 +87,7 @@ class Design:
             raise ConfigError(f"{where}: the column '{name}' is not finite for some training scan; check its function.")
         if len(x) <= len(design.columns):
             raise ConfigError(
-                f"{where}: {len(x)} training scans cannot carry {len(design.columns)} coefficients; "
+                f"{where}: {len(x)} training scans are too few for {len(design.columns)} coefficients; "
                 f"shorten '{formula.text}'."
             )
         _check_rank(x, design.columns, where)

@@ -119,7 +119,7 @@ def _weights(scm: Scm) -> list[tuple[str, str, float, str]]:
         scans = scm.training["participant"].map(scm.training["participant"].value_counts()).to_numpy()
         repeated = int(np.argmax(image.row_demean))
         ratio = ((1 - image.row_demean[repeated]) ** -2 - 1) / scans[repeated]  # σ_a² / σ_e²
-        return [("within_person_correlation", "image", ratio / (1 + ratio), "")]
+        return [("within_participant_correlation", "image", ratio / (1 + ratio), "")]
     return []
 
 

@@ -26,7 +26,7 @@ from brainscm.scm.sample import Sample, to_device
 from brainscm.scm.shrinkage import low_rank, ridge, smooth, spectral
 
 DRAWS = 8
-PROBES = 64  # about so many random mixtures of the residuals, by which their covariance is judged
+PROBES = 64  # about so many random mixtures of the residuals, by which their covariance is estimated
 LEAST_SQUARES = "least squares"
 ROUNDING = 1e-12  # a smaller share of a latent's squares, or of its size, is no residual
 
@@ -48,9 +48,9 @@ class ImageModel:
             `, smoothed`. All but the first are biased; residual variance, leverage and `xtx_inverse` stay those of
             least squares.
         penalty: of ridge, on columns of unit variance.
-        sides: `alike` or `differ`: whether spectral shrinkage kept a difference between the effects on left and right;
+        sides: `match` or `differ`: whether spectral shrinkage kept a difference between the effects on left and right;
             "" where they were not compared.
-        row_scale, row_demean: (n,) how the training scans were weighed (`brainscm.scm.weighting`); empty: all alike.
+        row_scale, row_demean: (n,) how the training scans were weighed (`brainscm.scm.weighting`); empty: equally.
     """
 
     columns: NDArray[np.str_]
@@ -282,7 +282,7 @@ def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32]
     spectrum = spectral(r, apart(qtz), apart(probes), model.degrees_of_freedom, [*both, *parts])
     sides = ""
     if mirror is not None:
-        sides = "differ" if spectrum.shares[len(both) : 2 * len(both)].any() else "alike"
+        sides = "differ" if spectrum.shares[len(both) : 2 * len(both)].any() else "match"
     return replace(
         model,
         coefficients=shrink(model.coefficients, 1.0),

@@ -223,7 +223,7 @@ class Scm:
         return result
 
     def draw(self, k: int) -> Scm:
-        """The model with the k-th draw of all its parameters, those of the nodes and of the image alike."""
+        """The model with the k-th draw of all its parameters, those of the nodes and of the image."""
         return replace(self.draw_nodes(k), image=self.image.draw(k))
 
     def draw_nodes(self, k: int) -> Scm:

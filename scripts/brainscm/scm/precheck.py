@@ -1,4 +1,4 @@
-"""Before anything is measured or trained: can the formulas be told apart on the people that the cohort has?"""
+"""Before anything is measured or trained: can the formulas be told apart on the participants that the cohort has?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_designs(options: ScmOptions, scans: pd.DataFrame) -> None:
         scans: the index: scan, participant, split, and the users' columns.
 
     Raises:
-        ConfigError: a level with too few people, a design that is collinear or outnumbers the scans.
+        ConfigError: a level with too few participants, a design that is collinear or outnumbers the scans.
     """
     graph = read_graph(options)
     table = add_years_since_baseline(scans)

@@ -24,7 +24,7 @@ PENALTIES = np.concatenate([[0.0], np.logspace(-8, 4, 241)])
 WINDOW = 1 / 6
 # Variance of the noise that is added to see what of an effect repeats, as a share of what is there.
 ADDED_NOISE = 0.25
-STRENGTHS = np.geomspace(1 / 8, 4096, 121)  # axes of about one of these are alike
+STRENGTHS = np.geomspace(1 / 8, 4096, 121)  # an axis counts with the nearest of these
 TRACY_WIDOM = {0.95: 0.979, 0.99: 2.023}  # of order 1
 
 Maps = TypeVar("Maps", bound=NDArray[np.floating])
@@ -135,8 +135,8 @@ class Noise:
             near = windowed(power, lattice)
             total.append(power.sum() / len(power))
             window.append(near.mean(axis=0))
-            spread = np.average((near / window[-1]).var(axis=0), weights=window[-1])
-            independent.append(2 / max(spread, np.finfo(np.float32).eps))
+            variance = np.average((near / window[-1]).var(axis=0), weights=window[-1])
+            independent.append(2 / max(variance, np.finfo(np.float32).eps))
         return cls(lattice, parts, np.array(total), np.array(window), np.array(independent))
 
     def grams(self, a: NDArray[np.floating]) -> Array:
@@ -165,11 +165,11 @@ def shares_that_repeat(
 ) -> dict[int, Array]:
     """For each standing part, the share of an axis that is signal, at each of `STRENGTHS`.
 
-    With noise W of A's own covariance, A + √α W and A - W/√α are two looks at the same effects with independent noise
+    With noise W of A's own covariance, A + √α W and A - W/√α are two views of the same effects with independent noise
     (the coupled bootstrap of Oliveira, Lei & Tibshirani, 2024, Electronic Journal of Statistics 18).
     What the first makes of an axis, a₁, predicts what the second sees of it, a₂, best as k·a₁ with k = Σ a₁a₂ / Σ a₁²,
-    over axes of like strength. k rises with the strength (isotonic regression). So it is the data that tell how many
-    effects there are and how strong, as they would a study with 1/(1 + α) as many people.
+    over axes of about that strength. k rises with the strength (isotonic regression). So it is the data that tell how
+    many effects there are and how strong, as they would a study with 1/(1 + α) as many participants.
 
     Up to (1 + √β)², β = r/m with m independent latents in a window, noise alone reaches (Marchenko & Pastur, 1967):
     nothing is kept there. On average some of it is signal, but a question that asks along such an axis, as direct
@@ -182,13 +182,13 @@ def shares_that_repeat(
         for g in standing:
             part = noise.parts[g]
             second = a[:, part] - extra[:, part] / np.sqrt(ADDED_NOISE)
-            leading = [np.tensordot(directions.T, look, axes=1) for look in (first[:, part], second)]
+            leading = [np.tensordot(directions.T, view, axes=1) for view in (first[:, part], second)]
             strength, axes = noise.axes(g, leading[0])
-            one, two = (np.einsum("lij,icl->ljc", axes, look) for look in leading)
+            one, two = (np.einsum("lij,icl->ljc", axes, view) for view in leading)
             strength = np.maximum(strength.reshape(-1) / (1 + ADDED_NOISE), STRENGTHS[0])
-            alike = np.rint(np.interp(np.log(strength), np.log(STRENGTHS), np.arange(len(STRENGTHS)))).astype(int)
+            nearest = np.rint(np.interp(np.log(strength), np.log(STRENGTHS), np.arange(len(STRENGTHS)))).astype(int)
             for row, products in zip(seen[g], ((one * two).sum(axis=-1), np.square(one).sum(axis=-1)), strict=True):
-                row += np.bincount(alike, products.reshape(-1), len(STRENGTHS))
+                row += np.bincount(nearest, products.reshape(-1), len(STRENGTHS))
     shares = {}
     for g, (repeated, power) in seen.items():
         filled = power > 0
@@ -248,15 +248,15 @@ def ridge(x: Array, q: Array, r: Array, qtz: Array, rss: float) -> tuple[float, 
     Args:
         x: (n, p). q, r: its QR. qtz: Q'Z, (p, L). rss: of least squares, summed over the latent.
     """
-    n, mean, spread = len(x), x.mean(axis=0), x[:, 1:].std(axis=0)
-    u, s, vt = np.linalg.svd((x[:, 1:] - mean[1:]) / spread, full_matrices=False)
+    n, mean, sd = len(x), x.mean(axis=0), x[:, 1:].std(axis=0)
+    u, s, vt = np.linalg.svd((x[:, 1:] - mean[1:]) / sd, full_matrices=False)
     inside = q.T @ u  # U = Q·inside
     power = np.square(inside.T @ qtz).sum(axis=1)
     penalties = PENALTIES * s[0] ** 2
     kept = s**2 / (s**2 + penalties[:, None])  # (penalties, p - 1)
     gcv = n * (rss + np.square(1 - kept) @ power) / np.square(n - 1 - kept.sum(axis=1))
     penalty = float(penalties[np.argmin(gcv)])
-    slopes = (vt.T * (s / (s**2 + penalty))) @ inside.T / spread[:, None]  # of Q'Z
+    slopes = (vt.T * (s / (s**2 + penalty))) @ inside.T / sd[:, None]  # of Q'Z
     intercept = q.sum(axis=0) / n - mean[1:] @ slopes
     return penalty, np.vstack([intercept, slopes]) @ r
 

@@ -37,13 +37,13 @@ def support(
         participants within half a standard deviation in each number of `near` and with the same levels),
         `extrapolation` (outside a training range, or leverage above the training maximum) and `warning` in words.
     """
-    spread = {name: training[name].std() or 1.0 for name in near if covariates.levels[name] is None}
+    sd = {name: training[name].std() or 1.0 for name in near if covariates.levels[name] is None}
     rows = []
     for position, (_, point) in enumerate(values.iterrows()):
         close = np.ones(len(training), dtype=bool)
         for name in near:
             if covariates.levels[name] is None:
-                close &= (training[name] - point[name]).abs().to_numpy() <= NEAR_SD * spread[name]
+                close &= (training[name] - point[name]).abs().to_numpy() <= NEAR_SD * sd[name]
             else:
                 close &= (training[name] == point[name]).to_numpy()
         positivity = participants[close].nunique()
