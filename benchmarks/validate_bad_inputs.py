@@ -25,7 +25,7 @@ from scipy import ndimage
 from brainscm.config import PreprocessOptions, QualityOptions
 from brainscm.preprocess.scan import preprocess_scan
 from brainscm.preprocess.template import EMBEDDED
-from brainscm.qc.limits import judge
+from brainscm.qc.limits import apply_limits
 from brainscm.simulation import causal_model
 from brainscm.simulation.imaging import HeadInScanner
 from brainscm.simulation.participant import draw_anatomy
@@ -78,7 +78,7 @@ def outcome(name: str, path: Path, preproc_dir: Path) -> dict[str, object]:
     """Status, reasons and the metrics that decide."""
     options = PreprocessOptions(voxel_mm=VOXEL_MM)
     done = preprocess_scan(f"sub-{name}", path, preproc_dir, EMBEDDED, options, SEED, cache_dir=preproc_dir / "cache")
-    verdict, reasons = ("fail", []) if done["status"] == "fail" else judge(done["metrics"], QualityOptions())
+    verdict, reasons = ("fail", []) if done["status"] == "fail" else apply_limits(done["metrics"], QualityOptions())
     reasons = [reason.replace(str(path), path.name) for reason in [*reasons, *done["reasons"]]]
     status = "warn" if verdict == "pass" and reasons else verdict
     shown = {key: done["metrics"].get(key) for key in SHOWN}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from brainscm.errors import ScanError
-from brainscm.preprocess.head import foreground, read_scan, working_head
+from brainscm.foreground import foreground
+from brainscm.preprocess.head import read_scan, working_head
 
 SHAPE = (40, 48, 44)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])

@@ -20,7 +20,7 @@ from brainscm.preprocess.register import register_brain
 from brainscm.preprocess.scan import preprocess_scan
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.preprocess.tissues import SegmentRegions
-from brainscm.qc.limits import judge
+from brainscm.qc.limits import apply_limits
 from brainscm.resampling import sample
 
 SCAN = "sub-01_ses-02"
@@ -85,7 +85,7 @@ def read(done: dict[str, Any], role: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_good_head_passes_and_its_status_is_on_disk(done: dict[str, Any]) -> None:
     assert (done["status"]["status"], done["status"]["reasons"]) == ("done", [])
-    assert judge(done["status"]["metrics"], QualityOptions()) == ("pass", [])
+    assert apply_limits(done["status"]["metrics"], QualityOptions()) == ("pass", [])
     assert json.loads((done["folder"] / "status" / f"{SCAN}.json").read_text()) == done["status"]
 
 

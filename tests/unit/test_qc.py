@@ -1,6 +1,8 @@
 """The rules turn metrics into pass, warn or fail with a reason; the gather keeps every scan and finds outliers."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from brainscm.errors import BrainSCMError
 from brainscm.images import Image
 from brainscm.qc.collect import collect_preprocessing, robust_z
 from brainscm.qc.limits import apply_limits
-from brainscm.qc.measures import mask_metrics, raw_metrics, slice_jump
+from brainscm.qc.measures import MEASURES, mask_metrics, raw_metrics, slice_jump
 from brainscm.tables import read_table, write_table
 
 GOOD: dict[str, float | None] = {
@@ -212,3 +214,16 @@ def test_missing_status_names_scan_and_command(cohort: Path) -> None:
     (cohort / "status" / "sub-04.json").write_text("{")
     with pytest.raises(BrainSCMError, match=r"sub-04: .* unreadable; rerun it with"):
         collect(cohort)
+
+
+def test_every_limit_of_the_configuration_belongs_to_a_measure() -> None:
+    limits = [measure.limits for measure in MEASURES.values() if measure.limits]
+    named = [option for limit in limits for option in (limit.warn, limit.fail) if option]
+    assert sorted(named) == sorted(QualityOptions.model_fields)
+
+
+def test_measures_need_neither_torch_nor_the_stages_that_take_them() -> None:
+    asked = "import sys, brainscm.qc.measures; print(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
+    assert "brainscm.qc.measures" in imported
+    assert not {"torch", "brainscm.preprocess", "brainscm.alignment"} & set(imported)

@@ -8,7 +8,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
-from scipy import ndimage
 
 from brainscm.errors import ScanError
 from brainscm.images import Image
@@ -92,16 +91,6 @@ def working_head(scan: RawScan, voxel_mm: float = 2.0) -> Image:
     data = np.clip(scan.data, 0, np.percentile(scan.data, 99.9))
     smooth = gaussian_for_voxels(Image(data, scan.affine), voxel_mm)
     return Image(np.clip(sample(smooth, affine, shape, order=1), 0, None), affine)
-
-
-def foreground(head: np.ndarray) -> np.ndarray:
-    """Head against air: voxels above a tenth of the bright end of the histogram, largest piece, holes filled."""
-    above = head > 0.1 * np.percentile(head, 99)
-    labels, count = ndimage.label(ndimage.binary_opening(above))
-    if count == 0:
-        return above
-    largest = labels == 1 + np.argmax(ndimage.sum_labels(above, labels, np.arange(1, count + 1)))
-    return ndimage.binary_fill_holes(ndimage.binary_dilation(largest))
 
 
 def _mm(values: np.ndarray) -> str:

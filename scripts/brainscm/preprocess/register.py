@@ -17,8 +17,8 @@ from scipy import ndimage
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
+from brainscm.foreground import foreground
 from brainscm.images import LPS, Image
-from brainscm.preprocess.head import foreground
 from brainscm.preprocess.itk import read_matrix, to_ants, write_matrix
 from brainscm.resampling import crop, halve, sample
 

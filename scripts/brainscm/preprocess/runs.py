@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from brainscm.errors import ScanError
-from brainscm.preprocess.head import RawScan, foreground, read_scan, working_head
+from brainscm.foreground import foreground
+from brainscm.preprocess.head import RawScan, read_scan, working_head
 from brainscm.preprocess.register import align_run
 from brainscm.resampling import gaussian_for_voxels, sample
 

@@ -21,10 +21,11 @@ import brainscm
 from brainscm.config import CustomTemplate, PreprocessOptions
 from brainscm.errors import BrainSCMError, ConfigError, ScanError
 from brainscm.files import bids_uri, scan_folder, whole, write_json
+from brainscm.foreground import foreground
 from brainscm.images import SCANNER, Image, template_code, write_image
 from brainscm.preprocess import figures
 from brainscm.preprocess.atlas import Atlas
-from brainscm.preprocess.head import RawScan, foreground, one_line, working_head
+from brainscm.preprocess.head import RawScan, one_line, working_head
 from brainscm.preprocess.intensity import bias_field, white_peak
 from brainscm.preprocess.itk import write_matrix
 from brainscm.preprocess.register import find_start, register_brain, register_head, warp_to_head
@@ -210,7 +211,7 @@ class _ScanRun:
         with self.stage("affine"):
             brain = head.with_data(head.data * inside)
             to_scan = register_brain(template.brain_volume, brain, linear, options.transform, self.seed)
-            self.metrics |= measures.registration_metrics(raw.volume, template, to_scan)
+            self.metrics |= measures.registration_metrics(raw.volume, template.mask_volume, to_scan)
         with self.stage("resample"):
             grid = (template.affine, template.shape, to_scan)
             mask = sample(surface, *grid, order=1, outside=OUTSIDE_MM) > 0
@@ -223,7 +224,9 @@ class _ScanRun:
             peak = white_peak(volume[tissues.wm > 0.95])
             volume /= peak
             self.volumes_ml |= tissue_volumes(tissues, template, self.metrics["head_size"])
-            self.metrics |= measures.image_metrics(volume, mask, tissues, template)
+            self.metrics |= measures.image_metrics(
+                volume, mask, tissues.gm, tissues.wm, template.brain, template.brain_mask
+            )
             self.metrics["wm2max"] = peak / float(np.percentile(head.data[foreground(head.data)], 99.95))
         with self.stage("write"):
             self._write(raw, native_mask, template, to_scan, Image(volume, template.affine), mask, tissues)

@@ -70,6 +70,10 @@ class Template:
     def brain_volume(self) -> Image:
         return Image(self.brain, self.affine)
 
+    @property
+    def mask_volume(self) -> Image:
+        return Image(self.brain_mask, self.affine)
+
     @cached_property
     def blurred_priors(self) -> np.ndarray:
         """(3, x, y, z) of grey matter, white matter and CSF: an affine leaves people's gyri millimetres apart."""

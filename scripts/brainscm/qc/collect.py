@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,8 @@ def collect_preprocessing(scans_path: Path, preproc_dir: Path, qc_path: Path, li
     """
     scans = read_table(scans_path)
     rows = [_row(scan, preproc_dir, limits) for scan in scans["scan"]]
+    _compare_within_cohort(rows, limits)
     table = pd.DataFrame(rows)
-    if "mask_volume_ml" in table:
-        table["mask_volume_z"] = robust_z(table["mask_volume_ml"].where(table["status"] != "fail"))
-        # A failed scan's z is missing, so it is never among them.
-        outliers = table["mask_volume_z"].abs() > limits.volume_z_warn
-        reasons = [
-            f"mask volume is {z:+.1f} robust z from the cohort's median (warn beyond {limits.volume_z_warn:g})"
-            for z in table.loc[outliers, "mask_volume_z"]
-        ]
-        table.loc[outliers, "reasons"] = (table.loc[outliers, "reasons"] + "; " + reasons).str.removeprefix("; ")
-        table.loc[outliers, "status"] = "warn"
     write_table(table, qc_path)
     _describe_dataset(preproc_dir, scans["path"])
     counts = table["status"].value_counts()
@@ -60,11 +52,25 @@ def collect_preprocessing(scans_path: Path, preproc_dir: Path, qc_path: Path, li
 
 
 def robust_z(values: pd.Series) -> pd.Series:
-    """(value - median) / (1.4826 × median absolute deviation); missing where there are under 5 values or no spread."""
-    spread = 1.4826 * (values - values.median()).abs().median()
-    if values.count() < 5 or not spread > 0:
+    """(value - median) / (1.4826 × median absolute deviation); missing where under 5 values are there, or all alike."""
+    robust_sd = 1.4826 * (values - values.median()).abs().median()
+    if values.count() < 5 or not robust_sd > 0:
         return pd.Series(np.nan, index=values.index)
-    return (values - values.median()) / spread
+    return (values - values.median()) / robust_sd
+
+
+def _compare_within_cohort(rows: list[dict[str, Any]], limits: QualityOptions) -> None:
+    """Add the robust z of each mask's volume among those of the scans that did not fail, and what its limit says."""
+    volumes = [row["mask_volume_ml"] if row["status"] != "fail" else None for row in rows]
+    for row, z in zip(rows, robust_z(pd.Series(volumes, dtype=float)), strict=True):
+        row["mask_volume_z"] = z
+        verdict, reasons = apply_limits({"mask_volume_z": z}, limits)
+        if reasons:
+            row |= {"status": verdict, "reasons": _joined([row["reasons"], *reasons])}
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    return "; ".join(filter(None, reasons))
 
 
 def _row(scan: str, preproc_dir: Path, limits: QualityOptions) -> dict[str, Any]:
@@ -82,7 +88,7 @@ def _row(scan: str, preproc_dir: Path, limits: QualityOptions) -> dict[str, Any]
     reasons = reasons + status["reasons"]
     if verdict == "pass" and reasons:
         verdict = "warn"
-    row = {"scan": scan, "status": verdict, "reasons": "; ".join(reasons)}
+    row = {"scan": scan, "status": verdict, "reasons": _joined(reasons)}
     row |= status["metrics"]
     row |= {f"{region}_ml": volume for region, volume in status["volumes_ml"].items()}
     return row | status["outputs"]

@@ -1,55 +1,280 @@
-"""Quality measures of one scan, each with its formula and direction."""
+"""The quality measures of a scan: what each is, when it makes a scan warn or fail, and how it is measured.
+
+`MEASURES` lists all numbers that stand in qc.tsv and reconstruction.tsv, also those that other stages measure on the
+way. A new one is an entry there, and its limits, if it has any, options of `quality` in config.py.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
-from brainscm.images import Image
-from brainscm.preprocess.head import foreground
-from brainscm.preprocess.template import Template
-from brainscm.preprocess.tissues import Tissues
+from brainscm.foreground import foreground
+from brainscm.images import Image, Mask, Volume
+from brainscm.regions import REGIONS
 
 SHARED_BY_NEIGHBOURS = 0.25  # of the largest slice: nearer the ends of the brain slices differ by their outline
 
 
-def image_metrics(volume: np.ndarray, mask: np.ndarray, tissues: Tissues, template: Template) -> dict[str, float]:
-    """Metrics on the preprocessed volume (template space).
+@dataclass(frozen=True)
+class Limits:
+    """Where a measure makes a scan warn or fail: options of `quality`, and the sentence about it.
 
-    - `ncc`: correlation of the volume with the template inside both masks; higher is better.
-    - `cnr`: |mean WM - mean GM| / sqrt(var WM + var GM); higher is better (Magnotta and Friedman 2006, without the
-      background term, which a zeroed background would spoil).
-    - `cjv`: (sd WM + sd GM) / |mean WM - mean GM|; lower is better (Ganzetti et al. 2016).
-    - `snr`: mean / sd of white matter; higher is better.
-    - `contrast`: mean WM / mean GM; above 1 in a T1w, below 1 in a T2w.
+    Attributes:
+        bad: values are bad below the option's number, above it, beyond it to either side of 0, or outside its two.
+        sentence: what is wrong, and what to look at; `{value}` is filled in.
+        warn, fail: the options' names; "" where there is none.
     """
-    both = mask & template.brain_mask
-    wm, gm = volume[tissues.wm > 0.9], volume[tissues.gm > 0.9]
-    if min(wm.size, gm.size, int(both.sum())) < 100:
+
+    bad: Literal["below", "above", "beyond", "outside"]
+    sentence: str
+    warn: str
+    fail: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a measure is: words for people, the better way, and its limits."""
+
+    label: str
+    unit: str
+    better: Literal["higher", "lower", "neither"]
+    meaning: str
+    limits: Limits | None = None
+
+
+def _first_upper(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+_OF_A_SCAN = {
+    "ncc": Measure(
+        "Similarity to the template",
+        "",
+        "higher",
+        "Correlation of the preprocessed scan with the template inside both masks.",
+        Limits(
+            "below",
+            "similarity to the template is {value:.2f}: look whether this is a T1w brain, well registered",
+            warn="ncc_warn",
+            fail="ncc_fail",
+        ),
+    ),
+    "mask_volume_ml": Measure(
+        "Intracranial volume",
+        "ml",
+        "neither",
+        "Volume of the brain mask on the scan's own grid; adults have about 1100 to 1900.",
+        Limits(
+            "outside",
+            "mask volume is {value:.0f} ml: look at the mask",
+            warn="volume_warn_ml",
+            fail="volume_fail_ml",
+        ),
+    ),
+    "mask_volume_z": Measure(
+        "Intracranial volume, robust z",
+        "",
+        "neither",
+        "Distance of the mask's volume from the cohort's median, in robust standard deviations "
+        "(1.4826 × median absolute deviation).",
+        Limits("beyond", "mask volume is {value:+.1f} robust z from the cohort's median", warn="volume_z_warn"),
+    ),
+    "border_cm2": Measure(
+        "Mask at the border",
+        "cm²",
+        "lower",
+        "Area of the mask on the faces of the field of view; above 0 the brain is probably cut off.",
+        Limits(
+            "above",
+            "{value:.0f} cm² of the mask lie on the edge of the scan: the brain is cut off",
+            warn="border_warn_cm2",
+            fail="border_fail_cm2",
+        ),
+    ),
+    "fov_cut_percent": Measure(
+        "Brain outside the scan",
+        "%",
+        "lower",
+        "Share of the template's brain that, by the linear registration, lies beyond the scan's field of view.",
+        Limits(
+            "above",
+            "{value:.1f} % of the brain lie beyond the field of view: the brain is cut off",
+            warn="fov_cut_warn_percent",
+            fail="fov_cut_fail_percent",
+        ),
+    ),
+    "holes_ml": Measure(
+        "Holes",
+        "ml",
+        "lower",
+        "Volume inside the brain mask where the raw scan has no signal (0 or less), as a missing slab leaves it.",
+        Limits(
+            "above",
+            "{value:.0f} ml of the brain have no signal: look for missing slices, or a brain that was cut out",
+            warn="holes_warn_ml",
+            fail="holes_fail_ml",
+        ),
+    ),
+    "slice_jump": Measure(
+        "Jump between slices",
+        "",
+        "lower",
+        "Largest difference of two neighbouring slices / median of the four differences around it, in the brain, over "
+        "the three axes; near 1 where no slice is missing or displaced.",
+        Limits(
+            "above",
+            "two neighbouring slices differ {value:.2f} times as much as those around: look for missing slices",
+            warn="slice_jump_warn",
+        ),
+    ),
+    "contrast": Measure(
+        "White over grey",
+        "",
+        "neither",
+        "mean white / mean grey; about 1.3 in a T1w, below 1 in a T2w.",
+        Limits(
+            "below",
+            "white matter is {value:.2f} times as bright as grey matter: look whether this is a T1w",
+            warn="contrast_warn",
+            fail="contrast_fail",
+        ),
+    ),
+    "cnr": Measure(
+        "Contrast to noise",
+        "",
+        "higher",
+        "|mean white − mean grey| / √(variance white + variance grey).",
+        Limits(
+            "below",
+            "grey-white contrast-to-noise is {value:.2f}: look for motion, noise or another contrast",
+            warn="cnr_warn",
+            fail="cnr_fail",
+        ),
+    ),
+    "cjv": Measure(
+        "Coefficient of joint variation",
+        "",
+        "lower",
+        "(sd white + sd grey) / |mean white − mean grey|; rises with noise, motion and bias.",
+    ),
+    "snr": Measure("Signal to noise", "", "higher", "Mean / standard deviation of white matter."),
+    "wm2max": Measure(
+        "White matter to maximum",
+        "",
+        "neither",
+        "White-matter intensity / the head's 99.95th percentile; low where vessels or fat are very bright.",
+    ),
+    "efc": Measure(
+        "Entropy focus criterion",
+        "",
+        "lower",
+        "Entropy of the voxels' share of the raw scan's energy, over its maximum: −Σ (x/b) log(x/b) / (√n log √n) with "
+        "b = √Σx² over all n voxels; ghosts and blur raise it.",
+    ),
+    "fber": Measure(
+        "Foreground to background energy",
+        "",
+        "higher",
+        "Median squared intensity of the head over that of the air; none where the air is zero in the file.",
+    ),
+    "mask_roughness": Measure(
+        "Mask roughness", "", "lower", "Surface voxels of the mask against those of a sphere of its volume."
+    ),
+    "jacobian_p01": Measure(
+        "Strongest compression",
+        "",
+        "neither",
+        "1st percentile of the Jacobian determinant in the brain, of the warp that finds the mask; 1 is no change.",
+    ),
+    "jacobian_p99": Measure(
+        "Strongest expansion",
+        "",
+        "neither",
+        "99th percentile of the Jacobian determinant in the brain, of the warp that finds the mask; 1 is no change.",
+    ),
+    "start_score": Measure(
+        "Start of the registration",
+        "",
+        "higher",
+        "Similarity (normalised mutual information) of the best starting pose; 1 is none.",
+    ),
+    "head_size": Measure(
+        "Enlargement to the template",
+        "",
+        "neither",
+        "Determinant of the affine from scan to template; above 1 the head is smaller than the template.",
+    ),
+    "runs": Measure("Runs averaged", "", "neither", "T1w runs of the session that were aligned and averaged."),
+}
+
+_OF_A_RECONSTRUCTION = {
+    "psnr_brain_db": Measure(
+        "Reconstruction PSNR",
+        "dB",
+        "higher",
+        "Fidelity of the autoencoder's reconstruction inside the brain mask; white matter = 1.",
+    ),
+    "ssim_brain": Measure(
+        "Reconstruction SSIM",
+        "",
+        "higher",
+        "Structural similarity of the reconstruction, mean over the brain mask.",
+    ),
+    "psnr_db": Measure(
+        "Reconstruction PSNR, whole volume", "dB", "higher", "The same over the whole grid, background included."
+    ),
+    "ssim": Measure(
+        "Reconstruction SSIM, whole volume", "", "higher", "The same over the whole grid, background included."
+    ),
+}
+
+# By the column's name. The volumes of an atlas's regions are not among them: their names are the study's own.
+MEASURES: Mapping[str, Measure] = MappingProxyType(
+    _OF_A_SCAN
+    | {f"{region.name}_ml": Measure(_first_upper(region.label), "ml", "neither", region.meaning) for region in REGIONS}
+    | _OF_A_RECONSTRUCTION
+)
+
+
+def image_metrics(
+    volume: Volume, mask: Mask, gm: Volume, wm: Volume, template: Volume, template_mask: Mask
+) -> dict[str, float]:
+    """`ncc`, `cnr`, `cjv`, `snr` and `contrast` of a preprocessed volume (template space).
+
+    `cnr` is that of Magnotta and Friedman 2006 without the background term, which a zeroed background would spoil;
+    `cjv` that of Ganzetti et al. 2016.
+
+    Args:
+        gm, wm: probabilities of the tissues.
+        template: the template's brain.
+    """
+    both = mask & template_mask
+    white, grey = volume[wm > 0.9], volume[gm > 0.9]
+    if min(white.size, grey.size, int(both.sum())) < 100:
         return {"ncc": 0.0, "cnr": 0.0, "cjv": float("inf"), "snr": 0.0, "contrast": 0.0}
-    contrast = abs(float(wm.mean() - gm.mean())) + 1e-9
+    contrast = abs(float(white.mean() - grey.mean())) + 1e-9
     return {
-        "ncc": float(np.corrcoef(volume[both], template.brain[both])[0, 1]),
-        "cnr": contrast / float(np.sqrt(wm.var() + gm.var())),
-        "cjv": float(wm.std() + gm.std()) / contrast,
-        "snr": float(wm.mean() / wm.std()),
-        "contrast": float(wm.mean() / max(gm.mean(), 1e-9)),
+        "ncc": float(np.corrcoef(volume[both], template[both])[0, 1]),
+        "cnr": contrast / float(np.sqrt(white.var() + grey.var())),
+        "cjv": float(white.std() + grey.std()) / contrast,
+        "snr": float(white.mean() / white.std()),
+        "contrast": float(white.mean() / max(grey.mean(), 1e-9)),
     }
 
 
-def raw_metrics(raw: Image, mask: np.ndarray) -> tuple[dict[str, float], dict[str, str]]:
-    """Metrics of the raw scan as it came, and for each that cannot be given the reason.
+def raw_metrics(raw: Image, mask: Mask) -> tuple[dict[str, float], dict[str, str]]:
+    """`holes_ml`, `slice_jump`, `efc` and `fber` of the raw scan as it came, and for each without a value the reason.
 
-    - `efc`: Shannon entropy of the voxels' share of the energy, over its maximum; lower is better, ghosts and blur
-      raise it (Atkinson et al. 1997, doi 10.1109/42.650886): with b = √Σx² and n voxels,
-      -Σ (x / b) log(x / b) / (√n log √n).
-    - `fber`: median of the squared intensities inside the head over that of the air; higher is better. Without a value
-      where the air is zero, as after defacing or by the scanner.
-    - `holes_ml`: volume inside the brain mask without signal (0 or less), as a missing slab leaves it; 0 is good.
-    - `slice_jump`: see `slice_jump`.
+    `efc` is the criterion of Atkinson et al. 1997 (doi 10.1109/42.650886).
 
     Args:
-        mask: (x, y, z) bool, the brain on the scan's own grid.
+        mask: (x, y, z), the brain on the scan's own grid.
     """
     metrics = {"holes_ml": float((mask & (raw.data <= 0)).sum()) * raw.voxel_ml, "slice_jump": slice_jump(raw, mask)}
     # Every second or third voxel of a fine scan says as much as all of them.
@@ -65,7 +290,7 @@ def raw_metrics(raw: Image, mask: np.ndarray) -> tuple[dict[str, float], dict[st
     return metrics, why_null
 
 
-def slice_jump(raw: Image, mask: np.ndarray) -> float:
+def slice_jump(raw: Image, mask: Mask) -> float:
     """The largest difference between neighbouring slices against the median of the four differences around it.
 
     A difference is the mean of |x - x'| over the voxels of the brain that both slices share; the ends of the brain are
@@ -86,14 +311,14 @@ def slice_jump(raw: Image, mask: np.ndarray) -> float:
     return largest
 
 
-def registration_metrics(raw: Image, template: Template, to_scan: np.ndarray) -> dict[str, float]:
-    """Metrics of the linear registration.
+def registration_metrics(raw: Image, template_mask: Image, to_scan: np.ndarray) -> dict[str, float]:
+    """`head_size` and `fov_cut_percent` of the linear registration.
 
-    - `head_size`: determinant of the map from scan to template; above 1 the head is smaller than the template.
-    - `fov_cut_percent`: share of the template's brain that lies beyond the scan's field of view; 0 is good.
+    Args:
+        to_scan: (4, 4), from template to scan.
     """
-    to_voxel = np.linalg.inv(raw.affine) @ to_scan @ template.affine
-    at = np.argwhere(template.brain_mask) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    to_voxel = np.linalg.inv(raw.affine) @ to_scan @ template_mask.affine
+    at = np.argwhere(template_mask.data) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
     within = ((at >= -0.5) & (at <= np.array(raw.data.shape) - 0.5)).all(1)
     return {
         "head_size": 1 / float(np.linalg.det(to_scan[:3, :3])),
@@ -102,12 +327,7 @@ def registration_metrics(raw: Image, template: Template, to_scan: np.ndarray) ->
 
 
 def mask_metrics(mask: Image) -> dict[str, float]:
-    """Metrics of the mask on the scan's own grid.
-
-    - `mask_volume_ml`: intracranial volume; adults have about 1100 to 1900.
-    - `border_cm2`: area of the mask on the faces of the field of view; above 0 the brain is probably cut off.
-    - `mask_roughness`: surface voxels against the sphere of the same volume; lower is smoother.
-    """
+    """`mask_volume_ml`, `border_cm2` and `mask_roughness` of the mask on the scan's own grid."""
     data = mask.data > 0
     surface = data & ~ndimage.binary_erosion(data, border_value=1)
     count = max(int(data.sum()), 1)

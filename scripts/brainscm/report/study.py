@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from brainscm.config import Config, QueryOptions
+from brainscm.qc.measures import MEASURES, Measure
 from brainscm.scm.graph import Graph, read_graph
 from brainscm.tables import evenly_spaced, read_table
 
 SPLITS = ("train", "validation", "test")
 IDENTITY = ("scan", "participant", "session", "path", "further_runs", "split")
-ASSETS = Path(__file__).resolve().parents[3] / "report"  # templates, style, script, words about measures
+ASSETS = Path(__file__).resolve().parents[3] / "report"  # templates, style, script
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -130,14 +130,10 @@ class Study:
         own = [str(c) for c in self.qc.select_dtypes("number") if c not in self.scans and self.qc[c].notna().any()]
         return [c for c in own if not c.endswith("_ml")] + [c for c in own if c.endswith("_ml")]
 
-    @cached_property
-    def _known_measures(self) -> dict[str, dict[str, str]]:
-        return yaml.safe_load((ASSETS / "measures.yaml").read_text())
-
     def measure(self, column: str) -> dict[str, str]:
-        """Label, unit, meaning and the better way of a measure; one that measures.yaml does not list keeps its name."""
-        unknown = {"label": column.replace("_", " "), "unit": "", "better": "neither", "meaning": ""}
-        return {**unknown, **self._known_measures.get(column, {})}
+        """Label, unit, meaning and the better way of a measure; one that the registry lacks keeps its name."""
+        known = MEASURES.get(column, Measure(column.replace("_", " "), "", "neither", ""))
+        return {key: getattr(known, key) for key in ("label", "unit", "better", "meaning")}
 
     def unit(self, node: str) -> str:
         options = self.config.scm.nodes.get(node)
