@@ -1,4 +1,4 @@
-"""What a run leaves its user with on the terminal: how the scans fared, which failed and why, where the report is."""
+"""The run summary, printed at the end: how the scans fared, which failed and why, and where the report is."""
 
 from __future__ import annotations
 
