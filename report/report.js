@@ -43,7 +43,8 @@
   const table = document.getElementById("scans-table");
   const body = table.tBodies[0];
   const count = document.getElementById("scans-count");
-  const [search, statusFilter, splitFilter] = ["search", "status", "split"].map(id => document.getElementById(`scans-${id}`));
+  const [search, statusFilter, splitFilter] =
+    ["search", "status", "split"].map(id => document.getElementById(`scans-${id}`));
   const [back, forth] = ["back", "forth"].map(id => document.getElementById(`scans-${id}`));
   const SIZE = 50;
   const SHAPES = JSON.parse(document.getElementById("status-shapes").textContent);
@@ -59,7 +60,9 @@
   const compare = (a, b) => {
     const [x, y] = [a[order.index], b[order.index]];
     if (x === null || y === null) return (x === null) - (y === null);
-    const side = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), undefined, { numeric: true });
+    const side = typeof x === "number" && typeof y === "number"
+      ? x - y
+      : String(x).localeCompare(String(y), undefined, { numeric: true });
     return order.down ? -side : side;
   };
   const draw = () => {
@@ -73,7 +76,7 @@
           link.textContent = row[index];
           cell.scope = "row";
           cell.append(link);
-        } else if (index === at.status) {
+        } else if (index === at.qc_status) {
           cell.innerHTML = SHAPES[row[index]] || SHAPES.none;
         } else {
           cell.textContent = text(row[index], column);
@@ -84,14 +87,15 @@
       return line;
     }));
     const last = Math.min(first + SIZE, shown.length);
-    count.textContent = shown.length ? `${first + 1}–${last} of ${shown.length}` + (shown.length < rows.length ? ` (${rows.length} in all)` : "") : "no scan matches";
+    const inAll = shown.length < rows.length ? ` (${rows.length} in all)` : "";
+    count.textContent = shown.length ? `${first + 1}–${last} of ${shown.length}${inAll}` : "no scan matches";
     back.disabled = first === 0;
     forth.disabled = last >= shown.length;
   };
   const refresh = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     shown = rows.filter(row =>
-      (!statusFilter.value || row[at.status] === statusFilter.value) &&
+      (!statusFilter.value || row[at.qc_status] === statusFilter.value) &&
       (!splitFilter.value || row[at.split] === splitFilter.value) &&
       words.every(word => row.some(value => value !== null && String(value).toLowerCase().includes(word))));
     shown.sort(compare);
@@ -127,7 +131,8 @@
     const value = row[at[item.strip.key]];
     if (value === null) return null;
     const jitter = ((index * 0.6180339887) % 1) - 0.5;  // golden-ratio steps: even and the same at every visit
-    return [MARGIN + (width - 2 * MARGIN) * (value - item.low) / (item.high - item.low), (height - 12) / 2 + jitter * (height - 24)];
+    const share = (value - item.low) / (item.high - item.low);
+    return [MARGIN + (width - 2 * MARGIN) * share, (height - 12) / 2 + jitter * (height - 24)];
   };
   const mark = (pen, status, x, y, size) => {
     pen.beginPath();
@@ -137,14 +142,20 @@
       pen.lineWidth = 2; pen.stroke();
       return;
     }
-    if (status === "warn") { pen.moveTo(x, y - size * 1.2); pen.lineTo(x + size * 1.1, y + size); pen.lineTo(x - size * 1.1, y + size); }
-    else pen.arc(x, y, size, 0, 7);
+    if (status === "warn") {
+      pen.moveTo(x, y - size * 1.2);
+      pen.lineTo(x + size * 1.1, y + size);
+      pen.lineTo(x - size * 1.1, y + size);
+    } else {
+      pen.arc(x, y, size, 0, 7);
+    }
     pen.fill();
   };
   let marked = -1;
   const paint = () => {
     const style = getComputedStyle(document.documentElement);
-    const colour = Object.fromEntries(["pass", "warn", "fail", "none", "muted", "rule", "ink"].map(name => [name, style.getPropertyValue(`--${name}`).trim()]));
+    const colour = Object.fromEntries(["pass", "warn", "fail", "none", "muted", "rule", "ink"]
+      .map(name => [name, style.getPropertyValue(`--${name}`).trim()]));
     const visible = new Set(shown);
     for (const item of canvases) {
       const { canvas } = item;
@@ -163,7 +174,7 @@
       rows.forEach((row, index) => {
         const point = place(item, row, index, width, height);
         if (!point) return;
-        const status = row[at.status] || "none";
+        const status = row[at.qc_status] || "none";
         pen.globalAlpha = visible.has(row) ? (rows.length > 500 ? 0.45 : 0.75) : 0.08;
         pen.fillStyle = pen.strokeStyle = colour[status] || colour.none;
         mark(pen, status, ...point, rows.length > 2000 ? 2 : 3.2);

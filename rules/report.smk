@@ -1,26 +1,11 @@
 """The HTML report: self-contained pages that open offline."""
 
+from brainscm.report.inputs import INPUTS
+
 
 rule render_report:
     input:
-        scans=f"{RESULTS}/cohort/scans.tsv",
-        excluded=f"{RESULTS}/cohort/excluded.tsv",
-        qc=f"{RESULTS}/preproc/qc.tsv",
-        model=rules.train_autoencoder.output.model,
-        card=rules.train_autoencoder.output.card,
-        history=rules.train_autoencoder.output.history,
-        reconstruction=rules.train_autoencoder.output.reconstruction,
-        latents=rules.encode_scans.output.latents,
-        nodes=rules.fit_scm.output.nodes,
-        tests=rules.fit_scm.output.tests,
-        diagnostics=rules.fit_scm.output.diagnostics,
-        regional_effects=rules.fit_scm.output.regional_effects,
-        manifest=rules.synthesize_counterfactuals.output.manifest,
-        summary=rules.evaluate_counterfactuals.output.summary,
-        metrics=rules.evaluate_counterfactuals.output.metrics,
-        regional_slopes=rules.evaluate_counterfactuals.output.regional_slopes,
-        minimality=rules.evaluate_counterfactuals.output.minimality,
-        realism=rules.evaluate_counterfactuals.output.realism,
+        **{name: f"{RESULTS}/{path}" for name, path in INPUTS.items()},
     output:
         index=report(f"{RESULTS}/report/index.html", category="Report", caption="../report/captions/report.rst"),
     log:

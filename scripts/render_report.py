@@ -7,26 +7,13 @@ from brainscm.job import job
 with job(snakemake):
     from brainscm.config import Config
     from brainscm.encoding.model import load_autoencoder
-    from brainscm.latents.store import LatentStore
     from brainscm.preprocess.template import load_template
     from brainscm.report.gallery import Gallery
     from brainscm.report.render import render_report
     from brainscm.report.study import Study
 
-    tables = (
-        "scans", "excluded", "qc", "history", "card", "reconstruction", "nodes", "tests", "diagnostics",
-        "regional_effects", "manifest", "summary", "metrics", "regional_slopes", "minimality", "realism",
-    )  # fmt: skip
-    source = snakemake.input
     config = Config.model_validate(snakemake.params.config)
-    results = Path(snakemake.params.output_dir)
-    study = Study.read(results, config, {name: Path(source[name]) for name in tables})
-    store = LatentStore.open(source.latents)
-    gallery = Gallery(
-        study,
-        load_template(config.template, config.preprocess.voxel_mm),
-        load_autoencoder(Path(source.model)),
-        store.latents,
-        list(store.scans),
-    )
+    study = Study.read(Path(snakemake.params.output_dir), config)
+    template = load_template(config.template, config.preprocess.voxel_mm)
+    gallery = Gallery(study, template, load_autoencoder(Path(snakemake.input.model)))
     render_report(study, gallery, Path(snakemake.output.index).parent, snakemake.threads)

@@ -180,33 +180,9 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
         write_table(getattr(found, name), folder / "evaluation" / f"{name}.tsv")
 
 
-def open_gallery(folder: Path, study: ReportStudy) -> Gallery:
+def open_gallery(study: ReportStudy) -> Gallery:
     """What draws the report's pictures of a made-up study."""
-    store = LatentStore.open(folder / "latents" / "latents.zarr")
-    model = load_autoencoder(folder / "autoencoder" / "model.pt")
-    return Gallery(study, template(), model, store.latents, list(store.scans))
-
-
-def table_paths(folder: Path) -> dict[str, Path]:
-    """The report's tables, by the names of its inputs."""
-    return {
-        "scans": folder / "cohort" / "scans.tsv",
-        "excluded": folder / "cohort" / "excluded.tsv",
-        "qc": folder / "preproc" / "qc.tsv",
-        "history": folder / "autoencoder" / "history.tsv",
-        "card": folder / "autoencoder" / "model.json",
-        "reconstruction": folder / "autoencoder" / "reconstruction.tsv",
-        "nodes": folder / "scm" / "nodes.tsv",
-        "tests": folder / "scm" / "tests.tsv",
-        "diagnostics": folder / "scm" / "diagnostics.tsv",
-        "regional_effects": folder / "scm" / "regional_effects.tsv",
-        "manifest": folder / "counterfactuals" / "manifest.tsv",
-        "summary": folder / "evaluation" / "summary.json",
-        "metrics": folder / "evaluation" / "metrics.tsv",
-        "regional_slopes": folder / "evaluation" / "regional_slopes.tsv",
-        "minimality": folder / "evaluation" / "minimality.tsv",
-        "realism": folder / "evaluation" / "realism.tsv",
-    }
+    return Gallery(study, template(), load_autoencoder(study.results / "autoencoder" / "model.pt"))
 
 
 def save(volume: np.ndarray, path: Path) -> None:

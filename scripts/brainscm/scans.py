@@ -17,6 +17,8 @@ from brainscm.visits import add_years_since_baseline
 
 SPLITS = ("train", "validation", "test")
 STATUSES = ("pass", "warn", "fail")
+# The columns of scans.tsv that the cohort's index makes; the others are the study's own.
+INDEX = ("scan", "participant", "session", "path", "further_runs", "split")
 # The columns of qc.tsv that a study's own tables may have, too, with another meaning.
 QC_STATUS, QC_REASONS = "qc_status", "qc_reasons"
 
@@ -30,11 +32,15 @@ class ScanTable:
             halves of age, and the columns of qc.tsv, of which status and reasons are called `qc_status`, `qc_reasons`.
         unusable: why each scan cannot be used, by scan id; "" where it can.
         preproc_dir: what the paths of preprocessed files are relative to.
+        covariates: the columns of `rows` that the study's own tables brought.
+        measured: those that preprocessing did, beside status and reasons: measures, volumes and paths of files.
     """
 
     rows: pd.DataFrame
     unusable: pd.Series
     preproc_dir: Path
+    covariates: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, scans_tsv: Path | str, qc_tsv: Path | str) -> ScanTable:
@@ -45,13 +51,16 @@ class ScanTable:
         """
         scans, qc = _read(scans_tsv, "split", SPLITS), _read(qc_tsv, "status", STATUSES)
         qc = qc.rename(columns={"status": QC_STATUS, "reasons": QC_REASONS})
+        covariates = tuple(str(column) for column in scans if column not in INDEX)
         scans = add_years_since_baseline(scans)
-        joined = scans.merge(qc[["scan", *(column for column in qc if column not in scans)]], on="scan", how="left")
+        qc = qc[["scan", *(column for column in qc if column not in scans)]]
+        measured = tuple(str(column) for column in qc if column not in ("scan", QC_STATUS, QC_REASONS))
+        joined = scans.merge(qc, on="scan", how="left")
         joined = joined.set_index("scan", drop=False).rename_axis(None)
         unusable = pd.Series("", index=joined.index, dtype=object)
         failed = joined[QC_STATUS].fillna("fail") == "fail"
         why = "preprocessing failed: " + joined[QC_REASONS].astype(object).fillna("no status").astype(str)
-        return cls(joined, unusable.mask(failed, why), Path(qc_tsv).parent)
+        return cls(joined, unusable.mask(failed, why), Path(qc_tsv).parent, covariates, measured)
 
     @cached_property
     def usable(self) -> pd.DataFrame:

@@ -31,8 +31,8 @@ def report(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     config = made_up_study.make_study(folder, people=15)
     made_up_study.write_evaluation(folder, made_up_study.open_study(folder, config))
-    study = Study.read(folder, config, made_up_study.table_paths(folder))
-    render_report(study, made_up_study.open_gallery(folder, study), folder / "report")
+    study = Study.read(folder, config)
+    render_report(study, made_up_study.open_gallery(study), folder / "report")
     return folder / "report"
 
 
@@ -65,7 +65,7 @@ def first_column(driver: Chrome) -> list[str]:
 
 
 def test_pages_load_without_errors_and_without_the_network(driver, report):
-    for path in [*(report / name for name in PAGES), report / "scans" / "sub-05_ses-1.html"]:
+    for path in [*(report / page.file for page in PAGES), report / "scans" / "sub-05_ses-1.html"]:
         visit(driver, path)
         assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == [], path.name
         requested = driver.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
@@ -154,7 +154,7 @@ def test_no_page_is_wider_than_the_window(driver, report, width):
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     )
     try:
-        for path in [*(report / name for name in PAGES), report / "scans" / "sub-05_ses-1.html"]:
+        for path in [*(report / page.file for page in PAGES), report / "scans" / "sub-05_ses-1.html"]:
             visit(driver, path)
             found = driver.execute_script("return document.documentElement.scrollWidth")
             assert found <= width, path.name

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 
 import made_up_study
-from brainscm.report.pages import cohort, evaluation, methods, scan
-from brainscm.report.render import PAGES, render_report
+from brainscm.report import render
+from brainscm.report.pages import cohort, counterfactuals, evaluation, methods, overview, scan, training
+from brainscm.report.render import PAGES, Page, render_report
 from brainscm.report.study import Study
 from brainscm.report.words import signed
+from brainscm.scans import QC_REASONS
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +29,7 @@ def study(tmp_path_factory) -> Study:
     folder = tmp_path_factory.mktemp("study")
     config = made_up_study.make_study(folder, people=15)
     made_up_study.write_evaluation(folder, made_up_study.open_study(folder, config))
-    return Study.read(folder, config, made_up_study.table_paths(folder))
+    return Study.read(folder, config)
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +37,11 @@ def report(study) -> Path:
     folder = study.results / "report"
     (folder / "scans").mkdir(parents=True)
     (folder / "scans" / "sub-gone.html").write_text("a page of an earlier run, whose scan is gone")
-    render_report(study, made_up_study.open_gallery(study.results, study), folder, threads=2)
+    render_report(study, made_up_study.open_gallery(study), folder, threads=2)
     return folder
 
 
-class Page(HTMLParser):
+class Written(HTMLParser):
     """Collects what a page refers to, its pictures' descriptions, and its visible text."""
 
     def __init__(self, path: Path) -> None:
@@ -65,14 +71,28 @@ class Page(HTMLParser):
             self.text += data
 
 
+def with_rows(study: Study, rows: pd.DataFrame) -> Study:
+    """The study with another table of scans, of which all can be used but those that could not be before."""
+    unusable = study.scans.unusable.reindex(rows.index).fillna("")
+    return replace(study, scans=replace(study.scans, rows=rows, unusable=unusable))
+
+
+def with_one_answer_less(study: Study) -> tuple[Study, str]:
+    """The study in which the first query could not be answered for one scan, and that scan."""
+    manifest = study.manifest.astype({"reason": object})
+    first = manifest.index[manifest["query"] == "older-by-20"][0]
+    manifest.loc[first, ["path", "reason"]] = [None, "it could not be decoded"]
+    return replace(study, manifest=manifest), str(manifest.loc[first, "scan"])
+
+
 def test_every_page_and_every_scan_is_there(report, study):
-    assert {path.name for path in report.glob("*.html")} == set(PAGES)
-    assert {path.stem for path in (report / "scans").glob("*.html")} == set(study.scans["scan"])
+    assert {path.name for path in report.glob("*.html")} == {page.file for page in PAGES}
+    assert {path.stem for path in (report / "scans").glob("*.html")} == set(study.scans.rows["scan"])
 
 
 def test_pages_are_complete_in_themselves(report):
     for path in report.rglob("*.html"):
-        page = Page(path)
+        page = Written(path)
         assert all(source.startswith("data:") for source in page.sources), path.name
         assert page.undescribed == 0, path.name
         outside = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?:https?:)?//[^\"')\s]+", path.read_text())
@@ -81,11 +101,36 @@ def test_pages_are_complete_in_themselves(report):
 
 def test_no_link_leads_nowhere(report):
     for path in report.rglob("*.html"):
-        for link in Page(path).links:
+        for link in Written(path).links:
             file, _, anchor = link.partition("#")
             target = (path.parent / file).resolve() if file else path
             assert target.exists(), f"{path.name}: {link}"
             assert not anchor or f'id="{anchor}"' in target.read_text(), f"{path.name}: {link}"
+
+
+def test_the_overview_is_written_last(report):
+    written = {path: path.stat().st_mtime_ns for path in report.rglob("*.html")}
+    assert max(written, key=written.__getitem__).name == "index.html"
+
+
+def test_a_new_page_is_a_module_and_a_line(study, tmp_path, monkeypatch):
+    """What docs/extending.md says: `context` of a module, the page's line in PAGES, and a template."""
+    assets = shutil.copytree(render.ASSETS, tmp_path / "assets")
+    (assets / "templates" / "splits.html.j2").write_text(
+        '{% extends "base.html.j2" %}{% block main %}<p>{{ trained_on }} training scans</p>{% endblock %}'
+    )
+
+    def context(study, gallery):
+        return {"trained_on": len(study.scans.of_split("train"))}
+
+    monkeypatch.setattr(render, "ASSETS", assets)
+    monkeypatch.setattr(render, "PAGES", (*PAGES, Page("splits.html", "Splits", context)))
+    render_report(study, None, tmp_path / "report")
+    text = Written(tmp_path / "report" / "splits.html").text
+    assert f"{len(study.scans.of_split('train'))} training scans" in text
+    assert "splits.html" in Written(tmp_path / "report" / "cohort.html").links
+    (here,) = re.findall('<a href="([^"]+)" aria-current="page">', (tmp_path / "report" / "splits.html").read_text())
+    assert here == "splits.html"
 
 
 def test_a_scan_page_stays_small(report):
@@ -93,18 +138,47 @@ def test_a_scan_page_stays_small(report):
 
 
 def test_a_failed_scan_has_a_page_that_says_why(report):
-    page = Page(report / "scans" / "sub-03_ses-1.html")
+    page = Written(report / "scans" / "sub-03_ses-1.html")
     assert "the file is cut short; copy it again" in page.text
     assert "No pictures" in page.text
     assert not page.sources[1:]  # the icon alone
 
 
 def test_the_overview_names_failures_and_limits(report):
-    text = Page(report / "index.html").text
+    text = Written(report / "index.html").text
     assert "the file is cut short" in text
     assert "no T1w file in the BIDS folder" in text
     assert "not a diagnosis" in text
     assert "causal only as far as the declared graph is right" in text
+
+
+def test_the_overview_counts_scans_and_lists_those_that_failed_before_those_left_out(study):
+    context = overview.context(study, None)
+    assert context["lead"].startswith("20 scans of 15 participants, ")
+    assert (context["figures"][0]["value"], context["figures"][0]["note"]) == ("18", "of 20 indexed; 2 failed")
+    listed = [(Markup(row["scan"]).striptags(), row["status"]) for row in context["failures"]]
+    assert listed == [
+        ("sub-03_ses-1", "fail"),
+        ("sub-03_ses-2", "fail"),
+        ("sub-90", "left out of everything"),
+        ("sub-02_ses-1", "left out of scm"),
+    ]
+    assert context["failures"][0]["reason"] == "the file is cut short; copy it again"
+
+
+def test_the_overview_names_so_many_failures_and_counts_the_others(study):
+    rows = [{"scan": f"sub-{i}", "path": None, "excluded_from": "everything", "reason": "no T1w"} for i in range(30)]
+    context = overview.context(replace(study, excluded=pd.DataFrame(rows)), None)
+    assert len(context["failures"]) == overview.FAILURES_SHOWN
+    assert context["more_failures"] == 32 - overview.FAILURES_SHOWN
+
+
+def test_the_overview_counts_each_querys_answers(study):
+    lacking, _ = with_one_answer_less(study)
+    known = replace(lacking, manifest=lacking.manifest.assign(extrapolation=False))
+    asked = {row["name"].striptags(): row for row in overview.context(known, None)["questions"]}
+    assert (asked["older-by-20"]["made"], asked["older-by-20"]["failed"]) == (3, 1)
+    assert (asked["man"]["made"], asked["man"]["failed"], asked["man"]["extrapolated"]) == (4, 0, 0)
 
 
 def test_the_overviews_failures_have_a_shape_beside_their_colour(report):
@@ -115,7 +189,7 @@ def test_the_overviews_failures_have_a_shape_beside_their_colour(report):
 
 def test_a_scan_page_shows_its_counterfactuals_and_warns_of_extrapolation(report, study):
     beyond = study.made[study.made["extrapolation"].astype(bool)].iloc[0]
-    page = Page(report / "scans" / f"{beyond['scan']}.html")
+    page = Written(report / "scans" / f"{beyond['scan']}.html")
     assert beyond["warning"] in page.text
     assert "age 20 years higher" in page.text
     assert len(page.sources) > 10
@@ -129,29 +203,54 @@ def test_neighbours_follow_the_order_of_the_scans(report, study):
     assert 'rel="prev"' not in (report / "scans" / f"{names[0]}.html").read_text()
 
 
-def test_standing_counts_the_share_below_and_the_robust_distance(study):
-    snr = [1.0, 2.0, 3.0, 4.0, 100.0]
-    values = pd.DataFrame({"scan": list("abcde"), "status": "pass", "split": "train", "snr": snr})
-    alone = replace(study, scans=values[["scan", "split"]], qc=values[["scan", "status", "snr"]])
-    percentile, z = alone.standing({"snr": 100.0}, "snr")
-    assert percentile == 90
-    assert z == pytest.approx(97 / 1.4826)
+def test_the_cohort_page_follows_scans_from_files_to_the_model(report):
+    text = Written(report / "cohort.html").text
+    flow = "Flow of scans: 21 found, 20 indexed, 18 preprocessed, 17 in the causal model"
+    assert flow in (report / "cohort.html").read_text()
+    for lost in ("1 left out by the index", "2 failed", "1 without a covariate of the graph"):
+        assert lost in text
+
+
+def test_the_cohort_page_describes_each_split_by_its_own_scans(study):
+    rows = {row["covariate"]: row for row in cohort.context(study, None)["split_rows"]}
+    scans = study.scans.rows
+    for split in ("train", "validation", "test"):
+        part = scans[scans["split"] == split]
+        assert rows["scans"][split] == str(len(part))
+        assert rows["participants"][split] == str(part["participant"].nunique())
+        assert rows["age (years)"][split].endswith(f"({part['age'].min():.3g}–{part['age'].max():.3g})")
+        assert rows["sex: F"][split].startswith(f"{(part['sex'] == 'F').sum()} (")
+    (drawing, *_) = (chart["drawing"] for chart in cohort.context(study, None)["charts"])
+    drawn = dict(re.findall(r">(train|validation|test)</text>.*?n = (\d+)", drawing))
+    known = scans[scans["age"].notna()]["split"].value_counts()
+    assert {split: int(count) for split, count in drawn.items()} == known.to_dict()
+
+
+def test_the_cohorts_table_has_every_scan_in_order_under_the_right_headings(study):
+    data = json.loads(cohort.context(study, None)["scans_data"])
+    keys = [column["key"] for column in data["columns"]]
+    assert [row[0] for row in data["rows"]] == sorted(study.scans.rows["scan"])
+    for row in data["rows"]:
+        scan = study.scans.rows.loc[row[0]]
+        assert row[keys.index("qc_status")] == scan["qc_status"]
+        assert row[keys.index("split")] == scan["split"]
+    labels = {column["key"]: column["label"] for column in data["columns"]}
+    assert (labels["qc_status"], labels["gm_ml"], labels["age"]) == ("Status", "Grey matter", "age (years)")
 
 
 def test_users_text_is_shown_not_run(study):
     hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-    qc = study.qc.assign(reasons=hostile)
-    data = cohort.context(replace(study, qc=qc))["scans_data"]
+    data = cohort.context(with_rows(study, study.scans.rows.assign(**{QC_REASONS: hostile})), None)["scans_data"]
     assert "<" not in data
     assert json.loads(data)["rows"][0][-1] == hostile
 
 
 def test_ten_thousand_scans_fit_the_group_page(study):
     count = 10_000
-    scans = pd.concat([study.scans] * (count // len(study.scans) + 1)).head(count).reset_index(drop=True)
-    scans["scan"] = [f"sub-{number:05d}_ses-baseline" for number in range(count)]
-    qc = pd.concat([study.qc] * (count // len(study.qc) + 1)).head(count).assign(scan=scans["scan"].to_numpy())
-    data = cohort.context(replace(study, scans=scans, qc=qc))["scans_data"]
+    rows = study.scans.rows
+    rows = pd.concat([rows] * (count // len(rows) + 1)).head(count)
+    rows["scan"] = [f"sub-{number:05d}_ses-baseline" for number in range(count)]
+    data = cohort.context(with_rows(study, rows.set_index("scan", drop=False).rename_axis(None)), None)["scans_data"]
     assert len(json.loads(data)["rows"]) == count
     assert len(data) < 10_000_000
 
@@ -178,35 +277,92 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
         summary={"reconstruction": {"psnr_brain_db": None, "ssim_brain": None}, "methods": unknown},
     )
     render_report(bare, None, tmp_path)
-    assert "could not be measured: no truth" in Page(tmp_path / "index.html").text
-    assert "There is no known answer to compare with." in Page(tmp_path / "evaluation.html").text
-    assert "No query is listed" in Page(tmp_path / "counterfactuals.html").text
+    assert "could not be measured: no truth" in Written(tmp_path / "index.html").text
+    assert "There is no known answer to compare with." in Written(tmp_path / "evaluation.html").text
+    assert "No query is listed" in Written(tmp_path / "counterfactuals.html").text
 
 
 def test_methods_say_whether_left_and_right_were_found_to_differ(study):
-    assert methods.context(study)["sides_differ"] is None  # nobody compared them
+    assert methods.context(study, None)["sides_differ"] is None  # nobody compared them
     row = {"check": "sides_differ", "item": "image", "value": 0.0, "warning": None}
     compared = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame([row])]))
-    assert methods.context(compared)["sides_differ"] is False
+    assert methods.context(compared, None)["sides_differ"] is False
 
 
 def test_a_lost_volume_costs_one_picture_and_says_so(study):
-    gallery = made_up_study.open_gallery(study.results, study)
-    row = study.rows[study.made["scan"].iloc[0]] | {"preproc_t1w": "gone.nii.gz"}
-    context = scan.context(study, gallery, row)
+    rows = study.scans.rows.copy()
+    lost = study.made["scan"].iloc[0]
+    rows.loc[lost, "preproc_t1w"] = "gone.nii.gz"
+    broken = with_rows(study, rows)
+    context = scan.context(broken, made_up_study.open_gallery(broken), broken.rows[lost])
     assert context["reconstruction"] is None
     assert "gone.nii.gz" in context["why_no_reconstruction"]
 
 
+def test_reconstructions_are_shown_from_best_to_worst_of_each_split(study):
+    captions = [item["caption"] for item in training.context(study, made_up_study.open_gallery(study))["examples"]]
+    for split, part in study.reconstruction.groupby("split"):
+        best, worst = (part["scan"][getattr(part["psnr_brain_db"], which)()] for which in ("idxmax", "idxmin"))
+        own = [caption for caption in captions if caption.startswith(f"{split}, ")]
+        assert own[0].startswith(f"{split}, best: {best}. In the brain: PSNR {part['psnr_brain_db'].max():.1f} dB")
+        assert own[-1].startswith(f"{split}, worst: {worst}. In the brain: PSNR {part['psnr_brain_db'].min():.1f} dB")
+
+
+def test_the_autoencoders_headline_is_the_test_splits(study):
+    reconstruction = study.reconstruction
+    test = reconstruction[reconstruction["split"] == "test"]
+    context = training.context(study, None)
+    assert context["figures"][0]["value"] == f"{test['psnr_brain_db'].mean():.1f} dB"
+    assert [(row["split"], row["scans"]) for row in context["fidelity"]] == [
+        (split, str((reconstruction["split"] == split).sum())) for split in ("train", "validation", "test")
+    ]
+
+
+def test_methods_name_the_template_and_grid_of_the_scans_that_were_encoded(report):
+    text = Written(report / "methods.html").text
+    assert "target made from Drawn" in text
+    assert "an affine transform at\n6 mm" in text
+
+
+def test_differences_of_a_query_share_a_scale_that_holds_nearly_all_of_them(study):
+    gallery = made_up_study.open_gallery(study)
+    query = study.config.counterfactuals[0]
+    items = study.made[study.made["query"] == query.name].to_dict("records")
+    limits = {gallery.counterfactual(item, query)["limit"] for item in items}
+    assert len(limits) == 1
+    changes = np.abs([nib.load(study.counterfactuals_dir / item["difference_path"]).get_fdata() for item in items])
+    assert 0.98 < np.mean(changes[changes > 0] <= limits.pop()) <= 1
+
+
+def test_a_query_says_how_many_answers_it_has_and_which_scans_have_none(study):
+    lacking, scan_without = with_one_answer_less(study)
+    shown, _ = counterfactuals.context(lacking, None)["queries"]
+    assert (shown["figures"][0]["value"], shown["figures"][0]["note"]) == ("3", "of 4 scans asked")
+    assert shown["failed"] == [{"scan": scan_without, "reason": "it could not be decoded"}]
+    assert scan_without not in shown["others"]
+
+
+def test_slopes_stand_beside_those_across_participants(study):
+    (block,) = evaluation.context(study, None)["slopes"]
+    row = study.regional_slopes.set_index("region").loc["gm"]
+    shown = next(cells for cells in block["rows"] if cells["region"] == "grey matter")
+    assert shown["participants"].startswith(signed(f"{row['people_slope_ml']:.2f}"))
+    assert shown["same_mask"].startswith(signed(f"{row['same_mask_slope_ml']:.2f}"))
+    assert shown["within"].startswith(signed(f"{row['counterfactual_slope_ml']:.2f}"))
+    assert shown["ratio"] == signed(f"{row['counterfactual_slope_ml'] / row['same_mask_slope_ml']:.2f}")
+    assert block["words"].endswith(f"{row['people']} real participants.")
+
+
 def test_methods_table_shows_the_summarys_figures(study):
-    (simulated, *_) = evaluation.context(study)["truths"]
+    (simulated, *_) = evaluation.context(study, None)["truths"]
     shown = next(row for row in simulated["rows"] if row["_class"] == "best")["change_correlation"]
     assert shown.startswith(f"{study.summary['methods']['latent_glm']['change_correlation']:.2f}")
+    assert f"{study.summary['truth']['people']} participants." in simulated["words"]
     assert simulated["few"]
 
 
 def test_the_matrix_shows_each_excess_beside_its_noise_floor(study):
-    matrix = evaluation.context(study)["matrix"]
+    matrix = evaluation.context(study, None)["matrix"]
     own = study.minimality[(study.minimality["method"] == "latent_glm") & (study.minimality["decode"] == "residual")]
     cell = own[(own["query"] == "older-by-20") & (own["region"] == "gm")].iloc[0]
     shown = next(row for row in matrix["rows"] if row["query"] == "older-by-20, total effect")["gm"]

@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from brainscm.report import words
-from brainscm.report.study import records
+from brainscm.scans import records
 
 Context = dict[str, Any]
 

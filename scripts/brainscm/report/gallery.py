@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-import zarr
 
 from brainscm.config import QueryOptions
 from brainscm.encoding.encoder import Encoder
-from brainscm.errors import ScanError
-from brainscm.images import Grid, Mask, Volume, read_mask, read_volume
+from brainscm.images import Grid, Mask, Volume, read_volume
+from brainscm.report import pictures
+from brainscm.report.study import Study, spaced
 
 if TYPE_CHECKING:
     from brainscm.preprocess.template import Template
-from brainscm.report import pictures
-from brainscm.report.study import Study, spaced
 
 SCALE_SAMPLE = 20  # differences that a query's common colour scale is read from
 
@@ -31,10 +29,8 @@ class Gallery:
     A volume that cannot be read raises `ScanError`, which the page that asks for it tells instead of the picture.
     """
 
-    def __init__(self, study: Study, template: Template, autoencoder: Encoder, latents: zarr.Array, scans: list[str]):
-        self.study, self.template = study, template
-        self.autoencoder, self.latents = autoencoder, latents
-        self.row_of = {scan: row for row, scan in enumerate(scans)}
+    def __init__(self, study: Study, template: Template, encoder: Encoder) -> None:
+        self.study, self.template, self.encoder = study, template, encoder
         self.grid = Grid(template.shape, np.asarray(template.affine))
         self.cuts = pictures.Cuts.through(template.brain_mask)
 
@@ -43,22 +39,21 @@ class Gallery:
         brain = np.where(self.template.brain_mask, self.template.brain, 0.0)
         return pictures.grey(brain / np.percentile(brain[brain > 0], 90), self.cuts)
 
-    def volume(self, row: Mapping[str, Any]) -> Volume:
-        return read_volume(self._preprocessed(row, "preproc_t1w"), self.grid)
+    def volume(self, scan: str) -> Volume:
+        # On the template's grid: pictures are cut where the template's brain lies.
+        return read_volume(self.study.scans.path(scan, "preproc_t1w"), self.grid)
 
-    def mask(self, row: Mapping[str, Any]) -> Mask:
-        return read_mask(self._preprocessed(row, "template_mask"))
+    def mask(self, scan: str) -> Mask:
+        return self.study.scans.mask(scan)
 
-    def scan(self, row: Mapping[str, Any]) -> str:
-        return pictures.grey(self.volume(row), self.cuts)
+    def scan(self, scan: str) -> str:
+        return pictures.grey(self.volume(scan), self.cuts)
 
-    def reconstruction(self, row: Mapping[str, Any], limit: float = 0.3) -> dict[str, Any]:
-        """The scan, its reconstruction from the continuous latent, and their difference."""
-        if row["scan"] not in self.row_of:
-            raise ScanError(f"{row['scan']}: has no latent; encode_scans left it out.")
-        latent = torch.from_numpy(np.asarray(self.latents[self.row_of[row["scan"]]], dtype=np.float32)[None])
-        reconstruction = self.autoencoder.decode(latent)[0, 0].numpy()
-        volume, mask = self.volume(row), self.mask(row)
+    def reconstruction(self, scan: str, limit: float = 0.3) -> dict[str, Any]:
+        """A scan, its reconstruction from the continuous latent, and their difference."""
+        latent = torch.from_numpy(self.study.latents.of(scan)[None])  # (1, c, x, y, z)
+        reconstruction = self.encoder.decode(latent)[0, 0].numpy()
+        volume, mask = self.volume(scan), self.mask(scan)
         return {
             "before": pictures.grey(volume, self.cuts),
             "after": pictures.grey(reconstruction, self.cuts),
@@ -66,14 +61,14 @@ class Gallery:
             "limit": limit,
         }
 
-    def counterfactual(self, item: Mapping[str, Any], row: Mapping[str, Any], query: QueryOptions) -> dict[str, Any]:
+    def counterfactual(self, item: Mapping[str, Any], query: QueryOptions) -> dict[str, Any]:
         """One manifest row as pictures, on the common scale of its query."""
-        mask = self.mask(row)
+        mask = self.mask(item["scan"])
         limit, uncertainty_limit = self._limits(query.name)
         drawn = {
             "scan": item["scan"],
             "query": query.name,
-            "factual": self.scan(row),
+            "factual": self.scan(item["scan"]),
             "counterfactual": pictures.grey(self._result(item["path"]), self.cuts),
             "difference": pictures.signed(self._result(item["difference_path"]), self.cuts, mask, limit),
             "limit": limit,
@@ -103,11 +98,6 @@ class Gallery:
         differences = [self._result(item["difference_path"]) for item in sample]
         uncertainties = [self._result(path) for item in sample if pd.notna(path := item["uncertainty_path"])]
         return _common_limit(differences), _common_limit(uncertainties)
-
-    def _preprocessed(self, row: Mapping[str, Any], role: str) -> Path:
-        if pd.isna(row[role]):
-            raise ScanError(f"{row['scan']}: preprocessing left no image in template space.")
-        return self.study.preproc_dir / row[role]
 
     def _result(self, path: str) -> Volume:
         return read_volume(self.study.counterfactuals_dir / path, self.grid)

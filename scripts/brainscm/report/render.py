@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,34 @@ from brainscm.report import pictures
 from brainscm.report.cells import Context, embedded
 from brainscm.report.gallery import Gallery
 from brainscm.report.pages import causal_model, cohort, counterfactuals, evaluation, methods, overview, scan, training
-from brainscm.report.study import ASSETS, Study
+from brainscm.report.study import Study
 
 logger = logging.getLogger("brainscm")
 
-PAGES = {
-    "index.html": "Overview",
-    "cohort.html": "Cohort",
-    "training.html": "Autoencoder",
-    "scm.html": "Causal model",
-    "counterfactuals.html": "Counterfactuals",
-    "evaluation.html": "Evaluation",
-    "methods.html": "Methods",
-}
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the report: the template `<file>.j2`, filled with what `context` takes from the study.
+
+    `title` stands in the navigation. The gallery is None where no scan could be used.
+    """
+
+    file: str
+    title: str
+    context: Callable[[Study, Gallery | None], Context]
+
+
+# In the order of the navigation.
+PAGES = (
+    Page("index.html", "Overview", overview.context),
+    Page("cohort.html", "Cohort", cohort.context),
+    Page("training.html", "Autoencoder", training.context),
+    Page("scm.html", "Causal model", causal_model.context),
+    Page("counterfactuals.html", "Counterfactuals", counterfactuals.context),
+    Page("evaluation.html", "Evaluation", evaluation.context),
+    Page("methods.html", "Methods", methods.context),
+)
+ASSETS = Path(__file__).resolve().parents[3] / "report"  # templates, style and script
 LOG_SECONDS = 30
 
 
@@ -45,36 +61,32 @@ def render_report(study: Study, gallery: Gallery | None, folder: Path, threads: 
         threads: scan pages drawn at the same time.
     """
     writer = _Writer(study, folder)
-    start = last_log = time.monotonic()
+    _write_scans(writer, study, gallery, threads)
+    # The overview, which is the first of them, comes last: Snakemake takes it for the whole report.
+    for page in reversed(PAGES):
+        writer.write(page.file, f"{page.file}.j2", page.context(study, gallery))
+    logger.info("report of %d scans written to %s", len(study.rows), folder)
+
+
+def _write_scans(writer: _Writer, study: Study, gallery: Gallery | None, threads: int) -> None:
+    """A page a scan, each with links to those before and after it; pages of scans that are gone go."""
     names = list(study.rows)
+    before, after = [None, *names[:-1]], [*names[1:], None]
+    for path in (writer.folder / "scans").glob("*.html"):
+        if path.stem not in study.rows:
+            path.unlink()
 
-    def scan_page(place: int) -> None:
-        beside = {
-            "previous": names[place - 1] if place else None,
-            "next": names[place + 1] if place + 1 < len(names) else None,
-        }
-        writer.write(
-            f"scans/{names[place]}.html", "scan.html", scan.context(study, gallery, study.rows[names[place]]) | beside
-        )
+    def write(name: str, previous: str | None, following: str | None) -> None:
+        beside = {"previous": previous, "next": following}
+        writer.write(f"scans/{name}.html", "scan.html.j2", scan.context(study, gallery, study.rows[name]) | beside)
 
-    for page in (folder / "scans").glob("*.html"):
-        if page.stem not in study.rows:
-            page.unlink()  # of an earlier run, with scans that are gone
+    start = last_log = time.monotonic()
     with ThreadPoolExecutor(threads) as pool:
-        for done, _ in enumerate(pool.map(scan_page, range(len(names))), start=1):
+        for done, _ in enumerate(pool.map(write, names, before, after), start=1):
             if time.monotonic() - last_log > LOG_SECONDS:
                 last_log = time.monotonic()
                 left = (last_log - start) / done * (len(names) - done)
                 logger.info("%d of %d scan pages written, about %.0f min left", done, len(names), left / 60)
-    writer.write("cohort.html", "cohort.html", cohort.context(study))
-    writer.write("training.html", "training.html", training.context(study, gallery))
-    writer.write("scm.html", "scm.html", causal_model.context(study, gallery))
-    writer.write("counterfactuals.html", "counterfactuals.html", counterfactuals.context(study, gallery))
-    writer.write("evaluation.html", "evaluation.html", evaluation.context(study))
-    writer.write("methods.html", "methods.html", methods.context(study))
-    # The overview comes last: Snakemake takes it for the whole report.
-    writer.write("index.html", "index.html", overview.context(study, gallery))
-    logger.info("report of %d scans written to %s", len(names), folder)
 
 
 class _Writer:
@@ -92,7 +104,7 @@ class _Writer:
         parts: Any = self.environment.get_template("parts.html.j2").module
         self.environment.globals |= {
             "study": {"title": f"BrainSCM · {study.name}"},
-            "pages": [{"file": file, "title": title} for file, title in PAGES.items()],
+            "pages": PAGES,
             "style": Markup((ASSETS / "style.css").read_text()),
             "script": Markup((ASSETS / "report.js").read_text()),
             "version": __version__,
@@ -106,5 +118,5 @@ class _Writer:
     def write(self, file: str, template: str, context: Mapping[str, Any]) -> None:
         path = self.folder / file
         shared: Context = {"here": file, "root": "../" * file.count("/")}
-        text = self.environment.get_template(f"{template}.j2").render(shared | dict(context))
+        text = self.environment.get_template(template).render(shared | dict(context))
         write_text(path, text)

@@ -12,19 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainscm.config import Config, QueryOptions
+from brainscm.config import Config
+from brainscm.latents.store import LatentStore
 from brainscm.qc.measures import MEASURES, Measure
+from brainscm.report.inputs import INPUTS, TABLES
+from brainscm.scans import QC_STATUS, ScanTable, records
 from brainscm.scm.graph import Graph, read_graph
 from brainscm.tables import evenly_spaced, read_table
-
-SPLITS = ("train", "validation", "test")
-IDENTITY = ("scan", "participant", "session", "path", "further_runs", "split")
-ASSETS = Path(__file__).resolve().parents[3] / "report"  # templates, style, script
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as dictionaries."""
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def spaced(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
@@ -34,16 +28,16 @@ def spaced(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Study:
-    """The tables of one run; see docs/reference/outputs.md for their columns.
+    """The tables of one finished run; docs/reference/outputs.md tells their columns.
 
     `results` is the output folder, which pictures are read from. Tables of stages that gave nothing are empty.
     """
 
     results: Path
     config: Config
-    scans: pd.DataFrame
+    scans: ScanTable
+    latents: LatentStore
     excluded: pd.DataFrame
-    qc: pd.DataFrame
     history: pd.DataFrame
     card: dict[str, Any]
     reconstruction: pd.DataFrame
@@ -59,21 +53,16 @@ class Study:
     realism: pd.DataFrame
 
     @classmethod
-    def read(cls, results: Path, config: Config, paths: dict[str, Path]) -> Study:
-        """Read the tables (TSV) and documents (JSON) at `paths`, keyed by the names of the fields above."""
-        content: dict[str, Any] = {}
-        for name, path in paths.items():
-            content[name] = json.loads(path.read_text()) if path.suffix == ".json" else read_table(path)
-        return cls(results=results, config=config, **content)
+    def read(cls, results: Path, config: Config) -> Study:
+        """Read what the stages have written into the results folder."""
+        scans = ScanTable.read(results / INPUTS["scans"], results / INPUTS["qc"])
+        tables = {name: _read(results / path) for name, path in TABLES.items()}
+        return cls(results, config, scans, LatentStore.open(results / INPUTS["latents"]), **tables)
 
     @property
     def name(self) -> str:
         folder = self.config.bids_dir or self.config.dicom_dir
         return folder.name if folder else "simulated cohort"
-
-    @property
-    def preproc_dir(self) -> Path:
-        return self.results / "preproc"
 
     @property
     def counterfactuals_dir(self) -> Path:
@@ -83,28 +72,25 @@ class Study:
     def graph(self) -> Graph:
         return read_graph(self.config.scm)
 
-    @property
-    def queries(self) -> list[QueryOptions]:
-        return self.config.counterfactuals
-
     @cached_property
     def cohort(self) -> pd.DataFrame:
-        """One row a scan: identity, split, covariates, status, QC metrics, volumes and reconstruction, by scan."""
-        table = self.scans.merge(self.qc.drop(columns=self._shared(self.qc)), on="scan", how="left")
-        table["status"] = table["status"].where(table["status"].notna(), "none")
+        """One row a scan, sorted by scan: that of `ScanTable`, with its reconstruction's quality.
+
+        `qc_status` is "none" where preprocessing has not run.
+        """
         fidelity = self.reconstruction[["scan", *self.fidelity]]
-        table = table.merge(fidelity, on="scan", how="left")
-        return table.sort_values("scan", ignore_index=True)
+        table = self.scans.rows.merge(fidelity, on="scan", how="left").sort_values("scan", ignore_index=True)
+        return table.assign(**{QC_STATUS: table[QC_STATUS].fillna("none")})
+
+    @property
+    def usable(self) -> pd.DataFrame:
+        """The rows of `cohort` whose scans can be used."""
+        return self.cohort[self.cohort["scan"].map(self.scans.unusable == "")]
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
         """The rows of `cohort`, by scan id, in its order."""
         return {row["scan"]: row for row in records(self.cohort)}
-
-    @property
-    def covariates(self) -> list[str]:
-        """Columns that the user's own tables brought."""
-        return [str(column) for column in self.scans if column not in IDENTITY]
 
     @cached_property
     def made(self) -> pd.DataFrame:
@@ -120,20 +106,20 @@ class Study:
 
     @property
     def output_roles(self) -> list[str]:
-        """Columns that hold paths of preprocessed files, relative to `preproc_dir`."""
-        text = [str(c) for c in self.qc.select_dtypes(exclude="number") if c not in ("scan", "status", "reasons")]
-        return [c for c in text if self.qc[c].astype(str).str.contains("/").any()]
+        """Columns that hold paths of preprocessed files, relative to the folder of preprocessed files."""
+        text = self.scans.rows[list(self.scans.measured)].select_dtypes(exclude="number")
+        return [str(column) for column in text if text[column].astype(str).str.contains("/").any()]
 
     @cached_property
     def measures(self) -> list[str]:
-        """Numeric columns that preprocessing measured: QC metrics first, volumes after."""
-        own = [str(c) for c in self.qc.select_dtypes("number") if c not in self.scans and self.qc[c].notna().any()]
+        """Numeric columns that preprocessing measured: measures of quality first, volumes after."""
+        numbers = self.scans.rows[list(self.scans.measured)].select_dtypes("number")
+        own = [str(column) for column in numbers if numbers[column].notna().any()]
         return [c for c in own if not c.endswith("_ml")] + [c for c in own if c.endswith("_ml")]
 
-    def measure(self, column: str) -> dict[str, str]:
-        """Label, unit, meaning and the better way of a measure; one that the registry lacks keeps its name."""
-        known = MEASURES.get(column, Measure(column.replace("_", " "), "", "neither", ""))
-        return {key: getattr(known, key) for key in ("label", "unit", "better", "meaning")}
+    def measure(self, column: str) -> Measure:
+        """What a measure is; one that the registry does not list, such as an atlas's region, keeps its name."""
+        return MEASURES.get(column, Measure(column.replace("_", " "), unit="", better="neither", meaning=""))
 
     def unit(self, node: str) -> str:
         options = self.config.scm.nodes.get(node)
@@ -153,9 +139,10 @@ class Study:
         if not np.isfinite(value) or not len(values):
             return float("nan"), float("nan")
         median = float(np.median(values))
-        spread = 1.4826 * float(np.median(np.abs(values - median)))
+        robust_sd = 1.4826 * float(np.median(np.abs(values - median)))
         percentile = 100 * float(np.mean(values < value) + 0.5 * np.mean(values == value))
-        return percentile, (value - median) / spread if spread > 0 else float("nan")
+        return percentile, (value - median) / robust_sd if robust_sd > 0 else float("nan")
 
-    def _shared(self, table: pd.DataFrame) -> list[str]:
-        return [str(column) for column in table if column != "scan" and column in self.scans]
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.suffix == ".json" else read_table(path)

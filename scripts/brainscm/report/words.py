@@ -25,8 +25,8 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A measure of agreement with the truth, in words; `decimals` are those shown, `ideal` is a reference, if any."""
+class Score:
+    """A score of a method against the truth, in words; `decimals` are those shown, `ideal` is a reference, if any."""
 
     name: str
     short: str
@@ -36,30 +36,22 @@ class Measure:
     ideal: float | None = None
 
 
-MEASURES = {
-    "psnr_brain_db": Measure("PSNR in the brain", "PSNR", "dB", "higher is better", 1),
-    "ssim_brain": Measure("SSIM in the brain", "SSIM", "", "higher is better", 3),
-    "change_correlation": Measure("Correlation with the true change", "Correlation", "", "1 is perfect", 2, 1.0),
-    "change_slope": Measure("Size of the change: slope on the true change", "Slope", "", "1 is right", 2, 1.0),
-    "region_volume_mae_ml": Measure("Error of regional volumes", "Regional error", "ml", "lower is better", 2),
-    "interval_coverage_95": Measure("Coverage of 95 % intervals", "Coverage", "", "0.95 is right", 2, 0.95),
+SCORES = {
+    "psnr_brain_db": Score("PSNR in the brain", "PSNR", "dB", "higher is better", 1),
+    "ssim_brain": Score("SSIM in the brain", "SSIM", "", "higher is better", 3),
+    "change_correlation": Score("Correlation with the true change", "Correlation", "", "1 is perfect", 2, 1.0),
+    "change_slope": Score("Size of the change: slope on the true change", "Slope", "", "1 is right", 2, 1.0),
+    "region_volume_mae_ml": Score("Error of regional volumes", "Regional error", "ml", "lower is better", 2),
+    "interval_coverage_95": Score("Coverage of 95 % intervals", "Coverage", "", "0.95 is right", 2, 0.95),
 }
-FEW_PEOPLE = 20
+FEW_PARTICIPANTS = 20
 LIMITS = (
     "A counterfactual is what a fitted model says: not a measurement, and not a diagnosis.",
     "It is causal only as far as the declared graph is right. An unmeasured common cause, or an arrow that is missing "
     "or reversed, makes it wrong without any warning on these pages.",
-    "How people of different ages differ is not how one person changes.",
-    "Beyond the range of the training people (marked as extrapolation) the formula speaks, not the data.",
+    "How participants of different ages differ is not how one participant changes.",
+    "Beyond the range of the training participants (marked as extrapolation) the formula speaks, not the data.",
 )
-REGIONS = {
-    "gm": "grey matter",
-    "wm": "white matter",
-    "csf": "CSF",
-    "ventricles": "ventricles",
-    "medial_temporal_gm": "medial temporal grey matter",
-    "brain": "brain",
-}
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -129,7 +121,7 @@ def size_of_change(slope: float) -> str:
     return f"about the right size ({slope:.2f} of the true change)"
 
 
-def verdict(summary: Mapping[str, Any]) -> list[str]:
+def findings(summary: Mapping[str, Any]) -> list[str]:
     """What the evaluation found, in sentences, from `summary.json` alone."""
     latent = summary["methods"]["latent_glm"]
     reasons = latent.get("why_null", {})
@@ -158,7 +150,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Its volumes are {compared} the best baseline ({METHODS.get(best, best)}).")
     coverage = latent["interval_coverage_95"]
     if coverage is None:
-        sentences.append(f"Intervals were not judged: {reasons.get('interval_coverage_95', 'no reason was recorded')}.")
+        reason = reasons.get("interval_coverage_95", "no reason was recorded")
+        sentences.append(f"Intervals were not evaluated: {reason}.")
     else:
         trust = (
             "as they should" if 0.93 <= coverage <= 0.97 else ("too narrow" if coverage < 0.93 else "wider than needed")
@@ -166,7 +159,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"Its 95 % intervals of regional volumes hold the truth in {100 * coverage:.0f} % of cases: {trust}."
         )
-    people = summary.get("truth", {}).get("people", FEW_PEOPLE)
-    if people < FEW_PEOPLE:
-        sentences.append(f"All this rests on {plural(people, 'person', 'people')}: another few may give other figures.")
+    participants = summary.get("truth", {}).get("people", FEW_PARTICIPANTS)
+    if participants < FEW_PARTICIPANTS:
+        counted = plural(participants, "participant")
+        sentences.append(f"All this rests on {counted}: another few may give other figures.")
     return sentences

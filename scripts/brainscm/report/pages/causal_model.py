@@ -7,6 +7,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
+from brainscm.regions import region_label
 from brainscm.report import words
 from brainscm.report.cells import Context, whole_table
 from brainscm.report.gallery import Gallery
@@ -63,7 +64,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         "test_columns": tests["columns"],
         "effects": _effects(study, gallery),
         "regions": [
-            {"contrast": contrast, **whole_table(rows, REGIONS)}
+            {"contrast": contrast, **whole_table(rows.assign(region=rows["region"].map(region_label)), REGIONS)}
             for contrast, rows in study.regional_effects.groupby("contrast", sort=False)
         ],
         "models": [
@@ -78,10 +79,10 @@ def _findings(study: Study) -> list[str]:
     if table.empty:
         return ["No diagnostics were written."]
     value = table.drop_duplicates(["check", "item"]).set_index(["check", "item"])["value"]
-    scans, people = int(value["training_scans", "used"]), int(value["training_participants", "used"])
+    scans, participants = int(value["training_scans", "used"]), int(value["training_participants", "used"])
     freedom = int(value["degrees_of_freedom", "image"])
     sentences = [
-        f"The fit rests on {words.plural(scans, 'training scan')} of {words.plural(people, 'person', 'people')}; "
+        f"The fit rests on {words.plural(scans, 'training scan')} of {words.plural(participants, 'participant')}; "
         f"{words.plural(freedom, 'degree')} of freedom are left for the noise."
     ]
     condition = value.get(("condition_number", "image"))

@@ -8,7 +8,9 @@ import pandas as pd
 
 from brainscm.report import charts, words
 from brainscm.report.cells import Context, embedded, plain
-from brainscm.report.study import SPLITS, Study
+from brainscm.report.gallery import Gallery
+from brainscm.report.study import Study
+from brainscm.scans import QC_REASONS, QC_STATUS, SPLITS
 
 EXCLUDED_SHOWN = 500
 LEVELS_SHOWN = 12
@@ -16,20 +18,22 @@ CHARTS = 6
 COVARIATE_COLUMNS = 6
 
 
-def context(study: Study) -> Context:
-    table = study.cohort
-    status = table["status"].value_counts()
+def context(study: Study, gallery: Gallery | None) -> Context:
+    table, covariates = study.cohort, study.scans.covariates
+    status = table[QC_STATUS].value_counts()
     steps = _steps(study)
-    numeric = [c for c in study.covariates if pd.api.types.is_numeric_dtype(table[c]) and table[c].nunique() > 1]
-    shown = [c for c in study.covariates if c in numeric or 1 < table[c].nunique() <= LEVELS_SHOWN]
+    numeric = [c for c in covariates if pd.api.types.is_numeric_dtype(table[c]) and table[c].nunique() > 1]
+    shown = [c for c in covariates if c in numeric or 1 < table[c].nunique() <= LEVELS_SHOWN]
     strips: list[Context] = [
         _strip(study, column) for column in (*study.measures, *study.fidelity[:2]) if table[column].nunique() > 1
     ]
     columns: list[Context] = [
-        *({"key": key, "label": key.capitalize(), "number": False} for key in ("scan", "status", "split")),
+        {"key": "scan", "label": "Scan", "number": False},
+        {"key": QC_STATUS, "label": "Status", "number": False},
+        {"key": "split", "label": "Split", "number": False},
         *({"key": c, "label": study.with_unit(c), "number": c in numeric} for c in shown[:COVARIATE_COLUMNS]),
         *({"key": strip["key"], "label": strip["label"], "number": True} for strip in strips),
-        {"key": "reasons", "label": "Reasons", "number": False},
+        {"key": QC_REASONS, "label": "Reasons", "number": False},
     ]
     keys = [column["key"] for column in columns]
     rows = [[plain(value) for value in row] for row in table.reindex(columns=keys).itertuples(index=False, name=None)]
@@ -59,12 +63,11 @@ def context(study: Study) -> Context:
 
 def _steps(study: Study) -> list[tuple[str, int, Sequence[str]]]:
     """The flow from what was found to what the causal model used, with what left it at each step."""
-    table, excluded = study.cohort, study.excluded
+    table, used, excluded = study.cohort, study.usable, study.excluded
     lost = excluded[excluded["excluded_from"] == "everything"]
     incomplete = set(excluded.loc[excluded["excluded_from"] != "everything", "scan"])
-    used = table[table["status"].isin(["pass", "warn"])]
     complete = used[~used["scan"].isin(incomplete)]
-    failed, absent = int((table["status"] == "fail").sum()), int((table["status"] == "none").sum())
+    failed, absent = int((table[QC_STATUS] == "fail").sum()), int((table[QC_STATUS] == "none").sum())
     failures = [f"{failed} failed"] if failed else []
     failures += [f"{absent} not run"] if absent else []
     missing = [f"{len(used) - len(complete)} without a covariate of the graph"] if len(complete) < len(used) else []
@@ -114,5 +117,5 @@ def _range(values: pd.Series) -> str:
 
 def _strip(study: Study, column: str) -> Context:
     measure = study.measure(column)
-    hint = {"higher": "higher is better", "lower": "lower is better"}.get(measure["better"], "")
-    return {"key": column, "hint": hint, **{key: measure[key] for key in ("label", "unit", "meaning")}}
+    hint = "" if measure.better == "neither" else f"{measure.better} is better"
+    return {"key": column, "hint": hint, "label": measure.label, "unit": measure.unit, "meaning": measure.meaning}

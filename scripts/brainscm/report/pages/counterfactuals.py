@@ -21,7 +21,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
     return {
         "lead": (
             "Each row of slices is one volume; all differences of a query share one colour scale. The scans shown are "
-            "evenly spaced through the list, not chosen by their looks. Left is left."
+            "evenly spaced through the list, not chosen by their appearance. Left is left."
             if study.config.counterfactuals
             else "No query is listed in the configuration (counterfactuals:), so there is nothing to show."
         ),
@@ -36,7 +36,7 @@ def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Co
     if pd.isna(item["path"]) or gallery is None:
         return said | {"problem": plain(item.get("reason")) or "no counterfactual was made"}
     try:
-        drawn = gallery.counterfactual(item, study.rows[item["scan"]], query)
+        drawn = gallery.counterfactual(item, query)
     except ScanError as error:
         return said | {"problem": str(error)}
     nodes = _nodes(study, item)
@@ -95,9 +95,9 @@ def _figures(study: Study, rows: pd.DataFrame, made: pd.DataFrame) -> list[Conte
             "note": "outside a training range, or further out than any training scan",
         },
         {
-            "label": "Training people near",
+            "label": "Training participants near",
             "value": words.number(float(made["positivity"].median())) if len(made) else None,
-            "note": "median over scans; people with similar covariates",
+            "note": "median over scans; participants with similar covariates",
         },
         *(_pass_through(kept) if study.config.autoencoder.kind == "vqvae" else []),
     ]
@@ -110,7 +110,7 @@ def _warnings(made: pd.DataFrame) -> list[str]:
         example = beyond.iloc[0].to_dict()
         warnings.append(
             f"{len(beyond)} of {len(made)} answers lie beyond the training data: there the formula speaks, not the "
-            f"people. For example {example['scan']}: {example['warning']}."
+            f"participants. For example {example['scan']}: {example['warning']}."
         )
     lonely = int((made["positivity"] == 0).sum())
     if lonely:

@@ -1,4 +1,4 @@
-"""How right the counterfactuals are: beside known answers, beside simpler methods, and beside people's own slopes."""
+"""How right the counterfactuals are: beside known answers, beside simpler methods, and beside real participants."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import math
 import pandas as pd
 from markupsafe import Markup
 
+from brainscm.regions import region_label
 from brainscm.report import charts, words
 from brainscm.report.cells import Context, plain
-from brainscm.report.study import Study, records
+from brainscm.report.gallery import Gallery
+from brainscm.report.study import Study
+from brainscm.scans import records
 
 SOURCES = {
     "simulated": "the simulator's true counterfactual heads",
@@ -23,13 +26,13 @@ AXIOMS = {
 }
 
 
-def context(study: Study) -> Context:
+def context(study: Study, gallery: Gallery | None) -> Context:
     metrics, fidelity = study.metrics, study.summary["reconstruction"]
     means = metrics[(metrics["level"] == "mean") & metrics["region"].isna()]
     overall = means[means["stratum"] == "all"]
     sources = [source for source in SOURCES if (overall["source"] == source).any()]
     return {
-        "findings": words.verdict(study.summary) + slope_findings(study),
+        "findings": words.findings(study.summary) + slope_findings(study),
         "truths": [_methods(overall[overall["source"] == source], source) for source in sources],
         "why_null": _why_null(study),
         "floor": (
@@ -37,7 +40,7 @@ def context(study: Study) -> Context:
             f"SSIM {fidelity['ssim_brain']:.3f}. Direct decoding cannot do better than that; residual decoding can, "
             "because it adds the decoded change to the scan itself."
             if fidelity["psnr_brain_db"] is not None
-            else "The reconstruction could not be judged: the test split has no usable scan."
+            else "The reconstruction could not be evaluated: the test split has no usable scan."
         ),
         "intervals": _intervals(overall),
         "matrix": _matrix(study.minimality),
@@ -78,10 +81,10 @@ def _matrix(minimality: pd.DataFrame) -> Context | None:
     floor = {region: f"{noise[region]:.1f}" if math.isfinite(noise[region]) else "–" for region in regions}
     rows.append({"query": "noise floor", **floor})
     return {
-        "columns": [("query", "", ""), *((r, f"{words.REGIONS.get(r, r)} (ml)", "number") for r in regions)],
+        "columns": [("query", "", ""), *((r, f"{region_label(r)} (ml)", "number") for r in regions)],
         "rows": rows,
         "words": (
-            f"Means over {words.plural(int(own['people'].max()), 'test person', 'test people')}. "
+            f"Means over {words.plural(int(own['people'].max()), 'test participant')}. "
             f"Noise floor from {own['noise_source'].iloc[0]}."
         ),
     }
@@ -98,7 +101,7 @@ def _heat(cell: Context) -> Markup:
 
 
 def _realism(table: pd.DataFrame) -> Context | None:
-    """Can counterfactuals be told from real scans of other people with those covariates?"""
+    """Can counterfactuals be told from real scans of other participants with those covariates?"""
     if table.empty:
         return None
     rows = []
@@ -125,7 +128,7 @@ def _realism(table: pd.DataFrame) -> Context | None:
 
 
 def slope_findings(study: Study) -> list[str]:
-    """One sentence a query on how its counterfactuals' slopes compare with those across people."""
+    """One sentence a query on how its counterfactuals' slopes compare with those across participants."""
     sentences = []
     for key, part in study.regional_slopes.groupby(["query", "node"], sort=False):
         query, node = map(str, key)
@@ -134,9 +137,9 @@ def slope_findings(study: Study) -> list[str]:
         for row in (by_region[region] for region in ("ventricles", "gm") if region in by_region):
             across, within = row["same_mask_slope_ml"], row["counterfactual_slope_ml"]
             if math.isfinite(across) and math.isfinite(within):
-                region, unit = words.REGIONS[row["region"]], row["unit"]
+                region, unit = region_label(row["region"]), row["unit"]
                 compared.append(
-                    f"{region} {_per(within, unit)} (across people of one mask volume {_per(across, unit)})"
+                    f"{region} {_per(within, unit)} (across participants of one mask volume {_per(across, unit)})"
                 )
         if compared:
             sentences.append(f"Under {query}, a change of {node} moves {' and '.join(compared)}.")
@@ -152,37 +155,37 @@ def _methods(overall: pd.DataFrame, source: str) -> Context:
     """The table and the charts of all methods against one kind of truth."""
     variants = list(dict.fromkeys(zip(overall["method"], overall["decode"], strict=True)))
     cells = {(cell["method"], cell["decode"], cell["metric"]): cell for cell in records(overall)}
-    estimates: dict[str, list[charts.Estimate]] = {metric: [] for metric in words.MEASURES}
+    estimates: dict[str, list[charts.Estimate]] = {metric: [] for metric in words.SCORES}
     rows = []
     for method, decode in variants:
         label = words.METHODS[method] + (f" ({decode})" if method == "latent_glm" else "")
         row: Context = {"method": label, "_class": "best" if (method, decode) == ("latent_glm", "residual") else ""}
-        for metric, measure in words.MEASURES.items():
+        for metric, score in words.SCORES.items():
             cell = cells.get((method, decode, metric))
             if cell is None:
                 row[metric] = "–"
                 continue
             value, low, high = (float(cell[column]) for column in ("value", "ci95_low", "ci95_high"))
-            row[metric] = words.interval(value, low, high, measure.decimals)
+            row[metric] = words.interval(value, low, high, score.decimals)
             style = "ours" if method == "latent_glm" else "theirs"
             estimates[metric].append(charts.Estimate(label, value, low, high, style))
         rows.append(row)
-    people = int(overall["people"].max())
-    headings = {key: f"{m.short} ({m.unit})" if m.unit else m.short for key, m in words.MEASURES.items()}
+    participants = int(overall["people"].max())
+    headings = {key: f"{m.short} ({m.unit})" if m.unit else m.short for key, m in words.SCORES.items()}
     return {
         "words": (
             f"Truth: {SOURCES[source]}; {words.plural(int(overall['scans'].max()), 'scan')} of "
-            f"{words.plural(people, 'person', 'people')}."
+            f"{words.plural(participants, 'participant')}."
         ),
-        "few": people < words.FEW_PEOPLE,
+        "few": participants < words.FEW_PARTICIPANTS,
         "columns": [("method", "Method", ""), *((key, heading, "number") for key, heading in headings.items())],
         "rows": rows,
         "charts": [
             {
-                "drawing": charts.forest({"": estimates[key]}, measure.unit, measure.name, measure.ideal),
-                "caption": f"{measure.name}{f' ({measure.unit})' if measure.unit else ''}: {measure.better}",
+                "drawing": charts.forest({"": estimates[key]}, score.unit, score.name, score.ideal),
+                "caption": f"{score.name}{f' ({score.unit})' if score.unit else ''}: {score.better}",
             }
-            for key, measure in words.MEASURES.items()
+            for key, score in words.SCORES.items()
             if estimates[key]
         ],
     }
@@ -193,7 +196,7 @@ def _why_null(study: Study) -> list[str]:
     lost: dict[str, dict[str, list[str]]] = {}
     for method, found in study.summary["methods"].items():
         for metric, reason in found.get("why_null", {}).items():
-            lost.setdefault(reason, {}).setdefault(words.MEASURES[metric].short, []).append(words.METHODS[method])
+            lost.setdefault(reason, {}).setdefault(words.SCORES[metric].short, []).append(words.METHODS[method])
     lines = []
     for reason, by_metric in lost.items():
         methods = list(dict.fromkeys(method for names in by_metric.values() for method in names))
@@ -202,7 +205,7 @@ def _why_null(study: Study) -> list[str]:
 
 
 def _slopes(table: pd.DataFrame) -> list[Context]:
-    """One block a query: slopes across people and in the counterfactuals, side by side."""
+    """One block a query: slopes across participants and in the counterfactuals, side by side."""
     blocks = []
     for key, part in table.groupby(["query", "node", "effect"], sort=False):
         query, node, effect = map(str, key)
@@ -210,9 +213,9 @@ def _slopes(table: pd.DataFrame) -> list[Context]:
         unit = found[0]["unit"]
         per = f"ml per {unit.removesuffix('s') if isinstance(unit, str) else 'unit'}"
         groups = {
-            words.REGIONS.get(row["region"], row["region"]): [
-                _estimate(row, "people", "across people", "theirs"),
-                _estimate(row, "same_mask", "across people, at one mask volume", "theirs"),
+            region_label(row["region"]): [
+                _estimate(row, "people", "across participants", "theirs"),
+                _estimate(row, "same_mask", "at one mask volume", "theirs"),
                 _estimate(row, "counterfactual", "counterfactuals", "ours"),
             ]
             for row in found
@@ -222,19 +225,19 @@ def _slopes(table: pd.DataFrame) -> list[Context]:
                 "title": f"{query}: {node}, {effect} effect",
                 "words": (
                     f"{words.plural(int(found[0]['counterfactuals']), 'counterfactual')} beside "
-                    f"{words.plural(int(found[0]['people']), 'real person', 'real people')}."
+                    f"{words.plural(int(found[0]['people']), 'real participant')}."
                 ),
                 "drawing": charts.forest(groups, per, f"Slopes of regional volumes on {node} under {query}", 0.0),
                 "columns": [
                     ("region", "Region", ""),
                     ("mean", "Mean (ml)", "number"),
-                    ("people", f"Across people ({per})", "number"),
+                    ("participants", f"Across participants ({per})", "number"),
                     ("same_mask", f"At one mask volume ({per})", "number"),
                     ("within", f"Counterfactuals ({per})", "number"),
                     ("ratio", "Ratio", "number"),
                     *([("note", "", "text")] if any(plain(row["why_null"]) for row in found) else []),
                 ],
-                "rows": [_slope_row(row, *groups[words.REGIONS.get(row["region"], row["region"])]) for row in found],
+                "rows": [_slope_row(row, *groups[region_label(row["region"])]) for row in found],
             }
         )
     return blocks
@@ -248,9 +251,9 @@ def _estimate(row: Context, kind: str, label: str, style: str) -> charts.Estimat
 def _slope_row(row: Context, across: charts.Estimate, same_mask: charts.Estimate, within: charts.Estimate) -> Context:
     ratio = within.value / same_mask.value if same_mask.value else math.nan
     return {
-        "region": words.REGIONS.get(row["region"], row["region"]),
+        "region": region_label(row["region"]),
         "mean": words.number(float(row["mean_ml"])),
-        "people": words.interval(across.value, across.low, across.high, 2),
+        "participants": words.interval(across.value, across.low, across.high, 2),
         "same_mask": words.interval(same_mask.value, same_mask.low, same_mask.high, 2),
         "within": words.interval(within.value, within.low, within.high, 2),
         "ratio": words.signed(f"{ratio:.2f}") if math.isfinite(ratio) else "–",
@@ -300,7 +303,7 @@ def _strata(means: pd.DataFrame, sources: list[str]) -> list[Context]:
             {
                 "level": level,
                 "truth": source,
-                "people": int(part["people"].max()),
+                "participants": int(part["people"].max()),
                 "correlation": shown("latent_glm", "change_correlation"),
                 "slope": shown("latent_glm", "change_slope"),
                 "psnr": shown("latent_glm", "psnr_brain_db"),
@@ -312,7 +315,7 @@ def _strata(means: pd.DataFrame, sources: list[str]) -> list[Context]:
     columns = [
         ("level", "", ""),
         ("truth", "Truth", ""),
-        ("people", "People", "number"),
+        ("participants", "Participants", "number"),
         ("correlation", "BrainSCM: correlation", "number"),
         ("slope", "Slope", "number"),
         ("psnr", "PSNR (dB)", "number"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from dataclasses import asdict
 
 import pandas as pd
 import yaml
 
 from brainscm.report import words
 from brainscm.report.cells import Context
+from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study
 
 PACKAGES = (
@@ -18,17 +20,18 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def context(study: Study) -> Context:
+def context(study: Study, gallery: Gallery | None) -> Context:
     versions = [("Python", platform.python_version())]
     for package in PACKAGES:
         try:
             versions.append((package, importlib.metadata.version(package)))
         except importlib.metadata.PackageNotFoundError:
             continue  # an environment holds what its stage needs, which may be less
-    config = study.config
+    config, identity = study.config, study.latents.identity
     return {
         "config": config,
-        "template": config.template if isinstance(config.template, str) else config.template.name,
+        "identity": identity,
+        "template": identity.template if isinstance(identity.template, str) else identity.template.name,
         "balanced_in": words.listed(config.cohort.stratify),
         "image_formula": study.graph.image.text,
         "shrinkage": config.scm.image.shrinkage,
@@ -36,7 +39,7 @@ def context(study: Study) -> Context:
         "latent_size": " × ".join(str(size) for size in study.card.get("latent_shape", [])),
         "steps": study.card.get("steps"),
         "limits": words.LIMITS,
-        "measures": [study.measure(column) for column in (*study.measures, *study.fidelity)],
+        "measures": [asdict(study.measure(column)) for column in (*study.measures, *study.fidelity)],
         "versions": versions,
         "yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     }

@@ -11,6 +11,7 @@ from brainscm.report.gallery import Gallery
 from brainscm.report.pages.counterfactuals import answer
 from brainscm.report.pages.evaluation import slope_findings
 from brainscm.report.study import Study, spaced
+from brainscm.scans import QC_REASONS, QC_STATUS, records
 
 FAILURES_SHOWN = 15
 EXAMPLE_SAMPLE = 9
@@ -18,24 +19,23 @@ EXAMPLE_SAMPLE = 9
 
 def context(study: Study, gallery: Gallery | None) -> Context:
     cohort, made = study.cohort, study.made
-    used = cohort[cohort["status"].isin(["pass", "warn"])]
     failures = _failures(study)
-    people = words.plural(cohort["participant"].nunique(), "person", "people")
+    participants = words.plural(cohort["participant"].nunique(), "participant")
     return {
         "heading": study.name if study.config.bids_dir or study.config.dicom_dir else study.name.capitalize(),
         "lead": (
-            f"{words.plural(len(cohort), 'scan')} of {people}, "
+            f"{words.plural(len(cohort), 'scan')} of {participants}, "
             f"from raw heads to {words.plural(len(made), 'counterfactual volume')}."
         ),
         "figures": [
             {
                 "label": "Scans that could be used",
-                "value": f"{len(used):,}",
-                "note": f"of {len(cohort):,} indexed; {int((cohort['status'] == 'fail').sum())} failed",
+                "value": f"{len(study.usable):,}",
+                "note": f"of {len(cohort):,} indexed; {int((cohort[QC_STATUS] == 'fail').sum())} failed",
             },
             *_headline(study),
         ],
-        "findings": words.verdict(study.summary) + slope_findings(study),
+        "findings": words.findings(study.summary) + slope_findings(study),
         "questions": _questions(study),
         "example": _example(study, gallery),
         "failures": failures[:FAILURES_SHOWN],
@@ -99,18 +99,18 @@ def _questions(study: Study) -> list[Context]:
 
 
 def _failures(study: Study) -> list[Context]:
-    """Scans that failed, then files and people that never became a scan."""
-    failed = study.cohort[study.cohort["status"].isin(["fail", "none"])]
+    """Scans that failed, then files and participants that never became a scan."""
+    failed = study.cohort.drop(study.usable.index)
     rows = [
         {
             "scan": Markup('<a href="scans/{0}.html">{0}</a>').format(row["scan"]),
-            "status": row["status"] if row["status"] == "fail" else "not run",
-            "reason": plain(row.get("reasons")) or "",
+            "status": row[QC_STATUS] if row[QC_STATUS] == "fail" else "not run",
+            "reason": plain(row[QC_REASONS]) or "",
         }
-        for row in failed.to_dict("records")
+        for row in records(failed)
     ]
     rows += [
         {"scan": row["scan"], "status": f"left out of {row['excluded_from']}", "reason": row["reason"]}
-        for row in study.excluded.to_dict("records")
+        for row in records(study.excluded)
     ]
     return rows

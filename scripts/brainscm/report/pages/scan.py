@@ -15,6 +15,7 @@ from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.pages.counterfactuals import answer
 from brainscm.report.study import Study
+from brainscm.scans import QC_REASONS, QC_STATUS
 
 QUALITY_PICTURES = {
     "mask": (
@@ -34,8 +35,8 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
     asked = study.manifest[study.manifest["scan"] == scan]
     content: Context = {
         "scan": scan,
-        "status": row["status"],
-        "reasons": plain(row.get("reasons")) or "",
+        "status": row[QC_STATUS],
+        "reasons": plain(row[QC_REASONS]) or "",
         "facts": _facts(study, row),
         "pictures": _quality_pictures(study, scan),
         "why_no_pictures": "preprocessing stopped before it could draw any.",
@@ -47,14 +48,14 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
         "why_no_counterfactuals": "No query asks for this scan.",
         "files": [(role, f"preproc/{row[role]}") for role in study.output_roles if pd.notna(row[role])],
     }
-    if gallery is not None and row["status"] in ("pass", "warn"):
+    if gallery is not None and not study.scans.unusable[scan]:
         try:
             content["template"] = {
                 "before": gallery.template_picture,
-                "after": gallery.scan(row),
+                "after": gallery.scan(scan),
                 "name": gallery.template.name,
             }
-            content["reconstruction"] = gallery.reconstruction(row) | {"caption": fidelity_words(row)}
+            content["reconstruction"] = gallery.reconstruction(scan) | {"caption": fidelity_words(row)}
         except ScanError as error:
             content["why_no_reconstruction"] = str(error)
     return content
@@ -69,7 +70,7 @@ def _facts(study: Study, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     if pd.notna(row["session"]):
         facts.append(("session", row["session"]))
     facts.append(("split", row["split"]))
-    facts += [(study.with_unit(column), words.number(plain(row[column]), 4)) for column in study.covariates]
+    facts += [(study.with_unit(column), words.number(plain(row[column]), 4)) for column in study.scans.covariates]
     left_out = study.excluded[study.excluded["scan"] == row["scan"]]
     return facts + [(f"left out of {item['excluded_from']}", item["reason"]) for item in left_out.to_dict("records")]
 
@@ -77,7 +78,7 @@ def _facts(study: Study, row: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _quality_pictures(study: Study, scan: str) -> list[Context]:
     found = []
     for kind, (alt, caption) in QUALITY_PICTURES.items():
-        path = study.preproc_dir / "figures" / f"{scan}_{kind}.png"
+        path = study.scans.preproc_dir / "figures" / f"{scan}_{kind}.png"
         if path.exists():
             found.append({"source": pictures.from_file(path), "alt": f"{alt} of {scan}", "caption": caption})
     return found
@@ -90,14 +91,14 @@ def _standing(study: Study, row: Mapping[str, Any], column: str) -> Context:
         '<span class="rank" role="img" aria-label="percentile {0:.0f}"><i style="left: calc({0:.0f}% - 1px)"></i>'
         "</span>{0:.0f}"
     )
-    value = f"{words.number(plain(row[column]), 4)} {measure['unit']}".strip()
+    value = f"{words.number(plain(row[column]), 4)} {measure.unit}".strip()
     distance = words.signed(f"{round(z, 1) + 0.0:+.1f}") if math.isfinite(z) else "–"
     odd = math.isfinite(z) and abs(z) > 3
     return {
-        "label": measure["label"],
+        "label": measure.label,
         "value": value,
         "percentile": bar.format(percentile) if math.isfinite(percentile) else "–",
         "z": Markup('<strong class="status warn">{}</strong>').format(distance) if odd else distance,
-        "meaning": measure["meaning"]
-        + {"higher": " Higher is better.", "lower": " Lower is better."}.get(measure["better"], ""),
+        "meaning": measure.meaning
+        + ("" if measure.better == "neither" else f" {measure.better.capitalize()} is better."),
     }

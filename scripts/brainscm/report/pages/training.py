@@ -1,4 +1,4 @@
-"""The autoencoder: how it was trained, and how faithful it is on people it has and has not seen."""
+"""The autoencoder: how it was trained, and how faithful it is on participants it has and has not seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from brainscm.report import charts, words
 from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.pages.scan import fidelity_words
-from brainscm.report.study import SPLITS, Study
+from brainscm.report.study import Study
+from brainscm.scans import SPLITS
 
 CURVES = {
     "loss": "Training loss",
@@ -33,7 +34,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         for split, part in parts.items()
         if len(part)
     ]
-    spread = {split: part["psnr_brain_db"].tolist() for split, part in parts.items()}
+    by_split = {split: part["psnr_brain_db"].tolist() for split, part in parts.items()}
     return {
         "lead": (
             f"Brains are encoded by {KINDS[study.config.autoencoder.kind]}, "
@@ -54,7 +55,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         ],
         "fidelity": fidelity,
         "regions": _regions(study, reconstruction),
-        "spread": charts.histogram_rows(spread, "PSNR in the brain (dB)", "Reconstruction PSNR by split"),
+        "histogram": charts.histogram_rows(by_split, "PSNR in the brain (dB)", "Reconstruction PSNR by split"),
         "charts": _curves(study.history),
         "examples": _examples(study, gallery, parts),
         "why_no_examples": "There are no pictures, because no scan could be used.",
@@ -68,7 +69,7 @@ def _span(values: pd.Series) -> str:
 
 
 def _regions(study: Study, reconstruction: pd.DataFrame) -> list[Context]:
-    """How wrong the reconstructed regional volumes of people not trained on are."""
+    """How wrong the reconstructed regional volumes of participants not trained on are."""
     held_out = reconstruction[reconstruction["split"] != "train"]
     rows = []
     for column in (str(column) for column in held_out if str(column).endswith("_error_ml")):
@@ -76,7 +77,7 @@ def _regions(study: Study, reconstruction: pd.DataFrame) -> list[Context]:
         if len(errors):
             rows.append(
                 {
-                    "region": study.measure(column.replace("_error_ml", "_ml"))["label"],
+                    "region": study.measure(column.replace("_error_ml", "_ml")).label,
                     "bias": words.number(plain(errors.mean())),
                     "absolute": words.number(plain(errors.abs().mean())),
                     "worst": words.number(plain(errors.abs().max())),
@@ -126,10 +127,9 @@ def _examples(study: Study, gallery: Gallery | None, parts: dict[str, pd.DataFra
         )
         for label, place in places.items():
             row = study.rows[ordered[place]]
+            caption = f"{split}, {label}: {row['scan']}. {fidelity_words(row)}"
             try:
-                drawn.append(
-                    gallery.reconstruction(row) | {"caption": f"{split}, {label}: {row['scan']}. {fidelity_words(row)}"}
-                )
+                drawn.append(gallery.reconstruction(row["scan"]) | {"caption": caption})
             except ScanError:
                 continue  # the scan's own page says why
     return drawn
