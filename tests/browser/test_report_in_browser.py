@@ -84,6 +84,9 @@ def test_the_table_is_filtered_and_sorted(driver, report):
     Select(driver.find_element(By.ID, "scans-status")).select_by_visible_text("warn")
     assert first_column(driver) == ["sub-05_ses-1"]
     Select(driver.find_element(By.ID, "scans-status")).select_by_visible_text("any")
+    Select(driver.find_element(By.ID, "scans-split")).select_by_visible_text("test")
+    assert first_column(driver) == ["sub-05_ses-1", "sub-10_ses-1", "sub-15_ses-1", "sub-15_ses-2"]
+    Select(driver.find_element(By.ID, "scans-split")).select_by_visible_text("any")
 
     heads = driver.find_elements(By.CSS_SELECTOR, "#scans-table thead th")
     column = next(place for place, head in enumerate(heads) if head.text.startswith("age"))

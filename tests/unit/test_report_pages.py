@@ -17,10 +17,10 @@ from markupsafe import Markup
 
 import made_up_study
 from brainscm.report import render
-from brainscm.report.pages import cohort, counterfactuals, evaluation, methods, overview, scan, training
+from brainscm.report.pages import causal_model, cohort, counterfactuals, evaluation, methods, overview, scan, training
 from brainscm.report.render import PAGES, Page, render_report
 from brainscm.report.study import Study
-from brainscm.report.words import signed
+from brainscm.report.words import number, signed
 from brainscm.scans import QC_REASONS
 
 
@@ -370,3 +370,179 @@ def test_the_matrix_shows_each_excess_beside_its_noise_floor(study):
     assert signed(f"{cell['expected_ml']:+.1f}") in shown
     assert ("<strong>" in shown) == cell["beyond_noise"]
     assert matrix["rows"][-1]["gm"] == f"{cell['noise_ml']:.1f}"
+
+
+def mean_of(study: Study, metric: str, *, method="latent_glm", decode="residual", source="simulated", stratum="all"):
+    """The row of a mean in metrics.tsv."""
+    means = study.metrics[(study.metrics["level"] == "mean") & study.metrics["region"].isna()]
+    keys = {"metric": metric, "method": method, "decode": decode, "source": source, "stratum": stratum}
+    (found,) = means[(means[list(keys)] == pd.Series(keys)).all(axis=1)].to_dict("records")
+    return found
+
+
+def test_each_truth_has_its_own_means_and_intervals(study):
+    truths = evaluation.context(study, None)["truths"]
+    for source, truth in zip(("simulated", "follow-up"), truths, strict=True):
+        for label, decode in (("BrainSCM (residual)", "residual"), ("BrainSCM (direct)", "direct")):
+            found = mean_of(study, "psnr_brain_db", decode=decode, source=source)
+            shown = next(row for row in truth["rows"] if row["method"] == label)["psnr_brain_db"]
+            limits = f"<small>{found['ci95_low']:.1f} to {found['ci95_high']:.1f}</small>"
+            assert shown == f"{found['value']:.1f}{limits if np.isfinite(found['ci95_low']) else ''}"
+
+
+def test_the_method_that_the_workflow_uses_stands_out(study):
+    (simulated, *_) = evaluation.context(study, None)["truths"]
+    assert [row["method"] for row in simulated["rows"] if row["_class"]] == ["BrainSCM (residual)"]
+
+
+def test_groups_show_each_score_under_its_heading(study):
+    (by_query,) = (block for block in evaluation.context(study, None)["strata"] if block["name"] == "By query")
+    row = next(row for row in by_query["rows"] if (row["level"], row["truth"]) == ("older-by-20", "simulated"))
+    for heading, metric, method in (
+        ("correlation", "change_correlation", "latent_glm"), ("slope", "change_slope", "latent_glm"),
+        ("psnr", "psnr_brain_db", "latent_glm"), ("coverage", "interval_coverage_95", "latent_glm"),
+        ("voxel", "change_correlation", "voxel_glm"), ("pca", "change_correlation", "pca_glm"),
+    ):  # fmt: skip
+        found = mean_of(study, metric, method=method, stratum="query=older-by-20")
+        assert row[heading] == number(found["value"]), heading
+
+
+def test_intervals_of_three_levels_stand_under_their_own_heading(study):
+    shown = next(row for row in evaluation.context(study, None)["intervals"]["rows"] if row["method"] == "BrainSCM")
+    for level in (50, 80, 95):
+        assert shown[f"at_{level}"] == number(mean_of(study, f"interval_coverage_{level}")["value"], 2)
+
+
+def test_rules_are_shown_by_decoding(study):
+    rows = evaluation.context(study, None)["axioms"]["rows"]
+    shown = next(row for row in rows if row["axiom"] == "There and back, once")
+    for decode in ("residual", "direct"):
+        found = mean_of(study, "reversibility_1_l1", decode=decode, source="axiom")
+        assert shown[f"{decode}_l1"] == number(found["value"], 2)
+
+
+def test_what_could_not_be_computed_is_told_once_a_reason(study):
+    methods_found = {
+        "voxel_glm": {"why_null": {"interval_coverage_95": "too few participants"}},
+        "latent_glm": {"why_null": {"interval_coverage_95": "too few participants", "change_slope": "no truth"}},
+    }
+    for found in methods_found.values():
+        found |= dict.fromkeys(["psnr_brain_db", "change_correlation", "change_slope", "interval_coverage_95"])
+    context = evaluation.context(replace(study, summary={**study.summary, "methods": methods_found}), None)
+    assert context["why_null"] == [
+        "Coverage of Voxelwise GLM and BrainSCM: too few participants.",
+        "Slope of BrainSCM: no truth.",
+    ]
+
+
+def test_realism_stands_beside_its_null(study):
+    shared = {"query": "older", "method": "latent_glm", "decode": "residual", "pairs": 12, "null_mean": 0.1, "p": 0.012}
+    known = {**shared, "features": "regions", "mmd2": 0.123, "null_95": 0.345, "why_null": None}
+    unknown = {**shared, "features": "image", "mmd2": np.nan, "null_95": np.nan, "why_null": "too few pairs"}
+    realism = evaluation.context(replace(study, realism=pd.DataFrame([known, unknown])), None)["realism"]
+    (row,) = realism["rows"]
+    assert row["regions"] == "0.123 (0.345), p 0.012"
+    assert (row["image"], row["note"], row["pairs"]) == ("–", "too few pairs", "12")
+
+
+def test_the_overviews_headline_is_the_summarys(study):
+    latent = study.summary["methods"]["latent_glm"]
+    values = {figure["label"]: figure["value"] for figure in overview.context(study, None)["figures"]}
+    assert values["Agreement with the truth"] == f"{latent['change_correlation']:.2f}"
+    assert values["Size of the change"] == f"{latent['change_slope']:.2f}"
+    assert values["Reconstruction, test split"] == f"{study.summary['reconstruction']['psnr_brain_db']:.1f} dB"
+
+
+def test_the_overviews_example_is_one_that_can_be_seen(study):
+    gallery = made_up_study.open_gallery(study)
+    items = study.made[study.made["query"] == "older-by-20"].to_dict("records")
+    assert overview.context(study, gallery)["example"]["scan"] == max(items, key=gallery.mean_change)["scan"]
+
+
+def test_an_answer_says_what_changed_from_what_to_what(study):
+    item = study.made[study.made["query"] == "older-by-20"].iloc[0].to_dict()
+    answer = counterfactuals.answer(study, made_up_study.open_gallery(study), item)
+    changed = {row["node"]: row for row in answer["nodes"]}
+    assert set(changed) == {"age", "ventricles"}
+    age = study.rows[item["scan"]]["age"]
+    assert changed["age"]["factual"] == f"{number(age, 4)} years"
+    assert changed["age"]["counterfactual"] == f"{number(age + 20, 4)} years"
+    assert f"age {number(age, 4)} years → {number(age + 20, 4)} years" in answer["caption"]
+
+
+def test_a_query_warns_of_answers_that_no_training_participant_is_near(study):
+    manifest = study.manifest.assign(positivity=[0, 3, 0, 7] * 2, extrapolation=False)
+    (first, _) = counterfactuals.context(replace(study, manifest=manifest), None)["queries"]
+    near = manifest[manifest["query"] == first["name"]]["positivity"]
+    assert first["warnings"] == [f"No training participant is near {(near == 0).sum()} of the 4 answers."]
+    assert first["figures"][2]["value"] == number(near.median())
+
+
+def test_regions_are_called_by_their_words(study):
+    (effects,) = causal_model.context(study, None)["regions"]
+    assert {row["region"] for row in effects["rows"]} == {"CSF", "grey matter", "white matter", "ventricles"}
+    (block,) = evaluation.context(study, None)["slopes"]
+    assert {row["region"] for row in block["rows"]} == {"CSF", "grey matter", "white matter", "ventricles"}
+
+
+def test_an_effect_says_between_which_settings_it_lies(study):
+    (effect,) = causal_model.context(study, made_up_study.open_gallery(study))["effects"]
+    assert effect["caption"].startswith("ageing: age from 50 to 80. ")
+
+
+def test_a_reconstructed_regions_error_is_that_of_scans_not_trained_on(study):
+    held_out = study.reconstruction["split"] != "train"
+    errors = np.where(held_out, np.where(held_out.cumsum() == 1, -9.0, 1.0), 500.0)
+    (row,) = training.context(replace(study, reconstruction=study.reconstruction.assign(gm_error_ml=errors)), None)[
+        "regions"
+    ]
+    count = held_out.sum()
+    assert row == {
+        "region": "Grey matter",
+        "bias": number((count - 10) / count),
+        "absolute": number((count + 8) / count),
+        "worst": "9",
+    }
+
+
+def test_the_codebooks_use_is_the_last_one(study):
+    history = study.history.copy()
+    history.loc[history["step"] == 300, "codebook_usage"] = 0.75
+    figures = training.context(replace(study, history=history), None)["figures"]
+    assert figures[-1]["value"] == "75 %"
+
+
+def test_a_scan_page_shows_the_pictures_that_there_are(study, tmp_path):
+    (tmp_path / "figures").mkdir()
+    name = "sub-01_ses-1_registration.png"
+    shutil.copy(study.scans.preproc_dir / "figures" / name, tmp_path / "figures" / name)
+    moved = replace(study, scans=replace(study.scans, preproc_dir=tmp_path))
+    (picture,) = scan.context(moved, None, study.rows["sub-01_ses-1"])["pictures"]
+    assert picture["alt"] == "Registration of sub-01_ses-1"
+
+
+def test_a_scan_page_says_what_the_scan_was_left_out_of(study):
+    assert ("left out of scm", "no age") in scan.context(study, None, study.rows["sub-02_ses-1"])["facts"]
+    facts = dict(scan.context(study, None, study.rows["sub-01_ses-1"])["facts"])
+    assert set(facts) == {"participant", "session", "split", "age (years)", "sex"}
+    assert facts["split"] == study.scans.rows.loc["sub-01_ses-1", "split"]
+
+
+def test_a_scan_page_marks_measures_that_are_unusual_in_the_cohort(study):
+    rows = study.scans.rows.assign(mask_dice=0.9 + 0.001 * np.arange(len(study.scans.rows)))
+    rows.loc["sub-05_ses-1", "mask_dice"] = 0.5
+    odd = with_rows(study, rows)
+    for name, unusual in (("sub-05_ses-1", True), ("sub-06_ses-1", False)):
+        shown = scan.context(odd, None, odd.rows[name])["measures"]
+        dice = next(measure for measure in shown if measure["label"] == "mask dice")
+        assert ("status warn" in dice["z"]) == unusual
+    ventricles = next(measure for measure in shown if measure["label"] == "Ventricles")
+    assert ventricles["value"] == f"{number(rows.loc['sub-06_ses-1', 'ventricles_ml'], 4)} ml"
+
+
+def test_the_matrix_colours_what_is_above_and_below_otherwise(study):
+    minimality = study.minimality[study.minimality["method"] == "latent_glm"].head(1).assign(decode="residual")
+    for excess, colour in ((3.0, "above"), (-3.0, "below")):
+        one = replace(study, minimality=minimality.assign(excess_ml=excess, noise_ml=2.0))
+        shown = evaluation.context(one, None)["matrix"]["rows"][0]
+        assert f'class="heat {colour}" style="--share: 30%"' in shown[minimality["region"].iloc[0]]
