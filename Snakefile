@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
 include: "rules/common.smk"
 include: "rules/cohort.smk"
 include: "rules/preprocess.smk"
+include: "rules/alignment.smk"
 include: "rules/autoencoder.smk"
 include: "rules/latents.smk"
 include: "rules/scm.smk"

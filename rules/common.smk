@@ -26,6 +26,8 @@ RESULTS = config["output_dir"]
 WORK = config["work_dir"]
 BIDS = config["bids_dir"] or (f"{WORK}/dicom/bids" if config["dicom_dir"] else f"{WORK}/simulation/bids")
 
+IS_ALIGNED = config["autoencoder"]["alignment"] == "deformable"
+
 # What makes two preprocessed scans comparable; a model remembers it and refuses scans made otherwise.
 PREPROCESSING = {
     "template": config["template"],
@@ -88,4 +90,6 @@ def get_existing_t1w(wildcards):
 
 
 def get_statuses(wildcards):
-    return [f"{RESULTS}/preproc/status/{scan}.json" for scan in raw_scans()]
+    """What each scan's own jobs told: of its preprocessing and, where scans are aligned, of its alignment."""
+    stages = ["status", "alignment"] if IS_ALIGNED else ["status"]
+    return [f"{RESULTS}/preproc/{stage}/{scan}.json" for stage in stages for scan in raw_scans()]

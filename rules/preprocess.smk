@@ -51,6 +51,7 @@ rule collect_preprocessing:
     params:
         preproc_dir=subpath(output.qc, parent=True),
         limits=config["quality"],
+        is_aligned=IS_ALIGNED,
         code=lambda wildcards: code_fingerprint("collect_preprocessing"),
     message:
         "Collecting the status of every scan"

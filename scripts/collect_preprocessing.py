@@ -1,4 +1,4 @@
-"""Rule collect_preprocessing: the status of every scan into one QC table."""
+"""Rule collect_preprocessing: what every scan's jobs told into one QC table."""
 
 from pathlib import Path
 
@@ -8,9 +8,11 @@ with job(snakemake):
     from brainscm.config import QualityOptions
     from brainscm.qc.collect import collect_preprocessing
 
+    params = snakemake.params
     collect_preprocessing(
         scans_path=Path(snakemake.input.scans),
-        preproc_dir=Path(snakemake.params.preproc_dir),
+        preproc_dir=Path(params.preproc_dir),
         qc_path=Path(snakemake.output.qc),
-        limits=QualityOptions.model_validate(snakemake.params.limits),
+        limits=QualityOptions.model_validate(params.limits),
+        is_aligned=params.is_aligned,
     )

@@ -12,13 +12,12 @@ with job(snakemake):
     from brainscm.parallel import choose_device
     from brainscm.scans import usable_scans
     from brainscm.training.card import check_card
-    from brainscm.training.fit import displacements_folder
 
     input, params = snakemake.input, snakemake.params
     scans = usable_scans(Path(input.scans), Path(input.qc), Path(params.preproc_dir))
     grid = Grid.of(scans["image"].iloc[0])
     card = check_card(Path(input.card), Path(input.model), params.preprocessing, grid)
     device = choose_device("auto")
-    model = load_autoencoder(Path(input.model), device.type, displacements_folder(Path(params.work_dir)))
+    model = load_autoencoder(Path(input.model), device.type)
     identity = Identity.model_validate(params.identity).encoded_by(card["model_sha256"])
     encode_scans(scans, model, grid, Path(snakemake.output.latents), identity, device)

@@ -156,6 +156,14 @@ class QualityOptions(Options):
     """Fail below this ratio."""
     volume_z_warn: float = Field(4.0, gt=0)
     """Warn where the mask's volume lies further from the cohort's median than this many robust standard deviations."""
+    alignment_similarity_warn: float = Field(0.6, ge=0, le=1)
+    """Warn where the correlation with the template, after the deformable alignment, is below this."""
+    alignment_similarity_fail: float = Field(0.45, ge=0, le=1)
+    """Fail below this correlation."""
+    alignment_folding_warn_percent: Annotated[float, unit("%")] = Field(1.0, ge=0)
+    """Warn where the deformable alignment folds in more of the template's brain than this."""
+    alignment_folding_fail_percent: Annotated[float, unit("%")] = Field(10.0, ge=0)
+    """Fail above this share."""
 
 
 class AutoencoderOptions(Options):

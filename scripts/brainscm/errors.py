@@ -11,3 +11,8 @@ class ConfigError(BrainSCMError):
 
 class ScanError(BrainSCMError):
     """One scan cannot be used; the rest of the cohort goes on."""
+
+
+def one_line(error: Exception) -> str:
+    """The message of a library's error, as part of a sentence."""
+    return " ".join(str(error).split())[:160]

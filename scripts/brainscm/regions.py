@@ -57,6 +57,8 @@ REGIONS = (
         within="medial_temporal",
     ),
 )
+# What a discrete segmentation (dseg) calls the tissues; 0 is the background.
+TISSUE_LABELS = {"gm": 1, "wm": 2, "csf": 3}
 COMPARED = tuple(region.name for region in REGIONS if not region.is_sum)
 # What preprocessing measures with any template, and a node of the graph may therefore be named after.
 MEASURED = frozenset({*(region.name for region in REGIONS), "head_size"})

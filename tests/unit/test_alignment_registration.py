@@ -93,25 +93,6 @@ def test_fine_and_coarse_part_add_up_and_differ_in_scale() -> None:
     assert roughness[1] < 0.1 * roughness[0]
 
 
-def test_displacements_are_kept_and_found_again(
-    alignment: Alignment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scan, other = align(texture(), smooth_displacement(1, 1.0)), align(texture(), smooth_displacement(2, 1.0))
-    alignment.kept_in = tmp_path
-    found = alignment.displacement(scan)
-
-    def fail(*_: object) -> Tensor:
-        raise AssertionError("registered again")
-
-    monkeypatch.setattr(Alignment, "_register", fail)
-    torch.testing.assert_close(alignment.displacement(scan), found, rtol=0, atol=0)
-    with pytest.raises(AssertionError, match="again"):
-        alignment.displacement(other)
-    alignment.target[16, 16, 12] += 0.01
-    with pytest.raises(AssertionError, match="again"):
-        alignment.displacement(scan)
-
-
 def test_the_latent_gives_the_scan_back_in_its_own_place(aligned: Aligned) -> None:
     scan = align(texture(), smooth_displacement(20, 0.7))[None, None]
     latent = aligned.encode(scan)
@@ -237,7 +218,6 @@ def test_a_shift_of_the_appearance_changes_intensities_where_the_tissue_lies(ali
 def test_a_model_of_aligned_scans_is_the_same_from_its_file(aligned: Aligned, tmp_path: Path) -> None:
     options = AutoencoderOptions(kind="pca", components=5)
     save_autoencoder(aligned, options, tmp_path / "model.pt")
-    loaded = load_autoencoder(tmp_path / "model.pt", displacements=tmp_path / "displacements")
+    loaded = load_autoencoder(tmp_path / "model.pt")
     scan = align(texture(), smooth_displacement(50, 0.7))[None, None]
     torch.testing.assert_close(loaded.encode(scan), aligned.encode(scan), rtol=0, atol=0)
-    assert len(list((tmp_path / "displacements").glob("*.npy"))) == 1

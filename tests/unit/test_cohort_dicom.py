@@ -12,7 +12,7 @@ from brainscm.cohort.dicom import convert_dicom
 from brainscm.cohort.index import index_cohort
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError
-from brainscm.preprocess.scan import conversion_warnings
+from brainscm.preprocess.runs import conversion_warnings
 from brainscm.tables import read_table
 
 SLICES = 20

@@ -21,6 +21,7 @@ from brainscm.preprocess.scan import preprocess_scan
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.preprocess.tissues import SegmentRegions
 from brainscm.qc.limits import apply_limits
+from brainscm.qc.measures import MEASURES
 from brainscm.resampling import sample
 
 SCAN = "sub-01_ses-02"
@@ -99,6 +100,7 @@ def test_outputs_have_the_contracts_names_and_no_temporary_file_is_left(done: di
         "gm_probseg": f"{space}_label-GM_probseg.nii.gz",
         "wm_probseg": f"{space}_label-WM_probseg.nii.gz",
         "csf_probseg": f"{space}_label-CSF_probseg.nii.gz",
+        "dseg": f"{space}_dseg.nii.gz",
         "to_template": f"{anat}_from-T1w_to-MNI152NLin2009aSym_mode-image_xfm.mat",
         "from_template": f"{anat}_from-MNI152NLin2009aSym_to-T1w_mode-image_xfm.mat",
         "mask_figure": f"figures/{SCAN}_mask.png",
@@ -114,10 +116,11 @@ def test_every_image_has_a_name_and_a_side_car_of_bids_derivatives(done: dict[st
     types and on imaging derivatives."""
     entities = r"_space-[a-zA-Z0-9]+_res-[a-zA-Z0-9]+"
     name = re.compile(
-        rf"sub-01_ses-02(({entities})?_desc-brain_mask|{entities}_desc-preproc_T1w|{entities}_label-(GM|WM|CSF)_probseg)"
+        rf"sub-01_ses-02(({entities})?_desc-brain_mask|{entities}_desc-preproc_T1w"
+        rf"|{entities}_label-(GM|WM|CSF)_probseg|{entities}_dseg)"
     )
     images = list((done["folder"] / "sub-01/ses-02/anat").glob("*.nii.gz"))
-    assert len(images) == 6
+    assert len(images) == 7
     for image in images:
         stem = image.name.removesuffix(".nii.gz")
         assert name.fullmatch(stem), stem
@@ -152,6 +155,23 @@ def test_brain_lies_on_the_templates(done: dict[str, Any], template: Template) -
     corners = np.array([[-50, -80, 0, 1], [50, 40, 0, 1], [0, 0, 60, 1], [0, -60, -40, 1]]).T
     error = (pose() @ to_scan @ corners - corners)[:3]
     assert np.linalg.norm(error, axis=0).max() < 2.5
+
+
+def test_segmentation_is_the_most_probable_tissue_of_each_voxel_of_the_brain(done: dict[str, Any]) -> None:
+    labels, affine = read(done, "dseg")
+    np.testing.assert_allclose(affine, read(done, "template_mask")[1])
+    assert labels.dtype == np.uint8
+    mask = read(done, "template_mask")[0] > 0
+    assert not labels[~mask].any()
+    maps = np.stack([read(done, f"{tissue}_probseg")[0] for tissue in ("gm", "wm", "csf")])
+    np.testing.assert_array_equal(labels[mask], 1 + maps[:, mask].argmax(axis=0))
+
+
+def test_every_measure_of_a_scan_is_registered_and_every_limit_is_measured(done: dict[str, Any]) -> None:
+    metrics = set(done["status"]["metrics"])
+    assert metrics <= set(MEASURES)
+    limited = {name for name, measure in MEASURES.items() if measure.limits}
+    assert {name for name in limited - metrics if not name.startswith("alignment_")} == {"mask_volume_z"}
 
 
 def test_transforms_are_each_others_inverse(done: dict[str, Any]) -> None:
@@ -225,12 +245,14 @@ def test_truncated_scan_ends_as_a_failed_status_in_one_sentence(done: dict[str, 
 
 def test_failed_scan_keeps_no_images_of_an_earlier_run(tmp_path: Path) -> None:
     earlier = tmp_path / "sub-09" / "anat" / "sub-09_desc-brain_mask.nii.gz"
+    alignment = tmp_path / "alignment" / "sub-09.json"
     neighbour = tmp_path / "figures" / "sub-09_ses-1_mask.png"
-    for path in (earlier, neighbour):
+    for path in (earlier, alignment, neighbour):
         path.parent.mkdir(parents=True)
         path.touch()
     preprocess_scan("sub-09", tmp_path / "gone.nii.gz", tmp_path, EMBEDDED, OPTIONS, seed=1)
     assert not earlier.exists()
+    assert not alignment.exists()
     assert neighbour.exists()
 
 
@@ -244,7 +266,7 @@ def test_unexpected_error_fails_the_scan_not_the_job(
     status = preprocess_scan(SCAN, done["raw"], tmp_path, EMBEDDED, OPTIONS, seed=1)
     assert status["status"] == "fail"
     assert "ITK says no" in status["reasons"][0]
-    assert "bias_field" in status["reasons"][0]
+    assert "in step bias_field" in status["reasons"][0]
     assert (tmp_path / status["outputs"]["mask_figure"]).is_file(), "a partial picture of the head"
 
 
@@ -319,7 +341,7 @@ def test_ants_reads_our_transform_as_we_do(tmp_path: Path, template: Template) -
 
 
 def test_source_is_told_relative_to_its_dataset() -> None:
-    assert bids_uri(Path("/a/b/sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz")) == (
+    assert bids_uri(Path("/a/b/sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz"), "raw") == (
         "bids:raw:sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz"
     )
-    assert bids_uri(Path("/a/b/scan.nii.gz")) == "bids:raw:scan.nii.gz"
+    assert bids_uri(Path("/a/b/scan.nii.gz"), "raw") == "bids:raw:scan.nii.gz"

@@ -1,9 +1,10 @@
-"""The rules turn metrics into pass, warn or fail with a reason; the gather keeps every scan and finds outliers."""
+"""Limits turn metrics into pass, warn or fail with a reason; the gather keeps every scan and finds outliers."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,10 +31,22 @@ GOOD: dict[str, float | None] = {
 }
 
 
+ALIGNED: dict[str, float | None] = {
+    "alignment_similarity": 0.78,
+    "alignment_folding_percent": 0.0,
+    "alignment_strain": 0.09,
+}
+
+
 @pytest.mark.parametrize(
     ("change", "status", "reason"),
     [
         ({}, "pass", ""),
+        (ALIGNED, "pass", ""),
+        (ALIGNED | {"alignment_similarity": 0.5}, "warn", "after alignment is 0.50"),
+        (ALIGNED | {"alignment_similarity": 0.3}, "fail", "after alignment is 0.30"),
+        (ALIGNED | {"alignment_folding_percent": 3.0}, "warn", "folds in 3.0 % of the brain"),
+        (ALIGNED | {"alignment_folding_percent": 20.0}, "fail", "folds in 20.0 % of the brain"),
         ({"ncc": 0.38}, "warn", "similarity"),
         ({"ncc": 0.1}, "fail", "similarity"),
         ({"mask_volume_ml": 900.0}, "warn", "mask volume is 900 ml"),
@@ -149,6 +162,18 @@ def write_status(folder: Path, scan: str, status: str, volume: float, reasons: l
     (folder / "status" / f"{scan}.json").write_text(json.dumps(content))
 
 
+def write_alignment(folder: Path, scan: str, status: str = "done", reasons: list[str] | None = None) -> None:
+    """What `align_scan` writes of a scan that is done, failed, or was skipped."""
+    (folder / "alignment").mkdir(exist_ok=True)
+    content: dict[str, Any] = {"status": status, "reasons": reasons or [], "volumes_ml": {}}
+    content |= {"metrics": {}, "outputs": {}}
+    if status == "done":
+        deformation = f"{scan}/anat/{scan}_desc-deformable_xfm.nii.gz"
+        (folder / deformation).touch()
+        content |= {"metrics": ALIGNED, "outputs": {"deformation": deformation}}
+    (folder / "alignment" / f"{scan}.json").write_text(json.dumps(content))
+
+
 @pytest.fixture
 def cohort(tmp_path: Path) -> Path:
     names = [f"sub-{k:02d}" for k in range(8)]
@@ -160,8 +185,8 @@ def cohort(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def collect(folder: Path, limits: QualityOptions | None = None) -> pd.DataFrame:
-    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", limits or QualityOptions())
+def collect(folder: Path, limits: QualityOptions | None = None, is_aligned: bool = False) -> pd.DataFrame:
+    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", limits or QualityOptions(), is_aligned)
     return read_table(folder / "qc.tsv").set_index("scan")
 
 
@@ -182,7 +207,7 @@ def test_outlier_of_the_cohort_becomes_a_warning(cohort: Path) -> None:
     assert (table["status"] == "pass").sum() == 6
 
 
-def test_another_limit_judges_the_same_statuses_anew(cohort: Path) -> None:
+def test_another_limit_is_applied_to_the_same_statuses(cohort: Path) -> None:
     assert collect(cohort).loc["sub-01", "status"] == "pass"
     strict = collect(cohort, QualityOptions(ncc_fail=0.6, ncc_warn=0.7))
     assert (strict["status"] == "fail").all()
@@ -195,11 +220,57 @@ def test_scan_that_something_was_noted_about_warns(cohort: Path) -> None:
     assert (row["status"], row["reasons"]) == ("warn", "a run was left out: it is empty; copy it again")
 
 
+def test_alignment_is_told_in_the_same_row(cohort: Path) -> None:
+    names = read_table(cohort / "scans.tsv")["scan"]
+    for name in names[:7]:
+        write_alignment(cohort, name)
+    write_alignment(cohort, names[7], "skipped")
+    write_alignment(cohort, names[2], "fail", ["sub-02: its alignment to the template diverged; look at the scan"])
+    alone = collect(cohort)
+    table = collect(cohort, is_aligned=True)
+    assert not {"deformation", "alignment_similarity"} & set(alone)
+    row = table.loc["sub-01"]
+    assert (row["status"], row["alignment_strain"]) == ("pass", 0.09)
+    assert (cohort / row["deformation"]).is_file()
+    row = table.loc["sub-02"]
+    assert row["status"] == "fail"
+    assert row["reasons"] == "sub-02: its alignment to the template diverged; look at the scan"
+    assert pd.isna(row["deformation"])
+    assert row["gm_ml"] == 700  # what preprocessing found stays
+    others = table.index != "sub-02"
+    pd.testing.assert_series_equal(table.loc[others, "status"], alone.loc[others, "status"])
+    assert table.loc["sub-07", "reasons"] == alone.loc["sub-07", "reasons"]
+
+
+def test_a_deformation_that_is_gone_is_named_with_what_to_do(cohort: Path) -> None:
+    for name in read_table(cohort / "scans.tsv")["scan"]:
+        write_alignment(cohort, name)
+    (cohort / "sub-03/anat/sub-03_desc-deformable_xfm.nii.gz").unlink()
+    with pytest.raises(BrainSCMError, match=r"sub-03.* is gone; .*--force .*alignment/sub-03\.json"):
+        collect(cohort, is_aligned=True)
+    (cohort / "alignment" / "sub-02.json").unlink()
+    with pytest.raises(BrainSCMError, match=r"sub-02.*alignment/sub-02\.json is missing or unreadable"):
+        collect(cohort, is_aligned=True)
+
+
+def test_every_number_of_the_table_is_a_registered_measure(cohort: Path) -> None:
+    for name in read_table(cohort / "scans.tsv")["scan"]:
+        write_alignment(cohort, name)
+    numbers = collect(cohort, is_aligned=True).select_dtypes("number")
+    assert {"slice_jump", "mask_volume_z", "gm_ml", "alignment_strain"} <= set(numbers)
+    assert set(numbers) <= set(MEASURES)
+
+
 def test_folder_is_a_bids_derivative(cohort: Path) -> None:
     collect(cohort)
     description = json.loads((cohort / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["DatasetLinks"] == {"raw": "file:///data"}
+    assert (cohort / "dseg.tsv").read_text().splitlines()[:3] == [
+        "index\tname\tabbreviation",
+        "0\tbackground\tBG",
+        "1\tgrey matter\tGM",
+    ]
     assert "status" in (cohort / ".bidsignore").read_text().split()
     assert "qc.tsv" in (cohort / "README").read_text()
 
@@ -220,6 +291,20 @@ def test_every_limit_of_the_configuration_belongs_to_a_measure() -> None:
     limits = [measure.limits for measure in MEASURES.values() if measure.limits]
     named = [option for limit in limits for option in (limit.warn, limit.fail) if option]
     assert sorted(named) == sorted(QualityOptions.model_fields)
+
+
+def test_reference_lists_every_measure_with_its_limits_as_they_are() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/qc-measures.md").read_text()
+    of_tables = [name for name in MEASURES if not name.endswith("_ml") and "psnr" not in name and "ssim" not in name]
+    assert not [name for name in of_tables if f"`{name}`" not in page]
+    for name, measure in MEASURES.items():
+        if measure.limits:
+            row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` "))
+            for option in filter(None, (measure.limits.warn, measure.limits.fail)):
+                limit = getattr(QualityOptions(), option)
+                numbers = limit if isinstance(limit, tuple) else (limit,)
+                assert f"`{option}`" in row
+                assert "–".join(f"{number:g}" for number in numbers) in row
 
 
 def test_measures_need_neither_torch_nor_the_stages_that_take_them() -> None:

@@ -60,6 +60,7 @@ def test_another_query_simulates_its_answers_and_no_scan_again(tmp_path: Path) -
 def test_named_targets_stop_where_they_say(indexed: tuple[Path, dict[str, Any]], target: str, last: str) -> None:
     order = [
         "preprocess_scan",
+        "align_scan",
         "collect_preprocessing",
         "train_autoencoder",
         "encode_scans",
@@ -70,12 +71,19 @@ def test_named_targets_stop_where_they_say(indexed: tuple[Path, dict[str, Any]],
     ]
     jobs = plan(*indexed, target)
     assert [rule for rule in order if rule in jobs] == order[: order.index(last) + 1]
-    assert jobs["preprocess_scan"] == 10
+    assert jobs["preprocess_scan"] == jobs["align_scan"] == 10
+
+
+def test_without_alignment_no_scan_is_aligned(indexed: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = indexed
+    assert "align_scan" not in plan(folder, {**study, "autoencoder": {"alignment": "none"}})
 
 
 def test_one_scan_can_be_asked_for_by_its_file(indexed: tuple[Path, dict[str, Any]]) -> None:
     folder, study = indexed
     assert plan(folder, study, f"{folder}/results/preproc/status/sub-03.json") == {"preprocess_scan": 1}
+    jobs = plan(folder, study, f"{folder}/results/preproc/alignment/sub-03.json")
+    assert jobs == {"preprocess_scan": 1, "align_scan": 1}
 
 
 def test_a_scan_outside_the_cohort_is_named(indexed: tuple[Path, dict[str, Any]]) -> None:

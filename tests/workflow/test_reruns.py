@@ -55,14 +55,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     [
         (
             "preprocess/skullstrip.py",
-            {"preprocess_scan", "collect_preprocessing", "train_autoencoder", "render_report"},
+            {"preprocess_scan", "align_scan", "collect_preprocessing", "train_autoencoder", "render_report"},
             {"index_cohort"},
         ),
         (
             "parallel.py",
-            {"train_autoencoder", "encode_scans", "fit_scm", "render_report"},
-            {"index_cohort", "preprocess_scan", "collect_preprocessing"},
+            {"align_scan", "train_autoencoder", "encode_scans", "fit_scm", "render_report"},
+            {"index_cohort", "preprocess_scan"},
         ),
+        ("alignment/registration.py", {"align_scan", "train_autoencoder"}, {"preprocess_scan"}),
         ("scm/inference.py", {"fit_scm", "render_report"}, {"preprocess_scan", "train_autoencoder", "encode_scans"}),
         ("report/pictures.py", {"render_report"}, {"preprocess_scan", "fit_scm", "evaluate_counterfactuals"}),
     ],

@@ -10,6 +10,7 @@ import torch.nn.functional as functional
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
+NODE_VOXELS = 2.0  # from one node of a registered displacement to the next
 INVERSE_STEPS = {"coarse": 8, "full": 3}
 
 
@@ -41,20 +42,47 @@ def resample(volume: Tensor, points: Tensor) -> Tensor:
     return torch.from_numpy(sampled).to(volume.device)
 
 
+def align(volume: Tensor, displacement: Tensor) -> Tensor:
+    """The appearance of a scan: what it (x, y, z) looks like at the template's voxels."""
+    nodes = voxels(volume.shape, volume.device)
+    return resample(volume, nodes + upsample(displacement, volume.shape))
+
+
+def jacobian(displacement: Tensor, spacing: float = 1.0) -> Tensor:
+    """Of y + u(y), (x, y, z, 3, 3), where the values of u (3, x, y, z) lie `spacing` voxels apart."""
+    gradient = torch.stack(torch.gradient(displacement, spacing=spacing, dim=(1, 2, 3)), dim=1)
+    return gradient.movedim((0, 1), (-2, -1)) + torch.eye(3, device=displacement.device)
+
+
 def inverse(displacement: Tensor) -> Tensor:
     """For every voxel p the y with y + u(y) = p, both (3, x, y, z), by fixed-point iteration.
 
-    Most of it on every second voxel, where it costs an eighth; on people's displacements the ends lie within
+    Most of it on every second voxel, where it costs an eighth; on participants' displacements the ends lie within
     half a thousandth of a voxel of a solution on average.
     """
+    points = voxels(displacement.shape[1:], displacement.device)
+    start = upsample(_roughly_back(displacement), displacement.shape[1:])
+    return _follow_back(displacement, points, points + start, INVERSE_STEPS["full"])
+
+
+def inverse_at_nodes(displacement: Tensor) -> Tensor:
+    """What takes every second voxel p back to the y with y + u(y) = p: y - p, (3, x/2, y/2, z/2) of u (3, x, y, z).
+
+    Interpolated between them it is 0.06 voxels from `inverse` on average, on participants' displacements at 2 mm.
+    """
+    nodes = functional.avg_pool3d(voxels(displacement.shape[1:], displacement.device), 2)
+    return _follow_back(displacement, nodes, nodes + _roughly_back(displacement), INVERSE_STEPS["full"]) - nodes
+
+
+def _roughly_back(displacement: Tensor) -> Tensor:
+    """`inverse_at_nodes` of the displacement's means over 2 × 2 × 2 voxels."""
     coarse = functional.avg_pool3d(displacement, 2) / 2
-    origin = _follow_back(coarse, voxels(coarse.shape[1:], coarse.device), INVERSE_STEPS["coarse"])
-    start = upsample(2 * (origin - voxels(coarse.shape[1:], coarse.device)), displacement.shape[1:])
-    return _follow_back(displacement, voxels(start.shape[1:], start.device) + start, INVERSE_STEPS["full"])
+    nodes = voxels(coarse.shape[1:], coarse.device)
+    return 2 * (_follow_back(coarse, nodes, nodes, INVERSE_STEPS["coarse"]) - nodes)
 
 
-def _follow_back(displacement: Tensor, points: Tensor, steps: int) -> Tensor:
-    nodes = voxels(displacement.shape[1:], displacement.device)
+def _follow_back(displacement: Tensor, ends: Tensor, points: Tensor, steps: int) -> Tensor:
+    """The points from which the displacement leads to `ends`, from a first guess."""
     for _ in range(steps):
-        points = nodes - interpolate(displacement, points)
+        points = ends - interpolate(displacement, points)
     return points

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainscm.errors import BrainSCMError
+from brainscm.errors import BrainSCMError, one_line
 from brainscm.tables import read_table
 
 T1W = re.compile(
@@ -170,7 +170,7 @@ def _read_covariates(path: Path, key: str, prefix: str) -> pd.DataFrame:
         table = read_table(path)
     except (ValueError, UnicodeDecodeError) as error:
         raise BrainSCMError(
-            f"{path}: cannot be read as a tab-separated table ({' '.join(str(error).split())}); save it as UTF-8 TSV."
+            f"{path}: cannot be read as a tab-separated table ({one_line(error)}); save it as UTF-8 TSV."
         ) from error
     if len(table.columns) == 1 and key in table.columns[0] and key != table.columns[0]:
         raise BrainSCMError(f"{path}: its columns are not separated by tabs ('{table.columns[0]}'); save it as TSV.")

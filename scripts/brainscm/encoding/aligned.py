@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from brainscm.alignment.displacement import interpolate, inverse, resample, upsample, voxels
+from brainscm.alignment.displacement import (
+    NODE_VOXELS,
+    align,
+    interpolate,
+    inverse,
+    jacobian,
+    resample,
+    upsample,
+    voxels,
+)
 from brainscm.alignment.registration import Alignment
 from brainscm.encoding.layout import Layout, Mirror
 from brainscm.encoding.pca import PCA
@@ -103,12 +112,12 @@ class Aligned(nn.Module):
         it is.
         """
         transported = shift.clone()
-        of_mean = _jacobian(self._nodes(self._apart(mean[None])[0][0]))
+        of_mean = jacobian(self._nodes(self._apart(mean[None])[0][0]), NODE_VOXELS)
         where, where_shift = self._apart(latents)[0], self._apart(shift)[0]
         for at in where_shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
             step = self._nodes(where_shift[at])
             at_template = torch.linalg.solve(of_mean, step.movedim(0, -1))
-            here = (_jacobian(self._nodes(where[at])) @ at_template[..., None])[..., 0].movedim(-1, 0)
+            here = (jacobian(self._nodes(where[at]), NODE_VOXELS) @ at_template[..., None])[..., 0].movedim(-1, 0)
             transported[at, : self.parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
         return transported
 
@@ -133,18 +142,6 @@ class Aligned(nn.Module):
     def _unpack(self, packed: Tensor) -> Tensor:
         (x, y, z), (i, j, k) = self.latent_shape[1:], self._cubes
         return packed.reshape(3, i, j, k, x, y, z).permute(0, 4, 1, 5, 2, 6, 3).reshape(3, x * i, y * j, z * k)
-
-
-def align(volume: Tensor, displacement: Tensor) -> Tensor:
-    """A scan (x, y, z) as it appearance at the template's voxels."""
-    nodes = voxels(volume.shape, volume.device)
-    return resample(volume, nodes + upsample(displacement, volume.shape))
-
-
-def _jacobian(displacement: Tensor) -> Tensor:
-    """Of y + u(y) at the nodes of u (3, …), every second voxel: (…, 3, 3)."""
-    gradient = torch.stack(torch.gradient(displacement, spacing=2.0, dim=(1, 2, 3)), dim=1)
-    return gradient.movedim((0, 1), (-2, -1)) + torch.eye(3, device=displacement.device)
 
 
 def split_scales(displacement: Tensor, voxel_mm: float) -> tuple[Tensor, Tensor]:

@@ -41,11 +41,8 @@ def save_autoencoder(model: VQVAE | PCA | Aligned, options: AutoencoderOptions, 
     save_atomically(content, path)
 
 
-def load_autoencoder(path: Path, device: str = "cpu", displacements: Path | None = None) -> VQVAE | PCA | Aligned:
+def load_autoencoder(path: Path, device: str = "cpu") -> VQVAE | PCA | Aligned:
     """Load a model for inference.
-
-    Args:
-        displacements: a folder in which a model that aligns scans keeps what it finds, for the next stage to read.
 
     Raises:
         BrainSCMError: the file is not a model that `save_autoencoder` wrote.
@@ -58,7 +55,6 @@ def load_autoencoder(path: Path, device: str = "cpu", displacements: Path | None
         if content["aligned_voxel_mm"] is not None:
             target, weight = torch.zeros(2, *content["grid_shape"]).clone()
             model = Aligned(inner, Alignment(target, weight, content["aligned_voxel_mm"]))
-            model.alignment.kept_in = displacements
         model.load_state_dict(content["weights"])
     except Exception as error:
         raise BrainSCMError(

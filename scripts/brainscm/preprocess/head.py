@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 
-from brainscm.errors import ScanError
+from brainscm.errors import ScanError, one_line
 from brainscm.images import Image
 from brainscm.resampling import gaussian_for_voxels, sample
 
@@ -95,8 +95,3 @@ def working_head(scan: RawScan, voxel_mm: float = 2.0) -> Image:
 
 def _mm(values: np.ndarray) -> str:
     return " × ".join(f"{value:g}" for value in np.round(values, 2)) + " mm"
-
-
-def one_line(error: Exception) -> str:
-    """An error's message as part of a sentence."""
-    return " ".join(str(error).split())[:160]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from brainscm.errors import ScanError
+from brainscm.files import sidecar
 from brainscm.foreground import foreground
 from brainscm.preprocess.head import RawScan, read_scan, working_head
 from brainscm.preprocess.register import align_run
 from brainscm.resampling import gaussian_for_voxels, sample
 
-MIN_AGREEMENT = 0.8  # correlation inside the head; two runs of one person have above 0.95
+MIN_AGREEMENT = 0.8  # correlation inside the head; two runs of one participant have above 0.95
+GEOMETRY = re.compile(r"missing|interslice|equidistant|evenly|gantry|duplicate|truncat|corrupt|shear", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class Session:
     scan: RawScan
     sources: list[Path]
     left_out: list[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the scan: the runs left out, and what the conversion of the others warned of."""
+        return self.left_out + [warning for path in self.sources for warning in conversion_warnings(path)]
 
 
 def read_session(paths: Sequence[Path], seed: int) -> Session:
@@ -67,10 +76,21 @@ def read_session(paths: Sequence[Path], seed: int) -> Session:
         scale = float((reference * values).sum() / (values**2).sum())
         grid = (first.affine, first.data.shape, world)
         sharp = gaussian_for_voxels(run.volume, float(first.volume.voxel_mm.min()))
-        # Where a run's field of view ends, the others carry on.
+        # Where a run's field of view ends, the others go on.
         covered = sample(run.volume.with_data(np.ones(run.data.shape, np.float32)), *grid, order=0)
         total += covered * scale * sample(sharp, *grid, order=3)
         weight += covered
         sources.append(run.path)
     mean = np.clip(total / weight, min(0.0, float(first.data.min())), None).astype(np.float32)
     return Session(RawScan(first.path, mean, first.affine), sources, left_out)
+
+
+def conversion_warnings(t1w: Path) -> list[str]:
+    """What the side-car keeps of the conversion from DICOM that speaks of lost or displaced slices."""
+    try:
+        warnings = json.loads(sidecar(t1w).read_text()).get("ConversionWarnings", [])
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [
+        f"{t1w.name}: the conversion from DICOM said: {warning}" for warning in warnings if GEOMETRY.search(warning)
+    ]

@@ -22,7 +22,7 @@ from scipy import ndimage
 from brainscm.config import CustomTemplate
 from brainscm.errors import ConfigError
 from brainscm.files import whole
-from brainscm.images import Image
+from brainscm.images import Grid, Image, template_code
 from brainscm.landmarks import MEDIAL_TEMPORAL_MM, distance_to_hippocampus
 from brainscm.preprocess.register import match_masks, register_brain
 from brainscm.preprocess.template_files import EMBEDDED, templateflow_files
@@ -61,6 +61,15 @@ class Template:
     def label(self) -> str:
         """The BIDS `res-` label: 2mm, 1p5mm."""
         return f"{self.voxel_mm:g}mm".replace(".", "p")
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.shape, self.affine, template_code(self.name))
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What BIDS side-cars say of an image on this grid."""
+        return {"SpatialReference": self.name, "Resolution": f"{self.voxel_mm:g} mm isotropic"}
 
     @property
     def voxel_ml(self) -> float:

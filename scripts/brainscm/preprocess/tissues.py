@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from brainscm.images import Mask, Volume
 from brainscm.preprocess.template import Template
-from brainscm.regions import REGIONS, Region
+from brainscm.regions import REGIONS, TISSUE_LABELS, Region
 
 MRF_WEIGHT = 1.5
 
@@ -21,6 +22,12 @@ class Tissues:
     gm: np.ndarray
     wm: np.ndarray
     csf: np.ndarray
+
+    def labels(self, mask: Mask) -> npt.NDArray[np.uint8]:
+        """The most probable tissue inside a mask, by its number in `TISSUE_LABELS`; 0 outside."""
+        maps = np.stack([getattr(self, tissue) for tissue in TISSUE_LABELS])
+        numbers = np.array(list(TISSUE_LABELS.values()), np.uint8)
+        return np.where(mask, numbers[maps.argmax(axis=0)], 0).astype(np.uint8)
 
 
 def segment_tissues(volume: np.ndarray, mask: np.ndarray, template: Template, iterations: int = 20) -> Tissues:
@@ -45,11 +52,11 @@ def segment_tissues(volume: np.ndarray, mask: np.ndarray, template: Template, it
     for _ in range(iterations):
         total = posterior.sum(1) + 1e-6
         mean = posterior @ values / total
-        spread = np.sqrt((posterior * (values - mean[:, None]) ** 2).sum(1) / total)
+        sd = np.sqrt((posterior * (values - mean[:, None]) ** 2).sum(1) / total)
         flat[0, inside], flat[1, inside] = posterior[:2]
         neighbours = _neighbourhood(two).reshape(2, -1).take(inside, axis=1) / weight
         neighbours = np.concatenate([neighbours, 1 - neighbours.sum(0, keepdims=True)])
-        posterior = priors * _likelihood(values, mean, np.maximum(spread, 0.03)) * np.exp(MRF_WEIGHT * neighbours)
+        posterior = priors * _likelihood(values, mean, np.maximum(sd, 0.03)) * np.exp(MRF_WEIGHT * neighbours)
         posterior /= posterior.sum(0) + 1e-12
     whole = np.zeros((3, *mask.shape), dtype=np.float32)
     whole[:, mask] = posterior
@@ -96,6 +103,6 @@ def _neighbourhood(maps: np.ndarray) -> np.ndarray:
     return maps
 
 
-def _likelihood(values: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    mean, spread = mean[:, None].astype(np.float32), spread[:, None].astype(np.float32)
-    return np.exp(-0.5 * np.square((values - mean) / spread)) / spread + np.float32(1e-6)
+def _likelihood(values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    mean, sd = mean[:, None].astype(np.float32), sd[:, None].astype(np.float32)
+    return np.exp(-0.5 * np.square((values - mean) / sd)) / sd + np.float32(1e-6)

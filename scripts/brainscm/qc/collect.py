@@ -1,10 +1,8 @@
-"""Gather every scan into qc.tsv, judge each by its metrics and its cohort, and finish the BIDS derivatives folder."""
+"""Gather every scan into qc.tsv, apply the limits to each, and finish the BIDS derivatives folder."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +10,48 @@ import numpy as np
 import pandas as pd
 
 from brainscm.config import QualityOptions
-from brainscm.errors import BrainSCMError
 from brainscm.files import write_dataset_description, write_text
 from brainscm.qc.limits import apply_limits
+from brainscm.qc.status import read_status
+from brainscm.regions import LABELS, TISSUE_LABELS
 from brainscm.tables import read_table, write_table
 
 logger = logging.getLogger("brainscm")
 
-README = """T1w scans preprocessed by BrainSCM: brains in template space, masks, tissue probabilities and transforms.
+README = """T1w scans preprocessed by BrainSCM: brains in template space, masks, tissues, transforms and deformations.
 
-qc.tsv has a row a scan: pass, warn or fail, the reasons, quality measures, volumes (ml) and files. status/ holds what
-each scan's own job told, figures/ its pictures. The transforms (*_xfm.mat) are ITK affines, for ANTs.
+qc.tsv has a row a scan: pass, warn or fail, the reasons, quality measures, volumes (ml) and files. status/ and
+alignment/ hold what each scan's own jobs told, figures/ its pictures.
+
+The transforms are ITK's, for ANTs. *_xfm.mat is linear, *_desc-deformable_xfm.nii.gz the deformation between the
+linearly registered scan and the template; its side-car says how the two are applied together. *_desc-jacobian_map is
+the deformation's Jacobian determinant, and dseg.tsv names the labels of the segmentations (*_dseg).
 """
+# Not part of BIDS. Folders without a slash: the validator does not take "status/" for the folder itself.
+BIDSIGNORE = "status\nalignment\nfigures\nqc.tsv\n*_xfm.*\n*_desc-jacobian_map.*\n"
 
 
-def collect_preprocessing(scans_path: Path, preproc_dir: Path, qc_path: Path, limits: QualityOptions) -> pd.DataFrame:
+def collect_preprocessing(
+    scans_path: Path, preproc_dir: Path, qc_path: Path, limits: QualityOptions, is_aligned: bool
+) -> pd.DataFrame:
     """Write `qc.tsv`, one row a scan of `scans.tsv` in its order.
 
-    Columns: scan, status (pass, warn or fail), reasons (joined by "; "), the metrics, `mask_volume_z` (robust z within
-    the cohort), volumes as `<region>_ml`, and one column a role in `outputs` with its path relative to `preproc_dir`.
-    A scan that failed stays failed; one that is done is judged by `limits`, and warns at least if something was noted
-    about it, or if its robust z is beyond `volume_z_warn`.
+    Columns: scan, status (pass, warn or fail), reasons (joined by "; "), the metrics, volumes as `<region>_ml`, one
+    column a role in `outputs` with its path relative to `preproc_dir`, and `mask_volume_z` (robust z within the
+    cohort). A scan whose preprocessing or alignment failed has failed; one that is done is what the limits say, and
+    warns at least if something was noted about it.
+
+    Args:
+        is_aligned: the scans have been aligned to the template, too.
 
     Raises:
         BrainSCMError: a status is missing, or an image that a status promises is gone.
     """
     scans = read_table(scans_path)
-    rows = [_row(scan, preproc_dir, limits) for scan in scans["scan"]]
+    rows = [_row(scan, preproc_dir, limits, is_aligned) for scan in scans["scan"]]
     _compare_within_cohort(rows, limits)
     table = pd.DataFrame(rows)
+    table["reasons"] = table["reasons"].map("; ".join)
     write_table(table, qc_path)
     _describe_dataset(preproc_dir, scans["path"])
     counts = table["status"].value_counts()
@@ -59,46 +70,46 @@ def robust_z(values: pd.Series) -> pd.Series:
     return (values - values.median()) / robust_sd
 
 
+def _row(scan: str, preproc_dir: Path, limits: QualityOptions, is_aligned: bool) -> dict[str, Any]:
+    """A scan's row, whose reasons are still a list: first those why it failed, last what was noted about it."""
+    statuses = [read_status(preproc_dir, "status", scan)]
+    if is_aligned:
+        statuses.append(read_status(preproc_dir, "alignment", scan))
+    failed = [status for status in statuses if status["status"] == "fail"]
+    done = [status for status in statuses if status["status"] == "done"]
+    verdict, broken = apply_limits(_merged(done, "metrics"), limits)
+    reasons = [reason for status in failed for reason in status["reasons"]] + broken
+    reasons += [note for status in done for note in status["reasons"]]
+    if failed:
+        verdict = "fail"
+    elif reasons and verdict == "pass":
+        verdict = "warn"
+    volumes = {f"{region}_ml": volume for region, volume in _merged(statuses, "volumes_ml").items()}
+    of_scan = {"scan": scan, "status": verdict, "reasons": reasons}
+    return of_scan | _merged(statuses, "metrics") | volumes | _merged(statuses, "outputs")
+
+
+def _merged(statuses: list[dict[str, Any]], key: str) -> dict[str, Any]:
+    return {name: value for status in statuses for name, value in status[key].items()}
+
+
 def _compare_within_cohort(rows: list[dict[str, Any]], limits: QualityOptions) -> None:
     """Add the robust z of each mask's volume among those of the scans that did not fail, and what its limit says."""
-    volumes = [row["mask_volume_ml"] if row["status"] != "fail" else None for row in rows]
+    volumes = [row.get("mask_volume_ml") if row["status"] != "fail" else None for row in rows]
     for row, z in zip(rows, robust_z(pd.Series(volumes, dtype=float)), strict=True):
         row["mask_volume_z"] = z
         verdict, reasons = apply_limits({"mask_volume_z": z}, limits)
         if reasons:
-            row |= {"status": verdict, "reasons": _joined([row["reasons"], *reasons])}
-
-
-def _joined(reasons: Sequence[str]) -> str:
-    return "; ".join(filter(None, reasons))
-
-
-def _row(scan: str, preproc_dir: Path, limits: QualityOptions) -> dict[str, Any]:
-    path = preproc_dir / "status" / f"{scan}.json"
-    rerun = f"rerun it with: snakemake --cores all --force {path}"
-    try:
-        status = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BrainSCMError(f"{scan}: its status {path} is missing or unreadable; {rerun}") from error
-    if status["status"] != "fail":
-        gone = [name for name in status["outputs"].values() if not (preproc_dir / name).is_file()]
-        if gone:
-            raise BrainSCMError(f"{scan}: {preproc_dir / gone[0]} was written but is gone; {rerun}")
-    verdict, reasons = ("fail", []) if status["status"] == "fail" else apply_limits(status["metrics"], limits)
-    reasons = reasons + status["reasons"]
-    if verdict == "pass" and reasons:
-        verdict = "warn"
-    row = {"scan": scan, "status": verdict, "reasons": _joined(reasons)}
-    row |= status["metrics"]
-    row |= {f"{region}_ml": volume for region, volume in status["volumes_ml"].items()}
-    return row | status["outputs"]
+            row["status"] = verdict
+            row["reasons"] += reasons
 
 
 def _describe_dataset(preproc_dir: Path, raw_paths: pd.Series) -> None:
-    """What makes `preproc/` a BIDS derivatives dataset; its status and figures folders are not part of BIDS."""
+    """What makes `preproc/` a BIDS derivatives dataset."""
     roots = {str(path).split("/sub-", 1)[0] for path in raw_paths}
     links = {"raw": f"file://{min(roots)}"} if roots else {}
     write_dataset_description(preproc_dir, "BrainSCM preprocessed T1w", links=links)
-    # Folders without a slash: the BIDS validator does not take "status/" for the folder itself.
-    write_text(preproc_dir / ".bidsignore", "status\nfigures\nqc.tsv\n*_xfm.mat\n")
+    write_text(preproc_dir / ".bidsignore", BIDSIGNORE)
     write_text(preproc_dir / "README", README)
+    labels = [(0, "background", "BG"), *((k, LABELS[name], name.upper()) for name, k in TISSUE_LABELS.items())]
+    write_table(pd.DataFrame(labels, columns=["index", "name", "abbreviation"]), preproc_dir / "dseg.tsv")

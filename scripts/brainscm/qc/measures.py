@@ -213,6 +213,41 @@ _OF_A_SCAN = {
     "runs": Measure("Runs averaged", "", "neither", "T1w runs of the session that were aligned and averaged."),
 }
 
+_OF_AN_ALIGNMENT = {
+    "alignment_similarity": Measure(
+        "Similarity after alignment",
+        "",
+        "higher",
+        "Correlation of the scan with the template inside the template's brain, after the deformable alignment.",
+        Limits(
+            "below",
+            "similarity to the template after alignment is {value:.2f}: look whether this is a T1w brain",
+            warn="alignment_similarity_warn",
+            fail="alignment_similarity_fail",
+        ),
+    ),
+    "alignment_folding_percent": Measure(
+        "Folding of the alignment",
+        "%",
+        "lower",
+        "Share of the template's brain in which the Jacobian determinant of the map from template to scan is 0 or "
+        "less: the map cannot be inverted there.",
+        Limits(
+            "above",
+            "the alignment to the template folds in {value:.1f} % of the brain: look at the scan",
+            warn="alignment_folding_warn_percent",
+            fail="alignment_folding_fail_percent",
+        ),
+    ),
+    "alignment_strain": Measure(
+        "Strain of the alignment",
+        "",
+        "lower",
+        "What the deformable alignment penalises: mean squared difference (voxels²) of the displacement between "
+        "neighbouring nodes, which lie two voxels apart, summed over the three axes.",
+    ),
+}
+
 _OF_A_RECONSTRUCTION = {
     "psnr_brain_db": Measure(
         "Reconstruction PSNR",
@@ -237,6 +272,7 @@ _OF_A_RECONSTRUCTION = {
 # By the column's name. The volumes of an atlas's regions are not among them: their names are the study's own.
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     _OF_A_SCAN
+    | _OF_AN_ALIGNMENT
     | {f"{region.name}_ml": Measure(_first_upper(region.label), "ml", "neither", region.meaning) for region in REGIONS}
     | _OF_A_RECONSTRUCTION
 )

@@ -92,7 +92,7 @@ def fit_autoencoder(
     volumes_folder = work_dir / "autoencoder" / "volumes"
     if not ranks.leads:
         ranks.wait()  # until the first process has built the stores
-    alignment = _alignment(preprocessing, options, work_dir)
+    alignment = _alignment(preprocessing, options)
     prepare, prepared, device = None, "", CPU
     if alignment is not None:
         prepare, device = _aligner(alignment), alignment.target.device
@@ -115,21 +115,13 @@ def fit_autoencoder(
     return replace(fitted, model=Aligned(fitted.model, alignment))
 
 
-def displacements_folder(work_dir: Path) -> Path:
-    """Where the displacements of aligned scans are kept between stages."""
-    return work_dir / "autoencoder" / "displacements"
-
-
-def _alignment(preprocessing: Mapping[str, Any], options: AutoencoderOptions, work_dir: Path) -> Alignment | None:
+def _alignment(preprocessing: Mapping[str, Any], options: AutoencoderOptions) -> Alignment | None:
     """The registration to the template's brain on the grid of the scans, if the options ask for it."""
     if options.alignment == "none":
         return None
     chosen = TypeAdapter(str | CustomTemplate).validate_python(preprocessing["template"])
     template = load_template(chosen, preprocessing["options"]["voxel_mm"])
-    weight = torch.from_numpy(template.brain_mask.astype(np.float32))
-    alignment = Alignment(torch.from_numpy(template.brain.astype(np.float32)), weight, template.voxel_mm)
-    alignment.kept_in = displacements_folder(work_dir)
-    return alignment.to(choose_device(options.device))
+    return Alignment.onto(template).to(choose_device(options.device))
 
 
 def _aligner(alignment: Alignment) -> Prepare:
