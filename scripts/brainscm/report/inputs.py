@@ -3,7 +3,7 @@
 This module imports nothing, because the Snakefile does.
 """
 
-# Tables (TSV) and documents (JSON), by the name of their attribute of `Study`; docs/reference/outputs.md tells their columns.
+# Tables (TSV) and documents (JSON), by their attribute of `Study`; docs/reference/outputs.md tells their columns.
 TABLES = {
     "excluded": "cohort/excluded.tsv",
     "history": "autoencoder/history.tsv",
