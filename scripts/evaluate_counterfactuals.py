@@ -1,49 +1,30 @@
-"""Judge the counterfactuals against known answers, simpler methods, and the slopes across people."""
+"""Evaluate the counterfactuals against known answers, simpler methods, and the slopes across participants."""
 
 from pathlib import Path
 
 from brainscm.job import job
 
 with job(snakemake):
-    import json
-
+    import torch
     from pydantic import TypeAdapter
 
     from brainscm.config import CustomTemplate, QueryOptions, ScmOptions
-    from brainscm.encoding.model import load_autoencoder
-    from brainscm.evaluation.stage import Study, evaluate
-    from brainscm.latents.store import LatentStore
-    from brainscm.preprocess.itk import read_matrix
+    from brainscm.evaluation.inputs import EvaluationInputs
+    from brainscm.evaluation.stage import run
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import SegmentRegions
-    from brainscm.regions import COMPARED
-    from brainscm.scm.covariates import covariate_table
-    from brainscm.scm.model import load_scm
-    from brainscm.tables import read_table, write_table
 
     source, params = snakemake.input, snakemake.params
-    store = LatentStore.open(source.latents)
-    preproc_dir = Path(params.preproc_dir)
+    torch.set_num_threads(snakemake.threads)
+    files = {name: Path(source[name]) for name in ("scans", "qc", "model", "reconstruction", "latents", "manifest")}
     chosen = TypeAdapter(str | CustomTemplate).validate_python(params.template)
-    template = load_template(chosen, params.preprocess["voxel_mm"])
-    study = Study(
-        scm=load_scm(Path(params.scm_dir), ScmOptions.model_validate(params.scm)),
-        autoencoder=load_autoencoder(Path(source.model)),
-        table=covariate_table(source.scans, source.qc),
-        latents=store.latents,
-        latent_scans=list(store.scans),
-        manifest=read_table(source.manifest),
-        reconstruction=read_table(source.reconstruction),
+    inputs = EvaluationInputs.open(
+        **files,
+        scm_dir=Path(params.scm_dir),
+        scm_options=ScmOptions.model_validate(params.scm),
         queries=[QueryOptions.model_validate(query) for query in params.queries],
         bids_dir=Path(params.bids_dir),
-        preproc_dir=preproc_dir,
-        counterfactuals_dir=Path(params.counterfactuals_dir),
         components=params.components,
-        segment=SegmentRegions(template),
-        regions=COMPARED,
-        to_scan=lambda row: read_matrix(preproc_dir / row["to_template"]),
+        measure=SegmentRegions(load_template(chosen, params.preprocess["voxel_mm"])),
     )
-    found = evaluate(study, params.seed, snakemake.threads)
-    for name in ("metrics", "regional_slopes", "minimality", "realism"):
-        write_table(getattr(found, name), snakemake.output[name])
-    Path(snakemake.output.summary).write_text(json.dumps(found.summary, indent=2, allow_nan=False) + "\n")
+    run(inputs, params.seed, Path(snakemake.output.summary).parent)

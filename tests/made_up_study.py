@@ -21,19 +21,20 @@ from brainscm.config import AutoencoderOptions, Config
 from brainscm.counterfactuals.synthesis import synthesize
 from brainscm.encoding.model import load_autoencoder, save_autoencoder
 from brainscm.encoding.pca import PCA
-from brainscm.evaluation.stage import Study as EvaluationInputs
-from brainscm.evaluation.stage import evaluate
+from brainscm.evaluation.inputs import EvaluationInputs
+from brainscm.evaluation.stage import run as run_evaluation
 from brainscm.identity import Identity
 from brainscm.images import Grid
 from brainscm.latents.encode import encode_scans
 from brainscm.latents.store import LatentStore
+from brainscm.preprocess.itk import write_matrix
+from brainscm.regions import COMPARED
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
 from brainscm.scans import ScanTable, usable_scans
-from brainscm.scm.covariates import covariate_table
-from brainscm.scm.model import load_scm
+from brainscm.scm.model import Scm
 from brainscm.scm.stage import run as fit_scm
-from brainscm.tables import read_table, write_table
+from brainscm.tables import write_table
 from brainscm.training.fidelity import psnr, ssim
 
 SHAPE = (24, 32, 24)
@@ -89,18 +90,17 @@ def draw_brain(
     return np.where(mask, volume, 0).astype(np.float32), mask
 
 
-REGIONS = ("csf", "gm", "wm", "ventricles")
-
-
-def segment(volume: np.ndarray, mask: np.ndarray, head_size: float = 1.0) -> dict[str, float]:
-    """Regional volumes in ml by fixed thresholds."""
+def measure(volume: np.ndarray, mask: np.ndarray, head_size: float = 1.0) -> dict[str, float]:
+    """Regional volumes in ml by fixed thresholds; brains are drawn, and measured, in one size."""
     ml = VOXEL_MM**3 / 1000
     inside = volume[mask]
+    is_gm = (volume >= 0.45) & (volume < 0.85) & mask
     return {
         "csf": float((inside < 0.45).sum() * ml),
-        "gm": float(((inside >= 0.45) & (inside < 0.85)).sum() * ml),
+        "gm": float(is_gm.sum() * ml),
         "wm": float((inside >= 0.85).sum() * ml),
         "ventricles": float(np.clip((0.8 - inside) / 0.6, 0, 1).sum() * ml),
+        "medial_temporal_gm": float(is_gm[:, :, : volume.shape[2] // 3].sum() * ml),
     }
 
 
@@ -151,33 +151,25 @@ def make_study(folder: Path, people: int = 24, seed: int = 0, config: dict[str, 
 
 def open_study(folder: Path, config: Config) -> EvaluationInputs:
     """What the evaluation reads of a made-up study."""
-    store = LatentStore.open(folder / "latents" / "latents.zarr")
-    return EvaluationInputs(
-        scm=load_scm(folder / "scm", config.scm),
-        autoencoder=load_autoencoder(folder / "autoencoder" / "model.pt"),
-        table=covariate_table(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv"),
-        latents=store.latents,
-        latent_scans=list(store.scans),
-        manifest=read_table(folder / "counterfactuals" / "manifest.tsv"),
-        reconstruction=read_table(folder / "autoencoder" / "reconstruction.tsv"),
+    return EvaluationInputs.open(
+        scans=folder / "cohort" / "scans.tsv",
+        qc=folder / "preproc" / "qc.tsv",
+        model=folder / "autoencoder" / "model.pt",
+        reconstruction=folder / "autoencoder" / "reconstruction.tsv",
+        latents=folder / "latents" / "latents.zarr",
+        scm_dir=folder / "scm",
+        scm_options=config.scm,
+        manifest=folder / "counterfactuals" / "manifest.tsv",
         queries=config.counterfactuals,
         bids_dir=folder / "bids",
-        preproc_dir=folder / "preproc",
-        counterfactuals_dir=folder / "counterfactuals",
         components=8,
-        segment=segment,
-        regions=REGIONS,
-        to_scan=lambda row: np.eye(4),
+        measure=measure,
     )
 
 
 def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
     """Evaluate and write what the rule writes."""
-    found = evaluate(inputs, seed=1, threads=1)
-    (folder / "evaluation").mkdir(exist_ok=True)
-    (folder / "evaluation" / "summary.json").write_text(json.dumps(found.summary, allow_nan=False))
-    for name in ("metrics", "regional_slopes", "minimality", "realism"):
-        write_table(getattr(found, name), folder / "evaluation" / f"{name}.tsv")
+    run_evaluation(inputs, seed=1, out_dir=folder / "evaluation")
 
 
 def open_gallery(study: ReportStudy) -> Gallery:
@@ -220,9 +212,12 @@ def _preprocess(folder: Path, scan: str, age: float, number: int, rng: np.random
     picture = Image.fromarray((np.clip(volume[:, :, 12].T[::-1], 0, 1) * 255).astype(np.uint8))
     for kind in ("mask", "registration"):
         picture.resize((160, 120)).save(figures / f"{scan}_{kind}.png")
-    measured = {f"{region}_ml": value for region, value in segment(volume, mask, 1.0).items()}
+    to_template = anat / f"{scan}_from-T1w_to-Drawn_mode-image_xfm.mat"
+    write_matrix(np.eye(4), folder / "preproc" / to_template)  # brains are drawn in template space
+    measured = {f"{region}_ml": value for region, value in measure(volume, mask).items()}
     measured["mask_volume_ml"] = float(mask.sum() * VOXEL_MM**3 / 1000)
-    return {**row, **measured, "preproc_t1w": str(image), "template_mask": str(brain_mask)}
+    files = {"preproc_t1w": str(image), "template_mask": str(brain_mask), "to_template": str(to_template)}
+    return {**row, **measured, **files}
 
 
 def _write_truth(bids: Path, scans: pd.DataFrame) -> None:
@@ -270,6 +265,15 @@ def _fit(folder: Path, config: Config, seed: int) -> None:
     scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
     model = load_autoencoder(folder / "autoencoder" / "model.pt")
     brain_mask = template().brain_mask
-    scm = fit_scm(scans, store, model, IDENTITY, config.scm, segment, brain_mask, seed, folder / "scm")
-    manifest = synthesize(scm, model, IDENTITY, scans, store, config.counterfactuals, folder / "counterfactuals")
-    write_table(manifest, folder / "counterfactuals" / "manifest.tsv")
+    scm = fit_scm(scans, store, model, IDENTITY, config.scm, measure, brain_mask, seed, folder / "scm")
+    write_counterfactuals(folder / "counterfactuals", folder, scm, config)
+
+
+def write_counterfactuals(out_dir: Path, folder: Path, scm: Scm, config: Config) -> Path:
+    """Answer the study's queries by a causal model of its latents; the manifest's path."""
+    scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
+    store = LatentStore.open(folder / "latents" / "latents.zarr")
+    model = load_autoencoder(folder / "autoencoder" / "model.pt")
+    manifest = synthesize(scm, model, IDENTITY, scans, store, config.counterfactuals, out_dir)
+    write_table(manifest, out_dir / "manifest.tsv")
+    return out_dir / "manifest.tsv"

@@ -44,19 +44,19 @@ def test_what_lies_outside_the_mask_does_not_count(head):
     assert agreement((factual, true_change, mask), change)["change_slope"] == pytest.approx(1, rel=1e-5)
 
 
-def test_bootstrap_resamples_people_not_scans():
+def test_bootstrap_resamples_participants_not_scans():
     rng = np.random.default_rng(0)
-    per_person = rng.standard_normal(8)
-    repeated = np.repeat(per_person, 50)  # 50 scans of each: 400 values, but 8 people's worth of evidence
-    people = np.repeat(np.arange(8), 50)
-    mean, low, high = bootstrap_mean(repeated, people, np.random.default_rng(1))
-    alone = bootstrap_mean(per_person, np.arange(8), np.random.default_rng(1))
-    assert mean == pytest.approx(per_person.mean())
+    per_participant = rng.standard_normal(8)
+    repeated = np.repeat(per_participant, 50)  # 50 scans of each: 400 values, but 8 participants' worth of evidence
+    participants = np.repeat(np.arange(8), 50)
+    mean, low, high = bootstrap_mean(repeated, participants, np.random.default_rng(1))
+    alone = bootstrap_mean(per_participant, np.arange(8), np.random.default_rng(1))
+    assert mean == pytest.approx(per_participant.mean())
     assert (low, high) == pytest.approx(alone[1:])
     assert high - low > 0.5
 
 
-def test_two_people_have_no_interval():
+def test_two_participants_have_no_interval():
     _, low, high = bootstrap_mean(np.array([1.0, 2.0]), np.array(["a", "b"]), np.random.default_rng(0))
     assert np.isnan(low)
     assert np.isnan(high)

@@ -15,7 +15,7 @@ def row(method, scan, region, value, **other):
 
 @pytest.fixture
 def rows():
-    """Four people: grey matter should lose 20 ml and loses 8; CSF should stay and gains 30."""
+    """Four participants: grey matter should lose 20 ml and loses 8; CSF should stay and gains 30."""
     found = []
     for number in range(4):
         scan, own = f"s{number}", 0.5 * number

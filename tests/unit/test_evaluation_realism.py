@@ -11,8 +11,8 @@ def p_values(shift: float, repeats: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     found = []
     for _ in range(repeats):
-        person = rng.standard_normal((PAIRS, 1))  # what two partners have in common: their covariates
-        a, b = (person + rng.standard_normal((PAIRS, FEATURES)) for _ in range(2))
+        shared = rng.standard_normal((PAIRS, 1))  # what two partners have in common: their covariates
+        a, b = (shared + rng.standard_normal((PAIRS, FEATURES)) for _ in range(2))
         found.append(mmd_test(a + shift, b, rng)["p"])
     return np.array(found)
 

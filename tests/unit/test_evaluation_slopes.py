@@ -18,8 +18,8 @@ TRUE_SLOPE = -2.0  # ml of grey matter a year
 
 
 @pytest.fixture(scope="module")
-def people() -> pd.DataFrame:
-    """60 people, every other one scanned twice; ventricles widen with age, and both cost grey matter."""
+def table() -> pd.DataFrame:
+    """60 participants, every other one scanned twice; ventricles widen with age, and both cost grey matter."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(60):
@@ -35,9 +35,9 @@ def people() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def scm(people) -> Scm:
-    latents = people[["gm_ml"]].to_numpy().reshape(-1, 1, 1, 1, 1)
-    return Scm.fit(people, latents, ScmOptions.model_validate(OPTIONS), seed=0)
+def scm(table) -> Scm:
+    latents = table[["gm_ml"]].to_numpy().reshape(-1, 1, 1, 1, 1)
+    return Scm.fit(table, latents, ScmOptions.model_validate(OPTIONS), seed=0)
 
 
 def asked(effect: str, slope: float) -> pd.DataFrame:
@@ -49,51 +49,53 @@ def asked(effect: str, slope: float) -> pd.DataFrame:
     return table.assign(gm_ml=slope * table["step"] + [2, -1, 0.5, -2], ventricles_ml=0.3 * table["step"])
 
 
-def slope_of(scm, people, effect, region, **changes):
-    table = regional_slopes(scm, people.assign(**changes), asked(effect, -1.0), ["gm", "ventricles"])
-    return table.set_index("region").loc[region]
+def slope_of(scm, table, effect, region, **changes):
+    slopes = regional_slopes(scm, table.assign(**changes), asked(effect, -1.0), ["gm", "ventricles"])
+    return slopes.set_index("region").loc[region]
 
 
-def test_total_effect_keeps_what_the_mediator_passes_on(scm, people):
-    row = slope_of(scm, people, "total", "gm")
-    assert row["people_slope_ml"] == pytest.approx(TRUE_SLOPE, abs=0.15)
-    assert row["people_low_ml"] < TRUE_SLOPE < row["people_high_ml"]
-    assert row["people_slope_percent"] == pytest.approx(100 * row["people_slope_ml"] / people["gm_ml"].mean())
+def test_total_effect_keeps_what_the_mediator_passes_on(scm, table):
+    row = slope_of(scm, table, "total", "gm")
+    assert row["participants_slope_ml"] == pytest.approx(TRUE_SLOPE, abs=0.15)
+    assert row["participants_low_ml"] < TRUE_SLOPE < row["participants_high_ml"]
+    assert row["participants_slope_percent"] == pytest.approx(
+        100 * row["participants_slope_ml"] / table["gm_ml"].mean()
+    )
 
 
-def test_people_of_one_mask_do_not_count_what_masks_leave_out(scm, people):
+def test_participants_of_one_mask_do_not_count_what_masks_leave_out(scm, table):
     queries = asked("total", -1.0).assign(csf_ml=0.0)
-    table = regional_slopes(scm, people, queries, ["gm", "csf"]).set_index("region")
-    assert table["people_slope_ml"].sum() == pytest.approx(-0.5, abs=0.3)
-    assert table["same_mask_slope_ml"].sum() == pytest.approx(0, abs=1e-9)
-    row = table.loc["gm"]
+    slopes = regional_slopes(scm, table, queries, ["gm", "csf"]).set_index("region")
+    assert slopes["participants_slope_ml"].sum() == pytest.approx(-0.5, abs=0.3)
+    assert slopes["same_mask_slope_ml"].sum() == pytest.approx(0, abs=1e-9)
+    row = slopes.loc["gm"]
     assert row["same_mask_low_ml"] < TRUE_SLOPE < row["same_mask_high_ml"]
 
 
-def test_direct_effect_holds_the_mediator(scm, people):
-    assert slope_of(scm, people, "direct", "gm")["people_slope_ml"] == pytest.approx(-1.4, abs=0.5)
+def test_direct_effect_holds_the_mediator(scm, table):
+    assert slope_of(scm, table, "direct", "gm")["participants_slope_ml"] == pytest.approx(-1.4, abs=0.5)
 
 
-def test_a_region_that_the_graph_holds_has_no_slope(scm, people):
-    row = slope_of(scm, people, "direct", "ventricles")
-    assert np.isnan(row["people_slope_ml"])
+def test_a_region_that_the_graph_holds_has_no_slope(scm, table):
+    row = slope_of(scm, table, "direct", "ventricles")
+    assert np.isnan(row["participants_slope_ml"])
     assert "node ventricles" in row["why_null"]
     assert row["counterfactual_slope_ml"] == pytest.approx(0.3)
 
 
-def test_counterfactual_slope_is_the_mean_over_scans_of_change_by_step(scm, people):
-    row = slope_of(scm, people, "total", "gm")
+def test_counterfactual_slope_is_the_mean_over_scans_of_change_by_step(scm, table):
+    row = slope_of(scm, table, "total", "gm")
     assert row["counterfactual_slope_ml"] == pytest.approx(-1 + (0.1 + 0.1 + 0.1 - 0.1) / 4)
     assert row["counterfactual_low_ml"] < row["counterfactual_slope_ml"] < row["counterfactual_high_ml"]
 
 
-def test_a_covariate_that_does_not_vary_gives_a_reason_not_a_number(scm, people):
-    row = slope_of(scm, people, "total", "gm", age=50.0)
-    assert np.isnan(row["people_slope_ml"])
-    assert row["why_null"] == "age does not vary across these people"
+def test_a_covariate_that_does_not_vary_gives_a_reason_not_a_number(scm, table):
+    row = slope_of(scm, table, "total", "gm", age=50.0)
+    assert np.isnan(row["participants_slope_ml"])
+    assert row["why_null"] == "age does not vary across these participants"
     assert np.isfinite(row["counterfactual_slope_ml"])
 
 
-def test_too_few_people_give_a_reason(scm, people):
-    row = slope_of(scm, people.head(3), "total", "gm")
-    assert "too few people" in row["why_null"]
+def test_too_few_participants_give_a_reason(scm, table):
+    row = slope_of(scm, table.head(3), "total", "gm")
+    assert "too few participants" in row["why_null"]

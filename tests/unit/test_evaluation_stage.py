@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,17 @@ import pandas as pd
 import pytest
 
 import made_up_study
-from brainscm.config import ImageOptions
+from brainscm.config import Config, ImageOptions
 from brainscm.errors import BrainSCMError
-from brainscm.evaluation import judge
+from brainscm.evaluation import evaluator
+from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.methods import voxel_shrunken
-from brainscm.evaluation.stage import Study, evaluate
+from brainscm.evaluation.stage import Evaluation, evaluate
+from brainscm.evaluation.written import WrittenCounterfactuals
+from brainscm.images import write_volume
+from brainscm.regions import COMPARED
 from brainscm.scm.model import Scm
+from brainscm.tables import read_table
 
 METRICS = {"psnr_brain_db", "change_correlation", "change_slope", "region_volume_mae_ml", "interval_coverage_95"}
 
@@ -26,15 +32,27 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(folder) -> Study:
-    return made_up_study.open_study(folder, made_up_study.make_study(folder))
+def config(folder) -> Config:
+    return made_up_study.make_study(folder)
 
 
 @pytest.fixture(scope="module")
-def evaluated(study):
+def study(folder, config) -> EvaluationInputs:
+    return made_up_study.open_study(folder, config)
+
+
+@pytest.fixture(scope="module")
+def evaluated(study) -> Evaluation:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(judge, "CEILING_SCANS", 2)
-        return evaluate(study, seed=1, threads=2)
+        patched.setattr(evaluator, "CEILING_SCANS", 2)
+        return evaluate(study, seed=1)
+
+
+def with_scm(study: EvaluationInputs, scm: Scm, folder: Path, config: Config, out_dir: Path) -> EvaluationInputs:
+    """The study with another causal model, and the counterfactuals that this one makes."""
+    manifest = made_up_study.write_counterfactuals(out_dir, folder, scm, config)
+    written = WrittenCounterfactuals(read_table(manifest), out_dir, study.scans.grid)
+    return replace(study, scm=scm, written=written)
 
 
 def mean(metrics: pd.DataFrame, method: str, metric: str, decode: str = "residual", source: str = "simulated") -> float:
@@ -103,14 +121,14 @@ def test_null_interventions_return_the_scan_under_residual_decoding_only(evaluat
     assert mean(metrics, "latent_glm", "composition_10_l1", "direct", source="axiom") > 0.01
 
 
-def test_the_shift_of_slopes_points_the_way_of_the_people(evaluated):
+def test_the_shift_of_slopes_points_the_way_of_the_participants(evaluated):
     slopes = evaluated.regional_slopes.set_index("region")
-    assert slopes.loc["csf", "people_slope_ml"] > 0.3
+    assert slopes.loc["csf", "participants_slope_ml"] > 0.3
     assert slopes.loc["csf", "counterfactual_slope_ml"] > 0.2
-    assert slopes.loc["gm", "people_slope_ml"] * slopes.loc["gm", "counterfactual_slope_ml"] > 0
+    assert slopes.loc["gm", "participants_slope_ml"] * slopes.loc["gm", "counterfactual_slope_ml"] > 0
 
 
-def test_follow_ups_are_judged_beside_the_simulated_truth(evaluated):
+def test_follow_ups_are_scored_beside_the_simulated_truth(evaluated):
     summary, metrics = evaluated.summary, evaluated.metrics
     assert summary["truth"]["source"] == "simulated"
     assert mean(metrics, "latent_glm", "change_correlation", source="follow-up") > 0.2
@@ -118,22 +136,23 @@ def test_follow_ups_are_judged_beside_the_simulated_truth(evaluated):
     assert strata <= set(metrics["stratum"].dropna())
 
 
-def test_a_wrong_sign_turns_the_correlation_negative(study):
+def test_a_wrong_sign_turns_the_correlation_negative(study, folder, config, tmp_path):
     image = study.scm.image
     broken = replace(study.scm, image=replace(image, coefficients=-image.coefficients))
-    summary = evaluate(replace(study, scm=broken), seed=1, threads=1).summary
+    summary = evaluate(with_scm(study, broken, folder, config, tmp_path), seed=1).summary
     assert summary["methods"]["latent_glm"]["change_correlation"] < -0.5
     assert summary["methods"]["voxel_glm"]["change_correlation"] > 0.5  # refitted, hence sound
 
 
-def test_shuffled_ages_leave_no_change_of_the_right_size(study, evaluated):
-    training = (study.table["split"] == "train") & study.table["age"].notna()
-    ages = study.table[training].groupby("participant")["age"].mean().sort_values()
+def test_shuffled_ages_leave_no_change_of_the_right_size(study, evaluated, folder, config, tmp_path):
+    table = study.scans.rows
+    training = (table["split"] == "train") & table["age"].notna()
+    ages = table[training].groupby("participant")["age"].mean().sort_values()
     shuffled = dict(zip(ages.index, np.random.default_rng(1).permutation(ages), strict=True))
-    table = study.table.assign(age=study.table["age"].where(~training, study.table["participant"].map(shuffled)))
-    encoded = table.set_index("scan", drop=False).loc[study.latent_scans].reset_index(drop=True)
-    scm = Scm.fit(encoded, study.latents, study.scm.options, seed=0)
-    broken = evaluate(replace(study, scm=scm), seed=1, threads=1).summary["methods"]
+    table = table.assign(age=table["age"].where(~training, table["participant"].map(shuffled)))
+    encoded = table.loc[[*study.store.scans]].reset_index(drop=True)
+    scm = Scm.fit(encoded, study.store.latents, study.scm.options, seed=0)
+    broken = evaluate(with_scm(study, scm, folder, config, tmp_path), seed=1).summary["methods"]
     for method in ("voxel_glm", "pca_glm", "latent_glm"):
         sound = evaluated.summary["methods"][method]
         assert abs(broken[method]["change_slope"]) < 0.3 * sound["change_slope"]
@@ -141,9 +160,10 @@ def test_shuffled_ages_leave_no_change_of_the_right_size(study, evaluated):
 
 
 def test_a_test_split_that_was_fitted_on_is_refused(study):
-    leaked = study.table.assign(split=study.table["split"].replace("train", "test"))
+    rows = study.scans.rows
+    leaked = replace(study.scans, rows=rows.assign(split=rows["split"].replace("train", "test")))
     with pytest.raises(BrainSCMError, match="participants of the test split"):
-        evaluate(replace(study, table=leaked), seed=1, threads=1)
+        evaluate(replace(study, scans=leaked), seed=1)
 
 
 def test_no_encoding_beats_its_own_ceiling(evaluated):
@@ -160,7 +180,7 @@ def test_the_costly_ceilings_are_asked_of_some_scans_and_the_methods_of_all(eval
     assert scans["latent_glm", "residual"] == scans["voxel_glm", "residual"] == evaluated.summary["truth"]["scans"] > 2
 
 
-def test_intervals_of_every_level_are_judged_and_widen(evaluated):
+def test_intervals_of_every_level_are_scored_and_widen(evaluated):
     levels = [mean(evaluated.metrics, "latent_glm", f"interval_coverage_{level}") for level in (50, 80, 95)]
     assert levels == sorted(levels)
     assert evaluated.summary["methods"]["latent_glm"]["interval_coverage_95"] > 0.8
@@ -169,7 +189,7 @@ def test_intervals_of_every_level_are_judged_and_widen(evaluated):
 def test_the_minimality_matrix_has_every_region_of_every_query(evaluated):
     matrix = evaluated.minimality[evaluated.minimality["method"] == "latent_glm"]
     residual = matrix[matrix["decode"] == "residual"].set_index(["query", "region"])
-    assert len(residual) == 2 * len(made_up_study.REGIONS)
+    assert len(residual) == 2 * len(COMPARED)
     older = residual.loc["older-by-20"]
     assert older.loc["csf", "expected_ml"] > 2
     assert abs(older.loc["csf", "measured_ml"] - older.loc["csf", "true_ml"]) < older.loc["csf", "true_ml"]
@@ -184,15 +204,16 @@ def test_realism_gives_a_figure_or_the_reason(evaluated):
 
 
 def test_without_any_truth_everything_is_null_with_the_reason_but_reconstruction_and_slopes_stay(study, tmp_path):
-    again = study.table["scan"].str.endswith("ses-2") & (study.table["split"] == "test")
-    alone = study.table[~again]
-    found = evaluate(replace(study, table=alone, bids_dir=tmp_path), seed=1, threads=1)
+    rows = study.scans.rows
+    again = rows["scan"].str.endswith("ses-2") & (rows["split"] == "test")
+    alone = study.scans.leave_out(again.map({True: "scanned twice", False: ""}))
+    found = evaluate(replace(study, scans=alone, bids_dir=tmp_path), seed=1)
     summary, metrics, slopes = found.summary, found.metrics, found.regional_slopes
     for method in summary["methods"].values():
         assert all(method[metric] is None for metric in METRICS)
         assert all("no true counterfactual" in reason for reason in method["why_null"].values())
     assert summary["reconstruction"]["psnr_brain_db"] > 15
-    assert len(slopes) == len(made_up_study.REGIONS)
+    assert len(slopes) == len(COMPARED)
     assert set(metrics["source"]) == {"axiom", "unanswered", "reconstruction"}
     assert not metrics["metric"].isin(METRICS - {"psnr_brain_db", "region_volume_mae_ml"}).any()
     assert len(found.minimality)
@@ -203,8 +224,57 @@ def test_an_unreadable_answer_costs_its_case_and_no_other(study, evaluated, tmp_
     truth = tmp_path / "derivatives" / "truth"
     truth.parent.mkdir()
     truth.symlink_to(study.bids_dir / "derivatives" / "truth")
-    table = study.table.copy()
-    lost = table.loc[table["split"] == "test", "path"].iloc[0]
-    table["path"] = table["path"].where(table["path"] != lost, str(tmp_path / "gone.nii.gz"))
-    summary = evaluate(replace(study, table=table, bids_dir=tmp_path), seed=1, threads=1).summary
+    rows = study.scans.rows.copy()
+    lost = rows.loc[rows["split"] == "test", "path"].iloc[0]
+    rows["path"] = rows["path"].where(rows["path"] != lost, str(tmp_path / "gone.nii.gz"))
+    scans = replace(study.scans, rows=rows)
+    summary = evaluate(replace(study, scans=scans, bids_dir=tmp_path), seed=1).summary
     assert summary["truth"]["scans"] == evaluated.summary["truth"]["scans"] - 1
+
+
+@pytest.fixture(scope="module")
+def altered(study, tmp_path_factory) -> tuple[Evaluation, str]:
+    """Evaluated with one counterfactual altered, its difference reversed, and another cut short; the first's scan."""
+    folder = tmp_path_factory.mktemp("altered")
+    shutil.copytree(study.written.folder, folder, dirs_exist_ok=True)
+    written = replace(study.written, folder=folder)
+    first, second = written.made[written.made["query"] == "older-by-20"].head(2).to_dict("records")
+    made = written.read(first)
+    write_volume(folder / first["path"], np.where(made.volume > 0, 0.1, 0), written.grid)
+    write_volume(folder / first["difference_path"], -made.difference, written.grid)
+    cut = folder / second["path"]
+    cut.write_bytes(cut.read_bytes()[:500])
+    return evaluate(replace(study, written=written), seed=1), first["scan"]
+
+
+def test_the_volumes_that_were_written_are_what_is_scored(altered, evaluated):
+    found, scan = altered
+
+    def of_scan(evaluation: Evaluation, metric: str) -> pd.Series:
+        """By method and decoding."""
+        rows = evaluation.metrics.query("level == 'scan' and query == 'older-by-20'")
+        rows = rows[(rows["scan"] == scan) & (rows["metric"] == metric) & rows["region"].isna()]
+        return rows.set_index(["method", "decode"])["value"]
+
+    written = ("latent_glm", "residual")
+    before, after = (of_scan(each, "psnr_brain_db") for each in (evaluated, found))
+    assert after[written] < before[written] - 10
+    assert of_scan(found, "change_correlation")[written] == -of_scan(evaluated, "change_correlation")[written]
+    predicted = [("latent_glm", "direct"), ("latent_glm", "quantized"), ("voxel_glm", "residual")]
+    pd.testing.assert_series_equal(after[predicted], before[predicted])
+    slopes = [each.regional_slopes.set_index("region")["counterfactual_slope_ml"] for each in (evaluated, found)]
+    assert slopes[1]["csf"] < 0.8 * slopes[0]["csf"]
+
+
+def test_a_counterfactual_that_cannot_be_read_costs_its_case_and_no_other(altered, evaluated):
+    found, _ = altered
+    assert found.summary["truth"]["scans"] == evaluated.summary["truth"]["scans"] - 1
+    counts = [each.regional_slopes["counterfactuals"].iloc[0] for each in (evaluated, found)]
+    assert counts[1] == counts[0] - 1
+
+
+def test_what_was_not_written_is_predicted(study, evaluated):
+    written = replace(study.written, manifest=study.written.manifest.assign(path=None, difference_path=None))
+    found = evaluate(replace(study, written=written), seed=1)
+    assert found.summary == evaluated.summary
+    assert found.regional_slopes.empty

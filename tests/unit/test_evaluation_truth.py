@@ -6,7 +6,8 @@ from scipy.ndimage import affine_transform, gaussian_filter
 
 from brainscm.config import QueryOptions
 from brainscm.errors import ScanError
-from brainscm.evaluation.truth import follow_up_cases, simulated_cases, true_volume
+from brainscm.evaluation.cases import follow_up_cases, simulated_cases
+from brainscm.evaluation.truth import true_volume
 from brainscm.images import Grid
 from brainscm.tables import write_table
 

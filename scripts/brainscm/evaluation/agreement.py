@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from brainscm.training.fidelity import Mask, Volume, psnr, ssim
+from brainscm.images import Mask, Volume
+from brainscm.training.fidelity import psnr, ssim
 
 
 def change_agreement(
@@ -23,28 +24,29 @@ def change_agreement(
     d -= d.mean()
     p -= p.mean()
     variance, covariance = float(d @ d), float(p @ d)
-    spread = float(np.sqrt(variance) * np.linalg.norm(p))
+    norms = float(np.sqrt(variance) * np.linalg.norm(p))
     return {
         "psnr_brain_db": psnr(volume, true_volume, mask=mask),
         "ssim_brain": ssim(volume, true_volume, mask=mask),
-        "change_correlation": covariance / spread if spread > 0 else float("nan"),
+        "change_correlation": covariance / norms if norms > 0 else float("nan"),
         "change_slope": covariance / variance if variance > 0 else float("nan"),
     }
 
 
 def bootstrap_mean(
-    values: np.ndarray, people: np.ndarray, rng: np.random.Generator, resamples: int = 2000
+    values: np.ndarray, participants: np.ndarray, rng: np.random.Generator, resamples: int = 2000
 ) -> tuple[float, float, float]:
-    """Mean of `values` (n,) with its 95 % percentile interval, resampling people (n,) and not scans.
+    """Mean of `values` (n,) with its 95 % percentile interval, resampling participants (n,) and not scans.
 
-    With fewer than three people there is no interval: NaN.
+    With fewer than three participants there is no interval: NaN.
     """
     mean = float(np.mean(values))
-    names, person = np.unique(people, return_inverse=True)
+    names, owner = np.unique(participants, return_inverse=True)
     if len(names) < 3:
         return mean, float("nan"), float("nan")
-    totals = np.bincount(person, weights=values)
-    counts = np.bincount(person).astype(np.float64)
-    weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)  # (resamples, people)
+    totals = np.bincount(owner, weights=values)
+    counts = np.bincount(owner).astype(np.float64)
+    # (resamples, participants)
+    weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     low, high = np.percentile((weights @ totals) / (weights @ counts), [2.5, 97.5])
     return mean, float(low), float(high)

@@ -2,52 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.queries import plan_query
+from brainscm.evaluation.inputs import EvaluationInputs
+from brainscm.evaluation.measurements import Row, measured
 from brainscm.evaluation.methods import Method
-from brainscm.evaluation.summary import Row, measured
-from brainscm.evaluation.truth import Brain
 from brainscm.images import Mask, Volume
+from brainscm.parallel import side_by_side
+from brainscm.scans import records
 from brainscm.scm.design import Array
-from brainscm.scm.model import Scm
 from brainscm.training.fidelity import ssim
 
-SCANS = 2  # each costs some twenty round trips through the autoencoder
+SCANS = 2  # each costs some twenty round trips through the encoder
 COMPOSITION = (1, 10)
 REVERSIBILITY = (1, 3)
 
 
-def check_axioms(
-    scm: Scm, method: Method, scans: pd.DataFrame, query: QueryOptions, read_brain: Callable[[str], Brain], threads: int
-) -> list[Row]:
-    """Composition and reversibility under one query, with residual and with direct decoding, on the first scans."""
+def check_axioms(inputs: EvaluationInputs, query: QueryOptions) -> list[Row]:
+    """Composition and reversibility under one query, with residual and direct decoding, on the first test scans."""
+    method = Method("latent_glm", inputs.encoder, inputs.scm.image)
+    first = inputs.scans.of_split("test").head(SCANS)
+    rows = side_by_side(partial(_check, inputs, method, query, first), records(first))
+    return [row for of_scan in rows for row in of_scan]
 
-    def check(scan: str, participant: str) -> list[Row]:
-        rows: list[Row] = []
-        brain = read_brain(scan)
-        step = plan_query(scm, scans.loc[[scan]], query).step[0]
-        about = {"source": "axiom", "query": query.name, "effect": query.effect, "scan": scan}
-        for decode in ("residual", "direct"):
-            kept = composition(method, brain.volume, brain.mask, decode)
-            kept |= reversibility(method, brain.volume, brain.mask, step, decode)
-            rows += measured({**about, "participant": participant, "method": method.name, "decode": decode}, kept)
-        return rows
 
-    first = scans.head(SCANS)
-    with ThreadPoolExecutor(threads) as pool:
-        return [row for rows in pool.map(check, first["scan"], first["participant"]) for row in rows]
+def _check(inputs: EvaluationInputs, method: Method, query: QueryOptions, scans: pd.DataFrame, asked: Row) -> list[Row]:
+    rows: list[Row] = []
+    scan = inputs.read_scan(asked["scan"])
+    step = plan_query(inputs.scm, scans.loc[[asked["scan"]]], query).step[0]
+    about = {"source": "axiom", "query": query.name, "effect": query.effect, "method": method.name}
+    about |= {"scan": asked["scan"], "participant": asked["participant"]}
+    for decode in ("residual", "direct"):
+        kept = composition(method, scan.volume, scan.mask, decode)
+        kept |= reversibility(method, scan.volume, scan.mask, step, decode)
+        rows += measured({**about, "decode": decode}, kept)
+    return rows
 
 
 def composition(method: Method, volume: Volume, mask: Mask, decode: str) -> dict[str, float]:
     """Distance to the scan after k null interventions, each fed the result of the last.
 
-    Residual decoding returns the scan itself; direct decoding drifts as far as the autoencoder's round trips carry it.
+    Residual decoding returns the scan itself; direct decoding drifts as far as the encoder's round trips take it.
     """
     null = np.zeros(len(method.image.columns))
     result: dict[str, float] = {}
@@ -55,7 +55,7 @@ def composition(method: Method, volume: Volume, mask: Mask, decode: str) -> dict
     settled = False
     for k in range(1, max(COMPOSITION) + 1):
         if not settled:
-            after = method.predict(method.factual(current), null, decode)[0] * mask
+            after = _intervene(method, current, mask, null, decode)
             settled, current = np.array_equal(after, current), after
         if k in COMPOSITION:
             result |= _distance(f"composition_{k}", current, volume, mask)
@@ -68,10 +68,14 @@ def reversibility(method: Method, volume: Volume, mask: Mask, step: Array, decod
     current = volume
     for k in range(1, max(REVERSIBILITY) + 1):
         for direction in (step, -step):
-            current = method.predict(method.factual(current), direction, decode)[0] * mask
+            current = _intervene(method, current, mask, direction, decode)
         if k in REVERSIBILITY:
             result |= _distance(f"reversibility_{k}", current, volume, mask)
     return result
+
+
+def _intervene(method: Method, volume: Volume, mask: Mask, step: Array, decode: str) -> Volume:
+    return method.predict(method.factual(volume), step, decode).masked(mask).volume
 
 
 def _distance(name: str, current: Volume, volume: Volume, mask: Mask) -> dict[str, float]:

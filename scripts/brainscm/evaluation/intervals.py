@@ -1,9 +1,10 @@
-"""Intervals for a counterfactual's regional volumes, calibrated on people of the training and validation splits.
+"""Intervals for a counterfactual's regional volumes, calibrated on participants who are not tested.
 
 The truth of a counterfactual is never seen, so nothing can be conformed to it. What can be seen is how far the change
-that is *measured on the picture* lies from the change that the causal model's own regression of that region *expects*,
-for the same question put to people who are not tested. That distance, its mean and its spread over people, is the error
-of encoding, decoding and segmentation; the regression's parameters and the noise that abduction leaves open add theirs.
+that is *measured on the counterfactual volume* lies from the change that the causal model's own regression of that
+region *expects*, for the same question put to participants of the training and validation splits. That distance, its
+mean and its standard deviation over participants, is the error of encoding, decoding and segmentation; the
+regression's parameters and the noise that abduction leaves open add theirs.
 """
 
 from __future__ import annotations
@@ -16,29 +17,29 @@ import scipy.stats
 
 from brainscm.scm.design import Array
 
-PEOPLE_NEEDED = 5
+PARTICIPANTS_NEEDED = 5
 LEVELS = (0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Measured minus expected change over the calibration people, by region: mean and standard deviation in ml."""
+    """Measured minus expected change over the calibration participants, by region: mean and standard deviation (ml)."""
 
     regions: tuple[str, ...]
     bias_ml: Array
     sd_ml: Array
-    people: int
+    participants: int
 
     @classmethod
     def learn(cls, regions: Sequence[str], excess_ml: Array) -> Calibration | None:
-        """From the excess of each calibration person (n, r); None where there are too few of them."""
-        if len(excess_ml) < PEOPLE_NEEDED:
+        """From the excess of each calibration participant (n, r); None where there are too few of them."""
+        if len(excess_ml) < PARTICIPANTS_NEEDED:
             return None
         return cls(tuple(regions), excess_ml.mean(axis=0), excess_ml.std(axis=0, ddof=1), len(excess_ml))
 
     def scaled(self, factor: float) -> Calibration:
         """For a question `factor` times as large."""
-        return Calibration(self.regions, self.bias_ml * factor, self.sd_ml * abs(factor), self.people)
+        return Calibration(self.regions, self.bias_ml * factor, self.sd_ml * abs(factor), self.participants)
 
     def intervals(
         self, measured_ml: Mapping[str, float], drawn_ml: Array, repeat_sd: Mapping[str, float]
@@ -46,18 +47,18 @@ class Calibration:
         """The interval of each region of one counterfactual.
 
         Args:
-            measured_ml: volumes of the counterfactual picture.
+            measured_ml: volumes of the regions in the counterfactual.
             drawn_ml: (K, r) expected change under draws of the parameters and the open noise.
             repeat_sd: standard deviation that a second scan adds (ml); empty for a simulated truth, which shares the
                 scan's noise.
         """
-        of_calibration = self.sd_ml**2 * (1 + 1 / self.people)
+        of_calibration = self.sd_ml**2 * (1 + 1 / self.participants)
         sd = np.sqrt(of_calibration + drawn_ml.var(axis=0, ddof=1))
         return {
             region: RegionInterval(
                 measured_ml[region] - self.bias_ml[place],
                 float(np.hypot(sd[place], repeat_sd.get(region, 0.0))),
-                self.people - 1,
+                self.participants - 1,
             )
             for place, region in enumerate(self.regions)
         }

@@ -1,7 +1,7 @@
-"""The methods that are compared: one design matrix, one way to intervene and decode, and each its own encoding.
+"""The methods that are compared: one design matrix, one way to a counterfactual, and each its own encoding.
 
 Persistence aside, every method is the same causal model with the image node fitted on another encoding of the same
-training scans: the autoencoder's latent (BrainSCM), PCA scores, or the voxels themselves. The peers are estimated by
+training scans: the encoder's latent (BrainSCM), PCA scores, or the voxels themselves. The peers are estimated by
 plain least squares, as they are in the field.
 """
 
@@ -16,18 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from brainscm.config import ImageOptions
-from brainscm.counterfactuals.decoding import STRATEGIES, Factual
+from brainscm.counterfactuals.decoding import Factual, residual
+from brainscm.counterfactuals.prediction import predict
 from brainscm.encoding.encoder import Encoder, Unaligned
 from brainscm.encoding.layout import Layout, Mirror
 from brainscm.encoding.pca import PCA
+from brainscm.evaluation.scan import Counterfactual, Scan
+from brainscm.images import Volume
 from brainscm.scm.design import Array
 from brainscm.scm.image import LEAST_SQUARES, ImageModel, fit_image
 from brainscm.scm.model import Scm
 from brainscm.scm.sample import Rows, Sample
 
 logger = logging.getLogger("brainscm")
-
-Volume = NDArray[np.float32]
 
 
 class Voxels(Unaligned):
@@ -55,44 +56,87 @@ class Method:
     """An encoding and the image node that was fitted on it."""
 
     name: str
-    autoencoder: Encoder
+    encoder: Encoder
     image: ImageModel
 
-    def predict(self, factual: Factual, step: Array, decode: str = "residual") -> tuple[Volume, Volume]:
-        """Counterfactual volume and its signed change (x, y, z) for a step (p,) of one scan's design row."""
-        mean, shift = (
-            torch.from_numpy(z.astype(np.float32)) for z in (self.image.mean, self.image.predict(step[None]))
-        )
-        return self._decode(factual, factual.encoder.transport(shift, factual.latents, mean), decode)
-
-    def reach(self, factual: Factual, answer: Volume) -> tuple[Volume, Volume]:
-        """What residual decoding makes of the answer's own latent: no causal model comes nearer in this encoding."""
-        return self._decode(factual, self.factual(answer).latents - factual.latents, "residual")
-
     def factual(self, volume: Volume, latent: NDArray[np.float32] | None = None) -> Factual:
-        """One scan (x, y, z) as the decoding strategies take it; without a stored latent it is encoded here."""
+        """One scan (x, y, z) as predictions start from it; without a stored latent it is encoded here."""
         volumes = torch.from_numpy(volume)[None, None]
         with torch.inference_mode():
-            latents = self.autoencoder.encode(volumes) if latent is None else torch.from_numpy(latent)[None]
-        return Factual(self.autoencoder, volumes, latents)
+            latents = self.encoder.encode(volumes) if latent is None else torch.from_numpy(latent)[None]
+        return Factual(self.encoder, volumes, latents)
 
-    def _decode(self, factual: Factual, shift: Tensor, decode: str) -> tuple[Volume, Volume]:
+    def predict(self, factual: Factual, step: Array, decode: str = "residual") -> Counterfactual:
+        """The counterfactual, not masked, for a step (p,) of one scan's design row."""
+        made = predict(factual, self.image, step[None], decode)
+        return Counterfactual(made.volume[0, 0].numpy(), made.difference[0, 0].numpy())
+
+    def reach(self, factual: Factual, answer: Volume) -> Counterfactual:
+        """What residual decoding makes of the answer's own latent: no causal model comes nearer in this encoding."""
         with torch.inference_mode():
-            volume, change = STRATEGIES[decode](factual, shift)
-        return volume[0, 0].numpy(), change[0, 0].numpy()
+            volume, difference = residual(factual, self.factual(answer).latents - factual.latents)
+        return Counterfactual(volume[0, 0].numpy(), difference[0, 0].numpy())
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The fitted methods.
+
+    `voxel_shrunken` is the voxelwise one estimated as the study's own image node is: what shrinkage gives without any
+    encoding. None where that is least squares, and hence `voxel_glm`.
+    """
+
+    voxel_glm: Method
+    voxel_shrunken: Method | None
+    pca_glm: Method
+    latent_glm: Method
+
+    @classmethod
+    def fit(
+        cls,
+        scm: Scm,
+        encoder: Encoder,
+        volumes: NDArray[np.floating],
+        grid_shape: tuple[int, int, int],
+        components: int,
+    ) -> Methods:
+        """Fit the peers of the study's own model.
+
+        Args:
+            scm, encoder: of the study.
+            volumes: the scans of `scm.training`, in its order, (n, 1, x, y, z).
+            components: of PCA.
+        """
+        return cls(
+            voxel_glm=voxel_glm(scm, volumes, grid_shape),
+            voxel_shrunken=voxel_shrunken(scm, volumes, grid_shape, encoder.layout.mirror is not None),
+            pca_glm=pca_glm(scm, volumes, components),
+            latent_glm=Method("latent_glm", encoder, scm.image),
+        )
+
+    @property
+    def compared(self) -> tuple[Method, Method, Method]:
+        """Those of the summary."""
+        return self.voxel_glm, self.pca_glm, self.latent_glm
+
+    def encode(self, scan: Scan) -> dict[str, Factual]:
+        """The scan as each of the compared methods encodes it, by name; the study's own latent is the stored one."""
+        return {
+            method.name: method.factual(scan.volume, scan.latent if method is self.latent_glm else None)
+            for method in self.compared
+        }
 
 
 def voxel_glm(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int]) -> Method:
-    """The image node fitted on the voxels; volumes: the scans of `scm.training` (n, 1, x, y, z), in its order."""
+    """The image node fitted on the voxels."""
     logger.info("fitting the voxelwise GLM on %d scans", len(scm.training))
     return Method("voxel_glm", Voxels(grid_shape), _refit(scm, volumes, None))
 
 
 def voxel_shrunken(scm: Scm, volumes: Rows, grid_shape: tuple[int, int, int], mirrored: bool) -> Method | None:
-    """The same estimated as the study's own image node is: what shrinkage gives without any encoding.
+    """The same estimated as the study's own image node is; None where that is plain least squares.
 
-    None where that is plain least squares, and hence `voxel_glm`. mirrored: whether left and right are estimated
-    together there.
+    mirrored: whether left and right are estimated together there.
     """
     if scm.image.estimator == LEAST_SQUARES:
         return None

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from brainscm.evaluation.agreement import bootstrap_mean
+from brainscm.evaluation.measurements import Row
 from brainscm.evaluation.repeats import Repeats
-from brainscm.evaluation.summary import Row
 
 WHO = ["query", "effect", "scan", "participant", "region"]
 COLUMNS = (
     "query", "effect", "method", "decode", "region", "mean_ml", "measured_ml", "expected_ml", "true_ml",
     "excess_ml", "excess_low_ml", "excess_high_ml", "excess_percent", "noise_ml", "noise_source", "beyond_noise",
-    "scans", "people",
+    "scans", "participants",
 )  # fmt: skip
 
 
@@ -28,13 +28,13 @@ def minimality_table(
 ) -> pd.DataFrame:
     """One row a query, method, decoding and region; means over the test scans that were asked, in ml.
 
-    `measured` is the change on the picture, `expected` what the causal model says, `true` the simulator's (where
-    known); `excess` = measured - expected with its 95 % interval over people. `noise` is the standard deviation of the
-    difference between two scans of one person; without repeated scans, of what encoding and decoding alone change.
-    `beyond_noise`: the excess exceeds it and its interval leaves zero out.
+    `measured` is the change in the counterfactual volume, `expected` what the causal model says, `true` the simulator's
+    (where known); `excess` = measured - expected with its 95 % interval over participants. `noise` is the standard
+    deviation of the difference between two scans of one participant; without repeated scans, of what encoding and
+    decoding alone change. `beyond_noise`: the excess exceeds it and its interval leaves zero out.
 
     Args:
-        rows: from `Judge.hear`. table: usable scans with `<region>_ml`.
+        rows: from `Evaluator.evaluate`. table: usable scans with `<region>_ml`.
     """
     changes = pd.DataFrame([row for row in rows if row["metric"] == "region_change_ml"])
     if changes.empty:
@@ -68,7 +68,7 @@ def minimality_table(
                 "noise_source": source,
                 "beyond_noise": bool(abs(excess) > noise_ml and not low <= 0 <= high),
                 "scans": group["scan"].nunique(),
-                "people": group["participant"].nunique(),
+                "participants": group["participant"].nunique(),
             }
         )
     matrix = pd.DataFrame(found, columns=list(COLUMNS))
@@ -86,5 +86,5 @@ def _noise(rows: Sequence[Row], repeats: Repeats) -> tuple[dict[str, float], str
     )
     if len(errors) == 0 or errors["scan"].nunique() < 2:
         return {}, repeats.source
-    spread = {str(region): float(part["value"].std()) for region, part in errors.groupby("region")}
-    return spread, f"reconstruction alone ({repeats.source})"
+    sd = {str(region): float(part["value"].std()) for region, part in errors.groupby("region")}
+    return sd, f"reconstruction alone ({repeats.source})"

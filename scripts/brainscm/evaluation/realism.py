@@ -1,4 +1,4 @@
-"""Do counterfactuals look like real scans of other people who have those covariates? No feature is downloaded.
+"""Do counterfactuals look like real scans of other participants who have those covariates? No feature is downloaded.
 
 Two sets are told apart by their maximum mean discrepancy (Gretton et al., JMLR 13, 2012), with a Gaussian kernel whose
 width is the median distance. Each counterfactual has one real partner, so that under the null hypothesis the two can be
@@ -31,8 +31,8 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Look:
-    """One counterfactual: its table row under the intervention, its regions in ml, its image features."""
+class CounterfactualFeatures:
+    """What is compared of one counterfactual: its table row under the intervention, regions in ml, image features."""
 
     query: str
     method: str
@@ -55,7 +55,7 @@ def image_features(volume: Volume, mask: Mask) -> Array:
 
 
 def realism_table(
-    looks: Sequence[Look],
+    features: Sequence[CounterfactualFeatures],
     scm: Scm,
     real: pd.DataFrame,
     regions: Sequence[str],
@@ -65,35 +65,39 @@ def realism_table(
     """One row a query, method, decoding and kind of features: MMD² against matched real scans, and its null.
 
     Args:
-        looks: of the counterfactuals.
+        features: of the counterfactuals.
         real: usable scans, indexed by scan id, with the nodes' columns and `<region>_ml`.
         regions: compared as shares of their sum. real_image: image features of a real scan.
     """
     rows: list[dict[str, Any]] = []
-    groups: dict[tuple[str, str, str], list[Look]] = {}
-    for look in looks:
-        groups.setdefault((look.query, look.method, look.decode), []).append(look)
+    groups: dict[tuple[str, str, str], list[CounterfactualFeatures]] = {}
+    for made in features:
+        groups.setdefault((made.query, made.method, made.decode), []).append(made)
     first = real.drop_duplicates("participant")
     cached: dict[str, Array] = {}
     columns = [f"{region}_ml" for region in regions]
     for (query, method, decode), group in groups.items():
         about = {"query": query, "method": method, "decode": decode}
-        made, partners = _matched(group, scm, first)
-        if len(made) < PAIRS_NEEDED:
-            why = f"only {len(made)} of {len(group)} counterfactuals have a real scan of another person near them"
-            rows += [{**about, "features": f, "pairs": len(made), "why_null": why} for f in ("regions", "image")]
+        matched, partners = _matched(group, scm, first)
+        if len(matched) < PAIRS_NEEDED:
+            why = (
+                f"only {len(matched)} of {len(group)} counterfactuals have a real scan of another participant near them"
+            )
+            rows += [
+                {**about, "features": kind, "pairs": len(matched), "why_null": why} for kind in ("regions", "image")
+            ]
             continue
         for scan in partners:
             if scan not in cached:
                 cached[scan] = real_image(scan)
-        volumes = np.array([[look.regions_ml[region] for region in regions] for look in made])
+        volumes = np.array([[made.regions_ml[region] for region in regions] for made in matched])
         pairs = {
             "regions": (_shares(volumes), _shares(first.loc[partners, columns].to_numpy(dtype=float))),
-            "image": (np.array([look.image for look in made]), np.array([cached[scan] for scan in partners])),
+            "image": (np.array([made.image for made in matched]), np.array([cached[scan] for scan in partners])),
         }
-        for features, (a, b) in pairs.items():
-            rng = np.random.default_rng([seed, *f"{query}{method}{decode}{features}".encode()])
-            rows.append({**about, "features": features, "pairs": len(made), **mmd_test(a, b, rng)})
+        for kind, (a, b) in pairs.items():
+            rng = np.random.default_rng([seed, *f"{query}{method}{decode}{kind}".encode()])
+            rows.append({**about, "features": kind, "pairs": len(matched), **mmd_test(a, b, rng)})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -125,14 +129,16 @@ def _shares(volumes: Array) -> Array:
     return volumes / volumes.sum(axis=1, keepdims=True)
 
 
-def _matched(group: Sequence[Look], scm: Scm, real: pd.DataFrame) -> tuple[list[Look], list[str]]:
-    """Counterfactuals and their real partners: other people, each used once, as near as possible in the covariates.
+def _matched(
+    group: Sequence[CounterfactualFeatures], scm: Scm, real: pd.DataFrame
+) -> tuple[list[CounterfactualFeatures], list[str]]:
+    """Counterfactuals and their real partners: other participants, each used once, as near as the covariates allow.
 
     What preprocessing measured is left out of the matching: volumes are what is compared, as shares of the head.
     """
-    wanted = scm.values(pd.DataFrame([look.covariates for look in group]))
+    wanted = scm.values(pd.DataFrame([made.covariates for made in group]))
     there = scm.values(real)
-    spread = scm.training_values
+    training = scm.training_values
     distance = np.zeros((len(group), len(real)))
     allowed = np.ones_like(distance, dtype=bool)
     for node, column in scm.covariates.columns.items():
@@ -140,13 +146,13 @@ def _matched(group: Sequence[Look], scm: Scm, real: pd.DataFrame) -> tuple[list[
             continue
         if scm.covariates.levels[node] is None:
             a, b = (values[node].to_numpy(dtype=float) for values in (wanted, there))
-            apart = np.abs(a[:, None] - b) / max(float(spread[node].std()), 1e-12)
+            apart = np.abs(a[:, None] - b) / max(float(training[node].std()), 1e-12)
             distance += apart
             allowed &= apart <= CALIPER
         else:
             allowed &= wanted[node].astype(str).to_numpy()[:, None] == there[node].astype(str).to_numpy()
-    people = real["participant"].to_numpy()
-    allowed &= np.array([look.covariates["participant"] for look in group])[:, None] != people
+    asked = np.array([made.covariates["participant"] for made in group])
+    allowed &= asked[:, None] != real["participant"].to_numpy()
     cost = np.where(allowed, distance, 1e6)
     rows, columns = linear_sum_assignment(cost)
     kept = [(row, column) for row, column in zip(rows, columns, strict=True) if allowed[row, column]]

@@ -1,4 +1,4 @@
-"""How far two scans of one person come apart: the floor under every change that is measured."""
+"""How far two scans of one participant come apart: the floor under every change that is measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from brainscm.evaluation.truth import SHORTEST_INTERVAL_YEARS
+from brainscm.evaluation.cases import SHORTEST_INTERVAL_YEARS
 from brainscm.scm.model import Scm
 
 PAIRS_NEEDED = 5
@@ -16,7 +16,7 @@ PAIRS_NEEDED = 5
 
 @dataclass(frozen=True)
 class Repeats:
-    """Standard deviation (ml) of the difference between two scans of a person, by region.
+    """Standard deviation (ml) of the difference between two scans of a participant, by region.
 
     `source` says where it is from, or why it is not known (then `sd_ml` is empty).
     """
@@ -26,11 +26,11 @@ class Repeats:
 
 
 def measure_repeats(table: pd.DataFrame, scm: Scm, regions: Sequence[str]) -> Repeats:
-    """From people of the training and validation splits who were scanned more than once.
+    """From participants of the training and validation splits who were scanned more than once.
 
     Scans less than three months apart are repeats: their root mean square difference. Where there are fewer than five
     such pairs, later scans stand in: the standard deviation of the change that a common slope a year leaves
-    unexplained, which holds how people differ in ageing, too.
+    unexplained, which holds how participants differ in ageing, too.
 
     Args:
         table: usable scans: participant, split, the nodes' columns and `<region>_ml`.
@@ -48,7 +48,7 @@ def measure_repeats(table: pd.DataFrame, scm: Scm, regions: Sequence[str]) -> Re
         return Repeats(dict(zip(regions, sd.tolist(), strict=True)), f"{repeated.sum()} repeated scans")
     years, change = years[~repeated], change[~repeated]
     if len(years) < PAIRS_NEEDED:
-        return Repeats({}, f"fewer than {PAIRS_NEEDED} people outside the test split were scanned twice")
+        return Repeats({}, f"fewer than {PAIRS_NEEDED} participants outside the test split were scanned twice")
     residual = change - years[:, None] * (years @ change / (years @ years))
     sd = np.sqrt((residual**2).sum(axis=0) / (len(years) - 1))
     return Repeats(dict(zip(regions, sd.tolist(), strict=True)), f"{len(years)} later scans")

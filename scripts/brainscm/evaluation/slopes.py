@@ -1,34 +1,85 @@
-"""Does an intervention move regional volumes as the covariate moves them across real people? No truth is needed."""
+"""Does an intervention move regional volumes as the covariate moves them across participants? No truth is needed."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 
+from brainscm.errors import ScanError
+from brainscm.evaluation.inputs import EvaluationInputs
+from brainscm.parallel import side_by_side
+from brainscm.scans import records
 from brainscm.scm.model import Scm
+from brainscm.tables import evenly_spaced
+
+logger = logging.getLogger("brainscm")
+
+SCANS = 100  # a query: a mean slope needs no more
+ASKED = ["scan", "participant", "query", "effect"]
+COLUMNS = [
+    "query", "node", "unit", "effect", "region", "mean_ml",
+    "participants_slope_ml", "participants_low_ml", "participants_high_ml", "participants_slope_percent",
+    "same_mask_slope_ml", "same_mask_low_ml", "same_mask_high_ml",
+    "counterfactual_slope_ml", "counterfactual_low_ml", "counterfactual_high_ml", "counterfactual_slope_percent",
+    "participants", "counterfactuals", "why_null",
+]  # fmt: skip
+
+
+def counterfactual_changes(inputs: EvaluationInputs) -> pd.DataFrame:
+    """What the written counterfactuals of queries on a single number change in each region (ml).
+
+    One row a scan and query, at most `SCANS` a query, evenly spaced: scan, participant, query, effect, node, `step`
+    (the change of the node), and `<region>_ml`.
+    """
+    node_of = {query.name: next(iter(query.do)) for query in inputs.queries if len(query.do) == 1}
+    made = inputs.written.made
+    made = made[made["scan"].isin(inputs.scans.usable["scan"])]
+    chosen: list[dict[str, Any]] = []
+    for query, node in node_of.items():
+        if node in inputs.scm.covariates.ranges:
+            chosen += records(evenly_spaced(made[made["query"] == query], SCANS))
+
+    def change(row: dict[str, Any]) -> dict[str, Any] | None:
+        node = node_of[row["query"]]
+        step = float(row[f"counterfactual_{node}"]) - float(row[f"factual_{node}"])
+        if step == 0:
+            return None
+        try:
+            counterfactual, scan = inputs.written.read(row), inputs.read_scan(row["scan"])
+        except ScanError as error:
+            logger.warning("%s: its slope is left out: %s", row["scan"], error)
+            return None
+        before = scan.regions_ml(counterfactual.start, inputs.measure)
+        after = scan.regions_ml(counterfactual.volume, inputs.measure)
+        changes = {f"{region}_ml": after[region] - before[region] for region in after}
+        return {**{key: row[key] for key in ASKED}, "node": node, "step": step, **changes}
+
+    rows = [row for row in side_by_side(change, chosen) if row is not None]
+    return pd.DataFrame(rows, columns=None if rows else [*ASKED, "node", "step"])
 
 
 def regional_slopes(
-    scm: Scm, people: pd.DataFrame, counterfactuals: pd.DataFrame, regions: Sequence[str]
+    scm: Scm, table: pd.DataFrame, counterfactuals: pd.DataFrame, regions: Sequence[str]
 ) -> pd.DataFrame:
-    """Slopes of regional volumes on a number: across people, and within the counterfactuals of one query.
+    """Slopes of regional volumes on a number: across participants, and within the counterfactuals of one query.
 
-    Across people: ordinary least squares of the volume on the node, beside the image formula's other covariates (each
-    as it is, or by level). For a total effect the nodes that the intervened one causes are left out, since holding them
-    would take away what they pass on. A region that is itself one of the covariates has no slope. Standard errors are
-    clustered by participant. `same_mask` holds the volume of the brain mask too, as a counterfactual holds the mask of
-    its scan: what differences in head size, and masks that leave out more around a shrunken brain, add to the slope is
-    not in it. Within counterfactuals: the mean over scans of (V' - V) / (a' - a), with its 95 % interval over
-    participants' means.
+    Across participants: ordinary least squares of the volume on the node, beside the image formula's other covariates
+    (each as it is, or by level). For a total effect the nodes that the intervened one causes are left out, since
+    holding them would take away what they pass on. A region that is itself one of the covariates has no slope. Standard
+    errors are clustered by participant. `same_mask` holds the volume of the brain mask too, as a counterfactual holds
+    the mask of its scan: what differences in head size, and masks that leave out more around a shrunken brain, add to
+    the slope is not in it. Within counterfactuals: the mean over scans of (V' - V) / (a' - a), with its 95 % interval
+    over participants' means.
 
     Args:
         scm: the fitted model.
-        people: usable scans: scan, participant, the nodes' columns, `mask_volume_ml`, and the columns `<region>_ml`.
-        counterfactuals: one row a scan and query: scan, participant, query, node, effect, `step` (a' - a), and the
-            change of each region in ml.
+        table: usable scans: scan, participant, the nodes' columns, `mask_volume_ml`, and the columns `<region>_ml`.
+        counterfactuals: as `counterfactual_changes` gives them.
         regions: names of the regions.
 
     Returns:
@@ -37,12 +88,12 @@ def regional_slopes(
     rows = []
     for key, asked in counterfactuals.groupby(["query", "node", "effect"], sort=False):
         query, node, effect = map(str, key)
-        design = _design(scm, people, node, effect)
-        one_mask = design.assign(mask_volume_ml=people["mask_volume_ml"])
+        design = _design(scm, table, node, effect)
+        one_mask = design.assign(mask_volume_ml=table["mask_volume_ml"])
         for region in regions:
-            mean_ml = float(people[f"{region}_ml"].mean())
-            across, error, why_null = _across(scm, design, people, node, region)
-            same_mask, same_mask_error, _ = _across(scm, one_mask, people, node, region)
+            mean_ml = float(table[f"{region}_ml"].mean())
+            across, error, why_null = _across(scm, design, table, node, region)
+            same_mask, same_mask_error, _ = _across(scm, one_mask, table, node, region)
             within, low, high = _within(asked, region)
             rows.append(
                 {
@@ -52,10 +103,10 @@ def regional_slopes(
                     "effect": effect,
                     "region": region,
                     "mean_ml": mean_ml,
-                    "people_slope_ml": across,
-                    "people_low_ml": across - 1.96 * error,
-                    "people_high_ml": across + 1.96 * error,
-                    "people_slope_percent": 100 * across / mean_ml,
+                    "participants_slope_ml": across,
+                    "participants_low_ml": across - 1.96 * error,
+                    "participants_high_ml": across + 1.96 * error,
+                    "participants_slope_percent": 100 * across / mean_ml,
                     "same_mask_slope_ml": same_mask,
                     "same_mask_low_ml": same_mask - 1.96 * same_mask_error,
                     "same_mask_high_ml": same_mask + 1.96 * same_mask_error,
@@ -63,7 +114,7 @@ def regional_slopes(
                     "counterfactual_low_ml": low,
                     "counterfactual_high_ml": high,
                     "counterfactual_slope_percent": 100 * within / mean_ml,
-                    "people": people["participant"].nunique(),
+                    "participants": table["participant"].nunique(),
                     "counterfactuals": len(asked),
                     "why_null": why_null,
                 }
@@ -71,20 +122,11 @@ def regional_slopes(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-COLUMNS = [
-    "query", "node", "unit", "effect", "region", "mean_ml",
-    "people_slope_ml", "people_low_ml", "people_high_ml", "people_slope_percent",
-    "same_mask_slope_ml", "same_mask_low_ml", "same_mask_high_ml",
-    "counterfactual_slope_ml", "counterfactual_low_ml", "counterfactual_high_ml", "counterfactual_slope_percent",
-    "people", "counterfactuals", "why_null",
-]  # fmt: skip
-
-
-def _design(scm: Scm, people: pd.DataFrame, node: str, effect: str) -> pd.DataFrame:
-    """Intercept, the node, and the image's other covariates; what does not vary among these people is left out."""
+def _design(scm: Scm, table: pd.DataFrame, node: str, effect: str) -> pd.DataFrame:
+    """Intercept, the node, and the image's other covariates; what does not vary in this table is left out."""
     passed_on = scm.graph.descendants((node,)) if effect == "total" else ()
-    values = scm.values(people)
-    columns: dict[str, pd.Series] = {"intercept": pd.Series(1.0, index=people.index), node: values[node]}
+    values = scm.values(table)
+    columns: dict[str, pd.Series] = {"intercept": pd.Series(1.0, index=table.index), node: values[node]}
     for name in scm.graph.image.names:
         if name == node or name in passed_on:
             continue
@@ -99,17 +141,18 @@ def _design(scm: Scm, people: pd.DataFrame, node: str, effect: str) -> pd.DataFr
 
 
 def _across(
-    scm: Scm, design: pd.DataFrame, people: pd.DataFrame, node: str, region: str
+    scm: Scm, design: pd.DataFrame, table: pd.DataFrame, node: str, region: str
 ) -> tuple[float, float, str | None]:
+    """The slope, its standard error, and why there is none."""
     for name in map(str, design.columns):
         if scm.covariates.columns.get(name) == f"{region}_ml":
             return float("nan"), float("nan"), f"{region} is itself among the covariates that are held (node {name})"
     if node not in design:
-        return float("nan"), float("nan"), f"{node} does not vary across these people"
-    if people["participant"].nunique() <= design.shape[1]:
-        return float("nan"), float("nan"), f"too few people for {design.shape[1]} coefficients"
-    groups = pd.factorize(people["participant"])[0]
-    fit = sm.OLS(people[f"{region}_ml"].to_numpy(), design.to_numpy()).fit(
+        return float("nan"), float("nan"), f"{node} does not vary across these participants"
+    if table["participant"].nunique() <= design.shape[1]:
+        return float("nan"), float("nan"), f"too few participants for {design.shape[1]} coefficients"
+    groups = pd.factorize(table["participant"])[0]
+    fit = sm.OLS(table[f"{region}_ml"].to_numpy(), design.to_numpy()).fit(
         cov_type="cluster", cov_kwds={"groups": groups}
     )
     at = design.columns.get_loc(node)
@@ -117,6 +160,7 @@ def _across(
 
 
 def _within(asked: pd.DataFrame, region: str) -> tuple[float, float, float]:
+    """The mean slope and its interval."""
     slopes = (asked[f"{region}_ml"] / asked["step"]).groupby(asked["participant"]).mean()
     mean = float(slopes.mean())
     if len(slopes) < 3:

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from brainscm.evaluation.agreement import bootstrap_mean
+from brainscm.evaluation.measurements import Row
 from brainscm.scm.model import Scm
 
 METRICS = ("psnr_brain_db", "change_correlation", "change_slope", "region_volume_mae_ml", "interval_coverage_95")
 METHODS = ("persistence", "voxel_glm", "pca_glm", "latent_glm")
 MEASURED = [
-    "source",
-    "method",
-    "decode",
-    "query",
-    "effect",
-    "scan",
-    "participant",
-    "years",
-    "region",
-    "metric",
-    "value",
-]
-COLUMNS = ["level", "stratum", *MEASURED, "ci95_low", "ci95_high", "scans", "people"]
+    "source", "method", "decode", "query", "effect", "scan", "participant", "years", "region", "metric", "value",
+]  # fmt: skip
+COLUMNS = ["level", "stratum", *MEASURED, "ci95_low", "ci95_high", "scans", "participants"]
 KEYS = ["source", "method", "decode", "region", "metric"]
 MOST_LEVELS = 10
-Row = dict[str, Any]
 NOTHING_PREDICTED = "persistence predicts no change, so there is nothing to correlate"
 WHY_NULL = {
     "psnr_brain_db": "the prediction equals the truth everywhere",
@@ -42,16 +32,11 @@ TRUTHS = ("simulated", "follow-up")
 INTERVAL_EDGES = (0.0, 5.0, 10.0, 20.0, math.inf)
 
 
-def measured(about: Mapping[str, Any], values: Mapping[str, float]) -> list[Row]:
-    """One row a metric; `about` says of what."""
-    return [{**about, "metric": metric, "value": value} for metric, value in values.items()]
-
-
 def metrics_table(rows: list[Row], scm: Scm, table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The long table: one row a measurement (`level` scan), and one a mean over scans (`level` mean).
 
     Means come for all scans (`stratum` all) and by query, interval of age, and level of each categorical node, with a
-    95 % bootstrap interval over people; those of single regions for all scans only.
+    95 % bootstrap interval over participants; those of single regions for all scans only.
 
     Args:
         rows: what was measured. table: its scans, indexed by scan id.
@@ -73,7 +58,7 @@ def metrics_table(rows: list[Row], scm: Scm, table: pd.DataFrame, seed: int) -> 
                     "ci95_low": low,
                     "ci95_high": high,
                     "scans": group["scan"].nunique(),
-                    "people": group["participant"].nunique(),
+                    "participants": group["participant"].nunique(),
                 }
             )
     parts = [
@@ -87,16 +72,16 @@ def _strata(single: pd.DataFrame, scm: Scm, table: pd.DataFrame) -> Iterator[tup
     yield "all", single
     if single.empty:
         return
-    judged = single[single["source"].isin(TRUTHS) & single["region"].isna()]
-    for query, part in judged.groupby("query", sort=False):
+    answered = single[single["source"].isin(TRUTHS) & single["region"].isna()]
+    for query, part in answered.groupby("query", sort=False):
         yield f"query={query}", part
     values = scm.values(table)
     for node, levels in scm.covariates.levels.items():
         if levels is not None and 1 < len(levels) <= MOST_LEVELS:
-            for level, part in judged.groupby(judged["scan"].map(values[node]), sort=False, observed=True):
+            for level, part in answered.groupby(answered["scan"].map(values[node]), sort=False, observed=True):
                 yield f"{node}={level}", part
-    bins = pd.cut(judged["years"].abs(), INTERVAL_EDGES, right=False)
-    for interval, part in judged.groupby(bins, observed=True):
+    bins = pd.cut(answered["years"].abs(), INTERVAL_EDGES, right=False)
+    for interval, part in answered.groupby(bins, observed=True):
         to = "or more" if math.isinf(interval.right) else f"to {interval.right:g}"
         yield f"years={interval.left:g} {to}", part
 
@@ -108,7 +93,7 @@ def summarise(
 
     Args:
         metrics: from `metrics_table`.
-        reconstruction: the autoencoder's fidelity by scan and split.
+        reconstruction: the encoder's fidelity by scan and split.
         why_no_truth: the reason to give where there is no case at all.
         why_no_interval: the reason to give where a fitted method has no interval.
     """
@@ -128,7 +113,7 @@ def summarise(
         "truth": {
             "source": source,
             "scans": int(means["scans"].max() or 0) if source else 0,
-            "people": int(means["people"].max()) if source else 0,
+            "people": int(means["participants"].max()) if source else 0,
         },
     }
 

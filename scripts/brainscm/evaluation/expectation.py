@@ -42,9 +42,9 @@ class RegionalModel:
 
     Like the image, a volume is additive in template space, where all heads are of one size: V·h = x·b + M·h·a + w with
     the design row x, the head size h and the volume M of the scan's brain mask. A counterfactual keeps the mask of its
-    scan, so that M and w are kept and an intervention changes V by (x' - x)·b / h: what an older person's mask leaves
-    out is no change, and tissues that fill the mask change by nothing together. A region that is itself a node of the
-    graph changes as its node model says.
+    scan, so that M and w are kept and an intervention changes V by (x' - x)·b / h: what an older participant's mask
+    leaves out is no change, and tissues that fill the mask change by nothing together. A region that is itself a node
+    of the graph changes as its node model says.
 
     Attributes:
         node_of: region -> its node, for the regions that are nodes.
@@ -67,7 +67,7 @@ class RegionalModel:
         design = scm.design_matrix(scm.training)
         columns = {column: node for node, column in scm.covariates.columns.items()}
         node_of = {region: columns[f"{region}_ml"] for region in regions if f"{region}_ml" in columns}
-        people = scm.training["participant"].to_numpy()
+        participants = scm.training["participant"].to_numpy()
         measured = table.loc[scm.training["scan"]]
         head_size = measured["head_size"].to_numpy(dtype=float)
         mask = measured["mask_volume_ml"].to_numpy(dtype=float) * head_size
@@ -78,8 +78,8 @@ class RegionalModel:
             if region in node_of:
                 continue
             model = sm.OLS(measured[f"{region}_ml"].to_numpy(dtype=float) * head_size, design)
-            clustered = {"cov_type": "cluster", "cov_kwds": {"groups": pd.factorize(people)[0]}}
-            fitted = model.fit(**(clustered if len(set(people)) < len(people) else {}))
+            clustered = {"cov_type": "cluster", "cov_kwds": {"groups": pd.factorize(participants)[0]}}
+            fitted = model.fit(**(clustered if len(set(participants)) < len(participants) else {}))
             coefficients[:, place], covariance[place] = fitted.params[:p], fitted.cov_params()[:p, :p]
         return cls(scm, tuple(regions), node_of, coefficients, covariance)
 

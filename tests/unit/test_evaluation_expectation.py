@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from brainscm.config import QueryOptions, ScmOptions
-from brainscm.evaluation.regions import RegionalModel
+from brainscm.evaluation.expectation import RegionalModel
 from brainscm.evaluation.repeats import measure_repeats
 from brainscm.scm.model import Scm
 
@@ -21,10 +21,10 @@ REGIONS = ["gm", "ventricles", "csf"]
 
 
 @pytest.fixture(scope="module")
-def people() -> pd.DataFrame:
-    """120 people: in a head of size 1, 1.5 ml of grey matter are lost a year, and 2 ml for each ml of ventricles.
+def table() -> pd.DataFrame:
+    """120 participants: in a head of size 1, 1.5 ml of grey matter are lost a year, and 2 ml for each ml of ventricles.
 
-    CSF is what grey matter leaves of the mask, and the mask of an older person leaves more of it out.
+    CSF is what grey matter leaves of the mask, and the mask of an older participant leaves more of it out.
     """
     rng = np.random.default_rng(3)
     rows = []
@@ -43,20 +43,20 @@ def people() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def model(people) -> RegionalModel:
-    latents = people[["gm_ml"]].to_numpy().reshape(-1, 1, 1, 1, 1)
-    scm = Scm.fit(people.reset_index(drop=True), latents, ScmOptions.model_validate(OPTIONS), seed=0)
-    return RegionalModel.fit(scm, people, REGIONS)
+def model(table) -> RegionalModel:
+    latents = table[["gm_ml"]].to_numpy().reshape(-1, 1, 1, 1, 1)
+    scm = Scm.fit(table.reset_index(drop=True), latents, ScmOptions.model_validate(OPTIONS), seed=0)
+    return RegionalModel.fit(scm, table, REGIONS)
 
 
-def expected(model, people, effect):
-    tested = people[people["split"] == "test"]
+def expected(model, table, effect):
+    tested = table[table["split"] == "test"]
     found = model.expect(QueryOptions(name="older", do={"age": "+20"}, effect=effect), tested)
     return tested, found, pd.DataFrame(found.change_ml, index=tested.index, columns=REGIONS)
 
 
-def test_a_total_effect_holds_what_the_ventricles_pass_on_and_scales_with_the_head(model, people):
-    tested, _, change = expected(model, people, "total")
+def test_a_total_effect_holds_what_the_ventricles_pass_on_and_scales_with_the_head(model, table):
+    tested, _, change = expected(model, table, "total")
     widening = tested["ventricles_ml"] * np.expm1(0.015 * 20)
     true = (-1.5 * 20 - 2 * widening) / tested["head_size"]
     assert np.abs(change["gm"] - true).max() < 0.15 * np.abs(true).mean()
@@ -64,54 +64,54 @@ def test_a_total_effect_holds_what_the_ventricles_pass_on_and_scales_with_the_he
     pd.testing.assert_series_equal(change["ventricles"], widening, rtol=0.25, check_names=False)
 
 
-def test_what_fills_the_mask_of_a_scan_changes_by_nothing_together(model, people):
+def test_what_fills_the_mask_of_a_scan_changes_by_nothing_together(model, table):
     for effect in ("total", "direct"):
-        _, _, change = expected(model, people, effect)
+        _, _, change = expected(model, table, effect)
         assert change["gm"].mean() < -20
         assert np.abs(change["gm"] + change["csf"]).max() < 1e-6
 
 
-def test_a_direct_effect_leaves_the_ventricles_as_they_are(model, people):
-    tested, _, change = expected(model, people, "direct")
+def test_a_direct_effect_leaves_the_ventricles_as_they_are(model, table):
+    tested, _, change = expected(model, table, "direct")
     assert (change["ventricles"] == 0).all()
     assert (change["gm"] * tested["head_size"]).mean() == pytest.approx(-30, abs=4)
 
 
-def test_draws_spread_as_far_as_the_parameters_are_uncertain(model, people):
-    _, found, change = expected(model, people, "total")
+def test_draws_spread_as_far_as_the_parameters_are_uncertain(model, table):
+    _, found, change = expected(model, table, "total")
     spread = found.drawn_ml.std(axis=0, ddof=1)
     errors = np.abs(change.to_numpy().mean(axis=0) - found.drawn_ml.mean(axis=(0, 1)))
     assert (spread > 0).all()
     assert (errors < 2 * spread.mean(axis=0)).all()
 
 
-def test_a_null_question_changes_nothing(model, people):
-    found = model.expect(QueryOptions(name="same", do={"age": "+0"}), people.head(5))
+def test_a_null_question_changes_nothing(model, table):
+    found = model.expect(QueryOptions(name="same", do={"age": "+0"}), table.head(5))
     assert not found.change_ml.any()
     assert not found.drawn_ml.any()
 
 
-def repeated(people: pd.DataFrame, pairs: int, years: float, noise_ml: float, split: str) -> pd.DataFrame:
-    first = people[people["split"] == split].head(pairs)
+def repeated(table: pd.DataFrame, pairs: int, years: float, noise_ml: float, split: str) -> pd.DataFrame:
+    first = table[table["split"] == split].head(pairs)
     rng = np.random.default_rng(5)
     noise = rng.normal(0, noise_ml, len(first))
     again = first.assign(scan=first["scan"] + "b", age=first["age"] + years, gm_ml=first["gm_ml"] - 2 * years + noise)
-    return pd.concat([people, again.set_index("scan", drop=False).rename_axis(None)])
+    return pd.concat([table, again.set_index("scan", drop=False).rename_axis(None)])
 
 
-def test_rescans_on_one_day_give_the_noise_floor(model, people):
-    found = measure_repeats(repeated(people, 60, 0.0, 3.0, "train"), model.scm, REGIONS)
+def test_rescans_on_one_day_give_the_noise_floor(model, table):
+    found = measure_repeats(repeated(table, 60, 0.0, 3.0, "train"), model.scm, REGIONS)
     assert found.sd_ml["gm"] == pytest.approx(3.0, rel=0.25)
     assert found.source == "60 repeated scans"
 
 
-def test_later_scans_stand_in_for_repeats_once_their_common_slope_is_taken_out(model, people):
-    found = measure_repeats(repeated(people, 60, 4.0, 3.0, "train"), model.scm, REGIONS)
+def test_later_scans_stand_in_for_repeats_once_their_common_slope_is_taken_out(model, table):
+    found = measure_repeats(repeated(table, 60, 4.0, 3.0, "train"), model.scm, REGIONS)
     assert found.sd_ml["gm"] == pytest.approx(3.0, rel=0.25)
     assert "later scans" in found.source
 
 
-def test_the_test_split_does_not_enter_and_no_repeats_are_no_floor(model, people):
-    found = measure_repeats(repeated(people, 20, 0.0, 3.0, "test"), model.scm, REGIONS)
+def test_the_test_split_does_not_enter_and_no_repeats_are_no_floor(model, table):
+    found = measure_repeats(repeated(table, 20, 0.0, 3.0, "test"), model.scm, REGIONS)
     assert found.sd_ml == {}
     assert "outside the test split" in found.source

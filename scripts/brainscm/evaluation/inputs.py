@@ -1,0 +1,118 @@
+"""What the evaluation reads of a study: its fitted models, its scans, and what it has written about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from brainscm.config import QueryOptions, ScmOptions
+from brainscm.encoding.encoder import Encoder
+from brainscm.encoding.model import load_autoencoder
+from brainscm.evaluation.cases import Case
+from brainscm.evaluation.scan import Scan
+from brainscm.evaluation.truth import Truth, read_raw, true_volume
+from brainscm.evaluation.written import WrittenCounterfactuals
+from brainscm.latents.store import LatentStore
+from brainscm.preprocess.itk import read_matrix
+from brainscm.regions import COMPARED, MeasureRegions
+from brainscm.scans import ScanTable
+from brainscm.scm.model import Scm, load_scm
+from brainscm.tables import read_table
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """A study up to its counterfactuals.
+
+    Attributes:
+        scm, encoder: fitted.
+        scans: usable are those that were preprocessed, are encoded, and have every covariate.
+        store: the latents.
+        written: the counterfactuals that were made.
+        reconstruction: the encoder's fidelity by scan.
+        queries: of the config.
+        bids_dir: where the simulator's answers lie, if there are any.
+        components: of the PCA baseline.
+        measure: what gave the `<region>_ml` columns of the scans.
+    """
+
+    scm: Scm
+    encoder: Encoder
+    scans: ScanTable
+    store: LatentStore
+    written: WrittenCounterfactuals
+    reconstruction: pd.DataFrame
+    queries: Sequence[QueryOptions]
+    bids_dir: Path
+    components: int
+    measure: MeasureRegions
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        scans: Path,
+        qc: Path,
+        model: Path,
+        reconstruction: Path,
+        latents: Path,
+        scm_dir: Path,
+        scm_options: ScmOptions,
+        manifest: Path,
+        queries: Sequence[QueryOptions],
+        bids_dir: Path,
+        components: int,
+        measure: MeasureRegions,
+    ) -> EvaluationInputs:
+        """Read the files that the stages before have written.
+
+        Raises:
+            BrainSCMError: one of them cannot be used, or two do not belong together.
+        """
+        scm, store, table = load_scm(scm_dir, scm_options), LatentStore.open(latents), ScanTable.read(scans, qc)
+        table = table.leave_out(store.lacking(table.rows["scan"])).leave_out(scm.problems(table.rows))
+        return cls(
+            scm=scm,
+            encoder=load_autoencoder(model),
+            scans=table,
+            store=store,
+            written=WrittenCounterfactuals(read_table(manifest), manifest.parent, table.grid),
+            reconstruction=read_table(reconstruction),
+            queries=queries,
+            bids_dir=bids_dir,
+            components=components,
+            measure=measure,
+        )
+
+    def read_scan(self, scan: str) -> Scan:
+        """Read a scan.
+
+        Raises:
+            ScanError: it, its mask or its latent cannot be read.
+        """
+        return Scan(
+            volume=self.scans.volume(scan),
+            mask=self.scans.mask(scan),
+            latent=self.store.of(scan),
+            head_size=float(self.scans.require(scan)["head_size"]),
+        )
+
+    def read_truth(self, case: Case, scan: Scan) -> Truth | None:
+        """The answer to a case that starts from `scan`; None where it is not known.
+
+        Raises:
+            ScanError: it cannot be read.
+        """
+        if case.source == "unanswered":
+            return None
+        if case.source == "follow-up":
+            later = self.scans.require(case.answer)
+            volume = self.scans.volume(case.answer) * scan.mask
+            return Truth(volume, {region: float(later[f"{region}_ml"]) for region in COMPARED})
+        raw, answer = read_raw(self.scans.require(case.scan)["path"]), read_raw(case.answer)
+        to_scan = read_matrix(self.scans.path(case.scan, "to_template"))
+        volume = true_volume(scan.volume, scan.mask, raw, answer, to_scan, self.scans.grid)
+        return Truth(volume, scan.regions_ml(volume, self.measure))

@@ -1,0 +1,65 @@
+"""The counterfactuals that the study has written to files: the very volumes that its users look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from brainscm.config import QueryOptions
+from brainscm.errors import ScanError
+from brainscm.evaluation.scan import Counterfactual
+from brainscm.images import Grid, read_volume
+from brainscm.scans import records
+
+
+@dataclass(frozen=True)
+class WrittenCounterfactuals:
+    """The counterfactuals of a study.
+
+    Attributes:
+        manifest: one row a scan and query that were asked, `path` and `difference_path` missing where none was made.
+        folder: what these paths are relative to.
+        grid: that the volumes lie on.
+    """
+
+    manifest: pd.DataFrame
+    folder: Path
+    grid: Grid
+
+    @cached_property
+    def made(self) -> pd.DataFrame:
+        """The manifest's rows whose volumes were written."""
+        return self.manifest[self.manifest["path"].notna()]
+
+    @cached_property
+    def _row_of(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(row["scan"], row["query"]): row for row in records(self.made)}
+
+    def find(self, scan: str, query: QueryOptions) -> Counterfactual | None:
+        """The counterfactual of a scan, decoded as the query says; None where none was written.
+
+        Raises:
+            ScanError: it cannot be read.
+        """
+        row = self._row_of.get((scan, query.name))
+        return None if row is None else self.read(row)
+
+    def read(self, row: Mapping[str, Any]) -> Counterfactual:
+        """The counterfactual of a row of `made`.
+
+        Raises:
+            ScanError: it cannot be read, or lies on another grid.
+        """
+        try:
+            volume, difference = (read_volume(self.folder / row[key], self.grid) for key in ("path", "difference_path"))
+        except ScanError as error:
+            raise ScanError(
+                f"{self.folder / row['path']}: this counterfactual or its difference cannot be read; "
+                "run synthesize_counterfactuals again."
+            ) from error
+        return Counterfactual(volume, difference)
