@@ -23,8 +23,8 @@ from brainscm.counterfactuals.queries import plan_query
 from brainscm.encoding.encoder import Encoder
 from brainscm.encoding.layout import Layout
 from brainscm.evaluation.agreement import change_agreement
-from brainscm.evaluation.methods import Method
 from brainscm.evaluation.cases import simulated_cases
+from brainscm.evaluation.methods import Method
 from brainscm.evaluation.truth import read_raw, true_volume
 from brainscm.images import Grid, read_mask, read_volume
 from brainscm.latents.store import LatentStore

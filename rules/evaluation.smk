@@ -60,9 +60,7 @@ rule evaluate_counterfactuals:
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
         bids_dir=BIDS,
-        preproc_dir=subpath(input.qc, parent=True),
         scm_dir=subpath(input.image_model, parent=True),
-        counterfactuals_dir=subpath(input.manifest, parent=True),
         template=config["template"],
         preprocess=config["preprocess"],
         scm=config["scm"],

@@ -79,10 +79,10 @@ def test_a_direct_effect_leaves_the_ventricles_as_they_are(model, table):
 
 def test_draws_spread_as_far_as_the_parameters_are_uncertain(model, table):
     _, found, change = expected(model, table, "total")
-    spread = found.drawn_ml.std(axis=0, ddof=1)
+    sd = found.drawn_ml.std(axis=0, ddof=1)
     errors = np.abs(change.to_numpy().mean(axis=0) - found.drawn_ml.mean(axis=(0, 1)))
-    assert (spread > 0).all()
-    assert (errors < 2 * spread.mean(axis=0)).all()
+    assert (sd > 0).all()
+    assert (errors < 2 * sd.mean(axis=0)).all()
 
 
 def test_a_null_question_changes_nothing(model, table):

@@ -1,9 +1,14 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from brainscm.config import ScmOptions
-from brainscm.evaluation.slopes import regional_slopes
+from brainscm.config import QueryOptions, ScmOptions
+from brainscm.errors import ScanError
+from brainscm.evaluation.scan import Counterfactual, Scan
+from brainscm.evaluation.slopes import counterfactual_changes, regional_slopes
+from brainscm.regions import COMPARED
 from brainscm.scm.model import Scm
 
 OPTIONS = {
@@ -99,3 +104,48 @@ def test_a_covariate_that_does_not_vary_gives_a_reason_not_a_number(scm, table):
 def test_too_few_participants_give_a_reason(scm, table):
     row = slope_of(scm, table.head(3), "total", "gm")
     assert "too few participants" in row["why_null"]
+
+
+SHAPE = (2, 2, 2)  # 8 voxels
+
+
+def written(scan: str, query: str, before: float, after: float) -> dict[str, object]:
+    row = {"scan": scan, "participant": scan, "query": query, "effect": "total", "path": f"{scan}.nii.gz"}
+    return {**row, "factual_age": before, "counterfactual_age": after, "factual_sex": "F", "counterfactual_sex": "M"}
+
+
+def changes_of(rows: list[dict[str, object]]) -> pd.DataFrame:
+    """Each counterfactual has 5 in every voxel and was raised by 2; `s9` cannot be read, and `s7` is not usable."""
+
+    def read(row):
+        if row["scan"] == "s9":
+            raise ScanError("cut short")
+        return Counterfactual(np.full(SHAPE, 5, np.float32), np.full(SHAPE, 2, np.float32))
+
+    inputs = SimpleNamespace(
+        queries=[
+            QueryOptions(name="older", do={"age": "+20"}),
+            QueryOptions(name="man", do={"sex": "M"}),
+            QueryOptions(name="both", do={"age": "+20", "sex": "M"}),
+        ],
+        scm=SimpleNamespace(covariates=SimpleNamespace(ranges={"age": (20, 80)})),
+        scans=SimpleNamespace(usable=pd.DataFrame({"scan": ["s1", "s2", "s9"]})),
+        written=SimpleNamespace(made=pd.DataFrame(rows), read=read),
+        read_scan=lambda scan: Scan(np.zeros(SHAPE, np.float32), np.ones(SHAPE, bool), np.zeros(1), head_size=2.0),
+        measure=lambda volume, mask, head_size: dict.fromkeys(COMPARED, float(volume[mask].sum()) / head_size),
+    )
+    return counterfactual_changes(inputs)
+
+
+def test_changes_are_those_of_the_written_volumes_of_queries_on_one_number():
+    rows = [written(scan, query, 60, 80) for scan in ("s1", "s7", "s9") for query in ("older", "man", "both")]
+    found = changes_of([*rows, written("s2", "older", 60, 60)])
+    assert found[["scan", "query", "node"]].to_numpy().tolist() == [["s1", "older", "age"]]
+    assert found["step"].tolist() == [20.0]
+    assert [found[f"{region}_ml"].iloc[0] for region in COMPARED] == [8 * 2 / 2] * len(COMPARED)
+
+
+def test_without_any_change_there_are_no_slopes(scm, table):
+    none = changes_of([written("s1", "man", 60, 60)])
+    assert none.empty
+    assert regional_slopes(scm, table, none, ["gm"]).empty

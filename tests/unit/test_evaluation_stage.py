@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ import made_up_study
 from brainscm.config import Config, ImageOptions
 from brainscm.errors import BrainSCMError
 from brainscm.evaluation import evaluator
+from brainscm.evaluation.cases import follow_up_cases, simulated_cases
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.methods import voxel_shrunken
 from brainscm.evaluation.stage import Evaluation, evaluate
@@ -220,35 +222,59 @@ def test_without_any_truth_everything_is_null_with_the_reason_but_reconstruction
     assert found.minimality["true_ml"].isna().all()
 
 
-def test_an_unreadable_answer_costs_its_case_and_no_other(study, evaluated, tmp_path):
-    truth = tmp_path / "derivatives" / "truth"
-    truth.parent.mkdir()
-    truth.symlink_to(study.bids_dir / "derivatives" / "truth")
-    rows = study.scans.rows.copy()
-    lost = rows.loc[rows["split"] == "test", "path"].iloc[0]
-    rows["path"] = rows["path"].where(rows["path"] != lost, str(tmp_path / "gone.nii.gz"))
-    scans = replace(study.scans, rows=rows)
-    summary = evaluate(replace(study, scans=scans, bids_dir=tmp_path), seed=1).summary
-    assert summary["truth"]["scans"] == evaluated.summary["truth"]["scans"] - 1
+def test_usable_are_scans_that_were_preprocessed_are_encoded_and_have_every_covariate(study):
+    reasons = study.scans.unusable
+    assert "cut short" in reasons[f"{made_up_study.FAILED}_ses-1"]
+    assert reasons["sub-02_ses-1"] == "age is missing"
+    assert (reasons.drop(reasons[reasons.index.str.startswith((made_up_study.FAILED, "sub-02"))].index) == "").all()
+    without = replace(study.store, scans=["gone", *study.store.scans[1:]])
+    lacking = study.scans.leave_out(without.lacking(study.scans.rows["scan"]))
+    assert "no latent" in lacking.unusable[study.store.scans[0]]
+
+
+def test_the_truth_of_a_follow_up_is_the_later_scan_in_the_mask_of_the_first(study):
+    usable = study.scans.usable
+    case = follow_up_cases(usable, "age")[0]
+    scan = study.read_scan(case.scan)
+    narrow = replace(scan, mask=scan.mask & (scan.volume > 0.5))
+    truth = study.read_truth(case, narrow)
+    np.testing.assert_array_equal(truth.volume, study.scans.volume(case.answer) * narrow.mask)
+    assert truth.regions_ml == {region: usable.loc[case.answer, f"{region}_ml"] for region in COMPARED}
+    assert study.read_truth(replace(case, source="unanswered"), scan) is None
+
+
+def test_the_truth_of_a_simulated_case_lies_where_the_scan_was_brought(study):
+    case = simulated_cases(study.bids_dir, study.scans.usable, study.queries)[0]
+    scan = study.read_scan(case.scan)
+    truth = study.read_truth(case, scan)
+    change = truth.volume - scan.volume
+    older = nib.load(case.answer).get_fdata() - nib.load(study.scans.usable.loc[case.scan, "path"]).get_fdata()
+    assert np.corrcoef(change[scan.mask], older[scan.mask])[0, 1] > 0.95
+    assert truth.regions_ml["csf"] > scan.regions_ml(scan.volume, study.measure)["csf"] + 5
 
 
 @pytest.fixture(scope="module")
-def altered(study, tmp_path_factory) -> tuple[Evaluation, str]:
-    """Evaluated with one counterfactual altered, its difference reversed, and another cut short; the first's scan."""
+def altered(study, tmp_path_factory) -> tuple[Evaluation, list[str]]:
+    """Evaluated with the counterfactual of one scan altered and its difference reversed, that of a second cut short,
+    and the raw head of a third gone; these scans.
+    """
     folder = tmp_path_factory.mktemp("altered")
     shutil.copytree(study.written.folder, folder, dirs_exist_ok=True)
     written = replace(study.written, folder=folder)
-    first, second = written.made[written.made["query"] == "older-by-20"].head(2).to_dict("records")
+    first, second, third = written.made[written.made["query"] == "older-by-20"].head(3).to_dict("records")
     made = written.read(first)
     write_volume(folder / first["path"], np.where(made.volume > 0, 0.1, 0), written.grid)
     write_volume(folder / first["difference_path"], -made.difference, written.grid)
     cut = folder / second["path"]
     cut.write_bytes(cut.read_bytes()[:500])
-    return evaluate(replace(study, written=written), seed=1), first["scan"]
+    rows = study.scans.rows.copy()
+    rows.loc[third["scan"], "path"] = "gone.nii.gz"
+    found = evaluate(replace(study, written=written, scans=replace(study.scans, rows=rows)), seed=1)
+    return found, [first["scan"], second["scan"], third["scan"]]
 
 
 def test_the_volumes_that_were_written_are_what_is_scored(altered, evaluated):
-    found, scan = altered
+    found, (scan, _, _) = altered
 
     def of_scan(evaluation: Evaluation, metric: str) -> pd.Series:
         """By method and decoding."""
@@ -266,9 +292,14 @@ def test_the_volumes_that_were_written_are_what_is_scored(altered, evaluated):
     assert slopes[1]["csf"] < 0.8 * slopes[0]["csf"]
 
 
-def test_a_counterfactual_that_cannot_be_read_costs_its_case_and_no_other(altered, evaluated):
-    found, _ = altered
-    assert found.summary["truth"]["scans"] == evaluated.summary["truth"]["scans"] - 1
+def test_what_cannot_be_read_costs_its_case_and_no_other(altered, evaluated):
+    found, (_, cut, gone) = altered
+
+    def answered(evaluation: Evaluation) -> set[str]:
+        return set(evaluation.metrics.query("level == 'scan' and source == 'simulated'")["scan"])
+
+    assert answered(found) == answered(evaluated) - {cut, gone}
+    assert {cut, gone} < set(found.metrics.query("source == 'unanswered'")["scan"])
     counts = [each.regional_slopes["counterfactuals"].iloc[0] for each in (evaluated, found)]
     assert counts[1] == counts[0] - 1
 

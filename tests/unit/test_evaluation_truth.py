@@ -1,15 +1,11 @@
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.ndimage import affine_transform, gaussian_filter
 
-from brainscm.config import QueryOptions
 from brainscm.errors import ScanError
-from brainscm.evaluation.cases import follow_up_cases, simulated_cases
 from brainscm.evaluation.truth import true_volume
 from brainscm.images import Grid
-from brainscm.tables import write_table
 
 SHAPE = (24, 28, 24)
 GRID = Grid(SHAPE, np.diag([3.0, 3, 3, 1]))
@@ -64,39 +60,3 @@ def test_heads_on_two_grids_are_refused(heads):
     raw, answer, to_scan, _ = heads
     with pytest.raises(ScanError, match="another grid"):
         true_volume(raw, raw > 0, image(raw), image(answer[:-1]), to_scan, GRID)
-
-
-def test_cases_are_usable_test_scans_whose_answer_was_written(tmp_path):
-    rows = [
-        {"scan": "sub-1", "query": "older", "effect": "total", "path": "derivatives/truth/a.nii.gz"},
-        {"scan": "sub-2", "query": "older", "effect": "total", "path": None},
-        {"scan": "sub-3", "query": "older", "effect": "total", "path": "derivatives/truth/c.nii.gz"},
-    ]
-    write_table(pd.DataFrame(rows), tmp_path / "derivatives" / "truth" / "counterfactuals.tsv")
-    table = pd.DataFrame(
-        [
-            {"scan": "sub-1", "participant": "sub-1", "split": "test"},
-            {"scan": "sub-2", "participant": "sub-2", "split": "test"},
-            {"scan": "sub-3", "participant": "sub-3", "split": "train"},
-        ]
-    )
-    total, direct = (QueryOptions(name="older", do={"age": "+20"}, effect=effect) for effect in ("total", "direct"))
-    cases = simulated_cases(tmp_path, table, [total])
-    assert [(case.scan, case.answer) for case in cases] == [("sub-1", str(tmp_path / "derivatives/truth/a.nii.gz"))]
-    assert simulated_cases(tmp_path, table, [direct]) == []
-    assert simulated_cases(tmp_path / "elsewhere", table, [total]) == []
-
-
-def test_follow_ups_start_from_the_first_scan_and_stay_in_the_test_split():
-    table = pd.DataFrame(
-        [
-            {"scan": "sub-1_ses-b", "participant": "sub-1", "split": "test", "age": 66.0},
-            {"scan": "sub-1_ses-a", "participant": "sub-1", "split": "test", "age": 60.0},
-            {"scan": "sub-1_ses-c", "participant": "sub-1", "split": "test", "age": 60.1},  # too soon to have changed
-            {"scan": "sub-2_ses-a", "participant": "sub-2", "split": "train", "age": 50.0},
-            {"scan": "sub-2_ses-b", "participant": "sub-2", "split": "train", "age": 55.0},
-            {"scan": "sub-3_ses-a", "participant": "sub-3", "split": "test", "age": 70.0},
-        ]
-    )
-    (case,) = follow_up_cases(table, "age")
-    assert (case.scan, case.answer, case.query.do) == ("sub-1_ses-a", "sub-1_ses-b", {"age": 66.0})

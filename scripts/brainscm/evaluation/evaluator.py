@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from brainscm.counterfactuals.decoding import STRATEGIES, Factual
 from brainscm.errors import ScanError
+from brainscm.evaluation.answers import Answer, EncodedScan, answer
 from brainscm.evaluation.calibration import calibrate
 from brainscm.evaluation.cases import Case
 from brainscm.evaluation.expectation import RegionalModel
@@ -20,7 +19,6 @@ from brainscm.evaluation.measurements import Row, by_region
 from brainscm.evaluation.methods import Methods
 from brainscm.evaluation.questions import PreparedCase, prepare, queries_to_calibrate
 from brainscm.evaluation.realism import CounterfactualFeatures, image_features
-from brainscm.evaluation.scan import Counterfactual, Scan
 from brainscm.evaluation.scoring import (
     score_agreement,
     score_change,
@@ -29,9 +27,7 @@ from brainscm.evaluation.scoring import (
     score_reconstruction,
 )
 from brainscm.evaluation.truth import Truth
-from brainscm.images import Volume
 from brainscm.parallel import side_by_side
-from brainscm.regions import MeasureRegions
 from brainscm.tables import evenly_spaced
 
 logger = logging.getLogger("brainscm")
@@ -50,35 +46,6 @@ class Scores:
     def add(self, other: Scores) -> None:
         self.rows.extend(other.rows)
         self.features.extend(other.features)
-
-
-@dataclass(frozen=True)
-class EncodedScan:
-    """What all cases of one scan share.
-
-    Attributes:
-        factuals: method → the scan as it encodes it, for the compared methods.
-        decoded: method → that encoding decoded, (x, y, z) inside the mask, where encoding loses anything.
-        decoded_ml: method → the regions of `decoded`.
-        start_ml: decoding → regions of what its change starts from: of direct decoding not the scan, but D(z).
-    """
-
-    scan: Scan
-    factuals: Mapping[str, Factual]
-    decoded: Mapping[str, Volume]
-    decoded_ml: Mapping[str, Mapping[str, float]]
-    start_ml: Mapping[str, Mapping[str, float]]
-
-    @classmethod
-    def of(cls, scan: Scan, methods: Methods, measure: MeasureRegions) -> EncodedScan:
-        factuals = methods.encode(scan)
-        latent = factuals["latent_glm"]
-        decoded = {name: factuals[name].decoded[0, 0].numpy() * scan.mask for name in ("pca_glm", "latent_glm")}
-        decoded_ml = {name: scan.regions_ml(volume, measure) for name, volume in decoded.items()}
-        own_ml = scan.regions_ml(scan.volume, measure)
-        quantized_ml = scan.regions_ml(latent.decoded_quantized[0, 0].numpy() * scan.mask, measure)
-        start_ml = {"none": own_ml, "residual": own_ml, "direct": decoded_ml["latent_glm"], "quantized": quantized_ml}
-        return cls(scan, factuals, decoded, decoded_ml, start_ml)
 
 
 @dataclass(frozen=True)
@@ -131,8 +98,7 @@ class Evaluator:
         for method, decoded in encoded.decoded.items():
             about = {"source": "reconstruction", "method": method, "decode": "none"}
             about |= {"scan": asked.scan, "participant": asked.participant}
-            own_ml, decoded_ml = encoded.start_ml["none"], encoded.decoded_ml[method]
-            scores.rows.extend(score_reconstruction(about, decoded, decoded_ml, scan, own_ml))
+            scores.rows.extend(score_reconstruction(about, decoded, encoded.decoded_ml[method], scan, encoded.own_ml))
         for prepared in cases:
             try:
                 scores.add(self._evaluate_case(prepared, encoded, with_ceilings))
@@ -146,63 +112,28 @@ class Evaluator:
         Raises:
             ScanError: the true answer, or what the study has written, cannot be read.
         """
-        case, scan = prepared.case, encoded.scan
-        truth = self.inputs.read_truth(case, scan)
-        own_ml = encoded.start_ml["none"]
-        scores = Scores([], [])
-        rows = scores.rows
-        rows += by_region(
-            {**prepared.about, "method": "scm", "decode": "none"}, "region_change_ml", prepared.expected_ml
-        )
+        truth = self.inputs.read_truth(prepared.case, encoded.scan)
+        of_model = {**prepared.about, "method": "scm", "decode": "none"}
+        scores = Scores(by_region(of_model, "region_change_ml", prepared.expected_ml), [])
         if truth is not None:
-            about = {**prepared.about, "method": "truth", "decode": "none"}
-            rows += score_change(about, truth.regions_ml, own_ml)
-        for method, decode, made in self._counterfactuals(prepared, encoded, truth, with_ceilings):
-            about = {**prepared.about, "method": method, "decode": decode}
-            unchanged = method == "persistence"
-            after_ml = own_ml if unchanged else scan.regions_ml(made.volume, self.inputs.measure)
-            rows += score_change(about, after_ml, encoded.start_ml[decode])
-            rows += score_effectiveness(about, after_ml, prepared.targets_ml)
-            if truth is not None:
-                rows += score_agreement(about, made, after_ml, truth, scan)
-                rows += score_intervals(about, prepared.intervals(method, decode, after_ml, self.repeat_sd), truth)
-            if case.source != "follow-up" and method in encoded.factuals:
-                features = image_features(made.volume, scan.mask)
-                scores.features.append(
-                    CounterfactualFeatures(case.query.name, method, decode, prepared.changed, after_ml, features)
-                )
+            of_truth = {**prepared.about, "method": "truth", "decode": "none"}
+            scores.rows.extend(score_change(of_truth, truth.regions_ml, encoded.own_ml))
+        for each in answer(prepared, encoded, self.inputs, self.methods, truth, with_ceilings):
+            scores.add(self._score(each, prepared, encoded, truth))
         return scores
 
-    def _counterfactuals(
-        self, prepared: PreparedCase, encoded: EncodedScan, truth: Truth | None, with_ceilings: bool
-    ) -> Iterator[tuple[str, str, Counterfactual]]:
-        """Every method's answer: method, decoding, and the counterfactual inside the brain mask.
-
-        A `ceiling` encodes the true answer itself: what its encoding could reach if the causal model made no error.
-        """
-        methods, step, mask = self.methods, prepared.step, encoded.scan.mask
-        voxels, scores, latent = (encoded.factuals[method.name] for method in methods.compared)
-        yield "voxel_glm", "residual", methods.voxel_glm.predict(voxels, step).masked(mask)
-        yield "pca_glm", "residual", methods.pca_glm.predict(scores, step).masked(mask)
-        for decode in STRATEGIES:
-            written = self._written(prepared.case, decode)
-            yield "latent_glm", decode, written or methods.latent_glm.predict(latent, step, decode).masked(mask)
-        if truth is None:
-            return
-        yield (
-            "persistence",
-            "none",
-            Counterfactual(encoded.scan.volume, np.zeros_like(encoded.scan.volume)).masked(mask),
-        )
-        if methods.voxel_shrunken is not None:
-            yield "voxel_shrunken", "residual", methods.voxel_shrunken.predict(voxels, step).masked(mask)
-        yield "mean_change", "residual", methods.voxel_glm.predict(voxels, prepared.mean_step).masked(mask)
-        if with_ceilings:
-            yield "pca_ceiling", "residual", methods.pca_glm.reach(scores, truth.volume).masked(mask)
-            yield "latent_ceiling", "residual", methods.latent_glm.reach(latent, truth.volume).masked(mask)
-
-    def _written(self, case: Case, decode: str) -> Counterfactual | None:
-        """The volumes that the study's users look at, where this question was put to this scan."""
-        if case.source == "follow-up" or decode != case.query.decode:
-            return None
-        return self.inputs.written.find(case.scan, case.query)
+    def _score(self, given: Answer, prepared: PreparedCase, encoded: EncodedScan, truth: Truth | None) -> Scores:
+        scan, made = encoded.scan, given.made
+        about = {**prepared.about, "method": given.method, "decode": given.decode}
+        is_scan = given.method == "persistence"
+        after_ml = encoded.own_ml if is_scan else scan.regions_ml(made.volume, self.inputs.measure)
+        rows = score_change(about, after_ml, encoded.start_ml[given.decode])
+        rows += score_effectiveness(about, after_ml, prepared.targets_ml)
+        if truth is not None:
+            intervals = prepared.intervals(given.method, given.decode, after_ml, self.repeat_sd)
+            rows += score_agreement(about, made, after_ml, truth, scan) + score_intervals(about, intervals, truth)
+        if prepared.case.source == "follow-up" or given.method not in encoded.factuals:
+            return Scores(rows, [])
+        image = image_features(made.volume, scan.mask)
+        of_query = prepared.case.query.name, given.method, given.decode
+        return Scores(rows, [CounterfactualFeatures(*of_query, prepared.changed, after_ml, image)])

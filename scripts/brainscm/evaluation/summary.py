@@ -42,7 +42,7 @@ def metrics_table(rows: list[Row], scm: Scm, table: pd.DataFrame, seed: int) -> 
         rows: what was measured. table: its scans, indexed by scan id.
         scm, seed: of the workflow.
     """
-    single = pd.DataFrame(rows, columns=MEASURED)
+    single = pd.DataFrame(rows, columns=MEASURED).astype({"value": float})
     means = []
     for stratum, part in _strata(single, scm, table):
         measured = part[np.isfinite(part["value"])]
