@@ -28,7 +28,6 @@ from brainscm.images import Grid
 from brainscm.latents.encode import encode_scans
 from brainscm.latents.store import LatentStore
 from brainscm.preprocess.itk import write_matrix
-from brainscm.regions import COMPARED
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
 from brainscm.scans import ScanTable, usable_scans

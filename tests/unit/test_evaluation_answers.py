@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from brainscm.config import QueryOptions
-from brainscm.errors import ScanError
+from brainscm.errors import BrainSCMError, ScanError
 from brainscm.evaluation.answers import EncodedScan, answer
 from brainscm.evaluation.cases import Case
 from brainscm.evaluation.methods import Method, Methods, Voxels
@@ -16,8 +16,11 @@ from brainscm.evaluation.questions import PreparedCase
 from brainscm.evaluation.scan import Counterfactual, Scan
 from brainscm.evaluation.truth import Truth
 from brainscm.evaluation.written import WrittenCounterfactuals
+from brainscm.files import write_dataset_description
+from brainscm.identity import Identity
 from brainscm.images import Grid, write_volume
 from brainscm.regions import COMPARED
+from brainscm.tables import write_table
 
 SHAPE = (8, 8, 8)
 GRID = Grid(SHAPE, np.eye(4))
@@ -155,6 +158,17 @@ def test_a_written_counterfactual_is_found_by_scan_and_query(tmp_path):
     np.testing.assert_array_equal(found.start, WRITTEN.volume - WRITTEN.difference)
     assert written.find("s2", older) is None
     assert written.find("s1", older.model_copy(update={"name": "younger"})) is None
+
+
+def test_counterfactuals_of_other_latents_are_refused(tmp_path):
+    written, identity = written_study(tmp_path), Identity(template="T", voxel_mm=2, transform="affine", encoder="a")
+    write_table(written.manifest, tmp_path / "manifest.tsv")
+    with pytest.raises(BrainSCMError, match="does not tell from which latents"):
+        WrittenCounterfactuals.open(tmp_path / "manifest.tsv", GRID, identity)
+    write_dataset_description(tmp_path, "made", further={"Identity": identity.as_json()})
+    assert len(WrittenCounterfactuals.open(tmp_path / "manifest.tsv", GRID, identity).made) == 1
+    with pytest.raises(BrainSCMError, match="two different models; run synthesize_counterfactuals again"):
+        WrittenCounterfactuals.open(tmp_path / "manifest.tsv", GRID, identity.encoded_by("b"))
 
 
 def test_a_counterfactual_of_another_grid_or_without_its_difference_says_what_to_run(tmp_path):

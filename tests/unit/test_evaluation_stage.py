@@ -23,7 +23,6 @@ from brainscm.evaluation.written import WrittenCounterfactuals
 from brainscm.images import write_volume
 from brainscm.regions import COMPARED
 from brainscm.scm.model import Scm
-from brainscm.tables import read_table
 
 METRICS = {"psnr_brain_db", "change_correlation", "change_slope", "region_volume_mae_ml", "interval_coverage_95"}
 
@@ -53,7 +52,7 @@ def evaluated(study) -> Evaluation:
 def with_scm(study: EvaluationInputs, scm: Scm, folder: Path, config: Config, out_dir: Path) -> EvaluationInputs:
     """The study with another causal model, and the counterfactuals that this one makes."""
     manifest = made_up_study.write_counterfactuals(out_dir, folder, scm, config)
-    written = WrittenCounterfactuals(read_table(manifest), out_dir, study.scans.grid)
+    written = WrittenCounterfactuals.open(manifest, study.scans.grid, study.store.identity)
     return replace(study, scm=scm, written=written)
 
 

@@ -73,13 +73,14 @@ class EvaluationInputs:
             BrainSCMError: one of them cannot be used, or two do not belong together.
         """
         scm, store, table = load_scm(scm_dir, scm_options), LatentStore.open(latents), ScanTable.read(scans, qc)
+        scm.check_latents(store.identity)
         table = table.leave_out(store.lacking(table.rows["scan"])).leave_out(scm.problems(table.rows))
         return cls(
             scm=scm,
             encoder=load_autoencoder(model),
             scans=table,
             store=store,
-            written=WrittenCounterfactuals(read_table(manifest), manifest.parent, table.grid),
+            written=WrittenCounterfactuals.open(manifest, table.grid, store.identity),
             reconstruction=read_table(reconstruction),
             queries=queries,
             bids_dir=bids_dir,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +12,12 @@ from typing import Any
 import pandas as pd
 
 from brainscm.config import QueryOptions
-from brainscm.errors import ScanError
+from brainscm.errors import BrainSCMError, ScanError
 from brainscm.evaluation.scan import Counterfactual
+from brainscm.identity import Identity
 from brainscm.images import Grid, read_volume
 from brainscm.scans import records
+from brainscm.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,25 @@ class WrittenCounterfactuals:
     manifest: pd.DataFrame
     folder: Path
     grid: Grid
+
+    @classmethod
+    def open(cls, manifest: Path, grid: Grid, latents: Identity) -> WrittenCounterfactuals:
+        """Read what `synthesize_counterfactuals` has written beside its manifest.
+
+        Args:
+            latents: the identity of the study's latents.
+
+        Raises:
+            BrainSCMError: they were made from other latents.
+        """
+        description = manifest.parent / "dataset_description.json"
+        mend = "run synthesize_counterfactuals again"
+        try:
+            identity = Identity.model_validate(json.loads(description.read_text())["Identity"])
+        except (OSError, KeyError, ValueError) as error:
+            raise BrainSCMError(f"{description}: does not tell from which latents these were made; {mend}.") from error
+        identity.check(latents, "the counterfactuals", "the latents", mend)
+        return cls(read_table(manifest), manifest.parent, grid)
 
     @cached_property
     def made(self) -> pd.DataFrame:
