@@ -49,7 +49,7 @@ CONFIG: dict[str, Any] = {
             "sex": {"levels": ["F", "M"]},
             "ventricles": {"unit": "ml", "formula": "age + sex", "family": "gamma"},
         },
-        # Twenty people whose brains differ in three numbers: plain least squares is at its best.
+        # Twenty participants whose brains differ in three numbers: plain least squares is at its best.
         "image": {"formula": "age + sex + ventricles", "shrinkage": "none"},
         "contrasts": {"ageing": {"age": [50, 80]}},
     },
@@ -108,15 +108,15 @@ def template(shape: tuple[int, int, int] = SHAPE) -> DrawnTemplate:
     return DrawnTemplate("Drawn", shape, _affine(shape), brain, mask)
 
 
-def make_study(folder: Path, people: int = 24, seed: int = 0, config: dict[str, Any] | None = None) -> Config:
+def make_study(folder: Path, participants: int = 24, seed: int = 0, config: dict[str, Any] | None = None) -> Config:
     """Write the results of a study up to its counterfactuals under `folder`, and return its configuration.
 
-    One scan failed, one has a warning, every third person has a second session, and one person lacks an age.
+    One scan failed, one has a warning, every third participant has a second session, and one lacks an age.
     """
     options = Config.model_validate({**CONFIG, **(config or {}), "output_dir": folder})
     rng = np.random.default_rng(seed)
     scans, qc = [], []
-    for number in range(1, people + 1):
+    for number in range(1, participants + 1):
         participant = f"sub-{number:02d}"
         age, sex = float(rng.uniform(25, 85)), "FM"[number % 2]
         split = "test" if number % 5 == 0 else "validation" if number % 5 == 1 else "train"
@@ -190,7 +190,7 @@ def _affine(shape: tuple[int, ...]) -> np.ndarray:
 def _preprocess(folder: Path, scan: str, age: float, number: int, rng: np.random.Generator) -> dict[str, Any]:
     participant, session = scan.split("_")
     failed, warned = participant == FAILED, participant == WARNED
-    # A person's brain is the same at each visit; the noise of each scan is not.
+    # A participant's brain is the same at each visit; the noise of each scan is not.
     volume, mask = draw_brain(age, np.random.default_rng(number))
     volume = np.where(mask, volume + 0.01 * rng.standard_normal(SHAPE), 0)
     anat = Path(participant, session, "anat")
@@ -220,7 +220,7 @@ def _preprocess(folder: Path, scan: str, age: float, number: int, rng: np.random
 
 
 def _write_truth(bids: Path, scans: pd.DataFrame) -> None:
-    """Raw heads (here: brains, 300 times as bright) and the true ones of people who are 20 years older."""
+    """Raw heads (here: brains, 300 times as bright) and the true ones of the same participants 20 years older."""
     rows = []
     for row in scans[scans["split"] == "test"].itertuples():
         number = int(row.participant.removeprefix("sub-"))

@@ -29,7 +29,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    config = made_up_study.make_study(folder, people=15)
+    config = made_up_study.make_study(folder, participants=15)
     made_up_study.write_evaluation(folder, made_up_study.open_study(folder, config))
     study = Study.read(folder, config)
     render_report(study, made_up_study.open_gallery(study), folder / "report")

@@ -27,7 +27,7 @@ from brainscm.scans import QC_REASONS
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     folder = tmp_path_factory.mktemp("study")
-    config = made_up_study.make_study(folder, people=15)
+    config = made_up_study.make_study(folder, participants=15)
     made_up_study.write_evaluation(folder, made_up_study.open_study(folder, config))
     return Study.read(folder, config)
 
@@ -346,11 +346,11 @@ def test_slopes_stand_beside_those_across_participants(study):
     (block,) = evaluation.context(study, None)["slopes"]
     row = study.regional_slopes.set_index("region").loc["gm"]
     shown = next(cells for cells in block["rows"] if cells["region"] == "grey matter")
-    assert shown["participants"].startswith(signed(f"{row['people_slope_ml']:.2f}"))
+    assert shown["participants"].startswith(signed(f"{row['participants_slope_ml']:.2f}"))
     assert shown["same_mask"].startswith(signed(f"{row['same_mask_slope_ml']:.2f}"))
     assert shown["within"].startswith(signed(f"{row['counterfactual_slope_ml']:.2f}"))
     assert shown["ratio"] == signed(f"{row['counterfactual_slope_ml'] / row['same_mask_slope_ml']:.2f}")
-    assert block["words"].endswith(f"{row['people']} real participants.")
+    assert block["words"].endswith(f"{row['participants']} real participants.")
 
 
 def test_methods_table_shows_the_summarys_figures(study):
@@ -479,10 +479,12 @@ def test_a_query_warns_of_answers_that_no_training_participant_is_near(study):
 
 
 def test_regions_are_called_by_their_words(study):
+    named = {"CSF", "grey matter", "white matter", "ventricles", "medial temporal grey matter"}
     (effects,) = causal_model.context(study, None)["regions"]
-    assert {row["region"] for row in effects["rows"]} == {"CSF", "grey matter", "white matter", "ventricles"}
+    assert {row["region"] for row in effects["rows"]} == named
     (block,) = evaluation.context(study, None)["slopes"]
-    assert {row["region"] for row in block["rows"]} == {"CSF", "grey matter", "white matter", "ventricles"}
+    assert {row["region"] for row in block["rows"]} == named
+
 
 
 def test_an_effect_says_between_which_settings_it_lies(study):

@@ -84,7 +84,7 @@ def _matrix(minimality: pd.DataFrame) -> Context | None:
         "columns": [("query", "", ""), *((r, f"{region_label(r)} (ml)", "number") for r in regions)],
         "rows": rows,
         "words": (
-            f"Means over {words.plural(int(own['people'].max()), 'test participant')}. "
+            f"Means over {words.plural(int(own['participants'].max()), 'test participant')}. "
             f"Noise floor from {own['noise_source'].iloc[0]}."
         ),
     }
@@ -170,7 +170,7 @@ def _methods(overall: pd.DataFrame, source: str) -> Context:
             style = "ours" if method == "latent_glm" else "theirs"
             estimates[metric].append(charts.Estimate(label, value, low, high, style))
         rows.append(row)
-    participants = int(overall["people"].max())
+    participants = int(overall["participants"].max())
     headings = {key: f"{m.short} ({m.unit})" if m.unit else m.short for key, m in words.SCORES.items()}
     return {
         "words": (
@@ -214,7 +214,7 @@ def _slopes(table: pd.DataFrame) -> list[Context]:
         per = f"ml per {unit.removesuffix('s') if isinstance(unit, str) else 'unit'}"
         groups = {
             region_label(row["region"]): [
-                _estimate(row, "people", "across participants", "theirs"),
+                _estimate(row, "participants", "across participants", "theirs"),
                 _estimate(row, "same_mask", "at one mask volume", "theirs"),
                 _estimate(row, "counterfactual", "counterfactuals", "ours"),
             ]
@@ -225,7 +225,7 @@ def _slopes(table: pd.DataFrame) -> list[Context]:
                 "title": f"{query}: {node}, {effect} effect",
                 "words": (
                     f"{words.plural(int(found[0]['counterfactuals']), 'counterfactual')} beside "
-                    f"{words.plural(int(found[0]['people']), 'real participant')}."
+                    f"{words.plural(int(found[0]['participants']), 'real participant')}."
                 ),
                 "drawing": charts.forest(groups, per, f"Slopes of regional volumes on {node} under {query}", 0.0),
                 "columns": [
@@ -303,7 +303,7 @@ def _strata(means: pd.DataFrame, sources: list[str]) -> list[Context]:
             {
                 "level": level,
                 "truth": source,
-                "participants": int(part["people"].max()),
+                "participants": int(part["participants"].max()),
                 "correlation": shown("latent_glm", "change_correlation"),
                 "slope": shown("latent_glm", "change_slope"),
                 "psnr": shown("latent_glm", "psnr_brain_db"),
