@@ -6,29 +6,22 @@ from brainscm.job import job
 
 with job(snakemake):
     from brainscm.cohort.index import index_cohort
-    from brainscm.config import AtlasOptions, CohortOptions, QueryOptions, ScmOptions
-    from brainscm.regions import MEASURED, atlas_regions
+    from brainscm.config import Config
+    from brainscm.regions import measured_names
     from brainscm.scm.covariates import check_values
     from brainscm.scm.precheck import check_designs
     from brainscm.tables import write_table
 
     params, output = snakemake.params, snakemake.output
-    # The graph is not a parameter of the rule: a study that adds a node or a query keeps its index, and so its model.
-    scm = ScmOptions.model_validate(snakemake.config["scm"])
-    queries = [QueryOptions.model_validate(query) for query in snakemake.config["counterfactuals"]]
-    columns = [options.column or node for node, options in scm.nodes.items()]
-    atlas = snakemake.config["preprocess"]["atlas"]
-    regions = atlas_regions(AtlasOptions.model_validate(atlas)).values() if atlas else ()
-    scans, excluded = index_cohort(
-        Path(params.bids_dir),
-        CohortOptions.model_validate(params.options),
-        columns,
-        params.seed,
-        measured=MEASURED.union(regions),
-    )
+    # Of the config only `cohort` and `seed` are parameters of the rule: a study that adds a node or a query keeps its
+    # index, and so its model.
+    config = Config.model_validate(snakemake.config)
+    columns = [options.column or node for node, options in config.scm.nodes.items()]
+    measured = measured_names(config.preprocess.atlas)
+    scans, excluded = index_cohort(Path(params.bids_dir), config.cohort, columns, config.seed, measured)
     # An unknown level in a query, or covariates that tell the same thing, are found here, in the first seconds, not
     # after a night of preprocessing.
-    check_values(scm, queries, scans)
-    check_designs(scm, scans)
+    check_values(config.scm, config.counterfactuals, scans)
+    check_designs(config.scm, scans)
     write_table(scans, output.scans)
     write_table(excluded, output.excluded)

@@ -60,7 +60,7 @@ REGIONS = (
 # What a discrete segmentation (dseg) calls the tissues; 0 is the background.
 TISSUE_LABELS = {"gm": 1, "wm": 2, "csf": 3}
 COMPARED = tuple(region.name for region in REGIONS if not region.is_sum)
-# What preprocessing measures with any template, and a node of the graph may therefore be named after.
+# What preprocessing measures with any template.
 MEASURED = frozenset({*(region.name for region in REGIONS), "head_size"})
 
 LABELS = {region.name: region.label for region in REGIONS}
@@ -78,6 +78,11 @@ class MeasureRegions(Protocol):
 def region_label(name: str) -> str:
     """Words for a region; one of an atlas keeps its name."""
     return LABELS.get(name, name.replace("_", " "))
+
+
+def measured_names(atlas: AtlasOptions | None) -> frozenset[str]:
+    """What preprocessing will measure, and a node of the graph may therefore be named after."""
+    return MEASURED.union(atlas_regions(atlas).values() if atlas else ())
 
 
 def atlas_regions(options: AtlasOptions) -> dict[int, str]:

@@ -22,7 +22,7 @@ def make_bids(root: Path, participants: str, files: list[str]) -> Path:
     return root
 
 
-def people(n: int, extra: str = "") -> str:
+def participants_tsv(n: int, extra: str = "") -> str:
     rows = "\n".join(f"sub-{i:02d} {20 + i} {'F' if i % 2 else 'M'}" for i in range(n))
     return f"participant_id age sex\n{rows}\n{extra}"
 
@@ -46,7 +46,7 @@ def test_sessions_runs_and_uncompressed_files_become_one_row_a_session(tmp_path:
         "sub-20/ses-b/anat/sub-20_ses-b_T2w.nii.gz",
         "derivatives/x/sub-01/anat/sub-01_T1w.nii.gz",
     ]
-    bids = make_bids(tmp_path, people(10, "sub-20 50 F\n"), files)
+    bids = make_bids(tmp_path, participants_tsv(10, "sub-20 50 F\n"), files)
     (bids / "sub-20" / "sub-20_sessions.tsv").write_text("session_id\tage\nses-b\t55\n")
     scans, excluded = index(bids)
     ours = scans[scans["participant"] == "sub-20"].set_index("session")
@@ -65,7 +65,7 @@ def test_sessions_runs_and_uncompressed_files_become_one_row_a_session(tmp_path:
 
 
 def test_a_dangling_run_is_told_and_the_next_is_the_first(tmp_path: Path) -> None:
-    bids = make_bids(tmp_path, people(10), [*heads(10), "sub-20/anat/sub-20_run-2_T1w.nii.gz"])
+    bids = make_bids(tmp_path, participants_tsv(10), [*heads(10), "sub-20/anat/sub-20_run-2_T1w.nii.gz"])
     (bids / "sub-20" / "anat" / "sub-20_run-1_T1w.nii.gz").symlink_to(bids / "nowhere")
     scans, excluded = index(bids)
     row = scans.set_index("scan").loc["sub-20"]
@@ -76,7 +76,7 @@ def test_a_dangling_run_is_told_and_the_next_is_the_first(tmp_path: Path) -> Non
 
 def test_same_scan_with_and_without_compression_is_no_second_run(tmp_path: Path) -> None:
     twice = ["sub-20/anat/sub-20_run-1_T1w.nii.gz", "sub-20/anat/sub-20_run-1_T1w.nii"]
-    scans, excluded = index(make_bids(tmp_path, people(10), heads(10) + twice))
+    scans, excluded = index(make_bids(tmp_path, participants_tsv(10), heads(10) + twice))
     assert scans["further_runs"].isna().all()
     assert len(excluded[excluded["scan"] == "sub-20"]) >= 1
 
@@ -84,7 +84,7 @@ def test_same_scan_with_and_without_compression_is_no_second_run(tmp_path: Path)
 def test_each_kind_of_bad_row_is_left_out_with_its_reason_and_the_others_stay(tmp_path: Path) -> None:
     extra = "sub-20 n/a F\nsub-21 30 F\nsub-21 40 F\nsub-22 33 M\nsub-22 33 M\nsub-23 44 M\nsub-24 45y M\n"
     more = [f"sub-{i}/anat/sub-{i}_T1w.nii.gz" for i in (20, 21, 22, 24, 25)]
-    bids = make_bids(tmp_path, people(10, extra), heads(10) + more)
+    bids = make_bids(tmp_path, participants_tsv(10, extra), heads(10) + more)
     link = bids / "sub-26" / "anat" / "sub-26_T1w.nii.gz"
     link.parent.mkdir(parents=True)
     link.symlink_to(bids / "nowhere")
@@ -105,27 +105,27 @@ def test_each_kind_of_bad_row_is_left_out_with_its_reason_and_the_others_stay(tm
 
 
 def test_ids_without_their_prefix_are_understood(tmp_path: Path) -> None:
-    bids = make_bids(tmp_path, people(10).replace("sub-", ""), heads(10))
+    bids = make_bids(tmp_path, participants_tsv(10).replace("sub-", ""), heads(10))
     scans, excluded = index(bids)
     assert scans["age"].notna().all()
     assert excluded.empty
 
 
 def test_unknown_covariate_names_the_nearest_column(tmp_path: Path) -> None:
-    bids = make_bids(tmp_path, people(10), heads(10))
+    bids = make_bids(tmp_path, participants_tsv(10), heads(10))
     with pytest.raises(ConfigError, match=r"scm\.nodes\.agee: no column 'agee'.*did you mean 'age'"):
         index(bids, ("agee",))
 
 
 def test_a_measured_volume_needs_no_column(tmp_path: Path) -> None:
-    scans, excluded = index(make_bids(tmp_path, people(10), heads(10)), ("age", "ventricles", "gm_ml"))
+    scans, excluded = index(make_bids(tmp_path, participants_tsv(10), heads(10)), ("age", "ventricles", "gm_ml"))
     assert len(scans) == 10
     assert excluded.empty
 
 
 def test_split_is_by_participant_balanced_and_independent_of_row_order(tmp_path: Path) -> None:
     n = 60
-    bids = make_bids(tmp_path, people(n), heads(n))
+    bids = make_bids(tmp_path, participants_tsv(n), heads(n))
     scans, _ = index(bids)
     counts = scans["split"].value_counts()
     assert counts["train"] == 42
@@ -143,18 +143,18 @@ def test_unreadable_inputs_end_in_one_sentence(tmp_path: Path) -> None:
         find_t1w(tmp_path / "missing")
     with pytest.raises(BrainSCMError, match=r"no sub-\*"):
         find_t1w(tmp_path)
-    bids = make_bids(tmp_path, people(10), heads(10))
+    bids = make_bids(tmp_path, participants_tsv(10), heads(10))
     (bids / "participants.tsv").write_text("participant_id,age\nsub-01,3\n")
     with pytest.raises(BrainSCMError, match="separated by tabs"):
         index(bids)
-    few = make_bids(tmp_path / "few", people(2), heads(2))
+    few = make_bids(tmp_path / "few", participants_tsv(2), heads(2))
     with pytest.raises(BrainSCMError, match="2 participants cannot give each"):
         index(few)
 
 
 def test_folders_that_give_no_scan_are_told(tmp_path: Path) -> None:
     odd = ["sub-a_b/anat/sub-a_b_T1w.nii.gz", "sub-30/anat/sub-30_t1w.nii.gz"]
-    _, excluded = index(make_bids(tmp_path, people(10), heads(10) + odd))
+    _, excluded = index(make_bids(tmp_path, participants_tsv(10), heads(10) + odd))
     reasons = excluded.set_index("scan")["reason"]
     assert "letters and digits" in reasons["sub-a_b"]
     assert "no sub-30[_ses-Y]_T1w.nii[.gz] in" in reasons["sub-30"]
@@ -162,13 +162,13 @@ def test_folders_that_give_no_scan_are_told(tmp_path: Path) -> None:
 
 def test_tables_that_cannot_serve_the_graph_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(BrainSCMError, match=r"none of its participants \(sub-X00, ...\) has a folder \(sub-00, ...\)"):
-        index(make_bids(tmp_path / "ids", people(10).replace("sub-", "sub-X"), heads(10)))
+        index(make_bids(tmp_path / "ids", participants_tsv(10).replace("sub-", "sub-X"), heads(10)))
     with pytest.raises(ConfigError, match="no column 'age' in"):
         index(make_bids(tmp_path / "none", "", heads(10)))
 
 
 def test_a_covariate_that_cannot_balance_the_split_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    bids = make_bids(tmp_path, people(10), heads(10))
+    bids = make_bids(tmp_path, participants_tsv(10), heads(10))
     with caplog.at_level("WARNING", logger="brainscm"):
         index_cohort(bids, CohortOptions(stratify=["agee"]), ("age",), seed=1)
     assert "no column 'agee'" in caplog.text

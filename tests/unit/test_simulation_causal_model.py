@@ -1,4 +1,4 @@
-"""The declared model is the one that the people follow, and interventions keep the person."""
+"""The declared model is the one that the participants follow, and interventions keep the participant."""
 
 import math
 
@@ -23,7 +23,7 @@ SEED = 4
 
 
 @pytest.fixture(scope="module")
-def people() -> pd.DataFrame:
+def participants() -> pd.DataFrame:
     table = pd.DataFrame([vars(draw_nodes(draw_noise(SEED, number))) for number in range(1, 401)])
     table["intercept"] = 1.0
     table["d"] = (table["age"] - 50) / 10
@@ -39,26 +39,26 @@ def people() -> pd.DataFrame:
 @pytest.mark.parametrize(
     "equation", [name for name in COEFFICIENTS if not name.startswith(("disease", "white_matter"))]
 )
-def test_declared_coefficients_are_recovered(people, equation):
+def test_declared_coefficients_are_recovered(participants, equation):
     declared = {**COEFFICIENTS[equation]}
     noise = declared.pop("noise")
-    node = people[equation.removeprefix("log_")]
-    fit = sm.OLS(np.log(node) if equation.startswith("log_") else node, people[list(declared)]).fit()
+    node = participants[equation.removeprefix("log_")]
+    fit = sm.OLS(np.log(node) if equation.startswith("log_") else node, participants[list(declared)]).fit()
     low, high = fit.conf_int(alpha=0.002)[0], fit.conf_int(alpha=0.002)[1]
     for term, value in declared.items():
         assert low[term] < value < high[term], f"{term}: {value} not in {low[term]:.3f} to {high[term]:.3f}"
     assert math.sqrt(fit.scale) == pytest.approx(noise, rel=0.15)
 
 
-def test_diagnosis_is_an_ordered_logit_of_age_and_sex(people):
-    codes = pd.Series(pd.Categorical(people["diagnosis"], categories=DIAGNOSES, ordered=True))
-    fit = OrderedModel(codes, people[["d", "male"]], distr="logit").fit(disp=False)
+def test_diagnosis_is_an_ordered_logit_of_age_and_sex(participants):
+    codes = pd.Series(pd.Categorical(participants["diagnosis"], categories=DIAGNOSES, ordered=True))
+    fit = OrderedModel(codes, participants[["d", "male"]], distr="logit").fit(disp=False)
     for term in ("d", "male"):
         assert abs(fit.params[term] - COEFFICIENTS["disease"][term]) < 3 * fit.bse[term]
-    assert people["diagnosis"].value_counts(normalize=True).min() > 0.1
+    assert participants["diagnosis"].value_counts(normalize=True).min() > 0.1
 
 
-def test_a_cohort_of_ten_is_spread_over_the_covariates():
+def test_a_cohort_of_ten_covers_the_covariates():
     for seed in range(5):
         table = pd.DataFrame([vars(draw_nodes(draw_noise(seed, number))) for number in range(1, 11)])
         assert np.ptp(table["age"]) > 50

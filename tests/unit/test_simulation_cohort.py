@@ -73,7 +73,7 @@ def test_the_tables_say_who_was_scanned_when(bids):
     nodes = read_table(bids / "derivatives/truth/nodes.tsv").set_index("scan")
     volumes = read_table(bids / "derivatives/truth/volumes.tsv").set_index("scan")
     np.testing.assert_allclose(volumes["ventricles_ml"], nodes["ventricles"], rtol=0.06)
-    # A person keeps their noise: a later scan differs by what the years do.
+    # A participant keeps their noise: a later scan differs by what the years do.
     assert nodes.loc["sub-002_ses-02", "head_size"] == nodes.loc["sub-002_ses-01", "head_size"]
     assert nodes.loc["sub-002_ses-02", "ventricles"] > nodes.loc["sub-002_ses-01", "ventricles"]
 

@@ -38,7 +38,7 @@ def simulate(number: int, voxel_mm: float = VOXEL_MM):
 
 
 @pytest.fixture(scope="module")
-def person():
+def participant():
     return simulate(1)
 
 
@@ -73,12 +73,12 @@ def test_no_exterior_is_where_none_is_looked_up():
 
 
 @pytest.mark.parametrize("ventricles_ml", [20.0, 90.0])
-def test_the_strengths_do_not_depend_on_where_the_volumes_are_looked_up(person, monkeypatch, ventricles_ml):
-    _, nodes, anatomy, _, _ = person
+def test_the_strengths_do_not_depend_on_where_the_volumes_are_looked_up(participant, monkeypatch, ventricles_ml):
+    _, nodes, anatomy, _, _ = participant
     nodes = replace(nodes, ventricles=ventricles_ml)
     near = ageing_displacement(anatomy, nodes)
     everywhere = torch.zeros_like(distance_to_deep())
-    monkeypatch.setattr("brainscm.simulation.person.distance_to_deep", lambda: everywhere)
+    monkeypatch.setattr("brainscm.simulation.participant.distance_to_deep", lambda: everywhere)
     assert torch.equal(near, ageing_displacement(anatomy, nodes))
 
 
@@ -90,15 +90,15 @@ def test_the_jacobian_of_a_linear_map_is_its_determinant():
     np.testing.assert_allclose(jacobian_determinant(displacement, 2.0).numpy(), expected, rtol=1e-4)
 
 
-def test_the_oldest_and_sickest_head_is_not_folded(person):
-    noise, nodes, anatomy, _, _ = person
+def test_the_oldest_and_sickest_head_is_not_folded(participant):
+    noise, nodes, anatomy, _, _ = participant
     oldest = intervene(nodes, noise, {"age": 95, "diagnosis": "AD"}, "total")
     jacobian = jacobian_determinant(ageing_displacement(anatomy, oldest), FLOW_LATTICE.spacing_mm)
     assert float(jacobian.min()) > 0
 
 
-def test_a_change_that_would_fold_space_is_refused(person):
-    _, nodes, anatomy, _, _ = person
+def test_a_change_that_would_fold_space_is_refused(participant):
+    _, nodes, anatomy, _, _ = participant
     with pytest.raises(BrainSCMError, match="ask for a smaller change"):
         ageing_displacement(anatomy, replace(nodes, ventricles=900.0))
 
@@ -121,8 +121,8 @@ def test_six_heads_lie_in_the_field_of_view_and_have_the_declared_volumes():
         assert np.corrcoef(np.array(declared)[:, region], np.array(labelled)[:, region])[0, 1] > 0.95
 
 
-def test_ageing_and_disease_move_tissue_the_way_they_should(person):
-    noise, nodes, _, _, in_scanner = person
+def test_ageing_and_disease_move_tissue_the_way_they_should(participant):
+    noise, nodes, _, _, in_scanner = participant
     volumes = {
         (age, diagnosis): in_scanner.read(
             intervene(nodes, noise, {"age": age, "diagnosis": diagnosis}, "total")
@@ -137,8 +137,8 @@ def test_ageing_and_disease_move_tissue_the_way_they_should(person):
         assert after["gm"] < 0.98 * before["gm"]
 
 
-def test_a_counterfactual_has_the_scan_s_noise_and_changes_the_brain_only(person):
-    noise, nodes, _, _, in_scanner = person
+def test_a_counterfactual_has_the_scan_s_noise_and_changes_the_brain_only(participant):
+    noise, nodes, _, _, in_scanner = participant
     factual = in_scanner.read(nodes)
     changed = in_scanner.read(intervene(nodes, noise, {"age": 85}, "total"))
     near_brain = ndimage.binary_dilation(factual.labels > 0, iterations=3)
@@ -147,8 +147,8 @@ def test_a_counterfactual_has_the_scan_s_noise_and_changes_the_brain_only(person
     assert (factual.image[inside] != changed.image[inside]).mean() > 0.5
 
 
-def test_the_other_site_changes_contrast_and_not_anatomy(person):
-    noise, nodes, _, _, in_scanner = person
+def test_the_other_site_changes_contrast_and_not_anatomy(participant):
+    noise, nodes, _, _, in_scanner = participant
     other = "B" if nodes.site == "A" else "A"
     here, there = in_scanner.read(nodes), in_scanner.read(intervene(nodes, noise, {"site": other}, "total"))
     assert np.array_equal(here.labels, there.labels)
@@ -164,8 +164,8 @@ def test_the_other_site_changes_contrast_and_not_anatomy(person):
     assert 1.3 * seen["A"][1] < seen["B"][1]
 
 
-def test_true_volumes_do_not_depend_on_the_scanner(person):
-    _, nodes, anatomy, _, in_scanner = person
+def test_true_volumes_do_not_depend_on_the_scanner(participant):
+    _, nodes, anatomy, _, in_scanner = participant
     elsewhere = HeadInScanner(anatomy, acquire(SEED + 1, "1", "ses-02", "B", 2.0)).read(nodes).volumes_ml
     here = in_scanner.read(nodes).volumes_ml
     for region, volume in here.items():

@@ -61,7 +61,7 @@ def convert_dicom(dicom_dir: Path, bids_dir: Path, threads: int = 1) -> pd.DataF
 
     Of each folder the T1w series are taken: those whose description or protocol says so, or the only 3D image there is.
     Series of one description become runs. `participants.tsv` and `sessions.tsv` are copied from `dicom_dir`, or a list
-    of the ids is made. Side-cars are dcm2niix's, without what identifies a person, and with `ConversionWarnings`.
+    of the ids is made. Side-cars are dcm2niix's, without what identifies a participant, and with `ConversionWarnings`.
 
     Returns:
         What is written to `sourcedata/conversion.tsv`: participant, session, series, file, told. A folder without a

@@ -75,7 +75,7 @@ def index_cohort(
         )
     scanless = dict.fromkeys(set(participants.index).difference(scans["participant"]), "no T1w file in the BIDS folder")
     scanless |= folders_without_t1w(bids_dir, found)
-    dropped_people = pd.DataFrame(
+    without_scan = pd.DataFrame(
         {"scan": participant, "path": None, "excluded_from": "everything", "reason": reason}
         for participant, reason in scanless.items()
     )
@@ -95,15 +95,12 @@ def index_cohort(
     for column in options.stratify:
         if column not in stratify:
             logger.warning("config: cohort.stratify: no column '%s'; the split is not balanced in it", column)
-    people = (
-        scans.groupby("participant")[stratify].first()
-        if stratify
-        else pd.DataFrame(index=scans["participant"].unique())
-    )
-    split = split_participants(people, options.split, stratify, seed)
+    by_participant = scans.groupby("participant")
+    covariates_of = by_participant[stratify].first() if stratify else pd.DataFrame(index=list(by_participant.groups))
+    split = split_participants(covariates_of, options.split, stratify, seed)
     scans.insert(len(IDENTITY), "split", scans["participant"].map(split))
 
-    tables = [table for table in (excluded, dropped, dropped_people, incomplete) if len(table)]
+    tables = [table for table in (excluded, dropped, without_scan, incomplete) if len(table)]
     columns = ["scan", "path", "excluded_from", "reason"]
     excluded = pd.concat(tables)[columns] if tables else pd.DataFrame(columns=columns)
     excluded = excluded.sort_values("scan", kind="stable")

@@ -7,8 +7,8 @@ import pandas as pd
 
 from brainscm.config import SplitOptions
 from brainscm.errors import BrainSCMError
+from brainscm.scans import SPLITS
 
-SPLITS = ("train", "validation", "test")
 BINS = 4
 
 
@@ -26,7 +26,7 @@ def split_participants(participants: pd.DataFrame, options: SplitOptions, strati
     if np.floor(len(participants) * shares + 0.5).min() < 1:
         raise BrainSCMError(
             f"cohort.split: {len(participants)} participants cannot give each of train, validation and test at least "
-            "one person; add scans or change the shares."
+            "one; add scans or change the shares."
         )
     rng = np.random.default_rng(seed)
     table = participants.sort_index()

@@ -56,7 +56,7 @@ class Atlas:
         return cls(_upright(labels), names)
 
     def volumes_ml(self, warped: Image) -> dict[str, float]:
-        """Image (ml) of each region of a label map that was carried onto a scan; 0 where a region is absent."""
+        """Volume (ml) of each region of a label map that was warped onto a scan; 0 where a region is absent."""
         counts = np.bincount(warped.data.round().astype(int).ravel(), minlength=max(self.names) + 1)
         return {name: float(counts[label] * warped.voxel_ml) for label, name in self.names.items()}
 

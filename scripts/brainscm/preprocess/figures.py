@@ -28,7 +28,7 @@ def mosaic(
     Args:
         data: (x, y, z), RAS+.
         outlines: masks on the same grid, each with its RGB colour.
-        box: bool mask; slices are spread over its extent and each tile is centred on it.
+        box: bool mask; slices are taken evenly over its extent, and each tile is centred on it.
     """
     inside = data[box & (data > 0)]
     bright = 1.1 * np.percentile(inside, 99) if inside.size else 1.0

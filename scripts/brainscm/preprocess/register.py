@@ -121,7 +121,7 @@ class Warped:
 
 
 def warp_to_head(targets: Heads, head: Image, affine: np.ndarray, seed: int, labels: Image | None = None) -> Warped:
-    """Carry the template's brain mask (and a label map) onto the scan's working grid by symmetric normalisation, 4 mm.
+    """Warp the template's brain mask (and a label map) onto the scan's working grid by symmetric normalisation, 4 mm.
 
     Cross-correlation, because it looks at local contrast: the pseudo-head's shells have the right edges, not the right
     brightness. (Avants et al. 2008, doi 10.1016/j.media.2007.06.004.) Coarsely in a window of two voxels, since one
@@ -143,7 +143,7 @@ def warp_to_head(targets: Heads, head: Image, affine: np.ndarray, seed: int, lab
         reference = to_ants(head)
         chain = [str(linear), str(inverse)]
 
-        def carry(volume: Image, interpolator: str) -> np.ndarray:
+        def warp(volume: Image, interpolator: str) -> np.ndarray:
             return ants.apply_transforms(
                 reference, to_ants(volume), chain, interpolator=interpolator, whichtoinvert=[True, False]
             ).numpy()
@@ -153,8 +153,8 @@ def warp_to_head(targets: Heads, head: Image, affine: np.ndarray, seed: int, lab
         jacobian = jacobian_determinant(displacement, fixed.voxel_mm)[inside]
         low, high = np.percentile(jacobian, (1, 99))
         return Warped(
-            probability=carry(targets[2][1], "linear"),
-            labels=None if labels is None else carry(labels, "genericLabel"),
+            probability=warp(targets[2][1], "linear"),
+            labels=None if labels is None else warp(labels, "genericLabel"),
             jacobian=(float(low), float(high)),
         )
 
@@ -168,8 +168,8 @@ def jacobian_determinant(displacement: np.ndarray, voxel_mm: np.ndarray) -> np.n
 def align_run(reference: Image, run: Image, seed: int) -> np.ndarray:
     """Rigid map (4, 4) from a head to another scan of the same head, both on working grids (Mattes information).
 
-    Scans of one session share the scanner's coordinates, so that is the first start; the other, for a person who left
-    the table, lays centre on centre.
+    Scans of one session share the scanner's coordinates, so that is the first start; the other, for a participant who
+    left the table, lays centre on centre.
     """
     centres = [centre_of(foreground(head.data), head.affine) for head in (reference, run)]
     starts = [np.eye(4), _about(np.eye(3), centres[0], centres[1])]

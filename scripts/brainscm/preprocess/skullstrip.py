@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from brainscm.images import Image
 
-OUTWARD_MM = 0.3  # the template's mask hugs the average cortex; this takes in the CSF on top of people's gyri
+OUTWARD_MM = 0.3  # the template's mask hugs the average cortex; this takes in the CSF on top of each participant's gyri
 REACH_MM = 2.0  # how far intensities may move the surface: about what an average skull's thickness gets wrong
 SMOOTH_MM = 2.8
 

@@ -85,7 +85,7 @@ class Template:
 
     @cached_property
     def blurred_priors(self) -> np.ndarray:
-        """(3, x, y, z) of grey matter, white matter and CSF: an affine leaves people's gyri millimetres apart."""
+        """(3, x, y, z) of grey matter, white matter and CSF: an affine leaves participants' gyri millimetres apart."""
         maps = [ndimage.gaussian_filter(part, 2.5 / self.voxel_mm) for part in (self.gm, self.wm, self.csf)]
         priors = np.stack(maps) + np.array([0.02, 0.02, 0.08], dtype=np.float32)[:, None, None, None]
         return (priors / priors.sum(0)).astype(np.float32)
@@ -175,7 +175,7 @@ def _mni_regions(csf: Image, mask: Image) -> dict[str, Image]:
     """Regions in MNI coordinates, at 2 mm: `ventricles`, where CSF is ventricle, and `medial_temporal`.
 
     The template's own ventricles are its CSF inside boxes around the lateral ventricles' bodies and temporal horns, the
-    third and the fourth ventricle. People's ventricles are larger or shifted: CSF within 16 mm and nearer to the
+    third and the fourth ventricle. Participants' ventricles are larger or shifted: CSF within 16 mm and nearer to the
     template's ventricles than to its sulci and cisterns counts as theirs.
     """
     x, y, z = np.ogrid[tuple(slice(n) for n in csf.data.shape)]

@@ -77,15 +77,15 @@ def _row(scan: str, preproc_dir: Path, limits: QualityOptions, is_aligned: bool)
         statuses.append(read_status(preproc_dir, "alignment", scan))
     failed = [status for status in statuses if status["status"] == "fail"]
     done = [status for status in statuses if status["status"] == "done"]
-    verdict, broken = apply_limits(_merged(done, "metrics"), limits)
+    outcome, broken = apply_limits(_merged(done, "metrics"), limits)
     reasons = [reason for status in failed for reason in status["reasons"]] + broken
     reasons += [note for status in done for note in status["reasons"]]
     if failed:
-        verdict = "fail"
-    elif reasons and verdict == "pass":
-        verdict = "warn"
+        outcome = "fail"
+    elif reasons and outcome == "pass":
+        outcome = "warn"
     volumes = {f"{region}_ml": volume for region, volume in _merged(statuses, "volumes_ml").items()}
-    of_scan = {"scan": scan, "status": verdict, "reasons": reasons}
+    of_scan = {"scan": scan, "status": outcome, "reasons": reasons}
     return of_scan | _merged(statuses, "metrics") | volumes | _merged(statuses, "outputs")
 
 
@@ -98,9 +98,9 @@ def _compare_within_cohort(rows: list[dict[str, Any]], limits: QualityOptions) -
     volumes = [row.get("mask_volume_ml") if row["status"] != "fail" else None for row in rows]
     for row, z in zip(rows, robust_z(pd.Series(volumes, dtype=float)), strict=True):
         row["mask_volume_z"] = z
-        verdict, reasons = apply_limits({"mask_volume_z": z}, limits)
+        outcome, reasons = apply_limits({"mask_volume_z": z}, limits)
         if reasons:
-            row["status"] = verdict
+            row["status"] = outcome
             row["reasons"] += reasons
 
 

@@ -39,7 +39,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Measure:
-    """What a measure is: words for people, the better way, and its limits."""
+    """What a measure is: words for readers, the better way, and its limits."""
 
     label: str
     unit: str

@@ -13,16 +13,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from brainscm.errors import BrainSCMError
+from brainscm.images import Mask, Volume
 from brainscm.landmarks import MEDIAL_TEMPORAL_MM, distance_to_hippocampus
 from brainscm.simulation.deformation import Lattice, interleaved
 from brainscm.simulation.exterior import HEAD_LATTICE, build_exterior
-
-Volume = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 BRAIN_BOX_MM = ((-80.0, -114.0, -74.0), (80.0, 80.0, 92.0))
 BRAIN_LATTICE = Lattice.spanning(*BRAIN_BOX_MM, spacing_mm=1.0)
@@ -33,7 +30,7 @@ APPEARANCE = ("shading", "periventricular")
 
 @dataclass(frozen=True)
 class CanonicalHead:
-    """Maps and flows of the head that every simulated person is a deformation of.
+    """Maps and flows of the head that every simulated participant is a deformation of.
 
     tissues: (channel, x, y, z) on BRAIN_LATTICE, named by TISSUES: four tissue probabilities (csf leaves the ventricles
         out), and the membership of the medial temporal region.
@@ -124,7 +121,7 @@ def _cavity_depth_around(depth_mm: Volume) -> Volume:
 
 
 def _sharpened(gm: Volume, wm: Volume, cavity: Volume) -> tuple[Volume, Volume, Volume]:
-    """Tissue probabilities with edges as in one person: the average over many people has blurred them.
+    """Tissue probabilities with edges as in one participant: the average over many has blurred them.
 
     Its sulci are ridges of a small probability of fluid, which are raised first.
     """

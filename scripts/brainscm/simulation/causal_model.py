@@ -1,7 +1,7 @@
-"""The declared structural causal model of the simulated cohort: who the people are, and what an intervention does.
+"""The declared structural causal model of the simulated cohort: who takes part, and what an intervention does.
 
-A person's exogenous noise is drawn once from (seed, participant) and kept, so that a counterfactual is the same person
-in another world and a follow-up the same person later.
+A participant's exogenous noise is drawn once from (seed, participant) and kept, so that a counterfactual is the same
+participant in another world and a follow-up the same participant later.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ HELD = {"head_size": "held in every counterfactual: registration to the template
 
 @dataclass(frozen=True)
 class Noise:
-    """One person's exogenous noise: uniform for the drawn covariates, standard normal for the rest."""
+    """One participant's exogenous noise: uniform for the drawn covariates, standard normal for the rest."""
 
     age: float
     sex: float
@@ -77,7 +77,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Nodes:
-    """The values of every node of one person in one session: years, millilitres, and the image's own mechanisms."""
+    """The values of every node of a participant in one session: years, millilitres, and the image's own mechanisms."""
 
     sex: str
     age: float
@@ -101,7 +101,7 @@ def draw_noise(seed: int, participant: int) -> Noise:
     """The noise of participant 1, 2, …
 
     Covariates follow a shifted quasi-random sequence (Roberts' additive recurrence), so that ages, sexes, sites and
-    diagnoses are well spread even in a cohort of ten; the rest is independent.
+    diagnoses are evenly mixed even in a cohort of ten; the rest is independent.
     """
     dimensions = 4
     root = _unit_root(dimensions)
@@ -120,7 +120,7 @@ def _unit_root(dimensions: int) -> float:
 
 
 def draw_nodes(noise: Noise) -> Nodes:
-    """A person at their first session."""
+    """A participant at their first session."""
     age = round(20 + 70 * noise.age**0.9, 1)
     sex = SEXES[int(noise.sex >= 0.5)]
     site = SITES[int(noise.site >= 0.6)]
@@ -129,12 +129,12 @@ def draw_nodes(noise: Noise) -> Nodes:
 
 
 def later(nodes: Nodes, noise: Noise, years: float) -> Nodes:
-    """The same person `years` on."""
+    """The same participant `years` on."""
     return _respond(replace(nodes, age=round(nodes.age + years, 1)), noise)
 
 
 def intervene(nodes: Nodes, noise: Noise, do: Mapping[str, float | int | str], effect: str) -> Nodes:
-    """The nodes that the same person would have under `do`: "+10" is relative, `effect` is "total" or "direct".
+    """The nodes that the same participant would have under `do`: "+10" is relative, `effect` is "total" or "direct".
 
     A direct effect holds the mediators at their factual values. Raises BrainSCMError for a node or a level that the
     simulator does not know.
@@ -164,7 +164,7 @@ def _acted_value(nodes: Nodes, node: str, value: float | int | str) -> Any:
 
 
 def _respond(nodes: Nodes, noise: Noise, held: Collection[str] = ()) -> Nodes:
-    """Every descendant of sex and age that is not `held`, computed with the person's own noise."""
+    """Every descendant of sex and age that is not `held`, computed with the participant's own noise."""
     ratio = math.log(nodes.head_size / 1400)
     if "diagnosis" not in held:
         severity = _predict("disease", _terms(nodes.age, nodes.sex), math.log(noise.diagnosis / (1 - noise.diagnosis)))
@@ -204,7 +204,7 @@ def declaration() -> dict[str, Any]:
     return {
         "equations": EQUATIONS,
         "coefficients": COEFFICIENTS,
-        "noise": "`noise` is the standard deviation of a normal term, drawn once a person",
+        "noise": "`noise` is the standard deviation of a normal term, drawn once a participant",
         "mediators": MEDIATORS,
         "held": HELD,
     }

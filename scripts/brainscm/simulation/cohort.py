@@ -58,8 +58,8 @@ def simulate_cohort(output_dir: Path, options: SimulationOptions, seed: int, wor
     Args:
         output_dir: the BIDS folder to write; a cohort simulated there before is replaced. dataset_description.json is
             written last.
-        options: size of the cohort, voxel size, shares of people with a later session and with a rescan on the same
-            day (another pose and other noise), number of truncated files.
+        options: size of the cohort, voxel size, shares of participants with a later session and with a rescan on the
+            same day (another pose and other noise), number of truncated files.
         workers: number of processes.
 
     Raises:
@@ -80,8 +80,8 @@ def simulate_cohort(output_dir: Path, options: SimulationOptions, seed: int, wor
         )
         for number in range(1, total + 1)
     ]
-    people = {person.number: person for person in simulate(_simulate_participant, tasks, workers)}
-    _write_tables(output_dir, [people[number] for number in sorted(people)], options, seed)
+    simulated = sorted(simulate(_simulate_participant, tasks, workers), key=lambda participant: participant.number)
+    _write_tables(output_dir, simulated, options, seed)
 
 
 def _make_room(output_dir: Path) -> None:
@@ -102,11 +102,11 @@ def _chosen(number: int, share: float) -> bool:
 
 
 @dataclass(frozen=True)
-class _Person:
-    """The table rows of one simulated participant."""
+class _Participant:
+    """One simulated participant's rows in the tables; `row` is that of participants.tsv."""
 
     number: int
-    participant: dict[str, Any]
+    row: dict[str, Any]
     sessions: list[dict[str, Any]]
     nodes: list[dict[str, Any]] = field(default_factory=list)
     volumes: list[dict[str, Any]] = field(default_factory=list)
@@ -125,7 +125,7 @@ def simulate(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int
             logger.info("simulated %d of %d participants, about %.0f s left", done, len(tasks), left)
 
 
-def _simulate_participant(task: _Task) -> _Person:
+def _simulate_participant(task: _Task) -> _Participant:
     noise = causal_model.draw_noise(task.seed, task.number)
     first = causal_model.draw_nodes(noise)
     visits = {FIRST: first}
@@ -134,9 +134,9 @@ def _simulate_participant(task: _Task) -> _Person:
         visits["ses-02"] = causal_model.later(first, noise, years)
     if task.rescan:
         visits["ses-rescan"] = first
-    person = _Person(
+    participant = _Participant(
         number=task.number,
-        participant={
+        row={
             "participant_id": task.participant,
             "sex": first.sex,
             "age": first.age,
@@ -157,9 +157,9 @@ def _simulate_participant(task: _Task) -> _Person:
             save(head.labels, acquisition, task.output_dir / TRUTH / anat / f"{scan}_desc-truth_dseg.nii.gz")
             if task.truncated:
                 _truncate(raw)
-            person.nodes.append({"scan": scan, **asdict(nodes)})
-            person.volumes.append({"scan": scan, **in_ml(head)})
-    return person
+            participant.nodes.append({"scan": scan, **asdict(nodes)})
+            participant.volumes.append({"scan": scan, **in_ml(head)})
+    return participant
 
 
 def in_ml(head: Head) -> dict[str, float]:
@@ -183,14 +183,15 @@ def _truncate(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
-def _write_tables(output_dir: Path, people: list[_Person], options: SimulationOptions, seed: int) -> None:
+def _write_tables(output_dir: Path, participants: list[_Participant], options: SimulationOptions, seed: int) -> None:
     truth = output_dir / TRUTH
-    write_table(pd.DataFrame([person.participant for person in people]), output_dir / "participants.tsv")
-    for person in people:
-        name = person.participant["participant_id"]
-        write_table(pd.DataFrame(person.sessions), output_dir / name / f"{name}_sessions.tsv")
+    write_table(pd.DataFrame([participant.row for participant in participants]), output_dir / "participants.tsv")
+    for participant in participants:
+        name = participant.row["participant_id"]
+        write_table(pd.DataFrame(participant.sessions), output_dir / name / f"{name}_sessions.tsv")
     for table in ("nodes", "volumes"):
-        write_table(pd.DataFrame([row for person in people for row in getattr(person, table)]), truth / f"{table}.tsv")
+        rows = [row for participant in participants for row in getattr(participant, table)]
+        write_table(pd.DataFrame(rows), truth / f"{table}.tsv")
     write_table(pd.DataFrame({"index": list(LABELS), "name": list(LABELS.values())}), truth / "desc-truth_dseg.tsv")
     generated_by = {"Name": "BrainSCM simulator"}
     write_dataset_description(truth, "Truth of the simulated cohort", generated_by=generated_by)

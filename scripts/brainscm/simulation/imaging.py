@@ -14,7 +14,7 @@ from brainscm.simulation.anatomy import APPEARANCE, BRAIN_LATTICE, FLOW_LATTICE,
 from brainscm.simulation.causal_model import Nodes
 from brainscm.simulation.deformation import among, interleaved
 from brainscm.simulation.exterior import HEAD_CHANNELS, HEAD_LATTICE
-from brainscm.simulation.participant import PERSON_LATTICE, Anatomy, ageing_displacement
+from brainscm.simulation.participant import PARTICIPANT_LATTICE, Anatomy, ageing_displacement
 from brainscm.simulation.scanner import SITE_SETTINGS, Acquisition, receive, voxel_positions
 
 HEAD_CENTRE_MM = (0.0, -8.0, -14.0)
@@ -34,13 +34,13 @@ class Head:
 
 
 class HeadInScanner:
-    """One person in one session. `read` gives the scan for any value of their nodes, with the same noise and grid."""
+    """A participant in one session. `read` gives the scan for any value of their nodes, same noise and grid."""
 
     def __init__(self, anatomy: Anatomy, acquisition: Acquisition) -> None:
         self._anatomy = anatomy
         self._acquisition = acquisition
         points = voxel_positions(acquisition) / anatomy.scale + torch.tensor(HEAD_CENTRE_MM)
-        points = points + PERSON_LATTICE.sample(anatomy.displacement, points).movedim(0, -1)
+        points = points + PARTICIPANT_LATTICE.sample(anatomy.displacement, points).movedim(0, -1)
         self._brain, head = _as_voxels_see(acquisition.voxel_mm)
         self._around_brain = HEAD_LATTICE.sample(_near_exterior(acquisition.voxel_mm), points, "nearest")[0] > 0
         exterior = HEAD_LATTICE.sample(head, among(points, self._around_brain))

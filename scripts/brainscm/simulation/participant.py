@@ -1,4 +1,4 @@
-"""One person's anatomy: their own deformation of the canonical head, and how ageing and disease change it."""
+"""One participant's anatomy: their own deformation of the canonical head, and how ageing and disease change it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from brainscm.simulation.anatomy import BRAIN_LATTICE, FLOW_LATTICE, TISSUES, ca
 from brainscm.simulation.causal_model import Nodes, generator
 from brainscm.simulation.deformation import Lattice, among, exponential, greatest_speed, jacobian_determinant
 
-PERSON_LATTICE = Lattice.spanning((-115.0, -140.0, -200.0), (115.0, 135.0, 120.0), 5.0)
+PARTICIPANT_LATTICE = Lattice.spanning((-115.0, -140.0, -200.0), (115.0, 135.0, 120.0), 5.0)
 # Smoothness and standard deviation, in mm, of the two fields that make one head unlike another.
 INDIVIDUALITY_MM = ((28.0, 3.5), (9.0, 1.5))
 PROPORTIONS_SD = 0.03
@@ -27,10 +27,10 @@ NODE_ML = FLOW_LATTICE.spacing_mm**3 / 1000
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What a person keeps for life.
+    """What a participant keeps for life.
 
     scale: (3,) size of their head relative to the canonical one, along each axis.
-    displacement: (3, x, y, z) on PERSON_LATTICE, in mm, from their scaled head to the canonical one.
+    displacement: (3, x, y, z) on PARTICIPANT_LATTICE, in mm, from their scaled head to the canonical one.
     volume_factor: (x, y, z) on FLOW_LATTICE, ml of their head for each ml of the canonical one.
     """
 
@@ -40,17 +40,17 @@ class Anatomy:
 
 
 def draw_anatomy(seed: int, participant: str, head_size_ml: float) -> Anatomy:
-    """Draw a person's smooth deformation and proportions; their cranial cavity has `head_size_ml`."""
+    """Draw a participant's smooth deformation and proportions; their cranial cavity has `head_size_ml`."""
     draw = generator(seed, participant, "anatomy")
-    velocity = np.zeros((3, *PERSON_LATTICE.shape), dtype=np.float32)
+    velocity = np.zeros((3, *PARTICIPANT_LATTICE.shape), dtype=np.float32)
     for smoothness_mm, sd_mm in INDIVIDUALITY_MM:
         white = draw.standard_normal(velocity.shape, dtype=np.float32)
-        field = ndimage.gaussian_filter(white, (0, *[smoothness_mm / PERSON_LATTICE.spacing_mm] * 3))
+        field = ndimage.gaussian_filter(white, (0, *[smoothness_mm / PARTICIPANT_LATTICE.spacing_mm] * 3))
         velocity += field * (sd_mm / field.std())
-    displacement = _checked(exponential(torch.from_numpy(velocity), PERSON_LATTICE), PERSON_LATTICE)
-    back = _checked(exponential(torch.from_numpy(-velocity), PERSON_LATTICE), PERSON_LATTICE)
-    factor = jacobian_determinant(back, PERSON_LATTICE.spacing_mm)
-    factor = PERSON_LATTICE.sample(factor[None], FLOW_LATTICE.points())[0]
+    displacement = _checked(exponential(torch.from_numpy(velocity), PARTICIPANT_LATTICE), PARTICIPANT_LATTICE)
+    back = _checked(exponential(torch.from_numpy(-velocity), PARTICIPANT_LATTICE), PARTICIPANT_LATTICE)
+    factor = jacobian_determinant(back, PARTICIPANT_LATTICE.spacing_mm)
+    factor = PARTICIPANT_LATTICE.sample(factor[None], FLOW_LATTICE.points())[0]
     cavity_ml = float((factor * canonical_head().cavity).double().sum()) * NODE_ML
     proportions = np.exp(draw.normal(0, PROPORTIONS_SD, 3))
     scale = proportions * (head_size_ml / cavity_ml / proportions.prod()) ** (1 / 3)

@@ -16,7 +16,7 @@ from brainscm.simulation.causal_model import generator
 class Site:
     """One scanner's contrast (signal of white matter = 1), unevenness, noise and usual protocol.
 
-    grey_contrast: multiplies the person's own. slice_ratio: thickness of its sagittal slices in voxels.
+    grey_contrast: multiplies the participant's own. slice_ratio: thickness of its sagittal slices in voxels.
     gain: the number that is stored for white matter.
     """
 
@@ -72,7 +72,7 @@ UNUSUAL_ORIENTATIONS = ("LAS", "LPS", "ASR", "RSA")
 
 @dataclass(frozen=True)
 class Acquisition:
-    """Everything about one session's scan that is not the person.
+    """Everything about one session's scan that is not the participant.
 
     affine: (4, 4) voxel to scanner millimetres. rotation: (3, 3) head to scanner. position_mm: where the head's centre
     lies in the scanner. bias: coefficients of the smooth coil field. gain: the number that stands for white matter's

@@ -1,4 +1,4 @@
-"""The true answers to a study's queries: the head that the same person, scanner and noise would have given."""
+"""The true answers to a study's queries: the head that the same participant, scanner and noise would have given."""
 
 from __future__ import annotations
 
