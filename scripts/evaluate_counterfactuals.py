@@ -10,7 +10,7 @@ with job(snakemake):
     from pydantic import TypeAdapter
 
     from brainscm.config import CustomTemplate, QueryOptions, ScmOptions
-    from brainscm.encoding.model import load_autoencoder
+    from brainscm.encoding.model import load_encoder
     from brainscm.evaluation.stage import Study, evaluate
     from brainscm.latents.store import LatentStore
     from brainscm.preprocess.itk import read_matrix
@@ -28,7 +28,7 @@ with job(snakemake):
     template = load_template(chosen, params.preprocess["voxel_mm"])
     study = Study(
         scm=load_scm(Path(params.scm_dir), ScmOptions.model_validate(params.scm)),
-        autoencoder=load_autoencoder(Path(source.model)),
+        autoencoder=load_encoder(Path(source.model)),
         table=covariate_table(source.scans, source.qc),
         latents=store.latents,
         latent_scans=list(store.scans),

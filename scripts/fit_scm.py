@@ -10,7 +10,7 @@ with job(snakemake) as logger:
     from pydantic import TypeAdapter
 
     from brainscm.config import CustomTemplate, ScmOptions
-    from brainscm.encoding.model import load_autoencoder
+    from brainscm.encoding.model import load_encoder
     from brainscm.images import Grid
     from brainscm.latents.store import LatentStore
     from brainscm.parallel import choose_device
@@ -42,7 +42,7 @@ with job(snakemake) as logger:
     diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
     write_table(pd.concat([diagnosed, held_out(scm, table, store.latents, device)]), output.diagnostics)
 
-    autoencoder = load_autoencoder(Path(source.model), device.type)
+    autoencoder = load_encoder(Path(source.model), device.type)
     grid = Grid.of(Path(params.preproc_dir, table["preproc_t1w"].iloc[0]))
     chosen = TypeAdapter(str | CustomTemplate).validate_python(params.template)
     template = load_template(chosen, params.preprocess["voxel_mm"])

@@ -6,7 +6,7 @@ from brainscm.job import job
 
 with job(snakemake):
     from brainscm.config import Config
-    from brainscm.encoding.model import load_autoencoder
+    from brainscm.encoding.model import load_encoder
     from brainscm.latents.store import LatentStore
     from brainscm.preprocess.template import load_template
     from brainscm.report.gallery import Gallery
@@ -25,7 +25,7 @@ with job(snakemake):
     gallery = Gallery(
         study,
         load_template(config.template, config.preprocess.voxel_mm),
-        load_autoencoder(Path(source.model)),
+        load_encoder(Path(source.model)),
         store.latents,
         list(store.scans),
     )

@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from brainscm.config import AutoencoderOptions, Config
+from brainscm.config import Config
 from brainscm.counterfactuals.synthesis import synthesize
-from brainscm.encoding.model import load_autoencoder, save_autoencoder
+from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.stage import Study as EvaluationInputs
 from brainscm.evaluation.stage import evaluate
@@ -157,7 +157,7 @@ def open_study(folder: Path, config: Config) -> EvaluationInputs:
     store = LatentStore.open(folder / "latents" / "latents.zarr")
     return EvaluationInputs(
         scm=load_scm(folder / "scm", config.scm),
-        autoencoder=load_autoencoder(folder / "autoencoder" / "model.pt"),
+        autoencoder=load_encoder(folder / "autoencoder" / "model.pt"),
         table=covariate_table(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv"),
         latents=store.latents,
         latent_scans=list(store.scans),
@@ -186,7 +186,7 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
 def open_gallery(folder: Path, study: ReportStudy) -> Gallery:
     """What draws the report's pictures of a made-up study."""
     store = LatentStore.open(folder / "latents" / "latents.zarr")
-    model = load_autoencoder(folder / "autoencoder" / "model.pt")
+    model = load_encoder(folder / "autoencoder" / "model.pt")
     return Gallery(study, template(), model, store.latents, list(store.scans))
 
 
@@ -271,8 +271,8 @@ def _encode(folder: Path) -> None:
     volumes = np.stack([np.asarray(nib.load(path).dataobj, np.float32) for path in scans["image"]])[:, None]
     train = (scans["split"] == "train").to_numpy()
     model_path = folder / "autoencoder" / "model.pt"
-    save_autoencoder(PCA.fit(volumes[train], 8), AutoencoderOptions(kind="pca"), model_path)
-    model = load_autoencoder(model_path)
+    save_encoder(PCA.fit(volumes[train], 8), IDENTITY, model_path)
+    model = load_encoder(model_path)
     grid = Grid.of(scans["image"].iloc[0])
     encode_scans(scans, model, grid, folder / "latents" / "latents.zarr", IDENTITY, torch.device("cpu"))
     decoded = model.decode(model.encode(torch.from_numpy(volumes))).numpy()[:, 0]
@@ -303,7 +303,7 @@ def _fit(folder: Path, config: Config, seed: int) -> None:
     write_table(contrast_tests(scm, store.latents, rows), folder / "scm" / "tests.tsv")
     diagnosed = diagnose(scm, offered=int((encoded["split"] == "train").sum()))
     write_table(pd.concat([diagnosed, held_out(scm, encoded, store.latents)]), folder / "scm" / "diagnostics.tsv")
-    model = load_autoencoder(folder / "autoencoder" / "model.pt")
+    model = load_encoder(folder / "autoencoder" / "model.pt")
     grid = Grid(SHAPE, _affine(SHAPE))
     mask = template().brain_mask
     decoded = write_effect_maps(
