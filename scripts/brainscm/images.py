@@ -60,6 +60,15 @@ class Grid:
         space = nib.nifti1.xform_codes.label[int(image.header["sform_code"])]
         return cls(image.shape, np.asarray(image.affine, np.float64), space)
 
+    @property
+    def nodes(self) -> Grid:
+        """The grid of every second voxel, on which displacements live: a node in the middle of each 2 × 2 × 2 voxels."""
+        x, y, z = (n // 2 for n in self.shape)
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ np.full(3, 0.5)
+        affine[:3, :3] *= 2
+        return Grid((x, y, z), affine, self.space)
+
     def agrees_with(self, other: Grid) -> bool:
         return self.shape == other.shape and np.allclose(self.affine, other.affine, atol=1e-3)
 
@@ -113,13 +122,50 @@ def read_mask(mask_path: str | Path) -> Mask:
     return _voxels(_load(mask_path), mask_path) > 0.5
 
 
-def _load(path: str | Path) -> Any:
+def write_displacement(path: Path, displacement: npt.NDArray[np.floating], grid: Grid) -> None:
+    """Write a displacement (3, x/2, y/2, z/2) on the nodes of a grid, in its voxels, as ITK and ANTs read it.
+
+    A NIfTI of vectors (x/2, y/2, z/2, 1, 3) in LPS mm: what is added to a point of the template.
+    """
+    vectors = LPS @ grid.affine[:3, :3] @ displacement.reshape(3, -1).astype(np.float64)
+    data = vectors.T.reshape(*displacement.shape[1:], 1, 3).astype(np.float32)
+    nifti = nib.Nifti1Image(data, grid.nodes.affine)
+    nifti.header.set_intent("vector")
+    nifti.header.set_xyzt_units("mm")
+    nifti.set_qform(grid.nodes.affine, code=grid.space)
+    nifti.set_sform(grid.nodes.affine, code=grid.space)
+    with whole(path) as partial:
+        nib.save(nifti, partial)
+
+
+def read_displacement(path: str | Path, grid: Grid) -> Volume:
+    """Read a displacement (3, x/2, y/2, z/2) in voxels of a grid, on whose nodes it lies.
+
+    Raises:
+        ScanError: it cannot be read, lies on another grid, or holds NaN or infinity.
+    """
+    image = _load(path, dimensions=5)
+    nodes = grid.nodes
+    if image.shape != (*nodes.shape, 1, 3) or not np.allclose(image.affine, nodes.affine, atol=1e-3):
+        raise ScanError(
+            f"{Path(path).name}: does not lie on the nodes of {grid}; run the alignment of this scan again."
+        )
+    vectors = _voxels(image, path).reshape(-1, 3).T.astype(np.float64)
+    displacement = np.linalg.solve(LPS @ grid.affine[:3, :3], vectors).reshape(3, *nodes.shape)
+    if not np.isfinite(displacement).all():
+        raise ScanError(f"{Path(path).name}: holds NaN or infinity; run the alignment of this scan again.")
+    return displacement.astype(np.float32)
+
+
+def _load(path: str | Path, dimensions: int = 3) -> Any:
     try:
         image = nib.load(path)
     except (OSError, ImageFileError) as error:
         raise ScanError(f"{path}: cannot be read ({error}); run the preprocessing of this scan again.") from error
-    if len(image.shape) != 3:
-        raise ScanError(f"{path}: has {len(image.shape)} dimensions, not 3; run the preprocessing of this scan again.")
+    if len(image.shape) != dimensions:
+        raise ScanError(
+            f"{path}: has {len(image.shape)} dimensions, not {dimensions}; run the preprocessing of this scan again."
+        )
     return image
 
 

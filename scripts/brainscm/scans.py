@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from brainscm.errors import BrainSCMError, ScanError
-from brainscm.images import Grid, Mask, Volume, read_mask, read_volume
+from brainscm.images import Grid, Mask, Volume, read_displacement, read_mask, read_volume
 from brainscm.tables import read_table
 from brainscm.visits import add_years_since_baseline
 
@@ -123,6 +123,16 @@ class ScanTable:
     def mask(self, scan: str) -> Mask:
         """A scan's brain mask in template space, (x, y, z)."""
         return read_mask(self.path(scan, "template_mask"))
+
+    def displacement(self, scan: str) -> Volume:
+        """Where a scan's anatomy lies: the displacement (3, x/2, y/2, z/2), in voxels of the grid, that its alignment found.
+
+        It takes a template voxel y to y + u(y) in the scan.
+
+        Raises:
+            ScanError: it was not aligned, or what was written cannot be read or lies on another grid.
+        """
+        return read_displacement(self.path(scan, "deformation"), self.grid)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import torch.nn.functional as functional
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
+NODE_VOXELS = 2.0  # from one node of a registered displacement to the next
 INVERSE_STEPS = {"coarse": 8, "full": 3}
 
 
@@ -41,10 +42,16 @@ def resample(volume: Tensor, points: Tensor) -> Tensor:
     return torch.from_numpy(sampled).to(volume.device)
 
 
+def jacobian(displacement: Tensor, spacing: float = 1.0) -> Tensor:
+    """Of y + u(y), (x, y, z, 3, 3), where the values of u (3, x, y, z) lie `spacing` voxels apart."""
+    gradient = torch.stack(torch.gradient(displacement, spacing=spacing, dim=(1, 2, 3)), dim=1)
+    return gradient.movedim((0, 1), (-2, -1)) + torch.eye(3, device=displacement.device)
+
+
 def inverse(displacement: Tensor) -> Tensor:
     """For every voxel p the y with y + u(y) = p, both (3, x, y, z), by fixed-point iteration.
 
-    Most of it on every second voxel, where it costs an eighth; on people's displacements the ends lie within
+    Most of it on every second voxel, where it costs an eighth; on participants' displacements the ends lie within
     half a thousandth of a voxel of a solution on average.
     """
     coarse = functional.avg_pool3d(displacement, 2) / 2
