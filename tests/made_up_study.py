@@ -29,7 +29,7 @@ from brainscm.latents.encode import encode_scans
 from brainscm.latents.store import LatentStore
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
-from brainscm.scans import usable_scans
+from brainscm.scans import ScanTable
 from brainscm.scm.covariates import covariate_table
 from brainscm.scm.diagnostics import diagnose, held_out
 from brainscm.scm.effects import write_effect_maps
@@ -267,17 +267,16 @@ def _write_truth(bids: Path, scans: pd.DataFrame) -> None:
 
 def _encode(folder: Path) -> None:
     preproc = folder / "preproc"
-    scans = usable_scans(folder / "cohort" / "scans.tsv", preproc / "qc.tsv", preproc)
-    volumes = np.stack([np.asarray(nib.load(path).dataobj, np.float32) for path in scans["image"]])[:, None]
-    train = (scans["split"] == "train").to_numpy()
+    scans = ScanTable.read(folder / "cohort" / "scans.tsv", preproc / "qc.tsv")
+    volumes = np.stack([scans.volume(scan) for scan in scans.usable["scan"]])[:, None]
+    train = (scans.usable["split"] == "train").to_numpy()
     model_path = folder / "autoencoder" / "model.pt"
     save_encoder(PCA.fit(volumes[train], 8), IDENTITY, model_path)
     model = load_encoder(model_path)
-    grid = Grid.of(scans["image"].iloc[0])
-    encode_scans(scans, model, grid, folder / "latents" / "latents.zarr", IDENTITY, torch.device("cpu"))
+    encode_scans(scans, model, IDENTITY, folder / "latents" / "latents.zarr")
     decoded = model.decode(model.encode(torch.from_numpy(volumes))).numpy()[:, 0]
     rows = []
-    for volume, other, row in zip(volumes[:, 0], decoded, scans.to_dict("records"), strict=True):
+    for volume, other, row in zip(volumes[:, 0], decoded, scans.usable.to_dict("records"), strict=True):
         mask = volume > 0
         fidelity = {"psnr_db": psnr(volume, other), "ssim": ssim(volume, other)}
         fidelity |= {"psnr_brain_db": psnr(volume, other, mask), "ssim_brain": ssim(volume, other, mask)}

@@ -96,30 +96,11 @@ def test_fine_and_coarse_part_add_up_and_differ_in_scale() -> None:
     assert roughness[1] < 0.1 * roughness[0]
 
 
-def test_displacements_are_kept_and_found_again(
-    alignment: Alignment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scan, other = align(texture(), smooth_displacement(1, 1.0)), align(texture(), smooth_displacement(2, 1.0))
-    alignment.kept_in = tmp_path
-    found = alignment.displacement(scan)
-
-    def fail(*_: object) -> Tensor:
-        raise AssertionError("registered again")
-
-    monkeypatch.setattr(Alignment, "_register", fail)
-    torch.testing.assert_close(alignment.displacement(scan), found, rtol=0, atol=0)
-    with pytest.raises(AssertionError, match="again"):
-        alignment.displacement(other)
-    alignment.target[16, 16, 12] += 0.01
-    with pytest.raises(AssertionError, match="again"):
-        alignment.displacement(scan)
-
-
 def test_the_latent_gives_the_scan_back_in_its_own_place(aligned: Aligned) -> None:
     scan = align(texture(), smooth_displacement(20, 0.7))[None, None]
     latent = aligned.encode(scan)
     assert latent.shape == (1, *aligned.latent_shape)
-    assert sum(aligned.parts) == aligned.latent_shape[0]
+    assert sum(aligned.layout.parts) == aligned.latent_shape[0]
     decoded = aligned.decode(latent)
     inside = scan > 0.3
     assert (decoded - scan)[inside].square().mean().sqrt() < 0.5 * (scan - texture())[inside].square().mean().sqrt()
@@ -156,14 +137,14 @@ def stretched(aligned: Aligned, factor: float) -> Tensor:
     middle = torch.tensor([15.5, 15.5, 11.5])[:, None, None, None]
     fine, coarse = split_scales((factor - 1) * (nodes - middle), aligned.alignment.voxel_mm)
     latent = torch.zeros(1, *aligned.latent_shape)
-    latent[0, : sum(aligned.parts[:2])] = torch.cat([aligned._pack(part) for part in (fine, coarse)])
+    latent[0, : sum(aligned.layout.parts[:2])] = torch.cat([aligned._pack(part) for part in (fine, coarse)])
     return latent
 
 
 def test_an_effect_is_carried_to_the_anatomy_of_each_person(aligned: Aligned) -> None:
     mean, wide = stretched(aligned, 1.1)[0], stretched(aligned, 1.65)
     shift = torch.zeros_like(wide)
-    displacement = sum(aligned.parts[:2])
+    displacement = sum(aligned.layout.parts[:2])
     shift[0, :displacement] = torch.randn(shift[0, :displacement].shape, generator=torch.Generator().manual_seed(0))
     shift[0, displacement:] = 3.0
 
@@ -182,7 +163,7 @@ def test_counterfactuals_move_each_person_by_the_carried_effect(aligned: Aligned
     """In the synthesis and in the evaluation alike."""
     mean, wide = stretched(aligned, 1.0), stretched(aligned, 1.4)
     effect = torch.zeros_like(wide)
-    effect[0, : aligned.parts[0]] = 0.3
+    effect[0, : aligned.layout.parts[0]] = 0.3
     ids, age = [f"sub-{i:02d}" for i in range(40)], np.linspace(20, 80, 40)
     table = pd.DataFrame({"scan": ids, "participant": ids, "split": "train", "age": age})
     decades = np.column_stack([np.ones(40), (age - 50) / 10])
@@ -211,7 +192,7 @@ def test_the_mirror_image_of_a_latent_is_that_of_a_mirrored_scan(aligned: Aligne
     def packed(seed: int) -> Tensor:
         latent = torch.zeros(1, *aligned.latent_shape)
         parts = split_scales(smooth_displacement(seed, 1.0), aligned.alignment.voxel_mm)
-        latent[0, : sum(aligned.parts[:2])] = torch.cat([aligned._pack(part) for part in parts])
+        latent[0, : sum(aligned.layout.parts[:2])] = torch.cat([aligned._pack(part) for part in parts])
         return latent
 
     def mirrored(latent: Tensor) -> Tensor:
@@ -235,14 +216,16 @@ def test_a_shift_of_the_appearance_changes_intensities_where_the_tissue_lies(ali
     moved = aligned.apply_shift(scan, factual.latents, shift, factual.appearance)
     inner = factual.latents[:, -5:]
     change = (aligned.inner.decode(inner + shift[:, -5:]) - aligned.inner.decode(inner))[0, 0]
-    displacement = aligned._displacement(factual.latents[0, : sum(aligned.parts[:2])])
+    displacement = aligned._displacement(factual.latents[0, : sum(aligned.layout.parts[:2])])
     expected = scan[0, 0] + resample(change, inverse(displacement))
     torch.testing.assert_close(moved[0, 0], expected, rtol=0, atol=0.03)
 
 
 def test_a_model_of_aligned_scans_is_the_same_from_its_file(aligned: Aligned, tmp_path: Path) -> None:
     save_encoder(aligned, IDENTITY, tmp_path / "model.pt")
-    loaded = load_encoder(tmp_path / "model.pt", displacements=tmp_path / "displacements")
+    loaded = load_encoder(tmp_path / "model.pt")
     scan = align(texture(), smooth_displacement(50, 0.7))[None, None]
     torch.testing.assert_close(loaded.encode(scan), aligned.encode(scan), rtol=0, atol=0)
-    assert len(list((tmp_path / "displacements").glob("*.npy"))) == 1
+    given = smooth_displacement(51, 0.7)[None]
+    torch.testing.assert_close(loaded.encode(scan, given), aligned.encode(scan, given), rtol=0, atol=0)
+    assert loaded.layout == aligned.layout

@@ -42,6 +42,12 @@ def resample(volume: Tensor, points: Tensor) -> Tensor:
     return torch.from_numpy(sampled).to(volume.device)
 
 
+def align(volume: Tensor, displacement: Tensor) -> Tensor:
+    """A scan (x, y, z) as it appears at the template's voxels."""
+    nodes = voxels(volume.shape, volume.device)
+    return resample(volume, nodes + upsample(displacement, volume.shape))
+
+
 def jacobian(displacement: Tensor, spacing: float = 1.0) -> Tensor:
     """Of y + u(y), (x, y, z, 3, 3), where the values of u (3, x, y, z) lie `spacing` voxels apart."""
     gradient = torch.stack(torch.gradient(displacement, spacing=spacing, dim=(1, 2, 3)), dim=1)

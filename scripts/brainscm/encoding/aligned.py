@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from brainscm.alignment.displacement import interpolate, inverse, resample, upsample, voxels
+from brainscm.alignment.displacement import (
+    NODE_VOXELS,
+    align,
+    interpolate,
+    inverse,
+    jacobian,
+    resample,
+    upsample,
+    voxels,
+)
 from brainscm.alignment.registration import Alignment
+from brainscm.encoding.encoder import Fitted
 from brainscm.encoding.layout import Layout, Mirror
-from brainscm.encoding.pca import PCA
-from brainscm.encoding.vqvae import VQVAE
 
 COARSE_MM = 48.0  # over which the coarse part of a displacement is averaged
 
@@ -20,40 +30,38 @@ class Aligned(nn.Module):
     """A scan's displacement to the template, and an autoencoder's latent of the scan brought there.
 
     The latent is (n, c, x', y', z') on the inner autoencoder's grid: the displacement in voxels, fine and coarse part
-    apart, its nodes turned into channels, then the inner latent. People differ most in the coarse part, and age moves
-    the fine one; apart, each is shrunk by its own noise.
+    apart, its nodes turned into channels, then the inner latent. Participants differ most in the coarse part, and age
+    moves the fine one; apart, each is shrunk by its own noise.
     """
 
     is_aligned = True
 
-    def __init__(self, inner: VQVAE | PCA, alignment: Alignment) -> None:
+    def __init__(self, inner: Fitted, alignment: Alignment) -> None:
         super().__init__()
         self.inner, self.alignment = inner, alignment
         self.kind = inner.kind
-        self.grid_shape = inner.grid_shape
-        self.architecture = inner.architecture
-        inner_channels, *lattice = inner.latent_shape
+        self.options, self.grid_shape = inner.options, inner.grid_shape
+        channels, *lattice = inner.latent_shape
         self._cubes = tuple(nodes // size for nodes, size in zip(alignment.shape, lattice, strict=True))
-        packed = 3 * self._cubes[0] * self._cubes[1] * self._cubes[2]
-        self.parts: tuple[int, ...] = (packed, packed, inner_channels)
-        self.latent_shape = (sum(self.parts), lattice[0], lattice[1], lattice[2])
+        self._packed = 3 * math.prod(self._cubes)  # channels of the fine part of a displacement, and of the coarse one
+        self.latent_shape = (2 * self._packed + channels, lattice[0], lattice[1], lattice[2])
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.parts, self._mirror)
+        return Layout((self._packed, self._packed, self.inner.latent_shape[0]), self._mirror)
 
     @property
     def _mirror(self) -> Mirror | None:
         """Of displacements, if the target is its own mirror image; the appearance has none in a latent."""
         if not self.alignment.target_is_symmetric:
             return None
-        nodes = np.arange(self.parts[0]).reshape(3, *self._cubes)
+        nodes = np.arange(self._packed).reshape(3, *self._cubes)
         sources = nodes[:, ::-1].reshape(-1)
         signs = np.where(nodes < nodes[1].min(), -1, 1).reshape(-1)  # to the right becomes to the left
         return Mirror([*sources.tolist(), *(sources + len(sources)).tolist()], [*signs.tolist(), *signs.tolist()])
 
     def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
-        """Latents (n, c, x', y', z') of volumes (n, 1, x, y, z)."""
+        """Latents (n, c, x', y', z') of volumes (n, 1, x, y, z), aligned first if no displacements are given."""
         if displacements is None:
             displacements = torch.stack([self.alignment.displacement(volume) for volume in volumes[:, 0]])
         return torch.stack([self._encode(*pair) for pair in zip(volumes[:, 0], displacements, strict=True)])
@@ -104,18 +112,18 @@ class Aligned(nn.Module):
         it is.
         """
         transported = shift.clone()
-        of_mean = _jacobian(self._nodes(self._apart(mean[None])[0][0]))
+        of_mean = jacobian(self._nodes(self._apart(mean[None])[0][0]), NODE_VOXELS)
         where, where_shift = self._apart(latents)[0], self._apart(shift)[0]
         for at in where_shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
             step = self._nodes(where_shift[at])
             at_template = torch.linalg.solve(of_mean, step.movedim(0, -1))
-            here = (_jacobian(self._nodes(where[at])) @ at_template[..., None])[..., 0].movedim(-1, 0)
-            transported[at, : self.parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
+            here = (jacobian(self._nodes(where[at]), NODE_VOXELS) @ at_template[..., None])[..., 0].movedim(-1, 0)
+            transported[at, : self._packed] += self._pack(here - step)  # fine and coarse part count as their sum
         return transported
 
     def _apart(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        displacement = self.parts[0] + self.parts[1]
-        return latents[:, :displacement], latents[:, displacement:]
+        """The displacement, both parts of it, and the inner latent."""
+        return latents[:, : 2 * self._packed], latents[:, 2 * self._packed :]
 
     def _displacement(self, packed: Tensor) -> Tensor:
         """On the full grid, (3, x, y, z), of both packed parts."""
@@ -123,7 +131,7 @@ class Aligned(nn.Module):
 
     def _nodes(self, packed: Tensor) -> Tensor:
         """On the nodes of the alignment, every second voxel: (3, x/2, y/2, z/2)."""
-        fine, coarse = packed.split(self.parts[:2])
+        fine, coarse = packed.split(self._packed)
         return self._unpack(fine) + self._unpack(coarse)
 
     def _pack(self, field: Tensor) -> Tensor:
@@ -134,18 +142,6 @@ class Aligned(nn.Module):
     def _unpack(self, packed: Tensor) -> Tensor:
         (x, y, z), (i, j, k) = self.latent_shape[1:], self._cubes
         return packed.reshape(3, i, j, k, x, y, z).permute(0, 4, 1, 5, 2, 6, 3).reshape(3, x * i, y * j, z * k)
-
-
-def align(volume: Tensor, displacement: Tensor) -> Tensor:
-    """A scan (x, y, z) as it appearance at the template's voxels."""
-    nodes = voxels(volume.shape, volume.device)
-    return resample(volume, nodes + upsample(displacement, volume.shape))
-
-
-def _jacobian(displacement: Tensor) -> Tensor:
-    """Of y + u(y) at the nodes of u (3, …), every second voxel: (…, 3, 3)."""
-    gradient = torch.stack(torch.gradient(displacement, spacing=2.0, dim=(1, 2, 3)), dim=1)
-    return gradient.movedim((0, 1), (-2, -1)) + torch.eye(3, device=displacement.device)
 
 
 def split_scales(displacement: Tensor, voxel_mm: float) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,7 @@ from brainscm.evaluation.truth import (
     unanswered_cases,
 )
 from brainscm.images import Grid, Mask, Volume, read_mask, read_volume
+from brainscm.scans import ScanTable
 from brainscm.scm.design import Array
 from brainscm.scm.image import Rows
 from brainscm.scm.model import Scm
@@ -199,11 +200,8 @@ def _judge(
     repeats: Repeats,
     folder: Path,
 ) -> Judge:
-    training = usable.loc[study.scm.training["scan"]].assign(
-        image=lambda rows: [str(study.preproc_dir / path) for path in rows["preproc_t1w"]],
-        mask=lambda rows: [str(study.preproc_dir / path) for path in rows["template_mask"]],
-    )
-    volumes = VolumeStore.open_or_build(training, grid, folder).volumes
+    scans = ScanTable(usable, pd.Series("", index=usable.index), study.preproc_dir)
+    volumes = VolumeStore.open_or_build(scans, study.scm.training["scan"].tolist(), folder).volumes
     about = {row["scan"]: row for row in _records(usable)}
 
     def segment(volume: Volume, brain: Brain) -> dict[str, float]:
