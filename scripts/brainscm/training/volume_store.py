@@ -47,9 +47,7 @@ class VolumeStore:
         Raises:
             ScanError: a scan cannot be read, is not finite, or lies on another grid.
         """
-        folder = (
-            parent / f"{content_fingerprint(scans, chosen, is_aligned)}-{code_fingerprint('alignment', 'training')}"
-        )
+        folder = parent / f"{content_fingerprint(scans, chosen, is_aligned)}-{code_fingerprint(__name__)}"
         if not folder.exists():
             with whole(folder) as unfinished:
                 unfinished.mkdir()
