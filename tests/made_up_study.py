@@ -17,20 +17,19 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from brainscm.config import AutoencoderOptions, Config
+from brainscm.config import Config
 from brainscm.counterfactuals.synthesis import synthesize
-from brainscm.encoding.model import load_autoencoder, save_autoencoder
+from brainscm.encoding.model import encoder_identity, load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.stage import run as run_evaluation
 from brainscm.identity import Identity
-from brainscm.images import Grid
 from brainscm.latents.encode import encode_scans
 from brainscm.latents.store import LatentStore
 from brainscm.preprocess.itk import write_matrix
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
-from brainscm.scans import ScanTable, usable_scans
+from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
 from brainscm.scm.stage import run as fit_scm
 from brainscm.tables import write_table
@@ -38,7 +37,7 @@ from brainscm.training.fidelity import psnr, ssim
 
 SHAPE = (24, 32, 24)
 VOXEL_MM = 6.0
-IDENTITY = Identity(template="Drawn", voxel_mm=VOXEL_MM, transform="affine", encoder="0")
+IDENTITY = Identity(template="Drawn", voxel_mm=VOXEL_MM, transform="affine")
 FAILED, WARNED = "sub-03", "sub-05"
 CONFIG: dict[str, Any] = {
     "preprocess": {"voxel_mm": 4.0},
@@ -173,7 +172,7 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
 
 def open_gallery(study: ReportStudy) -> Gallery:
     """What draws the report's pictures of a made-up study."""
-    return Gallery(study, template(), load_autoencoder(study.results / "autoencoder" / "model.pt"))
+    return Gallery(study, template(), load_encoder(study.results / "autoencoder" / "model.pt"))
 
 
 def save(volume: np.ndarray, path: Path) -> None:
@@ -234,17 +233,16 @@ def _write_truth(bids: Path, scans: pd.DataFrame) -> None:
 
 def _encode(folder: Path) -> None:
     preproc = folder / "preproc"
-    scans = usable_scans(folder / "cohort" / "scans.tsv", preproc / "qc.tsv", preproc)
-    volumes = np.stack([np.asarray(nib.load(path).dataobj, np.float32) for path in scans["image"]])[:, None]
-    train = (scans["split"] == "train").to_numpy()
+    scans = ScanTable.read(folder / "cohort" / "scans.tsv", preproc / "qc.tsv")
+    volumes = np.stack([scans.volume(scan) for scan in scans.usable["scan"]])[:, None]
+    train = (scans.usable["split"] == "train").to_numpy()
     model_path = folder / "autoencoder" / "model.pt"
-    save_autoencoder(PCA.fit(volumes[train], 8), AutoencoderOptions(kind="pca"), model_path)
-    model = load_autoencoder(model_path)
-    grid = Grid.of(scans["image"].iloc[0])
-    encode_scans(scans, model, grid, folder / "latents" / "latents.zarr", IDENTITY, torch.device("cpu"))
+    save_encoder(PCA.fit(volumes[train], 8), IDENTITY, model_path)
+    model = load_encoder(model_path)
+    encode_scans(scans, model, encoder_identity(model_path), folder / "latents" / "latents.zarr")
     decoded = model.decode(model.encode(torch.from_numpy(volumes))).numpy()[:, 0]
     rows = []
-    for volume, other, row in zip(volumes[:, 0], decoded, scans.to_dict("records"), strict=True):
+    for volume, other, row in zip(volumes[:, 0], decoded, scans.usable.to_dict("records"), strict=True):
         mask = volume > 0
         fidelity = {"psnr_db": psnr(volume, other), "ssim": ssim(volume, other)}
         fidelity |= {"psnr_brain_db": psnr(volume, other, mask), "ssim_brain": ssim(volume, other, mask)}
@@ -262,9 +260,9 @@ def _encode(folder: Path) -> None:
 def _fit(folder: Path, config: Config, seed: int) -> None:
     store = LatentStore.open(folder / "latents" / "latents.zarr")
     scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
-    model = load_autoencoder(folder / "autoencoder" / "model.pt")
+    model = load_encoder(folder / "autoencoder" / "model.pt")
     brain_mask = template().brain_mask
-    scm = fit_scm(scans, store, model, IDENTITY, config.scm, measure, brain_mask, seed, folder / "scm")
+    scm = fit_scm(scans, store, model, store.identity, config.scm, measure, brain_mask, seed, folder / "scm")
     write_counterfactuals(folder / "counterfactuals", folder, scm, config)
 
 
@@ -272,7 +270,7 @@ def write_counterfactuals(out_dir: Path, folder: Path, scm: Scm, config: Config)
     """Answer the study's queries by a causal model of its latents; the manifest's path."""
     scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
     store = LatentStore.open(folder / "latents" / "latents.zarr")
-    model = load_autoencoder(folder / "autoencoder" / "model.pt")
-    manifest = synthesize(scm, model, IDENTITY, scans, store, config.counterfactuals, out_dir)
+    model = load_encoder(folder / "autoencoder" / "model.pt")
+    manifest = synthesize(scm, model, store.identity, scans, store, config.counterfactuals, out_dir)
     write_table(manifest, out_dir / "manifest.tsv")
     return out_dir / "manifest.tsv"

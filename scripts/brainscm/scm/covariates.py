@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,6 @@ from brainscm.config import Levels, NodeOptions, Numbers, QueryOptions, Scalar, 
 from brainscm.errors import ConfigError
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import declared_values, is_relative, read_graph, too_many_levels
-from brainscm.tables import read_table
-from brainscm.visits import add_years_since_baseline
 
 MIN_PARTICIPANTS = 2  # a level with one participant in it has no noise to learn from
 MANY_LEVELS = 10  # text in more kinds than this, most of it beginning with a number, was meant as numbers
@@ -94,16 +91,6 @@ class Covariates:
     def typed(self, node: str, value: Scalar) -> Scalar:
         """Check a new value of a node against its kind; a relative change ("+10") of a number passes as it is."""
         return _typed(f"config: {node}", value, self.levels[node])
-
-
-def covariate_table(scans_tsv: Path | str, qc_tsv: Path | str) -> pd.DataFrame:
-    """All scans of the cohort with what the tables say, what preprocessing measured, and the two halves of age.
-
-    The status of preprocessing and its reasons come as `preproc_status` and `preproc_reasons`.
-    """
-    scans = add_years_since_baseline(read_table(scans_tsv))
-    qc = read_table(qc_tsv).rename(columns={"status": "preproc_status", "reasons": "preproc_reasons"})
-    return scans.merge(qc[["scan", *(column for column in qc if column not in scans)]], on="scan", how="left")
 
 
 def node_column(name: str, options: ScmOptions, table: pd.DataFrame) -> str:
