@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from brainscm.errors import ConfigError
 from brainscm.scm.design import Design, has_value
-from brainscm.scm.formula import MAX_LENGTH, Formula, parse_formula
+from brainscm.scm.formula import CONTRASTS, FUNCTIONS, MAX_LENGTH, Formula, parse_formula
 
 
 @cache
@@ -56,6 +57,15 @@ def test_names_are_found_wherever_a_formula_uses_them_in_order_of_appearance() -
     assert formula.categorical == {"site"}
     assert parse_formula("sex\n+ größe", "here").names == ("sex", "größe")
     assert parse_formula("1", "here").names == ()
+
+
+def test_the_documentation_names_what_is_allowed() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/study.md").read_text()
+    rows = re.findall(r"^\| (`.*) \| (.*) \|$", page.partition("## Formulas")[2].partition("\n## ")[0], re.MULTILINE)
+    for formula in [text for written, _ in rows for text in re.findall("`([^`]*)`", written)]:
+        parse_formula(formula, "study.md")
+    words = set(re.findall(r"\w+", str(rows)))
+    assert words >= {*FUNCTIONS, *CONTRASTS}
 
 
 # Each ran code, or read or wrote a file, when the cohort was indexed.
@@ -433,12 +443,12 @@ PIECES = st.sampled_from(ALLOWED) | st.sampled_from(ALLOWED) | st.sampled_from(F
 ROWS = st.lists(st.integers(0, 49), min_size=1, max_size=5)
 
 
-FUNCTIONS = ["I", "log", "np.log2", "log10", "np.log1p", "exp", "sqrt", "np.abs", "center", "scale", "standardize"]
+ONE_VALUE = ["I", "log", "np.log2", "log10", "np.log1p", "exp", "sqrt", "np.abs", "center", "scale", "standardize"]
 
 
 def _nested(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     signs = ["+", "-", "*", "/", " > ", "<=", " == "]
-    called = st.builds("{}({})".format, st.sampled_from([*FUNCTIONS, "", "-"]), inner)
+    called = st.builds("{}({})".format, st.sampled_from([*ONE_VALUE, "", "-"]), inner)
     joined = st.builds("({}{}{})".format, inner, st.sampled_from(signs), inner)
     powers = st.builds("({} + change)**{}".format, inner, st.sampled_from(["2", "3", "-1", "0.5"]))
     return called | joined | powers
@@ -449,13 +459,13 @@ VALUES = st.recursive(st.sampled_from(NAMES[:4]) | st.sampled_from(NAMES[:4]) | 
 BASES = st.sampled_from(
     ["cr({},df=4)", "cr({},3)", "cr({},knots=[40,50])", "cc({},df=3)", "bs({},df=5)", "bs({},degree=1)", "poly({},2)"]
 )
-CONTRASTS = st.sampled_from(["", ",contr.sum", ",contr.treatment('B')", ",contr.poly()", ",contr.helmert"])
+CODINGS = st.sampled_from(["", ",contr.sum", ",contr.treatment('B')", ",contr.poly()", ",contr.helmert"])
 TERMS = (
     st.sampled_from(NAMES)
-    | st.builds("{}({})".format, st.sampled_from(FUNCTIONS), st.sampled_from(NAMES[:4]))
+    | st.builds("{}({})".format, st.sampled_from(ONE_VALUE), st.sampled_from(NAMES[:4]))
     | st.builds("I({})".format, VALUES)
     | st.builds(lambda basis, value: basis.format(value), BASES, VALUES)
-    | st.builds("C({}{})".format, st.sampled_from(NAMES[4:]), CONTRASTS)
+    | st.builds("C({}{})".format, st.sampled_from(NAMES[4:]), CODINGS)
 )
 FORMULAS = st.recursive(
     TERMS,
