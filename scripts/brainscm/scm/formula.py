@@ -190,6 +190,7 @@ def _checked(token: Token) -> ast.expr | None:
             _check_term(tree)
             if not _names(tree):
                 raise _RefusalError(f"'{text}' names no node, so that it is the same for every scan; leave it out.")
+            _check_once(tree)
             return tree
     raise _RefusalError(f"'{text}' cannot be a term; write a formula like {EXAMPLE}.")
 
@@ -305,6 +306,14 @@ def _check_call(call: ast.Call) -> None:
     if len(call.args) != 1 or call.keywords:
         raise _RefusalError(f"'{shown}' should hold one value and nothing else; write it like log(age).")
     _check_value(call.args[0])
+
+
+def _check_once(term: ast.expr) -> None:
+    """Refuse `I(center(age) * center(age))`: formulaic remembers the training mean for one of the two only."""
+    calls = [ast.unparse(node) for node in ast.walk(term) if isinstance(node, ast.Call) and _called(node) in CENTRED]
+    for call in calls:
+        if calls.count(call) > 1:
+            raise _RefusalError(f"'{ast.unparse(term)}' holds '{call}' twice; write it once, as in I(center(age)**2).")
 
 
 def _is_coded(call: ast.Call) -> bool:
