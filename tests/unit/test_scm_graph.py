@@ -1,6 +1,7 @@
 """The declared graph: what is refused before any work, and in which words."""
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 from brainscm.config import QueryOptions, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.scm.covariates import Covariates, check_table, check_values
-from brainscm.scm.formula import parse_formula
 from brainscm.scm.graph import check_graph, query_label, read_graph
 from brainscm.scm.precheck import check_designs
 
@@ -59,6 +59,19 @@ def test_parents_come_before_their_children_whatever_the_order_in_the_config() -
         (scm(sexes={"sex": ["F", "X"]}), ["scm.contrasts.sexes", "'X' is not one of its levels", "F, M"]),
         (scm(ageing={"age": ["+5", 80]}), ["scm.contrasts.ageing", "two values"]),
         (scm(nothing={}), ["scm.contrasts.nothing is empty"]),
+        (scm({"lambda": {}, **NODES}), ["'lambda' cannot stand in a formula"]),
+        (scm({"log": {}, **NODES}), ["'log' cannot stand in a formula", '"{column: log}"']),
+        (scm(image="1"), ["scm.image.formula: '1' names no node"]),
+        (scm({**NODES, "v": {"formula": "1"}}), ["scm.nodes.v.formula: '1' names no node; leave the formula out"]),
+        (scm(ageing={"age": [50, math.inf]}), ["scm.contrasts.ageing: age: inf is not a finite number"]),
+        (
+            scm({**NODES, "v": {"family": "gamma", "formula": "age"}}, more={"v": [0, 30]}),
+            ["scm.contrasts.more: v: a gamma node has values above 0, not 0"],
+        ),
+        (
+            scm({**NODES, "v": {}}, "age + cr(log(v), df=3)", more={"v": [0, 30]}),
+            ["scm.contrasts.more: v: 'log(v)' in scm.image.formula has no value at 0; ask within its domain."],
+        ),
     ],
 )
 def test_unusable_graph_is_refused_in_one_sentence(options: ScmOptions, words: list[str]) -> None:
@@ -77,12 +90,16 @@ def test_unusable_graph_is_refused_in_one_sentence(options: ScmOptions, words: l
         ([query(do={"agee": 80})], ["counterfactuals[0] (q)", "'agee' is not a node", "did you mean 'age'"]),
         ([query(), query(name="r", do={"sex": "X"})], ["counterfactuals[1] (r)", "'X' is not one of its levels"]),
         ([query(do={"sex": "+1"})], ["'+1' is not one of its levels"]),
+        ([query(do={"age": math.nan})], ["counterfactuals[0] (q): age: nan is not a finite number"]),
+        ([query(do={"lesions": -1})], ["a poisson node has counts (0, 1, 2, ...), not -1"]),
+        ([query(do={"years": 12})], ["'I(1 / (years - 12))' in scm.nodes.lesions.formula has no value at 12"]),
         ([query(name="older-10"), query(name="older_10")], ["counterfactuals[1]", "overwrite those of 'older-10'"]),
     ],
 )
 def test_unanswerable_query_is_refused(queries: list[QueryOptions], words: list[str]) -> None:
+    lesions = {"family": "poisson", "formula": "I(1 / (years - 12))"}
     with pytest.raises(ConfigError) as caught:
-        check_graph(scm(), queries)
+        check_graph(scm({**NODES, "years": {}, "lesions": lesions}), queries)
     for word in words:
         assert word in str(caught.value)
 
@@ -91,12 +108,6 @@ def test_good_graph_and_queries_pass() -> None:
     nodes = {**NODES, "v": {"formula": "cr(age, df=4) + sex", "family": "gamma"}}
     options = scm(nodes, "bs(age, df=4) * sex + np.log(v) + C(sex)", ageing={"age": [50, 80], "sex": ["F", "M"]})
     check_graph(options, [query(do={"age": "+10", "sex": "M"}), query(name="r", do={"v": 30.5})])
-
-
-def test_a_name_is_found_wherever_a_formula_uses_it() -> None:
-    formula = parse_formula("cr(age, df=4):C(site) + I(tiv / 1000) + log(v)", "here")
-    assert formula.names == ("age", "site", "tiv", "v")
-    assert formula.categorical == {"site"}
 
 
 @pytest.mark.parametrize(("name", "label"), [("older", "older"), ("younger-by_10", "youngerBy10"), ("a_B", "aB")])
@@ -115,7 +126,8 @@ def participants(**columns: list[Any]) -> pd.DataFrame:
     [
         ({"age": {}}, {"Age": [1.0, 2.0]}, ["scm.nodes.age", "no column 'age'", "did you mean 'Age'"]),
         ({"age": {}}, {"age": [None, None]}, ["scm.nodes.age", "no training scan has a value"]),
-        ({"age": {"family": "gaussian"}}, {"age": ["60", "7O"]}, ["gaussian node needs numbers", "holds '60'"]),
+        ({"age": {"family": "gaussian"}}, {"age": ["60", "7O"]}, ["gaussian node needs numbers", "holds '7O'"]),
+        ({"age": {"unit": "years"}}, {"age": ["60", "70,5"]}, ["'age' holds text such as '70,5' where numbers seem"]),
         ({"v": {"family": "gamma"}}, {"v": [1.0, -2.0]}, ["gamma needs values above 0", "-2"]),
         ({"v": {"family": "poisson"}}, {"v": [1.0, 2.5]}, ["poisson needs counts"]),
         ({"site": {}}, {"site": ["A", "A", "B"]}, ["level 'B' has 1 training participants", 'levels: [A]"']),
@@ -143,6 +155,8 @@ def test_a_value_that_nobody_has_is_found_before_anything_is_measured() -> None:
     with pytest.raises(ConfigError, match="'Guy' is not one of its levels; did you mean 'Guys'"):
         check_values(options, [query(do={"site": "Guy"})], table)
     check_values(options, [query(do={"site": "HH", "ventricles": 30})], table)
+    with pytest.raises(ConfigError, match="age: 'nan' is not a number"):
+        check_values(scm({"age": {}}, "age"), [query(do={"age": "nan"})], participants(age=[50, 60]))
 
 
 def test_what_would_fail_after_a_night_of_preprocessing_is_found_in_the_cohort_table() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,8 +127,8 @@ def check_table(options: ScmOptions, table: pd.DataFrame, nodes: Collection[str]
         levels = _levels(name, options, table[column])
         if levels is not None and node.levels is None and node.family is None and _seem_numbers(levels, node.unit):
             raise ConfigError(
-                f"{where}: '{column}' holds text such as '{levels[0]}' where numbers seem to be meant; write numbers "
-                "alone, with a point for decimals, or list the levels if it has levels."
+                f"{where}: '{column}' holds text such as '{_no_number(levels)}' where numbers seem to be meant; "
+                "write numbers alone, with a point for decimals, or list the levels if it has levels."
             )
         if name == options.image.variance_by and levels is None:
             raise ConfigError(
@@ -189,6 +192,12 @@ def _seem_numbers(levels: Names, unit: str | None) -> bool:
     return unit is not None or (len(levels) > MANY_LEVELS and 2 * begin_so > len(levels))
 
 
+def _no_number(values: Iterable[Any]) -> Any:
+    """The first value that is not a number, to be shown; if all could be read as numbers, the first."""
+    first, *others = values
+    return next((value for value in (first, *others) if pd.isna(pd.to_numeric(value, errors="coerce"))), first)
+
+
 def _typed(where: str, value: Scalar, levels: Names | None) -> Scalar:
     if levels is not None:
         if str(value) not in levels:
@@ -196,17 +205,18 @@ def _typed(where: str, value: Scalar, levels: Names | None) -> Scalar:
         return str(value)
     if is_relative(value):
         return value
-    try:
-        return float(value)
-    except ValueError:
-        raise ConfigError(f"{where}: '{value}' is not a number; write it like 70, or \"+10\" for a change.") from None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(float(value)):
+            return float(value)
+    raise ConfigError(f"{where}: '{value}' is not a number; write it like 70, or \"+10\" for a change.")
 
 
 def _check_numbers(where: str, family: str | None, wanted: Numbers, values: pd.Series) -> None:
     """Check that a column (without what is missing) holds the numbers that a node's family takes."""
     if not pd.api.types.is_numeric_dtype(values):
-        odd = next(value for value in values if not isinstance(value, int | float))
-        raise ConfigError(f"{where}: a {family} node needs numbers, but '{values.name}' holds '{odd}'; mend it.")
+        raise ConfigError(
+            f"{where}: a {family} node needs numbers, but '{values.name}' holds '{_no_number(values)}'; mend it."
+        )
     refused = values[(values <= wanted.above) | (wanted.whole & (values % 1 != 0))]
     if len(refused):
         raise ConfigError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from brainscm.config import FAMILY_VALUES, Levels, NodeOptions, Numbers, QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
-from brainscm.scm.formula import EXAMPLE, FUNCTIONS, MODULES, Formula, nearest, parse_formula
+from brainscm.scm.design import has_value
+from brainscm.scm.formula import EXAMPLE, Formula, is_name, nearest, parse_formula
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,15 @@ class Graph:
         return tuple(node for node, formula in self.formulas.items() if formula is not None)
 
     @property
+    def written(self) -> dict[str, Formula]:
+        """Every formula by its key in the config."""
+        nodes = {f"scm.nodes.{node}.formula": formula for node, formula in self.formulas.items() if formula}
+        return {**nodes, "scm.image.formula": self.image}
+
+    @property
     def in_c(self) -> frozenset[str]:
         """Nodes that some formula wraps in `C()`: categorical, whatever their values look like."""
-        formulas = [self.image, *(formula for formula in self.formulas.values() if formula)]
-        return frozenset().union(*(formula.categorical for formula in formulas))
+        return frozenset().union(*(formula.categorical for formula in self.written.values()))
 
     def descendants(self, nodes: Collection[str]) -> tuple[str, ...]:
         """Nodes that an intervention on `nodes` reaches, parents first, without `nodes` themselves."""
@@ -56,8 +63,11 @@ def read_graph(options: ScmOptions) -> Graph:
     """
     formulas: dict[str, Formula | None] = {}
     for name, node in options.nodes.items():
-        if not re.fullmatch(r"[A-Za-z]\w*", name) or name in FUNCTIONS | MODULES:
-            raise ConfigError(f"config: scm.nodes: '{name}' cannot stand in a formula; name it like 'head_size'.")
+        if not is_name(name):
+            raise ConfigError(
+                f"config: scm.nodes: '{name}' cannot stand in a formula; name it like 'head_size', and its column by "
+                f'"{{column: {name}}}".'
+            )
         formulas[name] = parse_formula(node.formula, f"config: scm.nodes.{name}.formula") if node.formula else None
     image = parse_formula(options.image.formula, "config: scm.image.formula")
     for where, formula in [*((f"nodes.{name}", formula) for name, formula in formulas.items()), ("image", image)]:
@@ -77,11 +87,18 @@ def check_graph(options: ScmOptions, queries: Iterable[QueryOptions] = ()) -> No
     Raises:
         ConfigError: one sentence: which key, what is wrong with it, what to do.
     """
-    if not read_graph(options).image.names:
+    graph = read_graph(options)
+    if not graph.image.names:
         raise ConfigError(
             f"config: scm.image.formula: '{options.image.formula}' names no node, so that no intervention could change "
             f"the image; write it like {EXAMPLE}."
         )
+    for where, formula in graph.written.items():
+        if not formula.names:
+            raise ConfigError(
+                f"config: {where}: '{formula.text}' names no node; leave the formula out, since a node without parents "
+                "needs none."
+            )
     for name, node in options.nodes.items():
         if isinstance(declared_values(node), Levels) and node.levels is not None and len(node.levels) < 2:
             raise ConfigError(
@@ -101,12 +118,12 @@ def check_graph(options: ScmOptions, queries: Iterable[QueryOptions] = ()) -> No
             raise ConfigError(f"config: scm.contrasts.{contrast} is empty; write it like {{age: [50, 80]}}.")
         for target, ends in nodes.items():
             for value in ends:
-                _check_value(options, f"config: scm.contrasts.{contrast}", target, value, relative=False)
+                _check_value(options, graph, f"config: scm.contrasts.{contrast}", target, value, relative=False)
     labels: dict[str, str] = {}
     for index, query in enumerate(queries):
         where = f"config: counterfactuals[{index}] ({query.name})"
         for target, value in query.do.items():
-            _check_value(options, where, target, value, relative=True)
+            _check_value(options, graph, where, target, value, relative=True)
         label = query_label(query.name)
         if label in labels:
             raise ConfigError(f"{where}: its files would overwrite those of '{labels[label]}'; give it another name.")
@@ -137,7 +154,7 @@ def is_relative(value: Scalar) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[+-]\d+(\.\d+)?", value) is not None
 
 
-def _check_value(options: ScmOptions, where: str, node: str, value: Scalar, *, relative: bool) -> None:
+def _check_value(options: ScmOptions, graph: Graph, where: str, node: str, value: Scalar, *, relative: bool) -> None:
     """Check one node's value in a query or a contrast, as far as the options alone can tell."""
     if node not in options.nodes:
         raise ConfigError(f"{where}: '{node}' is not a node; {nearest(node, list(options.nodes))}")
@@ -146,9 +163,23 @@ def _check_value(options: ScmOptions, where: str, node: str, value: Scalar, *, r
         raise ConfigError(f"{where}: {node}: '{value}' is not one of its levels; {nearest(str(value), levels)}")
     if levels is None and is_relative(value) and not relative:
         raise ConfigError(f"{where}: {node}: '{value}' is a change; a contrast takes two values, like [50, 80].")
-    numeric = isinstance(declared_values(options.nodes[node]), Numbers)
-    if numeric and isinstance(value, str) and not is_relative(value):
+    family, wanted = options.nodes[node].family, declared_values(options.nodes[node])
+    if isinstance(wanted, Numbers) and isinstance(value, str) and not is_relative(value):
         raise ConfigError(f"{where}: {node}: '{value}' is not a number; write it like {{{node}: 70}}.")
+    if isinstance(value, str) or levels is not None:
+        return
+    if not math.isfinite(value):
+        raise ConfigError(f"{where}: {node}: {value} is not a finite number; write it like {{{node}: 70}}.")
+    if isinstance(wanted, Numbers) and value <= wanted.above:
+        raise ConfigError(
+            f"{where}: {node}: a {family} node needs {wanted.needed}, not {value:g}; ask for one of them."
+        )
+    for key, formula in graph.written.items():
+        for expression, asked in formula.transforms:
+            if asked == node and not has_value(expression, node, value):
+                raise ConfigError(
+                    f"{where}: {node}: '{expression}' in {key} has no value at {value:g}; ask within its domain."
+                )
 
 
 def _sorted(parents: dict[str, tuple[str, ...]]) -> list[str]:

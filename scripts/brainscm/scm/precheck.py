@@ -31,8 +31,7 @@ def check_designs(options: ScmOptions, scans: pd.DataFrame) -> None:
     graph = read_graph(options)
     table = add_years_since_baseline(scans)
     training = table[table["split"] == "train"]
-    formulas = {f"scm.nodes.{name}.formula": formula for name, formula in graph.formulas.items() if formula}
-    for where, formula in {**formulas, "scm.image.formula": graph.image}.items():
+    for where, formula in graph.written.items():
         if any(node_column(name, options, table) not in table for name in formula.names):
             continue
         alone = ScmOptions(
