@@ -172,7 +172,7 @@ def _check_value(options: ScmOptions, graph: Graph, where: str, node: str, value
         raise ConfigError(f"{where}: {node}: {value} is not a finite number; write it like {{{node}: 70}}.")
     if isinstance(wanted, Numbers) and value <= wanted.above:
         raise ConfigError(
-            f"{where}: {node}: a {family} node needs {wanted.needed}, not {value:g}; ask for one of them."
+            f"{where}: {node}: a {family} node has {wanted.needed}, not {value:g}; ask for one of them."
         )
     for key, formula in graph.written.items():
         for expression, asked in formula.transforms:
