@@ -6,9 +6,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from brainscm.alignment.displacement import inverse, resample, upsample, voxels
+from brainscm.alignment.displacement import align, inverse, resample, upsample, voxels
 from brainscm.alignment.registration import Alignment
-from brainscm.encoding.aligned import align
 
 SHAPE = (32, 32, 24)
 
