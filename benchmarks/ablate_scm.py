@@ -33,7 +33,7 @@ from bench_truth import ROOT
 from known_answers import Candidate, Run, fit_scm, judge, summarize
 from record import RESULTS, circumstances, write
 
-from brainscm.encoding.model import load_autoencoder
+from brainscm.encoding.model import load_encoder
 from brainscm.scm import shrinkage
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     if arguments.train:
         run = run.small(arguments.train)
     results = run.folder / "results"
-    autoencoder = load_autoencoder(results / "autoencoder" / "model.pt")
+    autoencoder = load_encoder(results / "autoencoder" / "model.pt")
     latents = zarr.open_group(results / "latents" / "latents.zarr", mode="r")
     not_carried = copy.copy(autoencoder)
     not_carried.carry = lambda shift, latents, mean: shift

@@ -29,6 +29,7 @@ rule train_autoencoder:
         preproc_dir=subpath(input.qc, parent=True),
         work_dir=WORK,
         preprocessing=PREPROCESSING,
+        identity=IDENTITY,
         options=config["autoencoder"],
         seed=config["seed"],
         code=lambda wildcards: code_fingerprint("train_autoencoder"),

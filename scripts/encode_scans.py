@@ -5,7 +5,7 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake):
-    from brainscm.encoding.model import load_autoencoder
+    from brainscm.encoding.model import load_encoder
     from brainscm.identity import Identity
     from brainscm.images import Grid
     from brainscm.latents.encode import encode_scans
@@ -18,6 +18,6 @@ with job(snakemake):
     grid = Grid.of(scans["image"].iloc[0])
     card = check_card(Path(input.card), Path(input.model), params.preprocessing, grid)
     device = choose_device("auto")
-    model = load_autoencoder(Path(input.model), device.type)
+    model = load_encoder(Path(input.model), device.type)
     identity = Identity.model_validate(params.identity).encoded_by(card["model_sha256"])
     encode_scans(scans, model, grid, Path(snakemake.output.latents), identity, device)

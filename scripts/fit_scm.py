@@ -9,7 +9,7 @@ with job(snakemake):
     from pydantic import TypeAdapter
 
     from brainscm.config import CustomTemplate, ScmOptions
-    from brainscm.encoding.model import load_autoencoder
+    from brainscm.encoding.model import load_encoder
     from brainscm.latents.store import LatentStore
     from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
@@ -26,7 +26,7 @@ with job(snakemake):
     run(
         scans=ScanTable.read(source.scans, source.qc),
         store=store,
-        encoder=load_autoencoder(Path(source.model), device.type),
+        encoder=load_encoder(Path(source.model), device.type),
         encoder_identity=store.identity,
         options=ScmOptions.model_validate(params.options),
         measure=SegmentRegions(template),

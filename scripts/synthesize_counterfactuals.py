@@ -9,7 +9,7 @@ with job(snakemake):
 
     from brainscm.config import QueryOptions, ScmOptions
     from brainscm.counterfactuals.synthesis import synthesize
-    from brainscm.encoding.model import load_autoencoder
+    from brainscm.encoding.model import load_encoder
     from brainscm.latents.store import LatentStore
     from brainscm.parallel import choose_device
     from brainscm.scans import ScanTable
@@ -21,7 +21,7 @@ with job(snakemake):
     store = LatentStore.open(source.latents)
     manifest = synthesize(
         scm=load_scm(Path(params.scm_dir), ScmOptions.model_validate(params.scm)),
-        encoder=load_autoencoder(Path(source.model), choose_device("auto").type),
+        encoder=load_encoder(Path(source.model), choose_device("auto").type),
         encoder_identity=store.identity,
         scans=ScanTable.read(source.scans, source.qc),
         store=store,

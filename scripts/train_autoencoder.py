@@ -10,7 +10,8 @@ with job(snakemake) as log:
     from pydantic import TypeAdapter
 
     from brainscm.config import AutoencoderOptions, CustomTemplate
-    from brainscm.encoding.model import save_autoencoder
+    from brainscm.encoding.model import save_encoder
+    from brainscm.identity import Identity
     from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import SegmentRegions
@@ -23,6 +24,7 @@ with job(snakemake) as log:
 
     input, params, output, resources = snakemake.input, snakemake.params, snakemake.output, snakemake.resources
     options = AutoencoderOptions.model_validate(params.options)
+    identity = Identity.model_validate(params.identity)
     scans = usable_scans(Path(input.scans), Path(input.qc), Path(params.preproc_dir))
     task = scans, params.preprocessing, options, params.seed, Path(params.work_dir)
     gpus, mpi = int(resources.get("gpu", 0)), resources.get("mpi")
@@ -39,7 +41,7 @@ with job(snakemake) as log:
         device,
         segment=SegmentRegions(template),
     )
-    save_autoencoder(fitted.model, options, Path(output.model))
+    save_encoder(fitted.model, identity, Path(output.model))
     card = make_card(fitted, Path(output.model), params.preprocessing, options, params.seed, reconstruction)
     Path(output.card).write_text(json.dumps(card, indent=2) + "\n")
     write_table(fitted.history, output.history)

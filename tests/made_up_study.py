@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from brainscm.config import AutoencoderOptions, Config
+from brainscm.config import Config
 from brainscm.counterfactuals.synthesis import synthesize
-from brainscm.encoding.model import load_autoencoder, save_autoencoder
+from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.stage import run as run_evaluation
@@ -173,7 +173,7 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
 
 def open_gallery(study: ReportStudy) -> Gallery:
     """What draws the report's pictures of a made-up study."""
-    return Gallery(study, template(), load_autoencoder(study.results / "autoencoder" / "model.pt"))
+    return Gallery(study, template(), load_encoder(study.results / "autoencoder" / "model.pt"))
 
 
 def save(volume: np.ndarray, path: Path) -> None:
@@ -238,8 +238,8 @@ def _encode(folder: Path) -> None:
     volumes = np.stack([np.asarray(nib.load(path).dataobj, np.float32) for path in scans["image"]])[:, None]
     train = (scans["split"] == "train").to_numpy()
     model_path = folder / "autoencoder" / "model.pt"
-    save_autoencoder(PCA.fit(volumes[train], 8), AutoencoderOptions(kind="pca"), model_path)
-    model = load_autoencoder(model_path)
+    save_encoder(PCA.fit(volumes[train], 8), IDENTITY, model_path)
+    model = load_encoder(model_path)
     grid = Grid.of(scans["image"].iloc[0])
     encode_scans(scans, model, grid, folder / "latents" / "latents.zarr", IDENTITY, torch.device("cpu"))
     decoded = model.decode(model.encode(torch.from_numpy(volumes))).numpy()[:, 0]
@@ -262,7 +262,7 @@ def _encode(folder: Path) -> None:
 def _fit(folder: Path, config: Config, seed: int) -> None:
     store = LatentStore.open(folder / "latents" / "latents.zarr")
     scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
-    model = load_autoencoder(folder / "autoencoder" / "model.pt")
+    model = load_encoder(folder / "autoencoder" / "model.pt")
     brain_mask = template().brain_mask
     scm = fit_scm(scans, store, model, IDENTITY, config.scm, measure, brain_mask, seed, folder / "scm")
     write_counterfactuals(folder / "counterfactuals", folder, scm, config)
@@ -272,7 +272,7 @@ def write_counterfactuals(out_dir: Path, folder: Path, scm: Scm, config: Config)
     """Answer the study's queries by a causal model of its latents; the manifest's path."""
     scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
     store = LatentStore.open(folder / "latents" / "latents.zarr")
-    model = load_autoencoder(folder / "autoencoder" / "model.pt")
+    model = load_encoder(folder / "autoencoder" / "model.pt")
     manifest = synthesize(scm, model, IDENTITY, scans, store, config.counterfactuals, out_dir)
     write_table(manifest, out_dir / "manifest.tsv")
     return out_dir / "manifest.tsv"

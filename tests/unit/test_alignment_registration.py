@@ -11,15 +11,17 @@ from torch import Tensor
 
 from brainscm.alignment.displacement import inverse, resample, upsample, voxels
 from brainscm.alignment.registration import Alignment
-from brainscm.config import AutoencoderOptions, QueryOptions, ScmOptions
+from brainscm.config import QueryOptions, ScmOptions
 from brainscm.counterfactuals.decoding import Factual, residual
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.encoding.aligned import Aligned, align, split_scales
-from brainscm.encoding.model import load_autoencoder, save_autoencoder
+from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
+from brainscm.identity import Identity
 from brainscm.scm.model import Scm
 
+IDENTITY = Identity(template="T", voxel_mm=3, transform="affine")
 SHAPE = (32, 32, 24)
 
 
@@ -216,8 +218,7 @@ def test_a_shift_of_the_appearance_changes_intensities_where_the_tissue_lies(ali
 
 
 def test_a_model_of_aligned_scans_is_the_same_from_its_file(aligned: Aligned, tmp_path: Path) -> None:
-    options = AutoencoderOptions(kind="pca", components=5)
-    save_autoencoder(aligned, options, tmp_path / "model.pt")
-    loaded = load_autoencoder(tmp_path / "model.pt")
+    save_encoder(aligned, IDENTITY, tmp_path / "model.pt")
+    loaded = load_encoder(tmp_path / "model.pt")
     scan = align(texture(), smooth_displacement(50, 0.7))[None, None]
     torch.testing.assert_close(loaded.encode(scan), aligned.encode(scan), rtol=0, atol=0)

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from brainscm.config import AutoencoderOptions
-from brainscm.encoding.model import build_vqvae, load_autoencoder, save_autoencoder
+from brainscm.encoding.model import build_vqvae, encoder_identity, load_encoder, save_encoder
 from brainscm.encoding.vqvae import VQVAE, DepthToSpace, ResidualBlock, SpaceToDepth
 from brainscm.errors import BrainSCMError
+from brainscm.files import sha256
+from brainscm.identity import Identity
 
+IDENTITY = Identity(template="T", voxel_mm=4, transform="affine")
 OPTIONS = AutoencoderOptions(channels=[4, 8], latent_channels=3, codebook_size=8)
 
 
@@ -66,15 +69,17 @@ def test_a_local_change_of_the_latent_leaves_the_far_brain_untouched():
 def test_a_saved_model_is_the_same_and_loads_without_running_code(tmp_path, quantizer):
     options = OPTIONS.model_copy(update={"quantizer": quantizer, "fsq_levels": 7})
     model, path = trained_vqvae(options), tmp_path / "model.pt"
-    save_autoencoder(model, options, path)
+    saved = save_encoder(model, IDENTITY, path)
+    assert saved == encoder_identity(path) == IDENTITY.encoded_by(sha256(path))
     assert set(torch.load(path, weights_only=True)) == {
         "kind",
         "grid_shape",
         "architecture",
-        "aligned_voxel_mm",
+        "identity",
+        "is_aligned",
         "weights",
     }
-    loaded = load_autoencoder(path)
+    loaded = load_encoder(path)
     volumes = torch.rand(1, 1, 16, 24, 32)
     latents = model.encode(volumes)
     assert loaded.latent_shape == model.latent_shape
@@ -88,7 +93,9 @@ def test_another_file_is_refused_in_one_sentence(tmp_path):
     path = tmp_path / "model.pt"
     path.write_text("not a model")
     with pytest.raises(BrainSCMError, match="train it again"):
-        load_autoencoder(path)
+        load_encoder(path)
+    with pytest.raises(BrainSCMError, match="train it again"):
+        encoder_identity(path)
 
 
 def test_recomputed_activations_give_the_same_gradients():

@@ -5,11 +5,12 @@ import pytest
 import torch
 from sklearn import decomposition
 
-from brainscm.config import AutoencoderOptions
-from brainscm.encoding.model import load_autoencoder, save_autoencoder
+from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.errors import BrainSCMError
+from brainscm.identity import Identity
 
+IDENTITY = Identity(template="T", voxel_mm=3, transform="affine")
 VOLUMES = np.random.default_rng(0).random((12, 1, 8, 6, 4)).astype(np.float32)
 
 
@@ -50,7 +51,7 @@ def test_one_scan_is_refused():
 
 def test_it_survives_its_file(tmp_path):
     model = PCA.fit(VOLUMES, 4)
-    save_autoencoder(model, AutoencoderOptions(kind="pca", alignment="none"), tmp_path / "model.pt")
-    loaded = load_autoencoder(tmp_path / "model.pt")
+    save_encoder(model, IDENTITY, tmp_path / "model.pt")
+    loaded = load_encoder(tmp_path / "model.pt")
     assert loaded.kind == "pca"
     assert torch.equal(loaded.encode(torch.from_numpy(VOLUMES)), model.encode(torch.from_numpy(VOLUMES)))

@@ -486,7 +486,6 @@ def test_regions_are_called_by_their_words(study):
     assert {row["region"] for row in block["rows"]} == named
 
 
-
 def test_an_effect_says_between_which_settings_it_lies(study):
     (effect,) = causal_model.context(study, made_up_study.open_gallery(study))["effects"]
     assert effect["caption"].startswith("ageing: age from 50 to 80. ")

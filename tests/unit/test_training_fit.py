@@ -13,9 +13,10 @@ from test_training_volume_store import GRID, write_scans
 
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.aligned import Aligned, align
-from brainscm.encoding.model import save_autoencoder
+from brainscm.encoding.model import save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.errors import BrainSCMError
+from brainscm.identity import Identity
 from brainscm.images import Grid
 from brainscm.training.card import check_card, make_card
 from brainscm.training.fidelity import psnr
@@ -23,6 +24,7 @@ from brainscm.training.fit import FittedAutoencoder, fit_autoencoder
 from brainscm.training.reconstruction import reconstruction_table
 
 PREPROCESSING = {"template": "MNI152NLin2009aSym", "voxel_mm": 3.0, "transform": "affine"}
+IDENTITY = Identity(template="MNI152NLin2009aSym", voxel_mm=3.0, transform="affine")
 OPTIONS = {
     kind: AutoencoderOptions(
         kind=kind,
@@ -51,7 +53,7 @@ def fit(scans: pd.DataFrame, work_dir: Path, kind: str = "pca", seed: int = 1) -
 def make_model_and_card(scans: pd.DataFrame, folder: Path, kind: str) -> tuple[Path, Path]:
     fitted = fit(scans, folder / "work", kind)
     model_path, card_path = folder / "model.pt", folder / "model.json"
-    save_autoencoder(fitted.model, OPTIONS[kind], model_path)
+    save_encoder(fitted.model, IDENTITY, model_path)
     reconstruction = reconstruction_table(fitted.model, scans, fitted.grid, torch.device("cpu"))
     card = make_card(fitted, model_path, PREPROCESSING, OPTIONS[kind], 1, reconstruction)
     card_path.write_text(json.dumps(card))
@@ -147,6 +149,6 @@ def test_the_card_refuses_scans_preprocessed_otherwise_and_names_the_difference(
 
 def test_the_card_of_another_model_is_refused(scans, tmp_path):
     model_path, card_path = make_model_and_card(scans, tmp_path, "pca")
-    save_autoencoder(fit(scans[1:], tmp_path / "other").model, OPTIONS["pca"], model_path)
+    save_encoder(fit(scans[1:], tmp_path / "other").model, IDENTITY, model_path)
     with pytest.raises(BrainSCMError, match="is not the card of"):
         check_card(card_path, model_path, PREPROCESSING, GRID)

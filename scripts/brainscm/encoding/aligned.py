@@ -40,6 +40,7 @@ class Aligned(nn.Module):
         self.inner, self.alignment = inner, alignment
         self.kind = inner.kind
         self.grid_shape = inner.grid_shape
+        self.architecture = inner.architecture
         inner_channels, *lattice = inner.latent_shape
         self._cubes = tuple(nodes // size for nodes, size in zip(alignment.shape, lattice, strict=True))
         packed = 3 * self._cubes[0] * self._cubes[1] * self._cubes[2]

@@ -1,4 +1,4 @@
-"""How an encoder is built from the config, and kept in a file."""
+"""How an encoder is built from the config, and kept in a file that knows which scans it is for."""
 
 from __future__ import annotations
 
@@ -13,59 +13,90 @@ from brainscm.encoding.aligned import Aligned
 from brainscm.encoding.pca import PCA
 from brainscm.encoding.vqvae import VQVAE
 from brainscm.errors import BrainSCMError
-from brainscm.files import whole
+from brainscm.files import sha256, whole
+from brainscm.identity import Identity
 
 
 def build_vqvae(options: AutoencoderOptions, grid_shape: tuple[int, int, int]) -> VQVAE:
     """An untrained VQ-VAE of the options' size."""
-    return VQVAE(grid_shape, **_architecture(options))
-
-
-def _architecture(options: AutoencoderOptions) -> dict[str, Any]:
     names = ["channels", "residual_blocks", "latent_channels", "quantizer", "fsq_levels"]
     names += ["codebook_size", "codebook_decay"]
-    return {name: getattr(options, name) for name in names}
+    return VQVAE(grid_shape, **{name: getattr(options, name) for name in names})
 
 
-def save_autoencoder(model: VQVAE | PCA | Aligned, options: AutoencoderOptions, path: Path) -> None:
-    """Write a model to one file of tensors and plain values, which loads without running code; atomic."""
-    inner = model.inner if isinstance(model, Aligned) else model
-    architecture = _architecture(options) if isinstance(inner, VQVAE) else {"components": inner.latent_shape[0]}
+def save_encoder(encoder: VQVAE | PCA | Aligned, identity: Identity, path: Path) -> Identity:
+    """Write an encoder to one file of tensors and plain values, which loads without running code.
+
+    Args:
+        identity: of the scans that it was fitted on.
+
+    Returns:
+        The identity of what this encoder makes of scans: see `encoder_identity`.
+    """
     content = {
-        "kind": model.kind,
-        "grid_shape": list(model.grid_shape),
-        "architecture": architecture,
-        "aligned_voxel_mm": model.alignment.voxel_mm if isinstance(model, Aligned) else None,
-        "weights": {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
+        "kind": encoder.kind,
+        "identity": identity.encoded_by("").as_json(),
+        "grid_shape": list(encoder.grid_shape),
+        "architecture": encoder.architecture,
+        "is_aligned": encoder.is_aligned,
+        "weights": {name: tensor.cpu().contiguous() for name, tensor in encoder.state_dict().items()},
     }
-    save_atomically(content, path)
+    save_whole(content, path)
+    return encoder_identity(path)
 
 
-def load_autoencoder(path: Path, device: str = "cpu") -> VQVAE | PCA | Aligned:
-    """Load a model for inference.
+def load_encoder(path: Path, device: str = "cpu") -> VQVAE | PCA | Aligned:
+    """Load an encoder for inference.
 
     Raises:
-        BrainSCMError: the file is not a model that `save_autoencoder` wrote.
+        BrainSCMError: the file is not one that `save_encoder` wrote.
     """
+    content = _read(path, device)
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
         kinds: dict[str, type[VQVAE] | type[PCA]] = {"vqvae": VQVAE, "pca": PCA}
         inner = kinds[content["kind"]](tuple(content["grid_shape"]), **content["architecture"])
-        model: VQVAE | PCA | Aligned = inner
-        if content["aligned_voxel_mm"] is not None:
+        encoder: VQVAE | PCA | Aligned = inner
+        if content["is_aligned"]:
             target, weight = torch.zeros(2, *content["grid_shape"]).clone()
-            model = Aligned(inner, Alignment(target, weight, content["aligned_voxel_mm"]))
-        model.load_state_dict(content["weights"])
+            encoder = Aligned(inner, Alignment(target, weight, content["identity"]["voxel_mm"]))
+        encoder.load_state_dict(content["weights"])
     except Exception as error:
-        raise BrainSCMError(
-            f"autoencoder: {path} is not a model of this version of BrainSCM ({type(error).__name__}); train it again."
-        ) from error
+        raise _not_an_encoder(path, error) from error
     # TF32 keeps 10 bits, too few for the small changes that counterfactuals make.
     torch.backends.cudnn.allow_tf32 = False
-    return model.to(device).eval()
+    return encoder.to(device).eval()
 
 
-def save_atomically(content: Any, path: Path) -> None:
-    """torch.save to a neighbour, then rename: a reader finds the old file or the new one, never half of it."""
+def encoder_identity(path: Path) -> Identity:
+    """Of the scans that an encoder is for, and with the file's own hash of what it makes of them.
+
+    Raises:
+        BrainSCMError: the file is not one that `save_encoder` wrote.
+    """
+    content = _read(path, "cpu")
+    try:
+        return Identity.model_validate(content["identity"]).encoded_by(sha256(path))
+    except (KeyError, ValueError) as error:
+        raise _not_an_encoder(path, error) from error
+
+
+def save_whole(content: Any, path: Path) -> None:
+    """torch.save so that a reader finds the old file or the new one, never half of it."""
     with whole(path) as partial:
         torch.save(content, partial)
+
+
+def _read(path: Path, device: str) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError
+        return content
+    except Exception as error:
+        raise _not_an_encoder(path, error) from error
+
+
+def _not_an_encoder(path: Path, error: Exception) -> BrainSCMError:
+    return BrainSCMError(
+        f"autoencoder: {path} is not a model of this version of BrainSCM ({type(error).__name__}); train it again."
+    )

@@ -26,6 +26,7 @@ class PCA(Unaligned, nn.Module):
         self.grid_shape = (x, y, z)
         self.latent_shape = (components, 1, 1, 1)
         self.layout = Layout((components,))
+        self.architecture = {"components": components}
         self.register_buffer("mean", torch.zeros(x * y * z))
         self.register_buffer("components", torch.zeros(components, x * y * z))
 

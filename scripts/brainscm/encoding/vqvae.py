@@ -68,6 +68,15 @@ class VQVAE(Unaligned, nn.Module):
         self.grid_shape = (x, y, z)
         self.latent_shape = (latent_channels, x // factor, y // factor, z // factor)
         self.layout = Layout((latent_channels,))
+        self.architecture = {
+            "channels": list(channels),
+            "residual_blocks": residual_blocks,
+            "latent_channels": latent_channels,
+            "quantizer": quantizer,
+            "fsq_levels": fsq_levels,
+            "codebook_size": codebook_size,
+            "codebook_decay": codebook_decay,
+        }
         self.linear = LinearCode(factor, latent_channels)
         self.codebook: Codebook | FiniteScalars
         if quantizer == "fsq":

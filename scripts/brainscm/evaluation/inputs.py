@@ -10,7 +10,7 @@ import pandas as pd
 
 from brainscm.config import QueryOptions, ScmOptions
 from brainscm.encoding.encoder import Encoder
-from brainscm.encoding.model import load_autoencoder
+from brainscm.encoding.model import load_encoder
 from brainscm.evaluation.cases import Case
 from brainscm.evaluation.scan import Scan
 from brainscm.evaluation.truth import Truth, read_raw, true_volume
@@ -77,7 +77,7 @@ class EvaluationInputs:
         table = table.leave_out(store.lacking(table.rows["scan"])).leave_out(scm.problems(table.rows))
         return cls(
             scm=scm,
-            encoder=load_autoencoder(model),
+            encoder=load_encoder(model),
             scans=table,
             store=store,
             written=WrittenCounterfactuals.open(manifest, table.grid, store.identity),

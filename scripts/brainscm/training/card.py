@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch
 import brainscm
 from brainscm.config import AutoencoderOptions
 from brainscm.errors import BrainSCMError
+from brainscm.files import sha256
 from brainscm.images import Grid
 from brainscm.provenance import options_fingerprint
 from brainscm.training.fit import FittedAutoencoder
@@ -33,7 +33,7 @@ def make_card(
     metrics = reconstruction.drop(columns="scan").groupby("split").mean()
     return {
         "kind": fitted.model.kind,
-        "model_sha256": file_sha256(model_path),
+        "model_sha256": sha256(model_path),
         "preprocessing": dict(preprocessing),
         "preprocessing_fingerprint": options_fingerprint(preprocessing),
         "grid": {"shape": list(fitted.grid.shape), "affine": fitted.grid.affine.tolist()},
@@ -69,7 +69,7 @@ def check_card(
         BrainSCMError: the card is not this model's, or the scans were preprocessed otherwise; it names the difference.
     """
     card = json.loads(card_path.read_text())
-    if card["model_sha256"] != file_sha256(model_path):
+    if card["model_sha256"] != sha256(model_path):
         raise BrainSCMError(f"{card_path} is not the card of {model_path}; train the autoencoder again.")
     differences = _differences(card["preprocessing"], json.loads(json.dumps(preprocessing, default=str)))
     if grid is not None:
@@ -93,8 +93,3 @@ def _differences(trained_on: Mapping[str, Any], given: Mapping[str, Any], prefix
         elif before != now:
             found.append(f"{prefix}{key} is {now!r} instead of {before!r}")
     return found
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from brainscm.config import AutoencoderOptions
-from brainscm.encoding.model import save_atomically
+from brainscm.encoding.model import save_whole
 from brainscm.encoding.quantizer import to_vectors
 from brainscm.encoding.vqvae import VQVAE, ResidualBlock
 from brainscm.errors import BrainSCMError
@@ -443,7 +443,7 @@ class Trainer:
             "progress": vars(self.progress),
         }
         if self.ranks.leads:
-            save_atomically(state, self._state_path)
+            save_whole(state, self._state_path)
 
     def _restore(self) -> None:
         state = torch.load(self._state_path, map_location=self.device, weights_only=True)
