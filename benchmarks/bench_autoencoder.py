@@ -33,9 +33,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from record import RESULTS, circumstances, write
 
 from brainscm.config import AutoencoderOptions
-from brainscm.encoding.model import build_vqvae
-from brainscm.training.trainer import Trainer, count_parameters, training_precision
-from brainscm.training.volume_store import VolumeStore
+from brainscm.encoding.vqvae import VQVAE
+from brainscm.training.hardware import training_precision
+from brainscm.training.trainer import Trainer, count_parameters
+from brainscm.training.volume_store import Stores, VolumeStore
 
 SCANS = 4
 
@@ -84,10 +85,10 @@ def measure_brainscm(arguments: argparse.Namespace) -> dict[str, float]:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         store = _made_up_store(Path(folder), arguments.grid)
-        model = build_vqvae(options, tuple(arguments.grid))
-        trainer = Trainer(model, store, store, options, seed=1, folder=Path(folder))
+        model = VQVAE(tuple(arguments.grid), options)
+        trainer = Trainer(model, Stores(store, store), options, seed=1, folder=Path(folder))
         trainer._start()
-        latents = torch.randn(arguments.batch, *model.latent_shape, device=trainer.device)
+        latents = torch.randn(arguments.batch, *model.latent_shape, device=trainer.passes.device)
         progress = trainer.progress
         figures = _figures(model, trainer._train_step, lambda: model.decode(latents), arguments)
         return {**figures, "loading_share": progress.interval_loading_seconds / progress.interval_seconds}
@@ -95,7 +96,7 @@ def measure_brainscm(arguments: argparse.Namespace) -> dict[str, float]:
 
 def measure_monai(arguments: argparse.Namespace) -> dict[str, float]:
     device, precision = torch.device(arguments.device), training_precision(torch.device(arguments.device))
-    wanted = count_parameters(build_vqvae(AutoencoderOptions(), tuple(arguments.grid)))
+    wanted = count_parameters(VQVAE(tuple(arguments.grid), AutoencoderOptions()))
     width = min(range(8, 129, 4), key=lambda width: abs(count_parameters(_monai_vqvae(width)) - wanted))
     model = _monai_vqvae(width).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)

@@ -26,9 +26,7 @@ rule train_autoencoder:
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 1440,
     params:
-        preproc_dir=subpath(input.qc, parent=True),
         work_dir=WORK,
-        preprocessing=PREPROCESSING,
         identity=IDENTITY,
         options=config["autoencoder"],
         seed=config["seed"],

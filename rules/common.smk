@@ -29,12 +29,6 @@ BIDS = config["bids_dir"] or (f"{WORK}/dicom/bids" if config["dicom_dir"] else f
 IS_ALIGNED = config["autoencoder"]["alignment"] == "deformable"
 
 # What makes two preprocessed scans comparable; a model remembers it and refuses scans made otherwise.
-PREPROCESSING = {
-    "template": config["template"],
-    "options": {key: value for key, value in config["preprocess"].items() if key != "atlas"},
-}
-
-
 IDENTITY = Identity.of(CONFIG).as_json()
 
 

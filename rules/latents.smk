@@ -6,7 +6,6 @@ rule encode_scans:
         scans=f"{RESULTS}/cohort/scans.tsv",
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=rules.train_autoencoder.output.model,
-        card=rules.train_autoencoder.output.card,
     output:
         latents=directory(f"{RESULTS}/latents/latents.zarr"),
     log:
@@ -20,9 +19,6 @@ rule encode_scans:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        preproc_dir=subpath(input.qc, parent=True),
-        work_dir=WORK,
-        preprocessing=PREPROCESSING,
         identity=IDENTITY,
         code=lambda wildcards: code_fingerprint("encode_scans"),
     message:

@@ -24,13 +24,12 @@ from brainscm.encoding.pca import PCA
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.stage import run as run_evaluation
 from brainscm.identity import Identity
-from brainscm.images import Grid
 from brainscm.latents.encode import encode_scans
 from brainscm.latents.store import LatentStore
 from brainscm.preprocess.itk import write_matrix
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
-from brainscm.scans import ScanTable, usable_scans
+from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
 from brainscm.scm.stage import run as fit_scm
 from brainscm.tables import write_table
@@ -234,17 +233,16 @@ def _write_truth(bids: Path, scans: pd.DataFrame) -> None:
 
 def _encode(folder: Path) -> None:
     preproc = folder / "preproc"
-    scans = usable_scans(folder / "cohort" / "scans.tsv", preproc / "qc.tsv", preproc)
-    volumes = np.stack([np.asarray(nib.load(path).dataobj, np.float32) for path in scans["image"]])[:, None]
-    train = (scans["split"] == "train").to_numpy()
+    scans = ScanTable.read(folder / "cohort" / "scans.tsv", preproc / "qc.tsv")
+    volumes = np.stack([scans.volume(scan) for scan in scans.usable["scan"]])[:, None]
+    train = (scans.usable["split"] == "train").to_numpy()
     model_path = folder / "autoencoder" / "model.pt"
     save_encoder(PCA.fit(volumes[train], 8), IDENTITY, model_path)
     model = load_encoder(model_path)
-    grid = Grid.of(scans["image"].iloc[0])
-    encode_scans(scans, model, grid, folder / "latents" / "latents.zarr", IDENTITY, torch.device("cpu"))
+    encode_scans(scans, model, IDENTITY, folder / "latents" / "latents.zarr")
     decoded = model.decode(model.encode(torch.from_numpy(volumes))).numpy()[:, 0]
     rows = []
-    for volume, other, row in zip(volumes[:, 0], decoded, scans.to_dict("records"), strict=True):
+    for volume, other, row in zip(volumes[:, 0], decoded, scans.usable.to_dict("records"), strict=True):
         mask = volume > 0
         fidelity = {"psnr_db": psnr(volume, other), "ssim": ssim(volume, other)}
         fidelity |= {"psnr_brain_db": psnr(volume, other, mask), "ssim_brain": ssim(volume, other, mask)}

@@ -56,7 +56,8 @@ def code_fingerprint(module: str, scripts: Path = SCRIPTS) -> str:
 def import_closure(module: str, without: Collection[str] = (), scripts: Path = SCRIPTS) -> dict[str, Module]:
     """The modules below `scripts` that one imports, and those that they import, itself included, by their names.
 
-    Imports within functions count; those below `if TYPE_CHECKING` do not, since they never run.
+    Imports within functions count; those below `if TYPE_CHECKING` do not, since they never run. Of a module that is
+    chosen by its name, as in `import_module(f"brainscm.encoding.{kind}")`, all that there are count.
 
     Args:
         without: modules to leave out, with what only they import.
@@ -72,7 +73,7 @@ def import_closure(module: str, without: Collection[str] = (), scripts: Path = S
         name = found.pop()
         file = _file(name, scripts)
         if file is not None and name not in closure and name not in without:
-            closure[name] = _read(file, name)
+            closure[name] = _read(file, name, scripts)
             found += closure[name].imports
     return closure
 
@@ -90,11 +91,12 @@ def _file(module: str, scripts: Path) -> Path | None:
 
 
 @cache
-def _read(file: Path, name: str) -> Module:
+def _read(file: Path, name: str, scripts: Path) -> Module:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     package = name if file.stem == "__init__" else name.rpartition(".")[0]
-    imports = frozenset(imported for statement in _statements(tree) for imported in _imports(statement, package))
-    return Module(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports)
+    imports = {imported for statement in _statements(tree) for imported in _imports(statement, package)}
+    imports.update(_chosen_by_name(tree, scripts))
+    return Module(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(imports))
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -129,3 +131,14 @@ def _imports(statement: ast.AST, package: str) -> Iterator[str]:
         return
     for name in names:
         yield from accumulate(name.split("."), lambda parent, child: f"{parent}.{child}")
+
+
+def _chosen_by_name(tree: ast.AST, scripts: Path) -> Iterator[str]:
+    """The modules of which a call `import_module(f"<package>.{name}")` may load any."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(
+                func=ast.Name("import_module"), args=[ast.JoinedStr([ast.Constant(str(package)), ast.FormattedValue()])]
+            ):
+                files = scripts.joinpath(*package.split(".")).glob("*.py")
+                yield from (package + file.stem for file in files if file.stem != "__init__")

@@ -161,20 +161,3 @@ def _read(path: Path | str, column: str, known: Sequence[str]) -> pd.DataFrame:
             "run the rule that writes it again."
         )
     return table
-
-
-def usable_scans(scans_tsv: Path, qc_tsv: Path, preproc_dir: Path) -> pd.DataFrame:
-    """Scans whose preprocessing did not fail: scan, participant, split, covariates, and paths `image` and `mask`.
-
-    Raises:
-        BrainSCMError: none is left.
-    """
-    scans = read_table(scans_tsv)
-    qc = read_table(qc_tsv)
-    qc = qc.loc[qc["status"] != "fail", ["scan", "preproc_t1w", "template_mask"]]
-    usable = scans.merge(qc, on="scan", validate="one_to_one")
-    if usable.empty:
-        raise BrainSCMError(f"{qc_tsv}: preprocessing failed for every scan; the reasons column says why.")
-    for column, source in (("image", "preproc_t1w"), ("mask", "template_mask")):
-        usable[column] = [str(Path(preproc_dir, path)) for path in usable.pop(source)]
-    return usable

@@ -99,7 +99,7 @@ def test_the_latent_gives_the_scan_back_in_its_own_place(aligned: Aligned) -> No
     scan = align(texture(), smooth_displacement(20, 0.7))[None, None]
     latent = aligned.encode(scan)
     assert latent.shape == (1, *aligned.latent_shape)
-    assert sum(aligned.parts) == aligned.latent_shape[0]
+    assert sum(aligned.layout.parts) == aligned.latent_shape[0]
     decoded = aligned.decode(latent)
     inside = scan > 0.3
     assert (decoded - scan)[inside].square().mean().sqrt() < 0.5 * (scan - texture())[inside].square().mean().sqrt()
@@ -136,14 +136,14 @@ def stretched(aligned: Aligned, factor: float) -> Tensor:
     middle = torch.tensor([15.5, 15.5, 11.5])[:, None, None, None]
     fine, coarse = split_scales((factor - 1) * (nodes - middle), aligned.alignment.voxel_mm)
     latent = torch.zeros(1, *aligned.latent_shape)
-    latent[0, : sum(aligned.parts[:2])] = torch.cat([aligned._pack(part) for part in (fine, coarse)])
+    latent[0, : sum(aligned.layout.parts[:2])] = torch.cat([aligned._pack(part) for part in (fine, coarse)])
     return latent
 
 
 def test_an_effect_is_carried_to_the_anatomy_of_each_person(aligned: Aligned) -> None:
     mean, wide = stretched(aligned, 1.1)[0], stretched(aligned, 1.65)
     shift = torch.zeros_like(wide)
-    displacement = sum(aligned.parts[:2])
+    displacement = sum(aligned.layout.parts[:2])
     shift[0, :displacement] = torch.randn(shift[0, :displacement].shape, generator=torch.Generator().manual_seed(0))
     shift[0, displacement:] = 3.0
 
@@ -161,7 +161,7 @@ def test_an_effect_is_carried_to_the_anatomy_of_each_person(aligned: Aligned) ->
 def test_counterfactuals_move_each_participant_by_the_transported_effect(aligned: Aligned) -> None:
     mean, wide = stretched(aligned, 1.0), stretched(aligned, 1.4)
     effect = torch.zeros_like(wide)
-    effect[0, : aligned.parts[0]] = 0.3
+    effect[0, : aligned.layout.parts[0]] = 0.3
     ids, age = [f"sub-{i:02d}" for i in range(40)], np.linspace(20, 80, 40)
     table = pd.DataFrame({"scan": ids, "participant": ids, "split": "train", "age": age})
     decades = np.column_stack([np.ones(40), (age - 50) / 10])
@@ -188,7 +188,7 @@ def test_the_mirror_image_of_a_latent_is_that_of_a_mirrored_scan(aligned: Aligne
     def packed(seed: int) -> Tensor:
         latent = torch.zeros(1, *aligned.latent_shape)
         parts = split_scales(smooth_displacement(seed, 1.0), aligned.alignment.voxel_mm)
-        latent[0, : sum(aligned.parts[:2])] = torch.cat([aligned._pack(part) for part in parts])
+        latent[0, : sum(aligned.layout.parts[:2])] = torch.cat([aligned._pack(part) for part in parts])
         return latent
 
     def mirrored(latent: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ def test_a_shift_of_the_appearance_changes_intensities_where_the_tissue_lies(ali
     moved = aligned.apply_shift(scan, factual.latents, shift, factual.appearance)
     inner = factual.latents[:, -5:]
     change = (aligned.inner.decode(inner + shift[:, -5:]) - aligned.inner.decode(inner))[0, 0]
-    displacement = aligned._displacement(factual.latents[0, : sum(aligned.parts[:2])])
+    displacement = aligned._displacement(factual.latents[0, : sum(aligned.layout.parts[:2])])
     expected = scan[0, 0] + resample(change, inverse(displacement))
     torch.testing.assert_close(moved[0, 0], expected, rtol=0, atol=0.03)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from brainscm.config import AutoencoderOptions
-from brainscm.encoding.model import build_vqvae, encoder_identity, load_encoder, save_encoder
+from brainscm.encoding.model import encoder_identity, load_encoder, save_encoder
 from brainscm.encoding.vqvae import VQVAE, DepthToSpace, ResidualBlock, SpaceToDepth
 from brainscm.errors import BrainSCMError
 from brainscm.files import sha256
@@ -17,7 +17,7 @@ OPTIONS = AutoencoderOptions(channels=[4, 8], latent_channels=3, codebook_size=8
 def trained_vqvae(options: AutoencoderOptions = OPTIONS, grid: tuple[int, int, int] = (16, 24, 32)) -> VQVAE:
     """A VQ-VAE with weights as after training: none zero, and the codebook started."""
     torch.manual_seed(0)
-    model = build_vqvae(options, grid).eval()
+    model = VQVAE(grid, options).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     batch = torch.rand(2, 1, *grid), torch.ones(2, 1, *grid, dtype=torch.bool)
@@ -37,7 +37,7 @@ def test_each_entry_of_channels_halves_the_grid(channels, factor):
 
 def test_a_grid_that_cannot_be_halved_is_refused():
     with pytest.raises(BrainSCMError, match="16×24×30 is not a multiple of 4"):
-        build_vqvae(OPTIONS, (16, 24, 30))
+        VQVAE((16, 24, 30), OPTIONS)
 
 
 def test_blocks_of_voxels_become_channels_and_back():
@@ -71,14 +71,6 @@ def test_a_saved_model_is_the_same_and_loads_without_running_code(tmp_path, quan
     model, path = trained_vqvae(options), tmp_path / "model.pt"
     saved = save_encoder(model, IDENTITY, path)
     assert saved == encoder_identity(path) == IDENTITY.encoded_by(sha256(path))
-    assert set(torch.load(path, weights_only=True)) == {
-        "kind",
-        "grid_shape",
-        "architecture",
-        "identity",
-        "is_aligned",
-        "weights",
-    }
     loaded = load_encoder(path)
     volumes = torch.rand(1, 1, 16, 24, 32)
     latents = model.encode(volumes)
@@ -100,15 +92,17 @@ def test_another_file_is_refused_in_one_sentence(tmp_path):
 
 def test_recomputed_activations_give_the_same_gradients():
     model = trained_vqvae()
+    again = VQVAE(model.grid_shape, OPTIONS.model_copy(update={"recompute": True}))
+    again.load_state_dict(model.state_dict())
+    calls = []
+    block = next(module for module in again.modules() if isinstance(module, ResidualBlock))
+    block.branch.register_forward_pre_hook(lambda *_: calls.append(1))
     volumes = torch.rand(1, 1, 16, 24, 32)
     gradients = []
-    for recompute in (False, True):
-        for module in model.modules():
-            if isinstance(module, ResidualBlock):
-                module.recompute = recompute
-        model.zero_grad()
-        model.decoder(model.encoder(volumes)).square().mean().backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for network in (model, again):
+        network.decoder(network.encoder(volumes)).square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    assert len(calls) == 2  # once forward, once more backward
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
@@ -117,7 +111,7 @@ def test_neighbours_help_to_decode_what_a_cube_alone_cannot_show():
     noise = torch.rand(4, 1, 16, 24, 32, generator=generator)
     smooth = torch.nn.functional.avg_pool3d(noise, 5, 1, 2)
     batch = smooth, torch.ones_like(smooth, dtype=torch.bool)
-    model = build_vqvae(OPTIONS, (16, 24, 32))
+    model = VQVAE((16, 24, 32), OPTIONS)
     model.start(lambda: [batch])
     latents = model.encode(smooth)
     alone = (model.linear._decode_alone(latents) - smooth).square().mean()

@@ -1,66 +1,101 @@
-"""The store of latents: the right rows, the same alone as in company, never half written."""
+"""The store of latents: the right rows, the same alone as in company, never half written, for its own scans alone."""
+
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_encoding_model import OPTIONS, trained_vqvae
-from test_training_volume_store import GRID, write_scans
 
+from brainscm.alignment.registration import Alignment
+from brainscm.encoding.aligned import Aligned
 from brainscm.encoding.layout import Layout, Mirror
-from brainscm.errors import ScanError
+from brainscm.encoding.model import load_encoder, save_encoder
+from brainscm.encoding.vqvae import VQVAE
+from brainscm.errors import BrainSCMError, ScanError
 from brainscm.identity import Identity
-from brainscm.images import read_volume
-from brainscm.latents.encode import encode_scans
+from brainscm.latents.encode import encode_scans, run
 from brainscm.latents.store import LatentStore
+from made_up_scans import GRID, write_scans
 
-IDENTITY = Identity(template="T", voxel_mm=4, transform="affine", encoder="hash")
-
-CPU = torch.device("cpu")
+IDENTITY = Identity(template="T", voxel_mm=3, transform="affine")
+ENCODED = IDENTITY.encoded_by("hash")
 
 
 @pytest.fixture
-def model():
+def encoder() -> VQVAE:
     return trained_vqvae(OPTIONS, GRID.shape)
 
 
-def test_rows_follow_the_scans(tmp_path, model):
-    scans = write_scans(tmp_path, 3).iloc[[2, 0, 1]]
-    encode_scans(scans, model, GRID, tmp_path / "latents.zarr", IDENTITY, CPU)
+def test_rows_are_the_usable_scans(tmp_path, encoder):
+    scans = write_scans(tmp_path, ["train", "validation", "test"]).leave_out(pd.Series({"sub-1": "spoilt"}))
+    encode_scans(scans, encoder, ENCODED, tmp_path / "latents.zarr")
     store = LatentStore.open(tmp_path / "latents.zarr")
-    assert store.scans == ("sub-2", "sub-0", "sub-1")
-    assert store.identity == IDENTITY
-    assert store.layout == model.layout
+    assert store.scans == ("sub-0", "sub-2")
+    assert store.identity == ENCODED
+    assert store.layout == encoder.layout
     latents = store.latents
-    assert latents.shape == (3, *model.latent_shape)
-    assert latents.chunks == (1, *model.latent_shape)
+    assert latents.shape == (2, *encoder.latent_shape)
+    assert latents.chunks == (1, *encoder.latent_shape)
     assert latents.dtype == np.float32
-    volume = torch.from_numpy(read_volume(scans["image"].iloc[0], GRID))[None, None]
-    assert np.array_equal(latents[0], model.encode(volume)[0].numpy())
+    for row, scan in enumerate(store.scans):
+        volume = torch.from_numpy(scans.volume(scan))[None, None]
+        assert np.array_equal(latents[row], encoder.encode(volume)[0].numpy())
 
 
-def test_the_store_says_what_a_mirrored_latent_is(tmp_path, model):
-    model.layout = Layout(model.layout.parts, Mirror([1, 0], [-1, 1]))
-    encode_scans(write_scans(tmp_path, 1), model, GRID, tmp_path / "latents.zarr", IDENTITY, CPU)
-    assert LatentStore.open(tmp_path / "latents.zarr").layout == model.layout
+def test_aligned_scans_are_encoded_by_the_displacements_that_were_found(tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr(Alignment, "displacement", lambda *_: pytest.fail("registered again"))
+    scans = write_scans(tmp_path, ["train", "test"], is_aligned=True)
+    aligned = Aligned(encoder, Alignment(torch.rand(GRID.shape), torch.ones(GRID.shape), 3.0))
+    encode_scans(scans, aligned, ENCODED, tmp_path / "latents.zarr")
+    latents = LatentStore.open(tmp_path / "latents.zarr").latents
+    for row, scan in enumerate(("sub-0", "sub-1")):
+        volume, displacement = (torch.from_numpy(part) for part in (scans.volume(scan), scans.displacement(scan)))
+        assert np.array_equal(latents[row], aligned.encode(volume[None, None], displacement[None])[0].numpy())
 
 
-def test_a_scan_alone_has_the_same_latent_as_in_company(tmp_path, model):
-    scans = write_scans(tmp_path, 3)
-    encode_scans(scans, model, GRID, tmp_path / "all.zarr", IDENTITY, CPU)
-    encode_scans(scans[1:2], model, GRID, tmp_path / "one.zarr", IDENTITY, CPU)
-    alone, company = (LatentStore.open(tmp_path / name).latents for name in ("one.zarr", "all.zarr"))
-    assert np.array_equal(alone[0], company[1])
+def test_the_store_says_what_a_mirrored_latent_is(tmp_path, encoder):
+    encoder.layout = Layout(encoder.layout.parts, Mirror([1, 0], [-1, 1]))
+    encode_scans(write_scans(tmp_path, ["train"]), encoder, ENCODED, tmp_path / "latents.zarr")
+    assert LatentStore.open(tmp_path / "latents.zarr").layout == encoder.layout
 
 
-def test_a_failure_leaves_no_store_behind_and_the_next_run_mends_it(tmp_path, model):
-    scans = write_scans(tmp_path, 2)
-    path, image = tmp_path / "latents.zarr", tmp_path / "sub-1_T1w.nii.gz"
+def test_a_scan_alone_has_the_same_latent_as_in_company(tmp_path, encoder):
+    scans = write_scans(tmp_path, ["train"] * 3)
+    encode_scans(scans, encoder, ENCODED, tmp_path / "all.zarr")
+    alone = scans.leave_out(pd.Series({"sub-0": "another", "sub-2": "another"}))
+    encode_scans(alone, encoder, ENCODED, tmp_path / "one.zarr")
+    one, company = (LatentStore.open(tmp_path / name).latents for name in ("one.zarr", "all.zarr"))
+    assert np.array_equal(one[0], company[1])
+
+
+def test_a_failure_leaves_no_store_behind_and_the_next_run_mends_it(tmp_path, encoder):
+    scans = write_scans(tmp_path, ["train", "train"])
+    path, image = tmp_path / "latents.zarr", scans.path("sub-1", "preproc_t1w")
     content = image.read_bytes()
     image.write_bytes(content[:100])
     with pytest.raises(ScanError, match="sub-1_T1w"):
-        encode_scans(scans, model, GRID, path, IDENTITY, CPU)
+        encode_scans(scans, encoder, ENCODED, path)
     assert not path.exists()
     image.write_bytes(content)
-    encode_scans(scans, model, GRID, path, IDENTITY, CPU)
-    encode_scans(scans, model, GRID, path, IDENTITY.encoded_by("again"), CPU)
+    encode_scans(scans, encoder, ENCODED, path)
+    encode_scans(scans, encoder, IDENTITY.encoded_by("again"), path)
     assert LatentStore.open(path).identity.encoder == "again"
+
+
+def test_the_stage_remembers_the_model_and_refuses_scans_that_are_not_for_it(tmp_path: Path, encoder):
+    scans, model, path = write_scans(tmp_path, ["train"]), tmp_path / "model.pt", tmp_path / "latents.zarr"
+    saved = save_encoder(encoder, IDENTITY, model)
+    run(scans, IDENTITY, model, path)
+    store = LatentStore.open(path)
+    assert store.identity == saved
+    volume = torch.from_numpy(scans.volume("sub-0"))[None, None]
+    assert np.array_equal(store.latents[0], load_encoder(model).encode(volume)[0].numpy())
+    with pytest.raises(BrainSCMError, match=r"voxel_mm is 2.0 here and 3.0 there.*train the autoencoder again"):
+        run(scans, IDENTITY.model_copy(update={"voxel_mm": 2.0}), model, path)
+    with pytest.raises(BrainSCMError, match="template is 'Other' here and 'T' there"):
+        run(scans, IDENTITY.model_copy(update={"template": "Other"}), model, path)
+    save_encoder(trained_vqvae(OPTIONS, (8, 8, 8)), IDENTITY, model)
+    with pytest.raises(BrainSCMError, match=r"the grid is 8×8×16 at 3×3×3 mm .* here and 8×8×8 there"):
+        run(scans, IDENTITY, model, path)

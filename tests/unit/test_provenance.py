@@ -86,6 +86,14 @@ def test_a_module_counts_by_its_name(tmp_path: Path) -> None:
         code_fingerprint("preprocess_scans", tmp_path)
 
 
+def test_each_module_that_may_be_chosen_by_its_name_counts(tmp_path: Path) -> None:
+    scan = "from importlib import import_module\ndef run(step):\n    return import_module(f'brainscm.steps.{step}')\n"
+    fingerprint(tmp_path, {**LIBRARY, "brainscm/scan.py": scan})
+    found = import_closure("brainscm.scan", scripts=tmp_path)
+    assert {"brainscm.steps.mask", "brainscm.steps.grow"} <= set(found)
+    assert {"brainscm.encoding.pca", "brainscm.encoding.vqvae"} <= set(import_closure("encode_scans"))
+
+
 def test_every_rule_with_a_script_has_the_fingerprint_of_its_own_code() -> None:
     rules = scripted_rules()
     assert set(rules) == {path.stem for path in SCRIPTS.glob("*.py")}

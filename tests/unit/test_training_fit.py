@@ -1,154 +1,206 @@
-"""From the table of scans to a model with its card, of either kind, and its refusal for other scans."""
+"""From scans to a fitted encoder of any kind: what it is fitted on, and which state belongs to which training."""
 
-import json
+import math
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
-import nibabel as nib
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_training_volume_store import GRID, write_scans
 
 from brainscm.config import AutoencoderOptions
-from brainscm.encoding.aligned import Aligned, align
-from brainscm.encoding.model import save_encoder
+from brainscm.encoding.encoder import ClosedForm
+from brainscm.encoding.layout import Layout
+from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
-from brainscm.images import Grid
-from brainscm.training.card import check_card, make_card
-from brainscm.training.fidelity import psnr
+from brainscm.scans import ScanTable
 from brainscm.training.fit import FittedAutoencoder, fit_autoencoder
 from brainscm.training.reconstruction import reconstruction_table
+from brainscm.training.task import TrainingTask
+from brainscm.training.volume_store import VolumeStore
+from made_up_scans import GRID, write_image, write_scans
 
-PREPROCESSING = {"template": "MNI152NLin2009aSym", "voxel_mm": 3.0, "transform": "affine"}
+SPLITS = ["train"] * 4 + ["validation"] + ["test"] * 2
 IDENTITY = Identity(template="MNI152NLin2009aSym", voxel_mm=3.0, transform="affine")
 OPTIONS = {
-    kind: AutoencoderOptions(
-        kind=kind,
-        alignment="none",
-        channels=[4],
-        residual_blocks=1,
-        latent_channels=4,
-        codebook_size=8,
-        max_steps=4,
-        validation_interval=2,
-        components=3,
+    "kind": "pca", "alignment": "none", "channels": [4], "residual_blocks": 1, "latent_channels": 4, "codebook_size": 8,
+    "max_steps": 4, "validation_interval": 2, "components": 3,
+}  # fmt: skip
+
+
+def task_in(folder: Path, seed: int = 1, work: str = "work", **options: object) -> TrainingTask:
+    """On the scans that lie in `folder`."""
+    return TrainingTask(
+        scans_tsv=folder / "scans.tsv",
+        qc_tsv=folder / "preproc" / "qc.tsv",
+        identity=IDENTITY,
+        options=AutoencoderOptions.model_validate({**OPTIONS, **options}),
+        seed=seed,
+        work_dir=folder / work,
     )
-    for kind in ("vqvae", "pca")
-}
 
 
 @pytest.fixture
-def scans(tmp_path: Path) -> pd.DataFrame:
-    return write_scans(tmp_path / "preproc", 7).assign(split=["train"] * 4 + ["validation"] + ["test"] * 2)
+def folder(tmp_path: Path) -> Path:
+    write_scans(tmp_path, SPLITS, is_aligned=True)
+    return tmp_path
 
 
-def fit(scans: pd.DataFrame, work_dir: Path, kind: str = "pca", seed: int = 1) -> FittedAutoencoder:
-    return fit_autoencoder(scans, PREPROCESSING, OPTIONS[kind], seed, work_dir)
-
-
-def make_model_and_card(scans: pd.DataFrame, folder: Path, kind: str) -> tuple[Path, Path]:
-    fitted = fit(scans, folder / "work", kind)
-    model_path, card_path = folder / "model.pt", folder / "model.json"
-    save_encoder(fitted.model, IDENTITY, model_path)
-    reconstruction = reconstruction_table(fitted.model, scans, fitted.grid, torch.device("cpu"))
-    card = make_card(fitted, model_path, PREPROCESSING, OPTIONS[kind], 1, reconstruction)
-    card_path.write_text(json.dumps(card))
-    return model_path, card_path
+def split_volumes(scans: ScanTable, split: str) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(scans.volume(scan)) for scan in scans.of_split(split)["scan"]])[:, None]
 
 
 @pytest.mark.parametrize("kind", ["vqvae", "pca"])
-def test_a_fit_leaves_a_model_a_picture_and_a_history(scans, tmp_path, kind):
-    fitted = fit(scans, tmp_path / "work", kind)
-    assert fitted.model.kind == kind
-    assert fitted.model.grid_shape == GRID.shape
+def test_a_fit_leaves_an_encoder_a_picture_and_a_history(folder, kind):
+    task = task_in(folder, kind=kind)
+    fitted = fit_autoencoder(task)
+    assert fitted.encoder.kind == kind
+    assert fitted.encoder.grid_shape == GRID.shape
     assert fitted.picture.read_bytes().startswith(b"\x89PNG")
     assert fitted.history["step"].tolist() == ([0, 2, 2, 4, 4] if kind == "vqvae" else [])
+    assert fitted.steps == (4 if kind == "vqvae" else 0)
+    assert fitted.parameters > 1000
 
 
-def test_aligned_scans_are_what_an_aligning_model_learns(scans, tmp_path, monkeypatch):
-    """The inner model is fitted on scans brought to the template, and each displacement is found once."""
-    brain = np.asarray(nib.load(scans["image"].iloc[0]).dataobj, np.float32)
-    drawn = SimpleNamespace(brain=brain, brain_mask=brain > 0, voxel_mm=3.0)
-    monkeypatch.setattr("brainscm.training.fit.load_template", lambda *_: drawn)
-    preprocessing = {"template": "MNI152NLin2009aSym", "options": {"voxel_mm": 3.0}}
-    options = OPTIONS["pca"].model_copy(update={"alignment": "deformable"})
-    model = fit_autoencoder(scans, preprocessing, options, 1, tmp_path / "work").model
-    assert isinstance(model, Aligned)
-    train = scans[scans["split"] == "train"]["image"]
-    volumes = [torch.from_numpy(np.asarray(nib.load(path).dataobj, np.float32)) for path in train]
-    aligned = torch.stack([align(volume, model.alignment.displacement(volume)) for volume in volumes])
-    expected = PCA.fit(aligned[:, None].half().numpy(), 3)
-    torch.testing.assert_close(model.inner.mean, expected.mean, atol=1e-3, rtol=0)
+def test_the_encoder_is_fitted_on_the_training_scans_alone(folder):
+    task = task_in(folder)
+    encoder = fit_autoencoder(task).encoder
+    expected = PCA.fit(split_volumes(task.scans, "train").half().numpy(), 3)
+    assert torch.equal(encoder.components, expected.components)
 
 
-def test_the_test_split_is_never_seen(scans, tmp_path):
-    seen = fit(scans, tmp_path / "work").model
-    Path(scans["image"].iloc[-1]).write_bytes(b"spoilt")
-    assert torch.equal(fit(scans, tmp_path / "other").model.components, seen.components)
+def test_aligned_scans_are_what_an_aligning_encoder_learns(folder):
+    task = task_in(folder, alignment="deformable")
+    encoder = fit_autoencoder(task).encoder
+    chosen = task.scans.of_split("train")["scan"].tolist()
+    aligned = VolumeStore.open_or_build(task.scans, chosen, folder / "other", is_aligned=True)
+    assert torch.equal(encoder.components, PCA.fit(aligned.volumes, 3).components)
+    assert not torch.allclose(encoder.components, fit_autoencoder(task_in(folder)).encoder.components)
 
 
-def test_each_training_has_a_state_of_its_own(scans, tmp_path):
-    first = fit(scans, tmp_path / "work").picture.parent
-    assert fit(scans, tmp_path / "work").picture.parent == first
-    assert fit(scans, tmp_path / "work", seed=2).picture.parent != first
-    assert fit(scans, tmp_path / "work", kind="vqvae").picture.parent != first
-    assert fit(scans[1:], tmp_path / "work").picture.parent != first
+def test_the_test_split_is_never_seen(folder):
+    seen = fit_autoencoder(task_in(folder)).encoder
+    (folder / "preproc" / "sub-6_T1w.nii.gz").write_bytes(b"spoilt")
+    assert torch.equal(fit_autoencoder(task_in(folder, work="other")).encoder.components, seen.components)
+
+
+def state_of(fitted: FittedAutoencoder) -> Path:
+    return fitted.picture.parent
+
+
+def test_each_training_has_a_state_of_its_own(folder):
+    first = state_of(fit_autoencoder(task_in(folder)))
+    assert state_of(fit_autoencoder(task_in(folder))) == first
+    assert state_of(fit_autoencoder(task_in(folder, device="cpu"))) == first
+    others = [task_in(folder, seed=2), task_in(folder, components=2), task_in(folder, alignment="deformable")]
+    others.append(task_in(folder).model_copy(update={"identity": IDENTITY.model_copy(update={"voxel_mm": 2.0})}))
+    states = {first, *(state_of(fit_autoencoder(task)) for task in others)}
+    assert len(states) == 5
+    write_image(folder / "preproc" / "sub-4_T1w.nii.gz", split_volumes(task_in(folder).scans, "test")[0, 0].numpy())
+    assert state_of(fit_autoencoder(task_in(folder))) not in states
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "training"), ("validation", "validation")])
-def test_an_empty_split_is_told(scans, tmp_path, split, name):
+def test_an_empty_split_is_told(tmp_path, split, name):
+    write_scans(tmp_path, [other for other in SPLITS if other != split])
     with pytest.raises(BrainSCMError, match=f"the {name} split has no usable scan"):
-        fit(scans[scans["split"] != split], tmp_path)
+        fit_autoencoder(task_in(tmp_path))
 
 
-def test_every_scan_is_reconstructed(scans, tmp_path):
-    fitted = fit(scans, tmp_path / "work")
-    table = reconstruction_table(fitted.model, scans, fitted.grid, torch.device("cpu"))
-    assert table["scan"].tolist() == scans["scan"].tolist()
+def test_a_task_survives_its_file(folder):
+    task = task_in(folder, channels=[8, 16])
+    assert TrainingTask.model_validate_json(task.model_dump_json()) == task
+
+
+class Means(ClosedForm):
+    """The smallest encoder that one could write: a scan is the mean of its voxels."""
+
+    kind = "means"
+
+    def __init__(self, grid_shape, options):
+        super().__init__(grid_shape, options)
+        self.latent_shape, self.layout = (1, 1, 1, 1), Layout((1,))
+        self.register_buffer("pattern", torch.ones(grid_shape))
+
+    @classmethod
+    def solve(cls, volumes, options):
+        encoder = cls(volumes.shape[2:], options)
+        encoder.pattern.copy_(torch.from_numpy(volumes[:].astype("float32").mean((0, 1))))
+        return encoder
+
+    def encode(self, volumes, displacements=None):
+        return volumes.mean((2, 3, 4), keepdim=True) / self.pattern.mean()
+
+    def quantize(self, latents):
+        return latents
+
+    def decode(self, latents):
+        return latents * self.pattern
+
+
+def test_a_new_encoder_is_a_module_of_its_own(folder, monkeypatch):
+    """Nothing else but its name in the config's options knows of it."""
+    module = ModuleType("brainscm.encoding.means")
+    module.ENCODER = Means
+    monkeypatch.setitem(sys.modules, "brainscm.encoding.means", module)
+    task = task_in(folder)
+    # What the config allows is the second file that a new encoder changes.
+    task = task.model_copy(update={"options": task.options.model_copy(update={"kind": "means"})})
+    encoder = fit_autoencoder(task).encoder
+    torch.testing.assert_close(encoder.pattern, split_volumes(task.scans, "train").mean((0, 1)), atol=1e-3, rtol=0)
+    monkeypatch.setattr(encoder, "options", OPTIONS_OF_MEANS := AutoencoderOptions(alignment="none"))
+    save_encoder(encoder, IDENTITY, folder / "model.pt")
+    loaded = load_encoder(folder / "model.pt")
+    assert loaded.options == OPTIONS_OF_MEANS
+    volumes = split_volumes(task.scans, "test")
+    assert torch.equal(loaded.decode(loaded.encode(volumes)), encoder.decode(encoder.encode(volumes)))
+
+
+def measure(volume, mask, head_size=1.0):
+    return {"brain": float(volume[mask].sum()), "everything": float(volume.sum())}
+
+
+def test_every_usable_scan_is_reconstructed(folder):
+    task = task_in(folder)
+    encoder = fit_autoencoder(task).encoder
+    scans = task.scans.leave_out(pd.Series({"sub-5": "spoilt"}))
+    table = reconstruction_table(encoder, scans, measure)
+    assert table["scan"].tolist() == ["sub-0", "sub-1", "sub-2", "sub-3", "sub-4", "sub-6"]
+    assert table["split"].tolist() == [*SPLITS[:5], "test"]
+    # Three components hold four scans but for the half precision in which they are stored.
     train, held_out = table[table["split"] == "train"], table[table["split"] != "train"]
-    assert train["psnr_brain_db"].min() > held_out["psnr_brain_db"].max()
-    assert np.array_equal(table["psnr_brain_db"], table["quantized_psnr_brain_db"])
-    # float16 storage of the training volumes costs less than 0.1 dB
-    assert psnr(fitted.model.mean.numpy(), 0 * fitted.model.mean.numpy()) < train["psnr_db"].min()
+    assert train["psnr_brain_db"].min() > 55
+    assert held_out["psnr_brain_db"].max() < 20
+    assert train["ssim_brain"].min() > 0.999 > held_out["ssim_brain"].max()
+    assert np_equal(table["psnr_brain_db"], table["quantized_psnr_brain_db"])  # PCA has no codes
 
 
-def test_regional_volumes_of_people_not_trained_on_are_compared(scans, tmp_path):
-    fitted = fit(scans, tmp_path / "work")
-
-    def segment(volume, mask):
-        return {"brain": float(volume[mask].sum())}
-
-    table = reconstruction_table(fitted.model, scans, fitted.grid, torch.device("cpu"), segment).set_index("split")
-    assert table.loc["train", "brain_error_ml"].isna().all()
-    assert table.drop("train")["brain_error_ml"].abs().min() > 0
+def np_equal(one: pd.Series, other: pd.Series) -> bool:
+    return bool((one == other).all())
 
 
-@pytest.mark.parametrize("kind", ["vqvae", "pca"])
-def test_the_card_accepts_the_scans_it_was_made_from(scans, tmp_path, kind):
-    model_path, card_path = make_model_and_card(scans, tmp_path, kind)
-    card = check_card(card_path, model_path, PREPROCESSING, GRID)
-    assert card["kind"] == kind
-    assert card["data"]["scans"] == {"train": 4, "validation": 1, "test": 2}
-    assert set(card["metrics"]) == {"train", "validation", "test"}
-    assert card["options"] == OPTIONS[kind].model_dump()
+def test_regional_volumes_of_participants_not_trained_on_are_compared(folder):
+    task = task_in(folder)
+    encoder = fit_autoencoder(task).encoder
+    table = reconstruction_table(encoder, task.scans, measure).set_index("scan")
+    assert table.loc[table["split"] == "train", "brain_error_ml"].isna().all()
+    volume, mask = torch.from_numpy(task.scans.volume("sub-6")), task.scans.mask("sub-6")
+    decoded = encoder.decode(encoder.encode(volume[None, None]))[0, 0]
+    for region, inside in (("brain", mask), ("everything", mask | True)):
+        expected = float((decoded - volume)[torch.from_numpy(inside)].sum())
+        assert math.isclose(table.at["sub-6", f"{region}_error_ml"], expected, rel_tol=1e-3, abs_tol=1e-3)
 
 
-def test_the_card_refuses_scans_preprocessed_otherwise_and_names_the_difference(scans, tmp_path):
-    model_path, card_path = make_model_and_card(scans, tmp_path, "pca")
-    with pytest.raises(BrainSCMError, match=r"voxel_mm is 2.0 instead of 3.0"):
-        check_card(card_path, model_path, {**PREPROCESSING, "voxel_mm": 2.0}, GRID)
-    with pytest.raises(BrainSCMError, match="template is 'Other' instead of 'MNI152NLin2009aSym'"):
-        check_card(card_path, model_path, {**PREPROCESSING, "template": "Other"}, GRID)
-    with pytest.raises(BrainSCMError, match=r"8×8×8 at 3×3×3 mm .* instead of 8×8×16"):
-        check_card(card_path, model_path, PREPROCESSING, Grid((8, 8, 8), GRID.affine))
-
-
-def test_the_card_of_another_model_is_refused(scans, tmp_path):
-    model_path, card_path = make_model_and_card(scans, tmp_path, "pca")
-    save_encoder(fit(scans[1:], tmp_path / "other").model, IDENTITY, model_path)
-    with pytest.raises(BrainSCMError, match="is not the card of"):
-        check_card(card_path, model_path, PREPROCESSING, GRID)
+@pytest.mark.parametrize("quantized", [False, True], ids=["continuous", "quantised"])
+def test_the_two_reconstructions_are_not_mixed_up(folder, quantized):
+    task = task_in(folder, kind="vqvae", codebook_size=2)
+    encoder = fit_autoencoder(task).encoder
+    row = reconstruction_table(encoder, task.scans, measure).iloc[-1]
+    volume, mask = torch.from_numpy(task.scans.volume("sub-6")), torch.from_numpy(task.scans.mask("sub-6"))
+    latents = encoder.encode(volume[None, None])
+    decoded = encoder.decode(encoder.quantize(latents) if quantized else latents)[0, 0]
+    psnr = -10 * math.log10(float((decoded - volume)[mask].square().mean()))
+    assert math.isclose(row["quantized_psnr_brain_db" if quantized else "psnr_brain_db"], psnr, abs_tol=1e-3)

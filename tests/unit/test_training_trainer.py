@@ -11,13 +11,14 @@ import torch
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from brainscm.config import AutoencoderOptions
-from brainscm.encoding.model import build_vqvae
+from brainscm.encoding.vqvae import VQVAE
 from brainscm.errors import BrainSCMError
 from brainscm.parallel import choose_device
-from brainscm.training import trainer as trainer_module
+from brainscm.training.history import history_table
 from brainscm.training.progress import Events
-from brainscm.training.trainer import Trainer, history_table
-from brainscm.training.volume_store import VolumeStore
+from brainscm.training.trainer import Trainer
+from brainscm.training.validation import COLLAPSE_USAGE
+from brainscm.training.volume_store import Stores, VolumeStore
 
 OPTIONS = AutoencoderOptions(
     alignment="none",
@@ -40,23 +41,23 @@ def make_store(folder: Path, scans: int, seed: int) -> VolumeStore:
 
 
 @pytest.fixture
-def stores(tmp_path: Path) -> tuple[VolumeStore, VolumeStore]:
-    return make_store(tmp_path / "train", 5, seed=0), make_store(tmp_path / "validation", 2, seed=1)
+def stores(tmp_path: Path) -> Stores:
+    return Stores(make_store(tmp_path / "train", 5, seed=0), make_store(tmp_path / "validation", 2, seed=1))
 
 
-def make_trainer(stores: tuple[VolumeStore, VolumeStore], folder: Path, **changes) -> Trainer:
+def make_trainer(stores: Stores, folder: Path, **changes) -> Trainer:
     options = OPTIONS.model_copy(update=changes)
     torch.manual_seed(0)
-    return Trainer(build_vqvae(options, GRID), *stores, options, seed=7, folder=folder)
+    return Trainer(VQVAE(GRID, options), stores, options, seed=7, folder=folder)
 
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    return {name: value.clone() for name, value in trainer.network.state_dict().items()}
 
 
 def assert_same_training(one: Trainer, other: Trainer) -> None:
-    for name, value in one.model.state_dict().items():
-        assert torch.equal(value, other.model.state_dict()[name]), name
+    for name, value in one.network.state_dict().items():
+        assert torch.equal(value, other.network.state_dict()[name]), name
     timing = ["seconds", "volumes_per_second", "loading_share"]
     histories = [history_table(trainer.progress.history).drop(columns=timing) for trainer in (one, other)]
     assert histories[0].equals(histories[1])
@@ -217,13 +218,13 @@ def test_the_best_weights_are_kept(stores, tmp_path):
 def test_a_passing_divergence_costs_a_rollback_and_half_the_learning_rate(stores, tmp_path, caplog):
     trainer = make_trainer(stores, tmp_path / "run")
     trouble = iter([8])  # once: it does not come back after the rollback
-    loss = trainer.intensity_loss
+    loss = trainer.objective.intensity
 
     def loss_with_trouble(*arguments):
         nan = trainer.progress.step == 8 and next(trouble, None) == 8
         return loss(*arguments) * (float("nan") if nan else 1)
 
-    trainer.intensity_loss = loss_with_trouble
+    trainer.objective.intensity = loss_with_trouble
     trainer.run()
     assert "diverged at step 8; back to step 5" in caplog.text
     assert trainer.progress.rollbacks == 1
@@ -238,8 +239,8 @@ def make_lr(step: int) -> float:
 
 def test_a_lasting_divergence_ends_in_one_sentence(stores, tmp_path):
     trainer = make_trainer(stores, tmp_path / "run")
-    loss = trainer.intensity_loss
-    trainer.intensity_loss = lambda reconstruction, *rest: (
+    loss = trainer.objective.intensity
+    trainer.objective.intensity = lambda reconstruction, *rest: (
         loss(reconstruction, *rest) * (float("nan") if reconstruction.requires_grad else 1)
     )
     with pytest.raises(BrainSCMError, match=r"diverged at step 0, .*lower autoencoder.learning_rate"):
@@ -253,13 +254,13 @@ def test_a_collapsed_codebook_is_rolled_back(stores, tmp_path, caplog):
 
     def collapse():
         if next(once, False):
-            trainer.model.codebook.codes.fill_(1e3)
-            trainer.model.codebook.codes[0] = 0
+            trainer.network.codebook.codes.fill_(1e3)
+            trainer.network.codebook.codes[0] = 0
 
     interrupt(trainer, 10, collapse)
     trainer.run()
     assert "diverged at step 10; back to step 5" in caplog.text
-    assert trainer.progress.history[-1]["codebook_usage"] > trainer_module.COLLAPSE_USAGE
+    assert trainer.progress.history[-1]["codebook_usage"] > COLLAPSE_USAGE
 
 
 def test_a_missing_gpu_is_told(monkeypatch):

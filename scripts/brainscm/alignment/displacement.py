@@ -43,7 +43,7 @@ def resample(volume: Tensor, points: Tensor) -> Tensor:
 
 
 def align(volume: Tensor, displacement: Tensor) -> Tensor:
-    """The appearance of a scan: what it (x, y, z) looks like at the template's voxels."""
+    """The appearance of a scan (x, y, z): how it lies at the template's voxels."""
     nodes = voxels(volume.shape, volume.device)
     return resample(volume, nodes + upsample(displacement, volume.shape))
 

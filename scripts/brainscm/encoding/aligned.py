@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as functional
@@ -18,9 +20,8 @@ from brainscm.alignment.displacement import (
     voxels,
 )
 from brainscm.alignment.registration import Alignment
+from brainscm.encoding.encoder import Fitted
 from brainscm.encoding.layout import Layout, Mirror
-from brainscm.encoding.pca import PCA
-from brainscm.encoding.vqvae import VQVAE
 
 COARSE_MM = 48.0  # over which the coarse part of a displacement is averaged
 
@@ -29,40 +30,38 @@ class Aligned(nn.Module):
     """A scan's displacement to the template, and an autoencoder's latent of the scan brought there.
 
     The latent is (n, c, x', y', z') on the inner autoencoder's grid: the displacement in voxels, fine and coarse part
-    apart, its nodes turned into channels, then the inner latent. People differ most in the coarse part, and age moves
-    the fine one; apart, each is shrunk by its own noise.
+    apart, its nodes turned into channels, then the inner latent. Participants differ most in the coarse part, and age
+    moves the fine one; apart, each is shrunk by its own noise.
     """
 
     is_aligned = True
 
-    def __init__(self, inner: VQVAE | PCA, alignment: Alignment) -> None:
+    def __init__(self, inner: Fitted, alignment: Alignment) -> None:
         super().__init__()
         self.inner, self.alignment = inner, alignment
         self.kind = inner.kind
-        self.grid_shape = inner.grid_shape
-        self.architecture = inner.architecture
-        inner_channels, *lattice = inner.latent_shape
+        self.options, self.grid_shape = inner.options, inner.grid_shape
+        channels, *lattice = inner.latent_shape
         self._cubes = tuple(nodes // size for nodes, size in zip(alignment.shape, lattice, strict=True))
-        packed = 3 * self._cubes[0] * self._cubes[1] * self._cubes[2]
-        self.parts: tuple[int, ...] = (packed, packed, inner_channels)
-        self.latent_shape = (sum(self.parts), lattice[0], lattice[1], lattice[2])
+        self._packed = 3 * math.prod(self._cubes)  # channels of the fine part of a displacement, and of the coarse one
+        self.latent_shape = (2 * self._packed + channels, lattice[0], lattice[1], lattice[2])
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.parts, self._mirror)
+        return Layout((self._packed, self._packed, self.inner.latent_shape[0]), self._mirror)
 
     @property
     def _mirror(self) -> Mirror | None:
         """Of displacements, if the target is its own mirror image; the appearance has none in a latent."""
         if not self.alignment.target_is_symmetric:
             return None
-        nodes = np.arange(self.parts[0]).reshape(3, *self._cubes)
+        nodes = np.arange(self._packed).reshape(3, *self._cubes)
         sources = nodes[:, ::-1].reshape(-1)
         signs = np.where(nodes < nodes[1].min(), -1, 1).reshape(-1)  # to the right becomes to the left
         return Mirror([*sources.tolist(), *(sources + len(sources)).tolist()], [*signs.tolist(), *signs.tolist()])
 
     def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
-        """Latents (n, c, x', y', z') of volumes (n, 1, x, y, z)."""
+        """Latents (n, c, x', y', z') of volumes (n, 1, x, y, z), aligned first if no displacements are given."""
         if displacements is None:
             displacements = torch.stack([self.alignment.displacement(volume) for volume in volumes[:, 0]])
         return torch.stack([self._encode(*pair) for pair in zip(volumes[:, 0], displacements, strict=True)])
@@ -119,12 +118,12 @@ class Aligned(nn.Module):
             step = self._nodes(where_shift[at])
             at_template = torch.linalg.solve(of_mean, step.movedim(0, -1))
             here = (jacobian(self._nodes(where[at]), NODE_VOXELS) @ at_template[..., None])[..., 0].movedim(-1, 0)
-            transported[at, : self.parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
+            transported[at, : self._packed] += self._pack(here - step)  # fine and coarse part count as their sum
         return transported
 
     def _apart(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        displacement = self.parts[0] + self.parts[1]
-        return latents[:, :displacement], latents[:, displacement:]
+        """The displacement, both parts of it, and the inner latent."""
+        return latents[:, : 2 * self._packed], latents[:, 2 * self._packed :]
 
     def _displacement(self, packed: Tensor) -> Tensor:
         """On the full grid, (3, x, y, z), of both packed parts."""
@@ -132,7 +131,7 @@ class Aligned(nn.Module):
 
     def _nodes(self, packed: Tensor) -> Tensor:
         """On the nodes of the alignment, every second voxel: (3, x/2, y/2, z/2)."""
-        fine, coarse = packed.split(self.parts[:2])
+        fine, coarse = packed.split(self._packed)
         return self._unpack(fine) + self._unpack(coarse)
 
     def _pack(self, field: Tensor) -> Tensor:

@@ -1,12 +1,20 @@
-"""What every encoder offers the later stages."""
+"""What every encoder offers the later stages, and what the modules that hold one build on."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, Self
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from brainscm.config import AutoencoderOptions
 from brainscm.encoding.layout import Layout
+from brainscm.encoding.quantizer import Codebook, FiniteScalars
+from brainscm.parallel import device_of
+from brainscm.scans import ScanTable
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # called once a pass; volumes and brain masks (n, 1, x, y, z)
 
 
 class Encoder(Protocol):
@@ -79,3 +87,64 @@ class Unaligned:
     def apply_shift(self, volumes: Tensor, latents: Tensor, shift: Tensor, appearance: Tensor) -> Tensor:
         """x + D(z + s) - D(z): the scan keeps what the encoder loses."""
         return volumes + (self.decode(latents + shift) - appearance)
+
+
+class Fitted(Unaligned, nn.Module):
+    """An encoder whose numbers come from training scans: `ENCODER` of the module that is named as its `kind` is."""
+
+    kind: str
+    latent_shape: tuple[int, int, int, int]
+    layout: Layout
+
+    def __init__(self, grid_shape: Sequence[int], options: AutoencoderOptions) -> None:
+        """Of the size that the options ask for, before it is fitted."""
+        super().__init__()
+        x, y, z = grid_shape
+        self.grid_shape = (x, y, z)
+        self.options = options
+
+    def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class ClosedForm(Fitted):
+    """An encoder that is computed from the training scans at once."""
+
+    @classmethod
+    def solve(cls, volumes: Any, options: AutoencoderOptions) -> Self:
+        """Fit on volumes (n, 1, x, y, z): an array or anything that slices like one (memory map, zarr)."""
+        raise NotImplementedError
+
+
+class Network(Fitted):
+    """An encoder whose weights are trained step by step, with a quantiser between its two halves."""
+
+    codebook: Codebook | FiniteScalars
+
+    def start(self, batches: Batches) -> None:
+        """Set what is not learnt step by step, from training volumes."""
+        raise NotImplementedError
+
+    def encoder(self, volumes: Tensor) -> Tensor:
+        """As `encode`, with gradients."""
+        raise NotImplementedError
+
+    def decoder(self, latents: Tensor) -> Tensor:
+        """As `decode`, with gradients."""
+        raise NotImplementedError
+
+
+def encode_scan(encoder: Encoder, scans: ScanTable, scan: str) -> Tensor:
+    """The latent of a preprocessed scan, (1, c, x', y', z'), on the encoder's device.
+
+    Raises:
+        ScanError: the scan, or the displacement that its alignment found, cannot be read.
+    """
+    device = device_of(encoder)
+    volume = torch.from_numpy(scans.volume(scan))[None, None].to(device)
+    if not encoder.is_aligned:
+        return encoder.encode(volume)
+    return encoder.encode(volume, torch.from_numpy(scans.displacement(scan))[None].to(device))

@@ -1,7 +1,8 @@
-"""How an encoder is built from the config, and kept in a file that knows which scans it is for."""
+"""Which encoder the config asks for, and the file that keeps a fitted one and knows which scans it is for."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,19 @@ import torch
 from brainscm.alignment.registration import Alignment
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.aligned import Aligned
-from brainscm.encoding.pca import PCA
-from brainscm.encoding.vqvae import VQVAE
+from brainscm.encoding.encoder import Encoder, Fitted
 from brainscm.errors import BrainSCMError
 from brainscm.files import sha256, whole
 from brainscm.identity import Identity
 
 
-def build_vqvae(options: AutoencoderOptions, grid_shape: tuple[int, int, int]) -> VQVAE:
-    """An untrained VQ-VAE of the options' size."""
-    names = ["channels", "residual_blocks", "latent_channels", "quantizer", "fsq_levels"]
-    names += ["codebook_size", "codebook_decay"]
-    return VQVAE(grid_shape, **{name: getattr(options, name) for name in names})
+def encoder_class(kind: str) -> type[Fitted]:
+    """The encoder of a kind, which its module `encoding/<kind>.py` calls `ENCODER`."""
+    found: type[Fitted] = import_module(f"brainscm.encoding.{kind}").ENCODER
+    return found
 
 
-def save_encoder(encoder: VQVAE | PCA | Aligned, identity: Identity, path: Path) -> Identity:
+def save_encoder(encoder: Fitted | Aligned, identity: Identity, path: Path) -> Identity:
     """Write an encoder to one file of tensors and plain values, which loads without running code.
 
     Args:
@@ -37,15 +36,16 @@ def save_encoder(encoder: VQVAE | PCA | Aligned, identity: Identity, path: Path)
         "kind": encoder.kind,
         "identity": identity.encoded_by("").as_json(),
         "grid_shape": list(encoder.grid_shape),
-        "architecture": encoder.architecture,
+        "options": encoder.options.model_dump(mode="json"),
         "is_aligned": encoder.is_aligned,
         "weights": {name: tensor.cpu().contiguous() for name, tensor in encoder.state_dict().items()},
     }
-    save_whole(content, path)
+    with whole(path) as partial:
+        torch.save(content, partial)
     return encoder_identity(path)
 
 
-def load_encoder(path: Path, device: str = "cpu") -> VQVAE | PCA | Aligned:
+def load_encoder(path: Path, device: str = "cpu") -> Encoder:
     """Load an encoder for inference.
 
     Raises:
@@ -53,11 +53,12 @@ def load_encoder(path: Path, device: str = "cpu") -> VQVAE | PCA | Aligned:
     """
     content = _read(path, device)
     try:
-        kinds: dict[str, type[VQVAE] | type[PCA]] = {"vqvae": VQVAE, "pca": PCA}
-        inner = kinds[content["kind"]](tuple(content["grid_shape"]), **content["architecture"])
-        encoder: VQVAE | PCA | Aligned = inner
+        shape = tuple(content["grid_shape"])
+        options = AutoencoderOptions.model_validate(content["options"])
+        inner = encoder_class(content["kind"])(shape, options)
+        encoder: Fitted | Aligned = inner
         if content["is_aligned"]:
-            target, weight = torch.zeros(2, *content["grid_shape"]).clone()
+            target, weight = torch.zeros(2, *shape).clone()
             encoder = Aligned(inner, Alignment(target, weight, content["identity"]["voxel_mm"]))
         encoder.load_state_dict(content["weights"])
     except Exception as error:
@@ -78,12 +79,6 @@ def encoder_identity(path: Path) -> Identity:
         return Identity.model_validate(content["identity"]).encoded_by(sha256(path))
     except (KeyError, ValueError) as error:
         raise _not_an_encoder(path, error) from error
-
-
-def save_whole(content: Any, path: Path) -> None:
-    """torch.save so that a reader finds the old file or the new one, never half of it."""
-    with whole(path) as partial:
-        torch.save(content, partial)
 
 
 def _read(path: Path, device: str) -> dict[str, Any]:

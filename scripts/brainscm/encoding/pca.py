@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from brainscm.encoding.encoder import Unaligned
+from brainscm.config import AutoencoderOptions
+from brainscm.encoding.encoder import ClosedForm
 from brainscm.encoding.layout import Layout
 from brainscm.errors import BrainSCMError
 
+logger = logging.getLogger("brainscm")
 
-class PCA(Unaligned, nn.Module):
+
+class PCA(ClosedForm):
     """Principal components of whole volumes; the latent (n, k, 1, 1, 1) holds the k scores of a scan."""
 
     kind = "pca"
     mean: Tensor  # (voxels,)
     components: Tensor  # (k, voxels), orthonormal rows
 
-    def __init__(self, grid_shape: tuple[int, int, int], components: int) -> None:
-        super().__init__()
-        x, y, z = grid_shape
-        self.grid_shape = (x, y, z)
-        self.latent_shape = (components, 1, 1, 1)
-        self.layout = Layout((components,))
-        self.architecture = {"components": components}
-        self.register_buffer("mean", torch.zeros(x * y * z))
-        self.register_buffer("components", torch.zeros(components, x * y * z))
+    def __init__(self, grid_shape: Sequence[int], options: AutoencoderOptions) -> None:
+        super().__init__(grid_shape, options)
+        self.latent_shape = (options.components, 1, 1, 1)
+        self.layout = Layout((options.components,))
+        voxels = math.prod(grid_shape)
+        self.register_buffer("mean", torch.zeros(voxels))
+        self.register_buffer("components", torch.zeros(options.components, voxels))
 
     @classmethod
-    def fit(cls, volumes: Any, components: int) -> PCA:
+    def solve(cls, volumes: Any, options: AutoencoderOptions) -> Self:
+        pca = cls.fit(volumes, options.components)
+        if pca.latent_shape[0] < options.components:
+            logger.warning(
+                "autoencoder.components: %d training scans give at most %d components, not %d",
+                len(volumes),
+                pca.latent_shape[0],
+                options.components,
+            )
+        return pca
+
+    @classmethod
+    def fit(cls, volumes: Any, components: int) -> Self:
         """Fit on volumes (n, 1, x, y, z): an array or anything that slices like one (memory map, zarr).
 
         The components come from the n×n Gram matrix of the centred volumes, summed slab by slab, so that memory holds
@@ -55,7 +71,7 @@ class PCA(Unaligned, nn.Module):
         kept = np.argsort(values)[::-1][: min(components, n - 1)]
         weights = vectors[:, kept] / np.sqrt(np.maximum(values[kept], np.finfo(np.float32).tiny))  # (n, k)
 
-        pca = cls(grid_shape, len(kept))
+        pca = cls(grid_shape, AutoencoderOptions(kind="pca", components=len(kept)))
         rows = np.empty((len(kept), *grid_shape), np.float32)
         for x in range(grid_shape[0]):
             slab = _slab(volumes, x)
@@ -89,3 +105,6 @@ class PCA(Unaligned, nn.Module):
 def _slab(volumes: Any, x: int) -> np.ndarray:
     slab = np.asarray(volumes[:, 0, x], np.float64)
     return slab.reshape(len(slab), -1)
+
+
+ENCODER = PCA

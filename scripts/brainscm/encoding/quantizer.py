@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from brainscm.training.ranks import ALONE, Ranks
+from brainscm.ranks import ALONE, Ranks
 
 ROWS_AT_ONCE = 1 << 16  # bounds the distance table: 128 MB with 512 codes
 BOUND = 1.5  # standard deviations of a latent that tanh sees as 1
@@ -112,7 +112,7 @@ class FiniteScalars(nn.Module):
 
     @torch.no_grad()
     def start(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Lay the levels over the spread of encoder output (rows, c)."""
+        """Lay the levels by the mean and the standard deviation of encoder output (rows, c)."""
         self.centre.copy_(vectors.mean(0))
         self.scale.copy_(BOUND * vectors.std(0).clamp_min(1e-6))
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
 from torch.utils.checkpoint import checkpoint
 
-from brainscm.encoding.encoder import Unaligned
+from brainscm.config import AutoencoderOptions
+from brainscm.encoding.encoder import Batches, Network
 from brainscm.encoding.layout import Layout
 from brainscm.encoding.quantizer import Codebook, FiniteScalars
 from brainscm.errors import BrainSCMError
 
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # called once a pass; volumes and brain masks (n, 1, x, y, z)
-
 ENCODER_UNIT = 0.1  # of a latent's standard deviation: what the encoder's network moves latents by
 
 
-class VQVAE(Unaligned, nn.Module):
+class VQVAE(Network):
     """A 3D VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937) for brains on one grid.
 
     Each entry of `channels` halves the grid once: two give latents at 1/4, three at 1/8 of the resolution. Four
@@ -41,18 +39,9 @@ class VQVAE(Unaligned, nn.Module):
 
     kind = "vqvae"
 
-    def __init__(
-        self,
-        grid_shape: Sequence[int],
-        channels: Sequence[int],
-        residual_blocks: int,
-        latent_channels: int,
-        quantizer: Literal["ema", "fsq"],
-        fsq_levels: int,
-        codebook_size: int,
-        codebook_decay: float,
-    ) -> None:
-        super().__init__()
+    def __init__(self, grid_shape: Sequence[int], options: AutoencoderOptions) -> None:
+        super().__init__(grid_shape, options)
+        channels, latent_channels = options.channels, options.latent_channels
         factor = 2 ** len(channels)
         if any(size % factor for size in grid_shape):
             raise BrainSCMError(
@@ -64,34 +53,26 @@ class VQVAE(Unaligned, nn.Module):
                 f"autoencoder: {latent_channels} latent_channels are more than the {factor**3} voxels that a latent "
                 "stands for; ask for fewer."
             )
-        x, y, z = grid_shape
-        self.grid_shape = (x, y, z)
+        x, y, z = self.grid_shape
         self.latent_shape = (latent_channels, x // factor, y // factor, z // factor)
         self.layout = Layout((latent_channels,))
-        self.architecture = {
-            "channels": list(channels),
-            "residual_blocks": residual_blocks,
-            "latent_channels": latent_channels,
-            "quantizer": quantizer,
-            "fsq_levels": fsq_levels,
-            "codebook_size": codebook_size,
-            "codebook_decay": codebook_decay,
-        }
         self.linear = LinearCode(factor, latent_channels)
-        self.codebook: Codebook | FiniteScalars
-        if quantizer == "fsq":
-            self.codebook = FiniteScalars(latent_channels, fsq_levels)
+        if options.quantizer == "fsq":
+            self.codebook = FiniteScalars(latent_channels, options.fsq_levels)
         else:
-            self.codebook = Codebook(codebook_size, latent_channels, codebook_decay)
+            self.codebook = Codebook(options.codebook_size, latent_channels, options.codebook_decay)
 
-        analysis: list[nn.Module] = [SpaceToDepth(2), _conv(8, channels[0]), *_residual(channels[0], residual_blocks)]
+        def residual(width: int) -> list[nn.Module]:
+            return [ResidualBlock(width, options.recompute) for _ in range(options.residual_blocks)]
+
+        analysis: list[nn.Module] = [SpaceToDepth(2), _conv(8, channels[0]), *residual(channels[0])]
         for fine, coarse in pairwise(channels):
-            analysis += [nn.Conv3d(fine, coarse, 4, stride=2, padding=1), *_residual(coarse, residual_blocks)]
+            analysis += [nn.Conv3d(fine, coarse, 4, stride=2, padding=1), *residual(coarse)]
         self.analysis = nn.Sequential(*analysis, nn.SiLU(), _zero(_conv(channels[-1], latent_channels)))
 
-        synthesis = [_conv(latent_channels, channels[-1]), *_residual(channels[-1], residual_blocks)]
+        synthesis = [_conv(latent_channels, channels[-1]), *residual(channels[-1])]
         for coarse, fine in pairwise(reversed(channels)):
-            synthesis += [nn.Conv3d(coarse, 8 * fine, 1), DepthToSpace(2), *_residual(fine, residual_blocks)]
+            synthesis += [nn.Conv3d(coarse, 8 * fine, 1), DepthToSpace(2), *residual(fine)]
         self.synthesis = nn.Sequential(*synthesis, nn.SiLU(), _zero(_conv(channels[0], 8)), DepthToSpace(2))
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in torch's stubs
 
@@ -130,7 +111,7 @@ class LinearCode(nn.Module):
 
     mean: Tensor  # (f³,)
     components: Tensor  # (c, f³), orthonormal rows
-    spread: Tensor  # (c,) standard deviations of the latents
+    sd: Tensor  # (c,) standard deviations of the latents
     neighbours: Tensor  # (f³, c, 3, 3, 3) from whitened latents to the error of a cube
     error: Tensor  # () root mean square of what the linear code leaves
 
@@ -139,7 +120,7 @@ class LinearCode(nn.Module):
         self.to_channels, self.to_voxels = SpaceToDepth(factor), DepthToSpace(factor)
         self.register_buffer("mean", torch.zeros(factor**3))
         self.register_buffer("components", torch.eye(components, factor**3))
-        self.register_buffer("spread", torch.ones(components))
+        self.register_buffer("sd", torch.ones(components))
         self.register_buffer("neighbours", torch.zeros(factor**3, components, 3, 3, 3))
         self.register_buffer("error", torch.ones(()))
 
@@ -167,7 +148,7 @@ class LinearCode(nn.Module):
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         self.mean.copy_(mean)
         self.components.copy_(components * largest.sign())
-        self.spread.copy_(values.flip(0)[: len(self.components)].clamp_min(1e-6).sqrt())
+        self.sd.copy_(values.flip(0)[: len(self.components)].clamp_min(1e-6).sqrt())
 
     def _fit_neighbours(self, batches: Batches) -> None:
         size = self.neighbours[0].numel()
@@ -197,10 +178,10 @@ class LinearCode(nn.Module):
         return self._decode_alone(latents) + self.to_voxels(help_from_neighbours)
 
     def whiten(self, latents: Tensor) -> Tensor:
-        return latents / self.spread[:, None, None, None]
+        return latents / self.sd[:, None, None, None]
 
     def unwhiten(self, latents: Tensor) -> Tensor:
-        return latents * self.spread[:, None, None, None]
+        return latents * self.sd[:, None, None, None]
 
     def _decode_alone(self, latents: Tensor) -> Tensor:
         cubes = torch.einsum("cv,ncxyz->nvxyz", self.components, latents) + self.mean[:, None, None, None]
@@ -224,9 +205,9 @@ class ResidualBlock(nn.Module):
     With `recompute` nothing inside is kept for the backward pass (Chen et al. 2016, arXiv 1604.06174).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, recompute: bool) -> None:
         super().__init__()
-        self.recompute = False
+        self.recompute = recompute
         self.branch = nn.Sequential(nn.SiLU(), _conv(channels, channels), nn.SiLU(), _zero(_conv(channels, channels)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -274,5 +255,4 @@ def _zero(conv: nn.Conv3d) -> nn.Conv3d:
     return conv
 
 
-def _residual(channels: int, blocks: int) -> list[nn.Module]:
-    return [ResidualBlock(channels) for _ in range(blocks)]
+ENCODER = VQVAE

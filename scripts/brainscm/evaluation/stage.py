@@ -94,13 +94,9 @@ def _score(inputs: EvaluationInputs, cases: Sequence[Case], repeats: Repeats) ->
     if not cases:
         return Scores([], [])
     scm, scans = inputs.scm, inputs.scans
-    training = scans.usable.loc[scm.training["scan"]].assign(
-        image=lambda rows: [str(scans.path(scan, "preproc_t1w")) for scan in rows["scan"]],
-        mask=lambda rows: [str(scans.path(scan, "template_mask")) for scan in rows["scan"]],
-    )
     # The peers read every training scan several times: decoded once, to a file that is gone at the end.
     with tempfile.TemporaryDirectory() as folder:
-        volumes = VolumeStore.open_or_build(training, scans.grid, Path(folder)).volumes
+        volumes = VolumeStore.open_or_build(scans, scm.training["scan"].tolist(), Path(folder)).volumes
         with one_thread():
             methods = Methods.fit(scm, inputs.encoder, volumes, scans.grid.shape, inputs.components)
         regional = RegionalModel.fit(scm, scans.usable, COMPARED)

@@ -7,38 +7,57 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from brainscm.encoding.encoder import Encoder
+from brainscm.encoding.encoder import Encoder, encode_scan
+from brainscm.encoding.model import encoder_identity, load_encoder
+from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
-from brainscm.images import Grid, read_volume
 from brainscm.latents.store import LatentStore
-from brainscm.parallel import side_by_side
+from brainscm.parallel import choose_device, device_of, side_by_side
+from brainscm.scans import ScanTable
 
 logger = logging.getLogger("brainscm")
 
 
-def encode_scans(
-    scans: pd.DataFrame, encoder: Encoder, grid: Grid, path: Path, identity: Identity, device: torch.device
-) -> None:
-    """Encode scans (rows: scan, image) into the `LatentStore` at `path`.
+def run(scans: ScanTable, identity: Identity, model: Path, store: Path) -> None:
+    """Encode the usable scans, of this identity, with the model of a file into the `LatentStore` at `store`.
+
+    Raises:
+        BrainSCMError: the model is for scans that were preprocessed differently.
+        ScanError: a scan cannot be read, is not finite, or does not lie on the grid of the others.
+    """
+    encoded = encoder_identity(model)
+    here = f"{scans.preproc_dir}"
+    mend = "train the autoencoder again, or preprocess the scans as its own were"
+    identity.encoded_by(encoded.encoder).check(encoded, here, str(model), mend)
+    encoder = load_encoder(model, choose_device("auto").type)
+    if scans.grid.shape != encoder.grid_shape:
+        size = "×".join(map(str, encoder.grid_shape))
+        raise BrainSCMError(f"{here} and {model}: the grid is {scans.grid} here and {size} there; {mend}.")
+    encode_scans(scans, encoder, encoded, store)
+
+
+def encode_scans(scans: ScanTable, encoder: Encoder, identity: Identity, store: Path) -> None:
+    """Encode the usable scans into the `LatentStore` at `store`.
 
     Each scan is encoded by itself: alone it gives the same latent as in company, and memory does not grow.
 
+    Args:
+        identity: of what the encoder makes of the scans.
+
     Raises:
-        ScanError: a scan cannot be read, is not finite, or does not lie on `grid`.
+        ScanError: a scan cannot be read, is not finite, or does not lie on the grid of the others.
     """
     started = time.perf_counter()
+    chosen = scans.usable["scan"].tolist()
 
-    def encode(image: str) -> NDArray[np.float32]:
-        volume = torch.from_numpy(read_volume(image, grid))[None, None].to(device)
-        return encoder.encode(volume)[0].cpu().numpy()
+    def encode(scan: str) -> NDArray[np.float32]:
+        return encode_scan(encoder, scans, scan)[0].cpu().numpy()
 
-    with LatentStore.create(path, scans["scan"].tolist(), encoder.latent_shape, encoder.layout, identity) as latents:
-        for i, latent in enumerate(side_by_side(encode, scans["image"], device)):
-            latents[i] = latent
-            if (i + 1) % 50 == 0:
-                seconds_left = (time.perf_counter() - started) / (i + 1) * (len(scans) - i - 1)
-                logger.info("encoded %d of %d scans, %.0f s left", i + 1, len(scans), seconds_left)
+    with LatentStore.create(store, chosen, encoder.latent_shape, encoder.layout, identity) as latents:
+        for done, latent in enumerate(side_by_side(encode, chosen, device_of(encoder)), start=1):
+            latents[done - 1] = latent
+            if done % 50 == 0:
+                seconds_left = (time.perf_counter() - started) / done * (len(chosen) - done)
+                logger.info("encoded %d of %d scans, %.0f s left", done, len(chosen), seconds_left)

@@ -1,10 +1,12 @@
-"""What the VQ-VAE's reconstruction is judged by while it trains."""
+"""What a network minimises: how far its reconstruction is from the volume, and its latents from their codes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
+
+from brainscm.config import AutoencoderOptions
 
 # The background is known to be zero: it need only not be forgotten.
 BACKGROUND_WEIGHT = 0.1
@@ -61,3 +63,32 @@ def fourier_error(reconstruction: Tensor, volumes: Tensor, masks: Tensor) -> Ten
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     """The weighted mean of each volume, averaged over volumes: a batch may be split over processes without a change."""
     return ((weights * values).flatten(1).sum(1) / weights.flatten(1).sum(1)).mean()
+
+
+INTENSITY_LOSSES = {"charbonnier": charbonnier, "l1": absolute_error}
+
+
+class Objective:
+    """The loss that the options ask for, term by term."""
+
+    def __init__(self, options: AutoencoderOptions) -> None:
+        self.intensity = INTENSITY_LOSSES[options.intensity_loss]
+        self.weights = {"intensity": 1, "dissimilarity": options.ssim_weight, "commitment": options.commitment_weight}
+        further = {"gradient": options.gradient_weight, "fourier": options.fourier_weight}
+        self.weights |= {name: weight for name, weight in further.items() if weight}
+
+    def measure(self, reconstruction: Tensor, volumes: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """What training and validation both are told by."""
+        return {
+            "intensity": self.intensity(reconstruction, volumes, masks),
+            "dissimilarity": dissimilarity(reconstruction, volumes, masks),
+        }
+
+    def __call__(self, reconstruction: Tensor, volumes: Tensor, masks: Tensor, commitment: Tensor) -> dict[str, Tensor]:
+        """Each term, unweighted, and `loss`, their weighted sum."""
+        terms = {**self.measure(reconstruction, volumes, masks), "commitment": commitment}
+        for name, error in (("gradient", gradient_error), ("fourier", fourier_error)):
+            if name in self.weights:
+                terms[name] = error(reconstruction, volumes, masks)
+        terms["loss"] = torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()
+        return terms

@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import pandas as pd
 import torch
 
-from brainscm.encoding.encoder import Encoder
-from brainscm.images import Grid, Mask, Volume, read_mask, read_volume
-from brainscm.parallel import side_by_side
+from brainscm.encoding.encoder import Encoder, encode_scan
+from brainscm.parallel import device_of, side_by_side
+from brainscm.regions import MeasureRegions
+from brainscm.scans import ScanTable
 from brainscm.training.fidelity import psnr, ssim
 
 logger = logging.getLogger("brainscm")
 
 
-Segment = Callable[[Volume, Mask], dict[str, float]]  # a scan and its brain mask -> ml of each region
-
-
-def reconstruction_table(
-    model: Encoder, scans: pd.DataFrame, grid: Grid, device: torch.device, segment: Segment | None = None
-) -> pd.DataFrame:
-    """Reconstruct every scan, in float32, and compare it with itself.
+def reconstruction_table(encoder: Encoder, scans: ScanTable, measure: MeasureRegions) -> pd.DataFrame:
+    """Reconstruct every usable scan, in float32, and compare it with itself.
 
     Returns:
-        scan, split, psnr_db and ssim (whole grid), psnr_brain_db and ssim_brain (inside the brain mask), and the last
-        two again with the latent quantised before decoding (quantized_psnr_brain_db, quantized_ssim_brain). With
-        `segment`, also `<region>_error_ml`, the reconstruction's volume less the scan's, of people not trained on: the
-        floor under every regional change that a counterfactual shows.
+        scan, split, psnr_db and ssim (whole grid), psnr_brain_db and ssim_brain (inside the brain mask), the last two
+        again with the latent quantised before decoding (quantized_psnr_brain_db, quantized_ssim_brain), and, of scans
+        not trained on, `<region>_error_ml`, the reconstruction's volume less the scan's: the floor under every regional
+        change that a counterfactual shows.
     """
 
-    def reconstruct(row: tuple[str, str, str, str]) -> dict[str, str | float]:
-        scan, split, image, brain_mask = row
-        volume, mask = read_volume(image, grid), read_mask(brain_mask)
-        latents = model.encode(torch.from_numpy(volume)[None, None].to(device))
-        plain, quantized = model.decode(torch.cat([latents, model.quantize(latents)]))[:, 0].cpu().numpy()
+    def reconstruct(scan: str) -> dict[str, str | float]:
+        split = str(scans.rows.at[scan, "split"])
+        volume, mask = scans.volume(scan), scans.mask(scan)
+        latents = encode_scan(encoder, scans, scan)
+        plain, quantized = encoder.decode(torch.cat([latents, encoder.quantize(latents)]))[:, 0].cpu().numpy()
         errors = {}
-        if segment and split != "train":
-            before, after = segment(volume, mask), segment(plain, mask)
+        if split != "train":
+            before, after = measure(volume, mask), measure(plain, mask)
             errors = {f"{region}_error_ml": after[region] - before[region] for region in before}
         return {
             "scan": scan,
@@ -52,10 +47,9 @@ def reconstruction_table(
             **errors,
         }
 
-    columns = scans[["scan", "split", "image", "mask"]].astype(str)
     rows = []
-    for i, row in enumerate(side_by_side(reconstruct, columns.itertuples(index=False, name=None), device), start=1):
+    for row in side_by_side(reconstruct, scans.usable["scan"], device_of(encoder)):
         rows.append(row)
-        if i % 50 == 0:
-            logger.info("reconstructed %d of %d scans", i, len(scans))
+        if len(rows) % 50 == 0:
+            logger.info("reconstructed %d of %d scans", len(rows), len(scans.usable))
     return pd.DataFrame(rows)

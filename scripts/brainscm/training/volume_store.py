@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 
+from brainscm.alignment.displacement import align
 from brainscm.files import whole
-from brainscm.images import Grid, Mask, Volume, read_mask, read_volume
-from brainscm.parallel import CPU, side_by_side
+from brainscm.images import Mask, Volume
+from brainscm.parallel import side_by_side
+from brainscm.provenance import code_fingerprint
+from brainscm.scans import ScanTable
 
 logger = logging.getLogger("brainscm")
-
-Prepare = Callable[[Volume, Mask], tuple[Volume, Mask]]
-
-
-def content_fingerprint(scans: pd.DataFrame) -> str:
-    """Hash of the scans' ids and the bytes of their images and masks."""
-    digest = hashlib.sha256()
-    for scan, *paths in scans[["scan", "image", "mask"]].astype(str).itertuples(index=False):
-        digest.update(scan.encode())
-        for path in paths:
-            digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
-    return digest.hexdigest()[:16]
 
 
 class VolumeStore:
@@ -46,47 +37,63 @@ class VolumeStore:
 
     @classmethod
     def open_or_build(
-        cls,
-        scans: pd.DataFrame,
-        grid: Grid,
-        parent: Path,
-        prepare: Prepare | None = None,
-        prepared: str = "",
-        device: torch.device = CPU,
+        cls, scans: ScanTable, chosen: Sequence[str], parent: Path, is_aligned: bool = False
     ) -> VolumeStore:
-        """Open the store of these scans under `parent`, building it first if their contents were not stored before.
+        """Open the store of the chosen scans under `parent`, building it if their contents were not stored before.
 
         Args:
-            prepare: what is done to each scan and mask before they are stored; `prepared` names what it depends on,
-                `device` is where it works.
+            is_aligned: whether the scans are brought to the template by the displacements that their alignment found.
 
         Raises:
             ScanError: a scan cannot be read, is not finite, or lies on another grid.
         """
-        folder = parent / (content_fingerprint(scans) + prepared)
+        folder = parent / f"{content_fingerprint(scans, chosen, is_aligned)}-{code_fingerprint(__name__)}"
         if not folder.exists():
             with whole(folder) as unfinished:
                 unfinished.mkdir()
-                _build(unfinished, scans, grid, prepare, device)
+                _build(unfinished, scans, chosen, is_aligned)
         return cls(folder)
 
 
-def _build(folder: Path, scans: pd.DataFrame, grid: Grid, prepare: Prepare | None, device: torch.device) -> None:
-    shape = (len(scans), 1, *grid.shape)
+class Stores(NamedTuple):
+    """The scans that a model is fitted on, and those by which one sees how well it does."""
+
+    training: VolumeStore
+    validation: VolumeStore
+
+
+def content_fingerprint(scans: ScanTable, chosen: Sequence[str], is_aligned: bool) -> str:
+    """Hash of scans' ids and of the bytes of their images, masks and, if they are aligned, displacements."""
+    roles = ("preproc_t1w", "template_mask", *(("deformation",) if is_aligned else ()))
+    digest = hashlib.sha256()
+    for scan in chosen:
+        digest.update(scan.encode())
+        for role in roles:
+            digest.update(hashlib.sha256(scans.path(scan, role).read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _build(folder: Path, scans: ScanTable, chosen: Sequence[str], is_aligned: bool) -> None:
+    shape = (len(chosen), 1, *scans.grid.shape)
     volumes = np.lib.format.open_memmap(folder / "volumes.npy", "w+", np.float16, shape)
     masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.bool_, shape)
-
-    def read(paths: tuple[str, str]) -> tuple[Volume, Mask]:
-        pair = read_volume(paths[0], grid), read_mask(paths[1])
-        return prepare(*pair) if prepare else pair
-
-    pairs = side_by_side(read, zip(scans["image"], scans["mask"], strict=True), device)
-    for i, (volume, mask) in enumerate(pairs):
+    read = _read_aligned if is_aligned else _read
+    for i, (volume, mask) in enumerate(side_by_side(lambda scan: read(scans, scan), chosen)):
         volumes[i, 0], masks[i, 0] = volume, mask
         if (i + 1) % 50 == 0:
-            logger.info("read %d of %d scans into memory maps", i + 1, len(scans))
+            logger.info("read %d of %d scans into memory maps", i + 1, len(chosen))
     volumes.flush()
     masks.flush()
+
+
+def _read(scans: ScanTable, scan: str) -> tuple[Volume, Mask]:
+    return scans.volume(scan), scans.mask(scan)
+
+
+def _read_aligned(scans: ScanTable, scan: str) -> tuple[Volume, Mask]:
+    volume, mask = (torch.from_numpy(part.astype(np.float32)) for part in _read(scans, scan))
+    displacement = torch.from_numpy(scans.displacement(scan))
+    return align(volume, displacement).numpy(), align(mask, displacement).numpy() > 0.5
 
 
 class ReadAhead:

@@ -52,7 +52,7 @@ class Ranks:
             for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(total.reshape(tensor.shape))
 
-    def spread(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by that of the process that leads."""
         if self.count > 1:
             for tensor in tensors:

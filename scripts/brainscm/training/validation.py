@@ -1,0 +1,72 @@
+"""How well a network does on scans that it does not learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from brainscm.encoding.encoder import Network
+from brainscm.images import Volume
+from brainscm.ranks import Ranks
+from brainscm.training.hardware import Passes
+from brainscm.training.losses import Objective
+from brainscm.training.volume_store import VolumeStore
+
+TERMS = ("intensity", "dissimilarity", "commitment", "psnr_brain_db")
+COLLAPSE_DB = 6.0  # a PSNR so far below the best is a divergence,
+COLLAPSE_USAGE = 0.05  # and so is so small a share of the codes used
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Means over the validation scans, and how many of the codes they use.
+
+    Attributes:
+        picture: a volume and its reconstruction, (x, y, z), of the process that leads.
+    """
+
+    means: dict[str, float]
+    codebook_usage: float
+    perplexity: float
+    picture: tuple[Volume, Volume] | None
+
+    @property
+    def psnr(self) -> float:
+        return self.means["psnr_brain_db"]
+
+    def has_diverged(self, best_psnr: float) -> bool:
+        return not self.psnr > best_psnr - COLLAPSE_DB or self.codebook_usage < COLLAPSE_USAGE
+
+
+@torch.no_grad()
+def validate(network: Network, passes: Passes, store: VolumeStore, objective: Objective, ranks: Ranks) -> Validation:
+    """Reconstruct the scans of a store from their continuous latents; each of `ranks` takes some of them."""
+    network.eval()
+    used = torch.zeros(network.codebook.size, dtype=torch.float64)
+    sums: dict[str, float] = dict.fromkeys(TERMS, 0.0)
+    picture = None
+    for row in range(ranks.rank, len(store), ranks.count):
+        volumes, masks = passes.read(store, row)
+        latents = passes.encode(volumes)
+        reconstruction = passes.decode(latents)
+        codes, indices = network.codebook(latents.float())
+        used += torch.bincount(indices.flatten(), minlength=len(used)).cpu()
+        terms = {
+            **objective.measure(reconstruction, volumes, masks),
+            "commitment": (latents.float() - codes).square().mean(),
+            "psnr_brain_db": -10 * torch.log10((reconstruction - volumes)[masks].square().mean()),
+        }
+        for name, value in terms.items():
+            sums[name] += float(value)
+        if picture is None:
+            picture = volumes[0, 0].cpu().numpy(), reconstruction[0, 0].cpu().numpy()
+    totals = torch.tensor(list(sums.values()), dtype=torch.float64)
+    ranks.add_up([totals, used])
+    shares = used[used > 0] / used.sum()
+    return Validation(
+        means=dict(zip(sums, (totals / len(store)).tolist(), strict=True)),
+        codebook_usage=len(shares) / len(used),
+        perplexity=float(torch.exp(-(shares * shares.log()).sum())),
+        picture=picture,
+    )
