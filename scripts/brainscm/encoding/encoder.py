@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, Self
 
-import torch
 from torch import Tensor, nn
 
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.layout import Layout
 from brainscm.encoding.quantizer import Codebook, FiniteScalars
-from brainscm.parallel import device_of
-from brainscm.scans import ScanTable
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # called once a pass; volumes and brain masks (n, 1, x, y, z)
 
@@ -135,16 +132,3 @@ class Network(Fitted):
     def decoder(self, latents: Tensor) -> Tensor:
         """As `decode`, with gradients."""
         raise NotImplementedError
-
-
-def encode_scan(encoder: Encoder, scans: ScanTable, scan: str) -> Tensor:
-    """The latent of a preprocessed scan, (1, c, x', y', z'), on the encoder's device.
-
-    Raises:
-        ScanError: the scan, or the displacement that its alignment found, cannot be read.
-    """
-    device = device_of(encoder)
-    volume = torch.from_numpy(scans.volume(scan))[None, None].to(device)
-    if not encoder.is_aligned:
-        return encoder.encode(volume)
-    return encoder.encode(volume, torch.from_numpy(scans.displacement(scan))[None].to(device))

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from brainscm.encoding.encoder import Encoder, encode_scan
+from brainscm.encoding.encoder import Encoder
 from brainscm.encoding.model import encoder_identity, load_encoder
+from brainscm.encoding.scan import encode_scan
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.latents.store import LatentStore

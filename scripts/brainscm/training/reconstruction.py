@@ -7,7 +7,8 @@ import logging
 import pandas as pd
 import torch
 
-from brainscm.encoding.encoder import Encoder, encode_scan
+from brainscm.encoding.encoder import Encoder
+from brainscm.encoding.scan import encode_scan
 from brainscm.parallel import device_of, side_by_side
 from brainscm.regions import MeasureRegions
 from brainscm.scans import ScanTable
