@@ -16,7 +16,7 @@ import pytest
 from markupsafe import Markup
 
 import made_up_study
-from brainscm.report import render
+from brainscm.report import pictures, render
 from brainscm.report.pages import causal_model, cohort, counterfactuals, evaluation, methods, overview, scan, training
 from brainscm.report.render import PAGES, Page, render_report
 from brainscm.report.study import Study
@@ -334,6 +334,17 @@ def test_differences_of_a_query_share_a_scale_that_holds_nearly_all_of_them(stud
     assert 0.98 < np.mean(changes[changes > 0] <= limits.pop()) <= 1
 
 
+def test_a_difference_is_shown_within_its_scans_own_brain(study):
+    gallery = made_up_study.open_gallery(study)
+    query = study.config.counterfactuals[0]
+    item = study.made[study.made["query"] == query.name].iloc[0].to_dict()
+    shown = gallery.counterfactual(item, query)
+    volume = np.asarray(nib.load(study.counterfactuals_dir / item["difference_path"]).dataobj)
+    own, of_template = study.scans.mask(item["scan"]), gallery.template.brain_mask
+    assert (own != of_template).any()
+    assert shown["difference"] == pictures.signed(volume, gallery.cuts, own, shown["limit"])
+
+
 def test_a_query_says_how_many_answers_it_has_and_which_scans_have_none(study):
     lacking, scan_without = with_one_answer_less(study)
     shown, _ = counterfactuals.context(lacking, None)["queries"]
@@ -471,7 +482,7 @@ def test_an_answer_says_what_changed_from_what_to_what(study):
 
 
 def test_a_query_warns_of_answers_that_no_training_participant_is_near(study):
-    manifest = study.manifest.assign(positivity=[0, 3, 0, 7] * 2, extrapolation=False)
+    manifest = study.manifest.assign(positivity=[0, 3, 0, 0] * 2, extrapolation=False)
     (first, _) = counterfactuals.context(replace(study, manifest=manifest), None)["queries"]
     near = manifest[manifest["query"] == first["name"]]["positivity"]
     assert first["warnings"] == [f"No training participant is near {(near == 0).sum()} of the 4 answers."]
