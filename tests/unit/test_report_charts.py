@@ -43,7 +43,7 @@ def test_a_constant_curve_does_not_divide_by_zero():
 
 
 def test_histogram_bars_hold_shares_of_each_group():
-    """Twice as many people in the same ages give the same picture."""
+    """Twice as many participants of the same ages give the same picture."""
     few, many = (charts.histogram_rows({"train": ages}, "age", "t") for ages in ([20, 30, 40], [20, 30, 40] * 2))
     bars = r'<rect[^>]*height="([\d.]+)"'
     assert numbers(bars, few) == numbers(bars, many)
