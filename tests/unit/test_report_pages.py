@@ -362,6 +362,7 @@ def test_slopes_stand_beside_those_across_participants(study):
     assert shown["within"].startswith(signed(f"{row['counterfactual_slope_ml']:.2f}"))
     assert shown["ratio"] == signed(f"{row['counterfactual_slope_ml'] / row['same_mask_slope_ml']:.2f}")
     assert block["words"].endswith(f"{row['participants']} real participants.")
+    assert block["caption"] == "Slopes on age, ml per year"
 
 
 def test_methods_table_shows_the_summarys_figures(study):

@@ -228,12 +228,13 @@ def _slopes(table: pd.DataFrame) -> list[Context]:
                     f"{words.plural(int(found[0]['participants']), 'real participant')}."
                 ),
                 "drawing": charts.forest(groups, per, f"Slopes of regional volumes on {node} under {query}", 0.0),
+                "caption": f"Slopes on {node}, {per}",
                 "columns": [
                     ("region", "Region", ""),
                     ("mean", "Mean (ml)", "number"),
-                    ("participants", f"Across participants ({per})", "number"),
-                    ("same_mask", f"At one mask volume ({per})", "number"),
-                    ("within", f"Counterfactuals ({per})", "number"),
+                    ("participants", "Across participants", "number"),
+                    ("same_mask", "At one mask volume", "number"),
+                    ("within", "Counterfactuals", "number"),
                     ("ratio", "Ratio", "number"),
                     *([("note", "", "text")] if any(plain(row["why_null"]) for row in found) else []),
                 ],
