@@ -171,9 +171,7 @@ def _check_value(options: ScmOptions, graph: Graph, where: str, node: str, value
     if not math.isfinite(value):
         raise ConfigError(f"{where}: {node}: {value} is not a finite number; write it like {{{node}: 70}}.")
     if isinstance(wanted, Numbers) and value <= wanted.above:
-        raise ConfigError(
-            f"{where}: {node}: a {family} node has {wanted.needed}, not {value:g}; ask for one of them."
-        )
+        raise ConfigError(f"{where}: {node}: a {family} node has {wanted.needed}, not {value:g}; ask for one of them.")
     for key, formula in graph.written.items():
         for expression, asked in formula.transforms:
             if asked == node and not has_value(expression, node, value):
