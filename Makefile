@@ -20,9 +20,9 @@ bench: $(VENV)/.installed-dev
 	@for script in $(filter-out benchmarks/bench_truth.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
 
 # The standing benchmark: an hour on 2 cores (a good hour and a half without AVX-512); go on with the same command after an interruption.
-# SEED=2 judges on another cohort; PEOPLE=32 tries it out.
+# SEED=2 evaluates on another cohort; PARTICIPANTS=32 tries it out.
 bench-truth: $(VENV)/.installed
-	$(VENV)/bin/python benchmarks/bench_truth.py $(if $(SEED),--seed $(SEED)) $(if $(PEOPLE),--people $(PEOPLE))
+	$(VENV)/bin/python benchmarks/bench_truth.py $(if $(SEED),--seed $(SEED)) $(if $(PARTICIPANTS),--participants $(PARTICIPANTS))
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -1,11 +1,11 @@
 """What each choice of the autoencoder is worth, at the same budget: in reconstruction, and in counterfactuals.
 
-python benchmarks/ablate_autoencoder.py [--run work/truth] [--steps 300] [--people 8] [--only default fsq …]
+python benchmarks/ablate_autoencoder.py [--run work/truth] [--steps 300] [--participants 8] [--only default fsq …]
 
 Takes the preprocessed scans of a `make bench-truth` run and trains each variant for the same number of steps from the
-same seed. Each is judged by the reconstruction of people not trained on, decoded from the continuous latent and from
-the quantised one, and by the judgement that counts: the study's SCM is fitted on its latents, every question is put to
-some test people, and the answers are compared with the true ones. Writes benchmarks/results/ablation_autoencoder.json
+same seed. Each is evaluated by the reconstruction of participants not trained on, decoded from the continuous latent
+and from the quantised one, and by what counts: the study's SCM is fitted on its latents, every question is put to some
+test participants, and the answers are compared with the true ones. Writes benchmarks/results/ablation_autoencoder.json
 (elsewhere with --output) after each variant; the same command goes on where an earlier one was interrupted.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import platform
 import sys
@@ -22,21 +23,22 @@ from typing import Any
 
 import pandas as pd
 import torch
-import zarr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from bench_truth import ROOT
-from known_answers import Candidate, Run, fit_scm, judge, summarize
+from known_answers import Candidate, Run, evaluate, fit_scm, summarize
 from record import RESULTS, circumstances, write
 
 from brainscm.config import AutoencoderOptions
-from brainscm.latents.encode import encode_scans
-from brainscm.parallel import CPU
+from brainscm.encoding.model import load_encoder
+from brainscm.identity import Identity
+from brainscm.latents import encode
+from brainscm.latents.store import LatentStore
 from brainscm.provenance import code_fingerprint
-from brainscm.scans import usable_scans
-from brainscm.training.fit import FittedAutoencoder, fit_autoencoder
-from brainscm.training.reconstruction import reconstruction_table
+from brainscm.tables import read_table
+from brainscm.training import stage as training
+from brainscm.training.task import TrainingTask
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -67,35 +69,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "work" / "truth", help="folder of a bench-truth run")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--people", type=int, default=8)
+    parser.add_argument("--participants", type=int, default=8)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=RESULTS / "ablation_autoencoder.json")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     run = Run.load(arguments.run)
-    results = run.folder / "results"
-    scans = usable_scans(results / "cohort" / "scans.tsv", results / "preproc" / "qc.tsv", results / "preproc")
-    identity = {
+    asked = {
         "run": run.folder.name,
         "steps": arguments.steps,
-        "people": arguments.people,
+        "participants": arguments.participants,
         "code": [code_fingerprint(rule) for rule in RULES],
     }
-    figures = taken_up(arguments.output, identity)
+    figures = taken_up(arguments.output, asked)
     for name in arguments.only:
         if name in figures["variants"]:
             continue
         logging.info("-- %s", name)
-        fitted = fit_autoencoder(scans, preprocessing(run), options_of(name, arguments.steps), run.study.seed, WORK)
-        latents = encoded(fitted, scans, name, arguments.steps)
-        scm = fit_scm(run, latents)
+        folder = WORK / f"{name.replace(' ', '_').replace(',', '')}_{arguments.steps}"
+        train_and_encode(run, options_of(name, arguments.steps), folder)
+        encoder, store = load_encoder(folder / "model.pt"), LatentStore.open(folder / "latents.zarr")
+        scm = fit_scm(run, store)
         candidates = {
-            name: Candidate(fitted.model, latents, scm),
-            f"{name}, from codes": Candidate(fitted.model, latents, scm, "quantized"),
+            name: Candidate(encoder, store, scm),
+            f"{name}, from codes": Candidate(encoder, store, scm, "quantized"),
         }
-        answers = summarize(judge(run, arguments.people, candidates))
-        figures["variants"][name] = {"options": VARIANTS[name], **reconstruction(fitted, scans)}
+        answers = summarize(evaluate(run, arguments.participants, candidates))
+        figures["variants"][name] = {"options": VARIANTS[name], **training_figures(folder)}
         # What changes nothing (`none`) is in each of them, and alike.
         figures["all_questions"] |= answers["all_questions"]
         figures["total_effects"] |= answers["total_effects"]
@@ -106,13 +107,13 @@ def main() -> None:
     print(pd.DataFrame(figures["all_questions"]).T.round(3).to_string())
 
 
-def taken_up(output: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """The figures that an earlier call with the same identity has written, or those of none."""
+def taken_up(output: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """The figures that an earlier call has written that asked for the same, or those of none."""
     if output.exists():
         earlier = json.loads(output.read_text())
-        if {key: earlier.get(key) for key in identity} == identity:
+        if {key: earlier.get(key) for key in asked} == asked:
             return dict(earlier)
-    return {**identity, "variants": {}, "all_questions": {}, "total_effects": {}, "by_question": {}}
+    return {**asked, "variants": {}, "all_questions": {}, "total_effects": {}, "by_question": {}}
 
 
 def options_of(name: str, steps: int) -> AutoencoderOptions:
@@ -120,29 +121,34 @@ def options_of(name: str, steps: int) -> AutoencoderOptions:
     return AutoencoderOptions(max_steps=most, validation_interval=max(1, most // 3), **VARIANTS[name])
 
 
-def preprocessing(run: Run) -> dict[str, Any]:
-    """What `train_autoencoder` is told about the scans that it is given."""
-    return {"template": run.study.template, "options": run.study.preprocess.model_dump()}
+def train_and_encode(run: Run, options: AutoencoderOptions, folder: Path) -> None:
+    """Do what the rules train_autoencoder and encode_scans do, and write their files to one folder."""
+    results, identity = run.folder / "results", Identity.of(run.study)
+    task = TrainingTask(
+        scans_tsv=results / "cohort" / "scans.tsv",
+        qc_tsv=results / "preproc" / "qc.tsv",
+        identity=identity,
+        options=options,
+        seed=run.study.seed,
+        work_dir=WORK,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    training.run(task, folder)
+    encode.run(task.scans, identity, folder / "model.pt", folder / "latents.zarr")
 
 
-def encoded(fitted: FittedAutoencoder, scans: pd.DataFrame, name: str, steps: int) -> zarr.Group:
-    path = WORK / "latents" / f"{name.replace(' ', '_').replace(',', '')}_{steps}.zarr"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encode_scans(scans, fitted.model, fitted.grid, path, "", CPU)
-    return zarr.open_group(path, mode="r")
-
-
-def reconstruction(fitted: FittedAutoencoder, scans: pd.DataFrame) -> dict[str, Any]:
+def training_figures(folder: Path) -> dict[str, Any]:
     """Means over the test scans, the worst scan's PSNR, and what the training tells of itself."""
-    table = reconstruction_table(fitted.model, scans[scans["split"] == "test"], fitted.grid, CPU)
-    validation = fitted.history[fitted.history["split"] == "validation"] if len(fitted.history) else None
+    card = json.loads((folder / "model.json").read_text())
+    reconstruction, history = read_table(folder / "reconstruction.tsv"), read_table(folder / "history.tsv")
+    test, validation = reconstruction[reconstruction["split"] == "test"], history[history["split"] == "validation"]
     return {
-        **table[list(FIDELITY)].mean().to_dict(),
-        "worst_psnr_brain_db": table["psnr_brain_db"].min(),
-        "codebook_usage": None if validation is None else validation["codebook_usage"].iloc[-1],
-        "latent_numbers": torch.Size(fitted.model.latent_shape).numel(),
-        "parameters": fitted.parameters,
-        "training_minutes": fitted.seconds / 60,
+        **{name: test[name].mean() for name in FIDELITY},
+        "worst_psnr_brain_db": test["psnr_brain_db"].min(),
+        "codebook_usage": validation["codebook_usage"].iloc[-1] if len(validation) else None,
+        "latent_numbers": math.prod(card["latent_shape"]),
+        "parameters": card["parameters"],
+        "training_minutes": card["seconds"] / 60,
     }
 
 

@@ -1,13 +1,13 @@
-"""What each way to estimate the image node is worth, judged by the true counterfactuals of the same people.
+"""What each way to estimate the image node is worth, by the true counterfactuals of the same participants.
 
-python benchmarks/ablate_scm.py [--run work/truth] [--people 8] [--train 14] [--only spectral ridge …]
+python benchmarks/ablate_scm.py [--run work/truth] [--participants 8] [--train 14] [--only spectral ridge …]
 
 Takes the latents of a `make bench-truth` run that has come as far as them and the true answers, fits the image node in
-each variant on the same training scans, puts every question to some of the test people and decodes the answers as the
-study does. Differences between variants are the estimator's (or, of `not carried` and `as before`, also that every scan
-is moved by the mean person's effect): scans, latents, questions and decoding are the same. With --train, the graph is
-the demo's and that many people are learnt from: what is best for a hundred may fail a cohort of fourteen. Writes
-benchmarks/results/ablation_scm.json (elsewhere with --output).
+each variant on the same training scans, puts every question to some of the test participants and decodes the answers
+as the study does. Differences between variants are the estimator's (or, of `not transported` and `as before`, also that
+every scan is moved by the mean participant's effect): scans, latents, questions and decoding are the same. With
+--train, the graph is the demo's and that many participants are learnt from: what is best for a hundred may fail a
+cohort of fourteen. Writes benchmarks/results/ablation_scm.json (elsewhere with --output).
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-import zarr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from bench_truth import ROOT
-from known_answers import Candidate, Run, fit_scm, judge, summarize
+from known_answers import Candidate, Run, evaluate, fit_scm, summarize
 from record import RESULTS, circumstances, write
 
+from brainscm.encoding.encoder import Encoder
 from brainscm.encoding.model import load_encoder
+from brainscm.latents.store import LatentStore
 from brainscm.scm import shrinkage
 
 
@@ -65,8 +66,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "spectral, reach of noise": {"share": reach_of_noise},
     "spectral, sides apart": {"mirrored": False},
     "spectral, narrow windows": {"window": 1 / 15},
-    "spectral, not carried": {"carried": False},
-    "spectral, as before": {"mirrored": False, "window": 1 / 15, "carried": False},
+    "spectral, not transported": {"transported": False},
+    "spectral, as before": {"mirrored": False, "window": 1 / 15, "transported": False},
     "least squares": {"shrinkage": "none"},
     "ridge": {"shrinkage": "ridge"},
     "rank 2": {"shrinkage": "none", "rank": 2},
@@ -77,11 +78,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+def without_transport(encoder: Encoder) -> Encoder:
+    """The same encoder, but that the mean participant's effect moves every scan as it is."""
+    other = copy.copy(encoder)
+    other.transport = lambda shift, latents, mean: shift  # type: ignore[method-assign]
+    return other
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "work" / "truth", help="folder of a bench-truth run")
-    parser.add_argument("--people", type=int, default=8)
-    parser.add_argument("--train", type=int, help="people to learn from, with the demo's graph; without: all")
+    parser.add_argument("--participants", type=int, default=8)
+    parser.add_argument("--train", type=int, help="participants to learn from, with the demo's graph; without: all")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=RESULTS / "ablation_scm.json")
     arguments = parser.parse_args()
@@ -90,27 +98,26 @@ def main() -> None:
     if arguments.train:
         run = run.small(arguments.train)
     results = run.folder / "results"
-    autoencoder = load_encoder(results / "autoencoder" / "model.pt")
-    latents = zarr.open_group(results / "latents" / "latents.zarr", mode="r")
-    not_carried = copy.copy(autoencoder)
-    not_carried.carry = lambda shift, latents, mean: shift
+    encoder = load_encoder(results / "autoencoder" / "model.pt")
+    store = LatentStore.open(results / "latents" / "latents.zarr")
+    not_transporting = without_transport(encoder)
 
     def candidate(
-        carried: bool = True, window: float = shrinkage.WINDOW, share: Any = None, **options: Any
+        transported: bool = True, window: float = shrinkage.WINDOW, share: Any = None, **options: Any
     ) -> Candidate:
         shares = by_formula(share) if share else shrinkage.shares_that_repeat
         with mock.patch.multiple(shrinkage, WINDOW=window, shares_that_repeat=shares):
-            return Candidate(autoencoder if carried else not_carried, latents, fit_scm(run, latents, **options))
+            return Candidate(encoder if transported else not_transporting, store, fit_scm(run, store, **options))
 
     candidates = {name: candidate(**VARIANTS[name]) for name in arguments.only}
     figures = {
         "run": run.folder.name,
-        "trained_people": int(run.table.loc[run.table["split"] == "train", "participant"].nunique()),
+        "trained_participants": int(run.scans.of_split("train")["participant"].nunique()),
         "variants": {
             name: {key: getattr(value, "__name__", value) for key, value in VARIANTS[name].items()}
             for name in arguments.only
         },
-        **summarize(judge(run, arguments.people, candidates)),
+        **summarize(evaluate(run, arguments.participants, candidates)),
         **circumstances(platform.system(), f"{os.cpu_count()} cores"),
     }
     write(figures, arguments.output)

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,7 +115,7 @@ def measure_monai(arguments: argparse.Namespace) -> dict[str, float]:
     return _figures(model, step, lambda: model.decode(latents), arguments)
 
 
-def _monai_vqvae(width: int) -> torch.nn.Module:
+def _monai_vqvae(width: int) -> Any:
     from monai.networks.nets import VQVAE
 
     return VQVAE(

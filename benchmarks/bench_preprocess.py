@@ -4,7 +4,7 @@ python benchmarks/bench_preprocess.py [--heads 2] [--voxel-mm 2.0]              
 python benchmarks/bench_preprocess.py --bids <ixi-2mm> --labels <ixi-2mm>/derivatives/dlmuse --heads 3
 python benchmarks/bench_preprocess.py --voxel-mm 1.0 --methods ours            the recipe takes more than an hour a head
 
-The recipe is what ANTs users type to carry a template's mask and labels onto a scan: N4, then antsRegistrationSyN
+The recipe is what ANTs users type to bring a template's mask and labels onto a scan: N4, then antsRegistrationSyN
 (rigid, affine and SyN with cross-correlation at full resolution) of the whole-head target, on the same number of
 threads. It gives a mask; BrainSCM gives the mask, the preprocessed brain, tissues and measures in its time. Each runs
 in a process of its own, whose peak memory is told. Dice is against the simulator's labels or those given. Writes
@@ -136,7 +136,7 @@ def measure(method: str, scan: Path, truth: np.ndarray, mask: Path, arguments: a
 def run_ours(scan: Path, mask: Path, voxel_mm: float) -> dict[str, float]:
     from brainscm.config import PreprocessOptions
     from brainscm.preprocess.scan import preprocess_scan
-    from brainscm.preprocess.template import EMBEDDED
+    from brainscm.preprocess.template_files import EMBEDDED
 
     with tempfile.TemporaryDirectory() as folder:
         options = PreprocessOptions(voxel_mm=voxel_mm)
@@ -149,7 +149,8 @@ def run_ants(scan: Path, mask: Path, voxel_mm: float) -> dict[str, float]:
     import ants
 
     from brainscm.preprocess.itk import to_ants
-    from brainscm.preprocess.template import EMBEDDED, load_template
+    from brainscm.preprocess.template import load_template
+    from brainscm.preprocess.template_files import EMBEDDED
 
     # The embedded template has no head of its own: the recipe gets the same whole-head target as BrainSCM.
     head, brain = load_template(EMBEDDED, voxel_mm).heads[2]

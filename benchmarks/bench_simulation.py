@@ -2,9 +2,9 @@
 
 python benchmarks/bench_simulation.py [--voxel-mm 2] [--heads 10]
 
-Simulates people in one process, one thread, as a worker of `simulate_cohort` does: image, labels and volumes, written
-to disk. What a process does once (the canonical head) is told apart. Nothing else simulates raw heads with a causal
-model behind them, so there is no peer; the aim is at most 2 s a head at 2 mm and 1 GB.
+Simulates participants in one process, one thread, as a worker of `simulate_cohort` does: image, labels and volumes,
+written to disk. What a process does once (the canonical head) is told apart. Nothing else simulates raw heads with a
+causal model behind them, so there is no peer; the aim is at most 2 s a head at 2 mm and 1 GB.
 Writes benchmarks/results/simulation.json.
 """
 
@@ -26,7 +26,7 @@ from record import RESULTS, circumstances, write
 from brainscm.config import SimulationOptions
 from brainscm.simulation.cohort import simulate_cohort
 
-FEWEST = 8  # people of a cohort
+FEWEST = 8  # participants of a cohort
 
 
 def main() -> None:
@@ -49,8 +49,8 @@ def main() -> None:
     print(write(figures, RESULTS / "simulation.json"))
 
 
-def seconds(folder: Path, people: int, voxel_mm: float) -> float:
-    options = SimulationOptions(participants=people, voxel_mm=voxel_mm, follow_up_share=0, truncated_scans=0)
+def seconds(folder: Path, participants: int, voxel_mm: float) -> float:
+    options = SimulationOptions(participants=participants, voxel_mm=voxel_mm, follow_up_share=0, truncated_scans=0)
     start = time.perf_counter()
     simulate_cohort(folder, options, seed=1, workers=1)
     return time.perf_counter() - start

@@ -1,10 +1,10 @@
 """The standing benchmark: counterfactuals of a simulated cohort against the true ones, every method side by side.
 
-make bench-truth [SEED=2] [PEOPLE=32]
+make bench-truth [SEED=2] [PARTICIPANTS=32]
 
 Runs the study benchmarks/truth.yaml through the workflow, raw heads to evaluation, prints the methods' table and
 writes benchmarks/results/truth.json (of another seed truth_seed2.json, and so on). An interrupted run goes on where it
-stopped. The cohort, its split and every random number follow from the seed: tune on one seed, judge on another.
+stopped. The cohort, its split and every random number follow from the seed: tune on one seed, evaluate on another.
 
 `--options other.yaml` lays a study's options over truth.yaml and writes truth_other.json; what they do not touch (the
 cohort and its preprocessing, most of the time) is kept.
@@ -57,13 +57,15 @@ AIMS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--people", type=int, help="a smaller cohort and a short training, to try the benchmark out")
+    parser.add_argument(
+        "--participants", type=int, help="a smaller cohort and a short training, to try the benchmark out"
+    )
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--options", type=Path, help="a YAML file laid over benchmarks/truth.yaml")
     arguments = parser.parse_args()
 
     name = "truth" + (f"_seed{arguments.seed}" if arguments.seed != SEED else "")
-    name += f"_people{arguments.people}" if arguments.people else ""
+    name += f"_participants{arguments.participants}" if arguments.participants else ""
     folder = ROOT / "work" / name
     name += f"_{arguments.options.stem}" if arguments.options else ""
     start = time.monotonic()
@@ -89,8 +91,8 @@ def run_workflow(folder: Path, arguments: argparse.Namespace) -> None:
     command += ["--configfile", str(STUDY), *([str(arguments.options.resolve())] if arguments.options else [])]
     command += ["--config", f"seed={arguments.seed}", f"output_dir={folder / 'results'}"]
     command += [f"work_dir={folder / 'work'}"]
-    if arguments.people:
-        command.append(f"simulation={{participants: {arguments.people}}}")
+    if arguments.participants:
+        command.append(f"simulation={{participants: {arguments.participants}}}")
         command.append("autoencoder={max_steps: 100, validation_interval: 50}")
     # The scripts of the rules import the library from this checkout, whatever else is installed.
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")})
@@ -107,7 +109,7 @@ def read_figures(folder: Path) -> dict[str, Any]:
     status = read_table(results / "preproc" / "qc.tsv")["status"].value_counts().to_dict()
     return {
         "cohort": {
-            "people": scans.groupby("split")["participant"].nunique().to_dict(),
+            "participants": scans.groupby("split")["participant"].nunique().to_dict(),
             "preprocessing": status,
             "tested_scans": int(simulated["scans"].max()),
         },
@@ -131,7 +133,7 @@ def read_figures(folder: Path) -> dict[str, Any]:
 
 
 def by_method(means: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """`method decode` -> metric -> value with its 95 % interval over people; null where it has none."""
+    """`method decode` -> metric -> value with its 95 % interval over participants; null where it has none."""
     found: dict[str, dict[str, Any]] = {}
     for row in means[means["metric"].isin(METRICS)].itertuples():
         ends = [finite(row.ci95_low), finite(row.ci95_high)]
@@ -171,25 +173,25 @@ def recovered_coefficients(truth: Path) -> dict[str, Any]:
     The volumes are those of the label maps' own tissue fractions on the scanner's grid, not the values that were drawn.
     """
     declared = json.loads((truth.parents[1] / "truth.json").read_text())["coefficients"]
-    people = read_table(truth / "nodes.tsv").merge(read_table(truth / "volumes.tsv"), on="scan")
-    people = people[people["scan"].str.endswith("ses-01")]
-    decades = (people["age"] - 50) / 10
-    male = (people["sex"] == "M").astype(float)
+    participants = read_table(truth / "nodes.tsv").merge(read_table(truth / "volumes.tsv"), on="scan")
+    participants = participants[participants["scan"].str.endswith("ses-01")]
+    decades = (participants["age"] - 50) / 10
+    male = (participants["sex"] == "M").astype(float)
     terms = {
-        "intercept": pd.Series(1.0, index=people.index),
+        "intercept": pd.Series(1.0, index=participants.index),
         "d": decades,
         "d2": decades**2,
         "male": male,
         "d_male": decades * male,
-        "mci": (people["diagnosis"] == "MCI").astype(float),
-        "ad": (people["diagnosis"] == "AD").astype(float),
-        "log_head_size_ratio": np.log(people["head_size"] / 1400),
+        "mci": (participants["diagnosis"] == "MCI").astype(float),
+        "ad": (participants["diagnosis"] == "AD").astype(float),
+        "log_head_size_ratio": np.log(participants["head_size"] / 1400),
     }
     found = {}
     for node in ("ventricles", "medial_temporal_gm"):
         equation = {term: value for term, value in declared[f"log_{node}"].items() if term != "noise"}
         design = pd.DataFrame({term: terms[term] for term in equation})
-        ends = sm.OLS(np.log(people[f"{node}_ml"]), design).fit().conf_int(alpha=0.01)
+        ends = sm.OLS(np.log(participants[f"{node}_ml"]), design).fit().conf_int(alpha=0.01)
         found[node] = {
             term: {"declared": value, "ci99": [round(end, 4) for end in ends.loc[term]]}
             | {"recovered": bool(ends.loc[term, 0] <= value <= ends.loc[term, 1])}
@@ -204,14 +206,14 @@ def measured_mediators(truth: Path, preproc: Path) -> dict[str, Any]:
     `correlation`, `median_ratio` (measured over true), and `correlation_given_others`: of their logarithms, given age,
     its square, sex, diagnosis and head size.
     """
-    people = read_table(truth / "nodes.tsv").merge(read_table(truth / "volumes.tsv"), on="scan")
-    people = people.merge(read_table(preproc / "qc.tsv"), on="scan", suffixes=("_true", "_measured"))
-    people["head"] = np.log(people["head_size_true"])
+    participants = read_table(truth / "nodes.tsv").merge(read_table(truth / "volumes.tsv"), on="scan")
+    participants = participants.merge(read_table(preproc / "qc.tsv"), on="scan", suffixes=("_true", "_measured"))
+    participants["head"] = np.log(participants["head_size_true"])
     found = {}
     for node in ("ventricles", "medial_temporal_gm"):
-        pair = people[[f"{node}_ml_measured", f"{node}_ml_true"]].dropna()
+        pair = participants[[f"{node}_ml_measured", f"{node}_ml_true"]].dropna()
         others = "age + I(age**2) + sex + C(diagnosis) + head"
-        rest = [smf.ols(f"np.log({column}) ~ {others}", people.loc[pair.index]).fit().resid for column in pair]
+        rest = [smf.ols(f"np.log({column}) ~ {others}", participants.loc[pair.index]).fit().resid for column in pair]
         found[node] = {
             "correlation": round(float(pair.corr().iloc[0, 1]), 3),
             "correlation_given_others": round(float(np.corrcoef(rest)[0, 1]), 3),

@@ -1,7 +1,7 @@
-"""Judge any encoding and any image node by true counterfactuals: some test people of a `make bench-truth` run.
+"""Evaluate any encoding and any image node by the true counterfactuals of a `make bench-truth` run.
 
-What `ablate_scm.py` and `ablate_autoencoder.py` share. Scans, questions, and truth are the same for all candidates, so
-that a difference between two of them is their own.
+What `ablate_scm.py` and `ablate_autoencoder.py` share. Scans (of some test participants), questions, and truth are the
+same for all candidates, so that a difference between two of them is their own.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from brainscm.encoding.layout import Layout
 from brainscm.evaluation.agreement import change_agreement
 from brainscm.evaluation.cases import simulated_cases
 from brainscm.evaluation.methods import Method
+from brainscm.evaluation.scan import Counterfactual
 from brainscm.evaluation.truth import read_raw, true_volume
-from brainscm.images import Grid, read_mask, read_volume
 from brainscm.latents.store import LatentStore
 from brainscm.parallel import side_by_side
 from brainscm.preprocess.itk import read_matrix
-from brainscm.scm.covariates import covariate_table
+from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
 from brainscm.tables import evenly_spaced
 
@@ -40,87 +40,83 @@ NO_CHANGE = "none"
 
 @dataclass(frozen=True)
 class Run:
-    """The cohort of a bench-truth run that has come as far as preprocessing; `table` is indexed by scan."""
+    """The cohort of a bench-truth run that has come as far as preprocessing."""
 
     folder: Path
     study: Config
-    table: pd.DataFrame
-    grid: Grid
+    scans: ScanTable
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        preproc = folder / "results" / "preproc"
-        table = covariate_table(folder / "results" / "cohort" / "scans.tsv", preproc / "qc.tsv")
-        table = table[table["preproc_status"].isin(["pass", "warn"])].set_index("scan", drop=False).rename_axis(None)
-        study = load_config(ROOT, yaml.safe_load(STUDY.read_text()))
-        return cls(folder, study, table, Grid.of(preproc / table["preproc_t1w"].iloc[0]))
+        results = folder / "results"
+        scans = ScanTable.read(results / "cohort" / "scans.tsv", results / "preproc" / "qc.tsv")
+        return cls(folder, load_config(ROOT, yaml.safe_load(STUDY.read_text())), scans)
 
-    def small(self, people: int) -> Run:
-        """The same run with so many people to train on, and the graph of the demo, which is meant for a few."""
+    @property
+    def bids_dir(self) -> Path:
+        return self.folder / "work" / "simulation" / "bids"
+
+    def small(self, participants: int) -> Run:
+        """The same run with so many participants to train on, and the graph of the demo, which is meant for a few."""
         scm = load_config(ROOT, {}).scm
-        trained = self.table[self.table["split"] == "train"].sort_values(["diagnosis", "age"])
-        trained = trained["participant"].drop_duplicates()  # in this order, a few of them hold all diagnoses and ages
-        dropped = set(trained) - set(evenly_spaced(trained, people))
-        split = self.table["split"].mask(self.table["participant"].isin(dropped), "dropped")
-        return replace(self, study=self.study.model_copy(update={"scm": scm}), table=self.table.assign(split=split))
-
-    def file(self, scan: str, kind: str) -> Path:
-        """A file that preprocessing made of a scan; kind: its column in qc.tsv."""
-        return self.folder / "results" / "preproc" / str(self.table.at[scan, kind])
+        trained = self.scans.of_split("train").sort_values(["diagnosis", "age"])
+        trained = trained.drop_duplicates("participant")  # in this order, a few of them hold all diagnoses and ages
+        dropped = set(trained["participant"]) - set(evenly_spaced(trained, participants)["participant"])
+        rows = self.scans.rows
+        split = rows["split"].mask(rows["participant"].isin(dropped), "dropped")
+        scans = replace(self.scans, rows=rows.assign(split=split))
+        return replace(self, study=self.study.model_copy(update={"scm": scm}), scans=scans)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An encoding, the latents it gives (a zarr group of `encode_scans`), and an image node fitted on them."""
+    """An encoder, the latents of the run's scans, and an image node fitted on them."""
 
-    autoencoder: Encoder
+    encoder: Encoder
     store: LatentStore
     scm: Scm
     decode: str = "residual"
-
-    def latent(self, scan: str) -> np.ndarray:
-        return np.asarray(self.latents["latents"][self.latents.attrs["scans"].index(scan)])
 
 
 def fit_scm(run: Run, store: LatentStore, mirrored: bool = True, **image: Any) -> Scm:
     """The study's SCM on the run's training scans, with other options of the image node, or without the mirror."""
     options = run.study.scm.model_copy(update={"image": run.study.scm.image.model_copy(update=image)})
-    table = run.table.loc[list(store.scans)].reset_index(drop=True)
     layout = store.layout if mirrored else Layout(store.layout.parts)
-    return Scm.fit(table, store.latents, options, run.study.seed, layout)
+    return Scm.fit(run.scans.rows.loc[list(store.scans)], store.latents, options, run.study.seed, layout)
 
 
-def judge(run: Run, people: int, candidates: Mapping[str, Candidate]) -> pd.DataFrame:
+def evaluate(run: Run, participants: int, candidates: Mapping[str, Candidate]) -> pd.DataFrame:
     """One row a candidate, scan and question: how its change agrees with the true one; `none` changes nothing."""
-    answers = run.folder / "work" / "simulation" / "bids" / "derivatives" / "truth" / "counterfactuals.tsv"
+    answers = run.bids_dir / "derivatives" / "truth" / "counterfactuals.tsv"
     if not answers.exists():
         sys.exit(f"{answers} is missing: this run of bench-truth was stopped before its true answers; go on with it.")
-    cases = simulated_cases(run.folder / "work" / "simulation" / "bids", run.table, run.study.counterfactuals)
-    asked = evenly_spaced(pd.Series([case.scan for case in cases]).drop_duplicates(), people).tolist()
+    scans = run.scans
+    cases = simulated_cases(run.bids_dir, scans.usable, run.study.counterfactuals)
+    asked = evenly_spaced(pd.Series([case.scan for case in cases]).drop_duplicates(), participants).tolist()
     one_of_all = next(iter(candidates.values())).scm  # the design, and with it a question's step, is that of all
+    methods = {name: Method(name, each.encoder, each.scm.image) for name, each in candidates.items()}
 
     def answer(scan: str) -> list[dict[str, Any]]:
-        volume, mask = read_volume(run.file(scan, "preproc_t1w"), run.grid), read_mask(run.file(scan, "template_mask"))
-        raw, to_scan = read_raw(run.table.at[scan, "path"]), read_matrix(run.file(scan, "to_template"))
-        methods = {name: Method(name, each.autoencoder, each.scm.image) for name, each in candidates.items()}
-        # What an autoencoder makes of the scan itself is decoded once for all its candidates.
+        volume, mask = scans.volume(scan), scans.mask(scan)
+        raw, to_scan = read_raw(str(scans.require(scan)["path"])), read_matrix(scans.path(scan, "to_template"))
+        # What an encoder makes of the scan itself is decoded once for all its candidates.
         factual = {
-            each.autoencoder: methods[name].factual(volume, each.latent(scan)) for name, each in candidates.items()
+            each.encoder: methods[name].factual(volume, each.store.of(scan)) for name, each in candidates.items()
         }
-        rows = []
+        rows: list[dict[str, Any]] = []
         for case in (case for case in cases if case.scan == scan):
-            true = true_volume(volume, mask, raw, read_raw(case.answer), to_scan, run.grid)
+            true = true_volume(volume, mask, raw, read_raw(case.answer), to_scan, scans.grid)
             if np.array_equal(true, volume * mask):
-                continue  # a person who is already healthy, made healthy
-            step = plan_query(one_of_all, run.table.loc[[scan]], case.query).step[0]
-            predicted = {NO_CHANGE: (volume * mask, np.zeros_like(volume))}
+                continue  # a participant who is already healthy, made healthy
+            step = plan_query(one_of_all, scans.rows.loc[[scan]], case.query).step[0]
+            made = {NO_CHANGE: Counterfactual(volume, np.zeros_like(volume))}
             for name, each in candidates.items():
-                picture, change = methods[name].predict(factual[each.autoencoder], step, each.decode)
-                predicted[name] = picture * mask, change * mask
-            for name, (picture, change) in predicted.items():
-                agreement = change_agreement(picture, change, true, true - volume * mask, mask)
-                rows.append({"variant": name, "query": case.query.name, "scan": scan})
-                rows[-1] |= {measure: agreement[measure] for measure in MEASURES}
+                made[name] = methods[name].predict(factual[each.encoder], step, each.decode)
+            for name, found in made.items():
+                found = found.masked(mask)
+                agreement = change_agreement(found.volume, found.difference, true, true - volume * mask, mask)
+                about = {"variant": name, "query": case.query.name, "scan": scan}
+                rows.append({**about, **{measure: agreement[measure] for measure in MEASURES}})
         print(f"{scan}: {len(rows)} answers", file=sys.stderr)
         return rows
 
@@ -128,10 +124,10 @@ def judge(run: Run, people: int, candidates: Mapping[str, Candidate]) -> pd.Data
 
 
 def summarize(found: pd.DataFrame) -> dict[str, Any]:
-    """Means over people and questions of `judge`'s table: of all, of total effects alone, and of each question."""
+    """Means over participants and questions of `evaluate`'s table: of all, of total effects, and of each question."""
     total = found[~found["query"].str.endswith("Direct")]
     return {
-        "people": found["scan"].nunique(),
+        "participants": found["scan"].nunique(),
         "all_questions": _means(found),
         "total_effects": _means(total),
         "by_question": {str(query): _means(part) for query, part in found.groupby("query", sort=False)},

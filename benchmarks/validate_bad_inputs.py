@@ -2,7 +2,7 @@
 
 python benchmarks/validate_bad_inputs.py [--also name=T1w.nii.gz …] [--only case …] [--figures docs/images]
 
-One simulated head is spoilt in a dozen ways, preprocessed and judged with the default limits. `--also` adds files of
+One simulated head is spoilt in a dozen ways, preprocessed and held against the default limits. `--also` adds files of
 your own (their pictures are kept nowhere). Writes benchmarks/results/bad_inputs.json; about a minute a case.
 """
 
@@ -14,6 +14,7 @@ import platform
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")  # read when ITK loads
 
@@ -24,7 +25,7 @@ from scipy import ndimage
 
 from brainscm.config import PreprocessOptions, QualityOptions
 from brainscm.preprocess.scan import preprocess_scan
-from brainscm.preprocess.template import EMBEDDED
+from brainscm.preprocess.template_files import EMBEDDED
 from brainscm.qc.limits import apply_limits
 from brainscm.simulation import causal_model
 from brainscm.simulation.imaging import HeadInScanner
@@ -74,13 +75,14 @@ def main() -> None:
         write(figures, RESULTS / "bad_inputs.json")
 
 
-def outcome(name: str, path: Path, preproc_dir: Path) -> dict[str, object]:
+def outcome(name: str, path: Path, preproc_dir: Path) -> dict[str, Any]:
     """Status, reasons and the metrics that decide."""
     options = PreprocessOptions(voxel_mm=VOXEL_MM)
     done = preprocess_scan(f"sub-{name}", path, preproc_dir, EMBEDDED, options, SEED, cache_dir=preproc_dir / "cache")
-    verdict, reasons = ("fail", []) if done["status"] == "fail" else apply_limits(done["metrics"], QualityOptions())
+    status, reasons = ("fail", []) if done["status"] == "fail" else apply_limits(done["metrics"], QualityOptions())
     reasons = [reason.replace(str(path), path.name) for reason in [*reasons, *done["reasons"]]]
-    status = "warn" if verdict == "pass" and reasons else verdict
+    if status == "pass" and reasons:
+        status = "warn"
     shown = {key: done["metrics"].get(key) for key in SHOWN}
     return {"status": status, "reasons": reasons, "metrics": shown}
 
@@ -121,7 +123,7 @@ def spoil_heads(folder: Path, only: list[str] | None) -> list[str]:
     faceless = np.array(image)
     faceless[:, int(front - 20 / VOXEL_MM) :, : int(levels.min() + 30 / VOXEL_MM)] = 0
     made["defaced"] = (faceless, affine)
-    made["motion"] = (sum(np.roll(image, shift, axis=1) for shift in (-6, -3, 0, 3, 6)) / 5, affine)
+    made["motion"] = (np.mean([np.roll(image, shift, axis=1) for shift in (-6, -3, 0, 3, 6)], axis=0), affine)
     small = affine.copy()
     small[:3, :3] *= 0.7
     made["wrongunits"] = (image, small)

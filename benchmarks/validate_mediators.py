@@ -76,10 +76,10 @@ def main() -> None:
 
 def read(bids: Path) -> tuple[pd.DataFrame, list[str]]:
     """A table as the SCM takes it, volumes in ml under `<region>_ml`, and the image node's regions."""
-    people = read_table(bids / "participants.tsv")
+    participants = read_table(bids / "participants.tsv")
     measured = read_table(bids / "derivatives" / "dlmuse" / "volumes.tsv")
-    named = {column: f"{column.split('_', 1)[1].lower()}" for column in measured if column[0].isdigit()}
-    table = people.merge(measured, on="participant_id").rename(columns={"participant_id": "participant"})
+    named = {column: column.split("_", 1)[1].lower() for column in map(str, measured) if column[0].isdigit()}
+    table = participants.merge(measured, on="participant_id").rename(columns={"participant_id": "participant"})
     ml = pd.DataFrame({f"{name}_ml": table[column] / 1000 for column, name in named.items()})
     table = pd.concat([table[["participant", "age", "sex"]], ml], axis=1)
     table.insert(0, "scan", table["participant"])

@@ -34,7 +34,8 @@ from record import RESULTS, circumstances, write
 
 from brainscm.images import Image
 from brainscm.preprocess.itk import read_matrix, to_ants
-from brainscm.preprocess.template import EMBEDDED, Template, load_template
+from brainscm.preprocess.template import Template, load_template
+from brainscm.preprocess.template_files import EMBEDDED
 from brainscm.resampling import sample
 
 
@@ -73,14 +74,14 @@ def main() -> None:
 
 
 def compare(arguments: argparse.Namespace, template: Template, scan: str, to_template: str) -> dict[str, Any]:
-    """Both registrations of one scan, judged alike."""
+    """Both registrations of one scan, scored alike."""
     folder = scan.replace("_", "/")
     raw = read(arguments.bids / folder / "anat" / f"{scan}_T1w.nii.gz")
     labels = read(next((arguments.labels / folder / "anat").glob("*_dseg.nii.gz")))
     ventricles = labels.with_data(np.isin(labels.data, arguments.ventricles).astype(np.float32))
     maps = {"ours": read_matrix(arguments.preproc / to_template), "plain": plain_affine(template, raw)}
-    judged = [judge(name, template, raw, ventricles, world) for name, world in maps.items()]
-    return {"scan": scan} | judged[0] | judged[1]
+    scores = [score(name, template, raw, ventricles, world) for name, world in maps.items()]
+    return {"scan": scan} | scores[0] | scores[1]
 
 
 def read(path: Path) -> Image:
@@ -94,7 +95,7 @@ def plain_affine(template: Template, raw: Image) -> np.ndarray:
     return read_matrix(Path(found["fwdtransforms"][0]))
 
 
-def judge(name: str, template: Template, raw: Image, ventricles: Image, world: np.ndarray) -> dict[str, float]:
+def score(name: str, template: Template, raw: Image, ventricles: Image, world: np.ndarray) -> dict[str, float]:
     """Correlation with the template inside its brain, and Dice of the lateral ventricles."""
     grid = (template.affine, template.shape, world)
     image = sample(raw, *grid, order=1)

@@ -16,10 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def write_truth(folder: Path, coefficients: dict) -> Path:
-    """The tables of 160 simulated people, with volumes that a label map would give: near the declared ones."""
+    """The tables of 160 simulated participants, with volumes that a label map would give: near the declared ones."""
     rng = np.random.default_rng(0)
-    people = [vars(draw_nodes(draw_noise(4, number))) for number in range(1, 161)]
-    nodes = pd.DataFrame([{"scan": f"sub-{n:03d}_ses-01", **person} for n, person in enumerate(people, 1)])
+    participants = [vars(draw_nodes(draw_noise(4, number))) for number in range(1, 161)]
+    nodes = pd.DataFrame(
+        [{"scan": f"sub-{n:03d}_ses-01", **participant} for n, participant in enumerate(participants, 1)]
+    )
     truth = folder / "derivatives" / "truth"
     truth.mkdir(parents=True)
     nodes.to_csv(truth / "nodes.tsv", sep="\t", index=False)
@@ -58,8 +60,8 @@ def test_a_mediator_that_is_measured_badly_is_seen(tmp_path):
 
 def test_the_study_is_the_one_that_is_declared():
     study = load_config(ROOT, yaml.safe_load((ROOT / "benchmarks" / "truth.yaml").read_text()))
-    shares, people = study.cohort.split, study.simulation.participants
-    assert [round(share * people) for share in (shares.train, shares.validation, shares.test)] == [120, 8, 32]
+    shares, participants = study.cohort.split, study.simulation.participants
+    assert [round(share * participants) for share in (shares.train, shares.validation, shares.test)] == [120, 8, 32]
     assert study.simulation.voxel_mm == study.preprocess.voxel_mm == 3
     asked = [(query.do, query.effect) for query in study.counterfactuals]
     for change in ("+10", "+20", "-10", "-20"):
@@ -72,7 +74,7 @@ def test_the_study_is_the_one_that_is_declared():
 def test_seed_and_size_reach_the_workflow(monkeypatch):
     commands = []
     monkeypatch.setattr(bench.subprocess, "run", lambda command, **_: commands.append(command))
-    parser_arguments = bench.argparse.Namespace(seed=2, people=16, cores=2, options=None)
+    parser_arguments = bench.argparse.Namespace(seed=2, participants=16, cores=2, options=None)
     bench.run_workflow(Path("/somewhere/truth_seed2"), parser_arguments)
     (command,) = commands
     assert "seed=2" in command
