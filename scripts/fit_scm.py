@@ -9,7 +9,7 @@ with job(snakemake):
     from pydantic import TypeAdapter
 
     from brainscm.config import CustomTemplate, ScmOptions
-    from brainscm.encoding.model import load_encoder
+    from brainscm.encoding.model import encoder_identity, load_encoder
     from brainscm.latents.store import LatentStore
     from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
@@ -27,7 +27,7 @@ with job(snakemake):
         scans=ScanTable.read(source.scans, source.qc),
         store=store,
         encoder=load_encoder(Path(source.model), device.type),
-        encoder_identity=store.identity,
+        encoder_identity=encoder_identity(Path(source.model)),
         options=ScmOptions.model_validate(params.options),
         measure=SegmentRegions(template),
         brain_mask=template.brain_mask,

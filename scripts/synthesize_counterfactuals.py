@@ -9,7 +9,7 @@ with job(snakemake):
 
     from brainscm.config import QueryOptions, ScmOptions
     from brainscm.counterfactuals.synthesis import synthesize
-    from brainscm.encoding.model import load_encoder
+    from brainscm.encoding.model import encoder_identity, load_encoder
     from brainscm.latents.store import LatentStore
     from brainscm.parallel import choose_device
     from brainscm.scans import ScanTable
@@ -22,7 +22,7 @@ with job(snakemake):
     manifest = synthesize(
         scm=load_scm(Path(params.scm_dir), ScmOptions.model_validate(params.scm)),
         encoder=load_encoder(Path(source.model), choose_device("auto").type),
-        encoder_identity=store.identity,
+        encoder_identity=encoder_identity(Path(source.model)),
         scans=ScanTable.read(source.scans, source.qc),
         store=store,
         queries=[QueryOptions.model_validate(query) for query in params.queries],

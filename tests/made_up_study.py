@@ -37,7 +37,7 @@ from brainscm.training.fidelity import psnr, ssim
 
 SHAPE = (24, 32, 24)
 VOXEL_MM = 6.0
-IDENTITY = Identity(template="Drawn", voxel_mm=VOXEL_MM, transform="affine", encoder="0")
+IDENTITY = Identity(template="Drawn", voxel_mm=VOXEL_MM, transform="affine")
 FAILED, WARNED = "sub-03", "sub-05"
 CONFIG: dict[str, Any] = {
     "preprocess": {"voxel_mm": 4.0},
@@ -237,9 +237,9 @@ def _encode(folder: Path) -> None:
     volumes = np.stack([scans.volume(scan) for scan in scans.usable["scan"]])[:, None]
     train = (scans.usable["split"] == "train").to_numpy()
     model_path = folder / "autoencoder" / "model.pt"
-    save_encoder(PCA.fit(volumes[train], 8), IDENTITY, model_path)
+    identity = save_encoder(PCA.fit(volumes[train], 8), IDENTITY, model_path)
     model = load_encoder(model_path)
-    encode_scans(scans, model, IDENTITY, folder / "latents" / "latents.zarr")
+    encode_scans(scans, model, identity, folder / "latents" / "latents.zarr")
     decoded = model.decode(model.encode(torch.from_numpy(volumes))).numpy()[:, 0]
     rows = []
     for volume, other, row in zip(volumes[:, 0], decoded, scans.usable.to_dict("records"), strict=True):
@@ -262,7 +262,7 @@ def _fit(folder: Path, config: Config, seed: int) -> None:
     scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
     model = load_encoder(folder / "autoencoder" / "model.pt")
     brain_mask = template().brain_mask
-    scm = fit_scm(scans, store, model, IDENTITY, config.scm, measure, brain_mask, seed, folder / "scm")
+    scm = fit_scm(scans, store, model, store.identity, config.scm, measure, brain_mask, seed, folder / "scm")
     write_counterfactuals(folder / "counterfactuals", folder, scm, config)
 
 
@@ -271,6 +271,6 @@ def write_counterfactuals(out_dir: Path, folder: Path, scm: Scm, config: Config)
     scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
     store = LatentStore.open(folder / "latents" / "latents.zarr")
     model = load_encoder(folder / "autoencoder" / "model.pt")
-    manifest = synthesize(scm, model, IDENTITY, scans, store, config.counterfactuals, out_dir)
+    manifest = synthesize(scm, model, store.identity, scans, store, config.counterfactuals, out_dir)
     write_table(manifest, out_dir / "manifest.tsv")
     return out_dir / "manifest.tsv"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from brainscm.config import QueryOptions, ScmOptions
 from brainscm.encoding.encoder import Encoder
-from brainscm.encoding.model import load_encoder
+from brainscm.encoding.model import encoder_identity, load_encoder
 from brainscm.evaluation.cases import Case
 from brainscm.evaluation.scan import Scan
 from brainscm.evaluation.truth import Truth, read_raw, true_volume
@@ -73,6 +73,7 @@ class EvaluationInputs:
             BrainSCMError: one of them cannot be used, or two do not belong together.
         """
         scm, store, table = load_scm(scm_dir, scm_options), LatentStore.open(latents), ScanTable.read(scans, qc)
+        store.identity.check(encoder_identity(model), "the latents", str(model), "run encode_scans again")
         scm.check_latents(store.identity)
         table = table.leave_out(store.lacking(table.rows["scan"])).leave_out(scm.problems(table.rows))
         return cls(
