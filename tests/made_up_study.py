@@ -19,7 +19,7 @@ from PIL import Image
 
 from brainscm.config import Config
 from brainscm.counterfactuals.synthesis import synthesize
-from brainscm.encoding.model import encoder_identity, load_encoder, save_encoder
+from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.stage import run as run_evaluation
@@ -237,9 +237,9 @@ def _encode(folder: Path) -> None:
     volumes = np.stack([scans.volume(scan) for scan in scans.usable["scan"]])[:, None]
     train = (scans.usable["split"] == "train").to_numpy()
     model_path = folder / "autoencoder" / "model.pt"
-    save_encoder(PCA.fit(volumes[train], 8), IDENTITY, model_path)
+    identity = save_encoder(PCA.fit(volumes[train], 8), IDENTITY, model_path)
     model = load_encoder(model_path)
-    encode_scans(scans, model, encoder_identity(model_path), folder / "latents" / "latents.zarr")
+    encode_scans(scans, model, identity, folder / "latents" / "latents.zarr")
     decoded = model.decode(model.encode(torch.from_numpy(volumes))).numpy()[:, 0]
     rows = []
     for volume, other, row in zip(volumes[:, 0], decoded, scans.usable.to_dict("records"), strict=True):

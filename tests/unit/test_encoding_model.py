@@ -71,7 +71,10 @@ def test_a_saved_model_is_the_same_and_loads_without_running_code(tmp_path, quan
     model, path = trained_vqvae(options), tmp_path / "model.pt"
     saved = save_encoder(model, IDENTITY, path)
     assert saved == encoder_identity(path) == IDENTITY.encoded_by(sha256(path))
+    torch.backends.cudnn.allow_tf32 = True
     loaded = load_encoder(path)
+    assert not torch.backends.cudnn.allow_tf32
+    assert not loaded.training
     volumes = torch.rand(1, 1, 16, 24, 32)
     latents = model.encode(volumes)
     assert loaded.latent_shape == model.latent_shape
@@ -118,3 +121,32 @@ def test_neighbours_help_to_decode_what_a_cube_alone_cannot_show():
     helped = (model.decode(latents) - smooth).square().mean()  # the network, untrained, adds nothing
     assert helped < 0.8 * alone
     assert float(model.linear.error) == pytest.approx(float(helped.sqrt()), rel=0.05)
+
+
+def test_the_linear_code_is_that_of_the_brain():
+    """The cubes of the background, of which there are more, have no say."""
+    generator = torch.Generator().manual_seed(0)
+    volumes = torch.rand(3, 1, 16, 24, 32, generator=generator)
+    masks = torch.zeros_like(volumes, dtype=torch.bool)
+    masks[..., :8, :12, :16] = True
+    cubes = SpaceToDepth(4)(volumes).movedim(1, -1).reshape(-1, 64)
+    inside = cubes[SpaceToDepth(4)(masks.float()).movedim(1, -1).reshape(-1, 64).bool().any(1)].double()
+    volumes[~masks] *= 5.0
+    model = VQVAE((16, 24, 32), OPTIONS)
+    model.start(lambda: [(volumes, masks)])
+    torch.testing.assert_close(model.linear.mean, inside.mean(0).float())
+    values = torch.linalg.eigvalsh(torch.cov(inside.T, correction=0))
+    torch.testing.assert_close(model.linear.sd, values.flip(0)[:3].sqrt().float())
+
+
+def test_the_networks_speak_in_units_of_what_they_add_to():
+    """The encoder's in tenths of each latent's standard deviation, the decoder's in the linear code's error."""
+    model = trained_vqvae()
+    model.linear.sd.copy_(torch.tensor([0.5, 2.0, 30.0]))
+    model.linear.error.fill_(0.25)
+    volumes, latents = torch.rand(1, 1, 16, 24, 32), torch.randn(1, 3, 4, 6, 8)
+    sd = model.linear.sd[:, None, None, None]
+    added = model.encode(volumes) - model.linear.encode(volumes)
+    torch.testing.assert_close(added, 0.1 * sd * model.analysis(volumes), rtol=1e-3, atol=1e-4)
+    added = model.decode(latents) - model.linear.decode(latents)
+    torch.testing.assert_close(added, 0.25 * model.synthesis(latents / sd), rtol=1e-3, atol=1e-5)

@@ -55,6 +55,17 @@ def test_dead_codes_are_revived_and_stay_alive():
     assert torch.isfinite(codebook.codes).all()
 
 
+def test_a_dead_code_restarts_at_a_vector_of_the_batch_with_averages_that_let_it_move():
+    codebook = started_codebook()
+    codebook.codes[0], codebook.sums[0], codebook.counts[0] = 1e3, 0, 0
+    vectors = clusters(7)
+    assert codebook.update(vectors, nearest(vectors, codebook.codes), torch.Generator().manual_seed(3)) == 1
+    assert (codebook.codes[0] == vectors).all(1).any()
+    fair_share = len(vectors) / 4
+    assert float(codebook.counts[0]) == pytest.approx(0.1 * fair_share)
+    torch.testing.assert_close(codebook.sums[0], 0.1 * fair_share * codebook.codes[0])
+
+
 @pytest.mark.parametrize("rows_at_once", [7, 1000])
 def test_assignment_does_not_depend_on_the_block_size(rows_at_once, monkeypatch):
     codebook = started_codebook()
@@ -63,11 +74,11 @@ def test_assignment_does_not_depend_on_the_block_size(rows_at_once, monkeypatch)
     assert torch.equal(nearest(clusters(5), codebook.codes), expected)
 
 
-SPREAD = torch.tensor([0.1, 1.0, 20.0])[:, None, None, None]
+SD = torch.tensor([0.1, 1.0, 20.0])[:, None, None, None]
 
 
 def started_levels(levels: int = 5) -> tuple[FiniteScalars, torch.Tensor]:
-    latents = 3 + SPREAD * torch.randn(4, 3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = 3 + SD * torch.randn(4, 3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     quantizer = FiniteScalars(3, levels)
     quantizer.start(to_vectors(latents), torch.Generator())
     return quantizer, latents
@@ -84,11 +95,11 @@ def test_every_channel_snaps_to_its_levels_and_all_are_used(levels):
     assert torch.equal(quantizer(quantized)[0], quantized)
 
 
-def test_levels_follow_the_spread_and_more_of_them_lose_less():
+def test_levels_follow_the_standard_deviation_and_more_of_them_lose_less():
     lost = []
     for levels in (2, 5, 8):
         quantizer, latents = started_levels(levels)
-        lost.append(((quantizer(latents)[0] - latents) / SPREAD).square().mean((0, 2, 3, 4)))
+        lost.append(((quantizer(latents)[0] - latents) / SD).square().mean((0, 2, 3, 4)))
     assert (lost[0] > lost[1]).all()
     assert (lost[1] > lost[2]).all()
     # the same share of each channel's variance, whatever its unit; the best 5 levels for a normal variable leave 0.08

@@ -14,7 +14,7 @@ import pytest
 import made_up_study
 from brainscm.config import Config, ImageOptions
 from brainscm.errors import BrainSCMError
-from brainscm.evaluation import evaluator
+from brainscm.evaluation import evaluator, inputs
 from brainscm.evaluation.cases import follow_up_cases, simulated_cases
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.methods import voxel_shrunken
@@ -165,6 +165,13 @@ def test_a_test_split_that_was_fitted_on_is_refused(study):
     leaked = replace(study.scans, rows=rows.assign(split=rows["split"].replace("train", "test")))
     with pytest.raises(BrainSCMError, match="participants of the test split"):
         evaluate(replace(study, scans=leaked), seed=1)
+
+
+def test_latents_of_another_encoder_are_refused(study, folder, config, monkeypatch):
+    other = study.store.identity.encoded_by("another")
+    monkeypatch.setattr(inputs, "encoder_identity", lambda model: other)
+    with pytest.raises(BrainSCMError, match=r"the latents and .*model.pt are of two different models"):
+        made_up_study.open_study(folder, config)
 
 
 def test_no_encoding_beats_its_own_ceiling(evaluated):

@@ -79,3 +79,21 @@ def test_the_same_generator_gives_the_same_change():
     first, second = (augment(volume, mask, np.random.default_rng(3), 1.0)[0] for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, augment(volume, mask, np.random.default_rng(4), 1.0)[0])
+
+
+def test_half_of_the_volumes_are_mirrored_with_their_masks_and_all_change_a_little_in_contrast_and_brightness():
+    volume = torch.linspace(0, 1, 4 * 5 * 6).reshape(1, 4, 5, 6)
+    mask = volume > 0.6
+    mirrored, gammas, scales = 0, [], []
+    for seed in range(200):
+        changed, changed_mask = augment(volume, mask, np.random.default_rng(seed))
+        if changed[0, 0, 0, 0] > changed[0, -1, 0, 0]:
+            mirrored += 1
+            changed, changed_mask = changed.flip(1), changed_mask.flip(1)
+        assert torch.equal(changed_mask, mask)
+        scales.append(float(changed.max()))
+        middle = (changed / changed.max()).flatten()[60]
+        gammas.append(float(torch.log(middle) / torch.log(volume.flatten()[60])))
+    assert 80 < mirrored < 120
+    assert 0.9 <= min(gammas) < 0.92 < 1.08 < max(gammas) <= 1.1 + 1e-4
+    assert 0.95 <= min(scales) < 0.96 < 1.04 < max(scales) <= 1.05

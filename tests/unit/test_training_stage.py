@@ -38,7 +38,7 @@ def test_the_stage_writes_a_model_and_what_tells_of_it(tmp_path, template, kind,
     run(task, out)
     written = {"model.pt", "model.json", "history.tsv", "reconstruction.tsv", "progress.png"}
     assert {path.name for path in out.iterdir()} == written
-    assert template == [("MNI152NLin2009aSym", 3.0)]
+    assert template == [("MNI152NLin2009aSym", 3.0, task.work_dir / "template")]
 
     encoder, fitted = load_encoder(out / "model.pt"), fit_autoencoder(task)
     assert encoder.kind == kind

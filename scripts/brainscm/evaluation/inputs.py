@@ -73,7 +73,7 @@ class EvaluationInputs:
             BrainSCMError: one of them cannot be used, or two do not belong together.
         """
         scm, store, table = load_scm(scm_dir, scm_options), LatentStore.open(latents), ScanTable.read(scans, qc)
-        store.identity.check(encoder_identity(model), "the latents", "the encoder", "run encode_scans again")
+        store.identity.check(encoder_identity(model), "the latents", str(model), "run encode_scans again")
         scm.check_latents(store.identity)
         table = table.leave_out(store.lacking(table.rows["scan"])).leave_out(scm.problems(table.rows))
         return cls(

@@ -36,7 +36,7 @@ def run(task: TrainingTask, out_dir: Path, processes: int = 1, mpi: str | None =
     if issubclass(encoder_class(task.options.kind), Network) and (processes > 1 or mpi):
         launch(task, processes, mpi)
     fitted = fit_autoencoder(task)
-    template = load_template(task.identity.template, task.identity.voxel_mm)
+    template = load_template(task.identity.template, task.identity.voxel_mm, task.work_dir / "template")
     encoder: Fitted | Aligned = fitted.encoder
     if task.is_aligned:
         encoder = Aligned(fitted.encoder, Alignment.onto(template))
