@@ -8,6 +8,7 @@ import scipy.stats
 import statsmodels.api as sm
 from numpy.typing import ArrayLike
 
+from brainscm.config import ImageOptions
 from brainscm.scm import image as image_module
 from brainscm.scm import sample as sample_module
 from brainscm.scm.design import Array
@@ -185,6 +186,20 @@ def test_draws_have_the_coefficients_sampling_covariance(
     if not participants:
         truth = np.corrcoef(residual.T)
         np.testing.assert_allclose(np.corrcoef(steps.T), truth, atol=0.1)
+
+
+def test_draws_have_hc3s_covariance_where_its_errors_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_module, "DRAWS", 3000)
+    rng = np.random.default_rng(0)
+    x = plain(rng)[:24]
+    latents = rng.normal(size=(24, *SHAPE)) * np.exp(0.7 * x[:, 1])[:, None, None, None]  # unequal variances
+    sample = sample_of(x, latents)
+    model = fit_image(sample, ImageOptions(formula="x", shrinkage="none", errors="hc3"), seed=0)
+    c = np.eye(5)[1:2]
+    expected = hc3_covariance(model, c, sample)[0, 0]
+    np.testing.assert_allclose(model.draws[:, 1].reshape(3000, -1).var(axis=0), expected, rtol=0.12)
+    ordinary = model.xtx_inverse[1, 1] * model.residual_variance.reshape(-1)
+    assert (expected > 1.3 * ordinary).mean() > 0.5
 
 
 def test_survives_saving(tmp_path: pytest.TempPathFactory) -> None:

@@ -378,6 +378,8 @@ def test_variances_by_group_are_found_and_weigh_the_scans() -> None:
         bse = np.sqrt(np.diag(scm.image.xtx_inverse) * scm.image.residual_variance.reshape(-1)[column])
         np.testing.assert_allclose(bse, peer.bse, rtol=1e-8)
     assert scm.image.max_leverage == pytest.approx(scm.image.leverage(x).max())
+    # The mean participant is that of the scans, however they weigh.
+    np.testing.assert_allclose(scm.image.mean, scm.image.predict(x).mean(axis=0))
 
 
 def test_a_random_intercept_is_generalised_least_squares_with_the_true_ratio() -> None:
