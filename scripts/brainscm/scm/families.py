@@ -44,7 +44,9 @@ class Fit:
 
 
 class Family(Protocol):
-    """One kind of node (docs/method.md, "Measured nodes"); x (n, p) are design rows, y (n,) numbers or levels' numbers.
+    """One kind of node (docs/explanation/method.md, "Measured nodes").
+
+    x (n, p) are design rows, y (n,) numbers or levels' numbers.
 
     Each method treats a scan alone as among others.
     """
