@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import pandas as pd
 
+from brainscm.cohort.bids import bids_fingerprint
 from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
@@ -42,6 +43,12 @@ def get_bids_tables(wildcards):
     if config["dicom_dir"]:
         return [rules.convert_dicom.output.description]
     return existing_tables(BIDS) if config["bids_dir"] else [rules.simulate_cohort.output.description]
+
+
+@lru_cache
+def bids_content():
+    """What the user's own BIDS folder holds; the converter and the simulator say by their last file that they ran."""
+    return bids_fingerprint(Path(BIDS)) if config["bids_dir"] else None
 
 
 def get_true_answers(wildcards):

@@ -79,8 +79,19 @@ class SplitOptions(Options):
 
 
 class CohortOptions(Options):
-    """How the participants are divided."""
+    """Which scans are analysed, and how the participants are divided."""
 
+    participants: list[str] | None = Field(None, min_length=1)
+    """Only these participants, as `[sub-01, sub-02]`; null: all."""
+    sessions: list[str] | None = Field(None, min_length=1)
+    """Only these sessions, as `[ses-1]`; null: all."""
+    filter: dict[str, Scalar | list[Scalar]] = {}
+    """Only T1w files whose names say so, in BIDS's words: `{acquisition: mprage, run: 1}`. Known are `acquisition`,
+    `ceagent`, `reconstruction`, `run`, `echo`, `inversion`, `part`, and `suffix` (`UNIT1` takes the uniform images of
+    MP2RAGE)."""
+    exclude: list[str] | str | dict[str, Scalar | list[Scalar]] = []
+    """Scans to leave out: a list of scan or participant ids, a column that says yes for them, or what they are, in
+    BIDS's words or by columns: `{diagnosis: [AD], acquisition: lowres}`. The others keep their split."""
     split: SplitOptions = SplitOptions()
     stratify: list[str] = ["age", "sex"]
     """Covariates in which the three parts are made alike: columns of `participants.tsv` or of the sessions tables."""

@@ -118,7 +118,8 @@ def test_folder_without_a_t1w_is_told(converted: Path) -> None:
 
 def test_converted_folder_is_indexed_like_any_other(converted: Path) -> None:
     options = CohortOptions.model_validate({"split": {"train": 0.5, "validation": 0.25, "test": 0.25}})
-    scans, excluded = index_cohort(converted, options, ["age"], seed=1)
+    cohort = index_cohort(converted, options, ["age"], seed=1)
+    scans, excluded = cohort.scans, cohort.excluded
     assert scans.set_index("scan").loc["sub-03", "further_runs"] == "sub-03_run-2_T1w.nii.gz"
     assert scans.set_index("scan").loc["sub-02_ses-2", "age"] == 42
     assert list(excluded["reason"]) == ["no age"]

@@ -138,3 +138,13 @@ def test_each_rule_has_its_script_log_and_benchmark() -> None:
 
 def test_snakefile_stays_small() -> None:
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
+
+
+def test_a_mended_table_of_one_participant_indexes_the_cohort_again(indexed: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = indexed
+    own = folder / "bids" / "sub-03" / "sub-03_sessions.tsv"
+    own.write_text("session_id\tage\n")
+    try:
+        assert "index_cohort" in plan(folder, study)
+    finally:
+        own.unlink()
