@@ -80,7 +80,7 @@ def index_cohort(
     conflicts = pd.Series(
         [
             known.get(scan) or known.get(participant, "")
-            for scan, participant in zip(scans["scan"], scans["participant"])
+            for scan, participant in zip(scans["scan"], scans["participant"], strict=True)
         ],
         index=scans.index,
         dtype=object,

@@ -135,6 +135,7 @@ def _preprocess(
         session = read_session(runs, seed)
         raw = session.scan
         status.sources = [bids_uri(path, "raw") for path in session.sources]
+        status.inputs = session.inputs
         status.reasons += session.notes
         if len(session.sources) > 1:
             status.metrics["runs"] = len(session.sources)
