@@ -43,6 +43,7 @@ rule convert_dicom:
     params:
         bids_dir=subpath(output.description, parent=True),
         dicom_dir=config["dicom_dir"],
+        content=lambda wildcards: dicom_content(),
         code=lambda wildcards: code_fingerprint("convert_dicom"),
     message:
         "Converting {params.dicom_dir} to BIDS"

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import pandas as pd
 
-from brainscm.cohort.bids import bids_fingerprint
+from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
@@ -49,6 +49,11 @@ def get_bids_tables(wildcards):
 def bids_content():
     """What the user's own BIDS folder holds; the converter and the simulator say by their last file that they ran."""
     return bids_fingerprint(Path(BIDS)) if config["bids_dir"] else None
+
+
+@lru_cache
+def dicom_content():
+    return dicom_fingerprint(Path(config["dicom_dir"]))
 
 
 def get_true_answers(wildcards):

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from brainscm.cohort.bids import bids_fingerprint, find_t1w
+from brainscm.cohort.bids import find_t1w
+from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.cohort.index import Cohort, index_cohort
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
@@ -411,4 +412,16 @@ def test_whatever_the_index_reads_changes_its_fingerprint(tmp_path: Path) -> Non
     seen.append(bids_fingerprint(bids))
     (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"longer")
     seen.append(bids_fingerprint(bids))
+    assert len(set(seen)) == len(seen)
+
+
+def test_another_dicom_folder_changes_the_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "01" / "ses-1").mkdir(parents=True)
+    seen = [dicom_fingerprint(tmp_path)]
+    (tmp_path / "01" / "ses-2").mkdir()
+    seen.append(dicom_fingerprint(tmp_path))
+    (tmp_path / "02").mkdir()
+    seen.append(dicom_fingerprint(tmp_path))
+    (tmp_path / "participants.tsv").write_text(participants_tsv(1))
+    seen.append(dicom_fingerprint(tmp_path))
     assert len(set(seen)) == len(seen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +29,6 @@ ENTITIES = {
 }
 SUFFIX = "suffix"
 NO_MAGNITUDE = ("phase", "real", "imag")
-TABLES = ("participants.tsv", "participants.json", "sessions.tsv")
 
 
 @dataclass(frozen=True, order=True)
@@ -98,10 +96,10 @@ def find_t1w(bids_dir: Path, suffix: str = "T1w") -> Found:
     if not bids_dir.is_dir():
         raise BrainSCMError(f"bids_dir: {bids_dir} is not a folder; set it to the top of a BIDS data set.")
     found = Found()
-    for folder in _folders(bids_dir, "sub-"):
+    for folder in list_folders(bids_dir, "sub-"):
         participant = Path(folder).name
         try:
-            images = list(_images(folder))
+            images = list(list_images(folder))
         except OSError as error:
             reason = f"its folder cannot be read ({error.strerror}: {error.filename}); mend its permissions"
             found.left_out.append(LeftOut(participant, None, reason))
@@ -116,39 +114,13 @@ def find_t1w(bids_dir: Path, suffix: str = "T1w") -> Found:
     return found
 
 
-def bids_fingerprint(bids_dir: Path) -> str:
-    """A hash of all that the index reads: the tables, and the names, sizes and times of the T1w files.
-
-    A table that is mended, a participant or a visit that is added, changes it. Files are looked at, not opened.
-    """
-    digest = hashlib.sha256()
-
-    def add(path: str | Path) -> None:
-        try:
-            seen = os.stat(path)
-            digest.update(f"{path}\0{seen.st_size}\0{seen.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-        except OSError:
-            digest.update(f"{path}\0gone\n".encode("utf-8", "surrogateescape"))
-
-    for name in TABLES:
-        add(bids_dir / name)
-    for folder in _folders(bids_dir, "sub-") if bids_dir.is_dir() else ():
-        add(Path(folder, f"{Path(folder).name}_sessions.tsv"))
-        try:
-            for _, path in _images(folder):
-                add(path)
-        except OSError:
-            digest.update(f"{folder}\0unreadable\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:16]
-
-
-def _folders(parent: str | Path, prefix: str) -> list[str]:
+def list_folders(parent: str | Path, prefix: str) -> list[str]:
     return sorted(entry.path for entry in os.scandir(parent) if entry.name.startswith(prefix) and entry.is_dir())
 
 
-def _images(participant: str) -> Iterator[tuple[str, str]]:
+def list_images(participant: str) -> Iterator[tuple[str, str]]:
     """(session or "", path) of each NIfTI in a participant's `[ses-*/]anat`."""
-    for parent in (participant, *_folders(participant, "ses-")):
+    for parent in (participant, *list_folders(participant, "ses-")):
         session = "" if parent == participant else Path(parent).name
         anat = Path(parent, "anat")
         if anat.is_dir():
