@@ -8,6 +8,7 @@ with job(snakemake):
     from brainscm.cohort.index import index_cohort
     from brainscm.config import Config
     from brainscm.regions import measured_names
+    from brainscm.scm.codes import check_codes
     from brainscm.scm.covariates import check_values
     from brainscm.scm.precheck import check_designs
     from brainscm.tables import write_table
@@ -22,6 +23,7 @@ with job(snakemake):
     cohort = index_cohort(Path(params.bids_dir), config.cohort, list(nodes), config.seed, measured, levels)
     # An unknown level in a query, or covariates that tell the same thing, are found here, in the first seconds, not
     # after a night of preprocessing.
+    check_codes(config.scm, cohort.scans)
     check_values(config.scm, config.counterfactuals, cohort.scans)
     check_designs(config.scm, cohort.scans)
     for name in ("scans", "excluded", "notes"):
