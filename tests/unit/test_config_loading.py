@@ -130,3 +130,11 @@ def test_a_key_written_twice_is_told_with_both_lines(tmp_path: Path) -> None:
     check_keys_once(study)
     study.write_text("")
     check_keys_once(study)
+
+
+@pytest.mark.parametrize("key", ["bids_dir", "output_dir"])
+def test_a_brace_in_a_path_is_refused_before_snakemake_stumbles_over_it(key: str, tmp_path: Path) -> None:
+    folder = tmp_path / "{study}"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=rf"config: {key}: .*a brace in it"):
+        load(**{"bids_dir": tmp_path, key: folder})
