@@ -1,0 +1,61 @@
+"""Notice that a scan was skull-stripped before it came here: its surroundings are empty, and what is left is a brain's.
+
+A whole head is registered with its skull and scalp; a brain that has none would be cut a second time.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from brainscm.errors import ScanError
+from brainscm.images import Image
+
+EMPTY_SHARE = 0.3  # of all voxels at least, of one value, around a stripped brain
+BRAIN_ML = (300.0, 2100.0)  # the outlines of brains; the smallest head, cut at the chin, holds more
+MAX_ON_FACES_CM2 = 60.0  # a head that the field of view cuts ends on its faces
+RINGING = 0.005  # of the bright end: what an interpolation leaves around a brain that was stripped before it
+
+
+def given_outline(scan: Image, expected: Literal["head", "brain", "auto"]) -> np.ndarray | None:
+    """The outline (x, y, z) of a brain that was stripped already; None for a whole head.
+
+    Args:
+        expected: what the study says that its scans are; `auto` looks at each.
+
+    Raises:
+        ScanError: a brain is expected, and the scan has no empty surroundings.
+    """
+    if expected == "head":
+        return None
+    held, empty_share = _held(scan.data)
+    volume_ml = float(held.sum()) * scan.voxel_ml
+    is_empty = empty_share >= EMPTY_SHARE
+    if expected == "brain" and not is_empty:
+        raise ScanError(
+            f"is no skull-stripped brain: only {empty_share:.0%} of its voxels are empty; write preprocess.input: auto"
+        )
+    is_brain = BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1] and _on_faces_cm2(held, scan.voxel_mm) <= MAX_ON_FACES_CM2
+    return held if expected == "brain" or (is_empty and is_brain) else None
+
+
+def _held(data: np.ndarray) -> tuple[np.ndarray, float]:
+    """The largest piece of what is not background, holes filled, and the share of the background in all voxels.
+
+    The background is the value of the corners, as far as they have one.
+    """
+    corners = data[:: data.shape[0] - 1, :: data.shape[1] - 1, :: data.shape[2] - 1].ravel()
+    background = np.median(corners)
+    other = np.abs(data - background) > RINGING * np.percentile(data, 99.5)
+    labels, count = ndimage.label(ndimage.binary_opening(other))
+    if count == 0:
+        return other, float(1 - other.mean())
+    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    return ndimage.binary_fill_holes(largest), float(1 - other.mean())
+
+
+def _on_faces_cm2(mask: np.ndarray, voxel_mm: np.ndarray) -> float:
+    area_mm2 = np.prod(voxel_mm) / voxel_mm
+    return float(sum(mask.take(end, axis=k).sum() * area_mm2[k] for k in range(3) for end in (0, -1))) / 100
