@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 
-from brainscm.errors import ScanError
+from brainscm.errors import ScanError, one_line
 from brainscm.tsv import is_fetched
 
 # What files begin with that are no NIfTI but carry its name, and what to do with them.
@@ -87,11 +87,6 @@ def read_nifti(path: Path) -> NiftiFile:
     # Squeezed only beyond the third, since the affine speaks of the first three.
     data = data.reshape(data.shape[:3] + tuple(n for n in data.shape[3:] if n != 1))
     return NiftiFile(data, affine, orientation, hashlib.sha256(stored).hexdigest(), tuple(notes))
-
-
-def one_line(error: Exception) -> str:
-    """An error's message as part of a sentence."""
-    return " ".join(str(error).split())[:160]
 
 
 def _uncompressed(path: Path, stored: bytes) -> bytes:
