@@ -1,5 +1,6 @@
 """The checked configuration, the folders, and the small input functions that rules share."""
 
+import os
 from functools import lru_cache
 
 import pandas as pd
@@ -9,6 +10,7 @@ from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.provenance import code_fingerprint
+from brainscm.run_record import write_run_record
 from brainscm.run_summary import run_summary
 from brainscm.tables import read_table, run_paths
 
@@ -36,6 +38,13 @@ IDENTITY = Identity.of(CONFIG).as_json()
 wildcard_constraints:
     folder=r"sub-[a-zA-Z0-9]+(/ses-[a-zA-Z0-9]+)?",
     scan=r"sub-[a-zA-Z0-9]+(_ses-[a-zA-Z0-9]+)?",
+
+
+def end_of_run(succeeded):
+    """Write the run record, where there are results to speak of, and return the run summary."""
+    if os.access(RESULTS, os.W_OK):
+        write_run_record(Path(RESULTS), sys.argv, Path(workflow.basedir), config["seed"], succeeded)
+    return run_summary(Path(RESULTS))
 
 
 def get_bids_tables(wildcards):

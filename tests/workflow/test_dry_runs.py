@@ -1,5 +1,6 @@
 """What the workflow plans to do, seen through dry runs: targets, reruns, and refusal of a bad config."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,10 @@ def test_a_mended_table_of_one_participant_indexes_the_cohort_again(indexed: tup
         assert "index_cohort" in plan(folder, study)
     finally:
         own.unlink()
+
+
+def test_a_run_leaves_its_record(indexed: tuple[Path, dict[str, Any]]) -> None:
+    record = json.loads((indexed[0] / "results" / "run.json").read_text())
+    assert record["succeeded"] is True
+    assert record["rules"]["index_cohort"]["jobs"] == 1
+    assert "--configfile" in record["command"]
