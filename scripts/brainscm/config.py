@@ -122,6 +122,9 @@ class PreprocessOptions(Options):
 
     voxel_mm: Annotated[float, unit("mm")] = Field(2.0, ge=0.7, le=4)
     """Voxel size of the template-space grid that everything after preprocessing works on."""
+    input: Literal["auto", "head", "brain"] = "auto"
+    """Whether scans are whole heads or skull-stripped brains. `auto` looks at each: where the surroundings are empty
+    and what is left has the size of a brain, that is taken for the mask, and brain is registered to brain."""
     transform: Literal["rigid", "similarity", "affine"] = "affine"
     """How the analysed image is brought to the template. A rigid transform keeps size and shape, a similarity scales,
     an affine one also scales each axis by itself and shears. Never a deformation: the anatomy is what is analysed."""
@@ -151,6 +154,18 @@ class QualityOptions(Options):
     """Warn where more of the template's brain than this lies beyond the field of view, by the linear registration."""
     fov_cut_fail_percent: Annotated[float, unit("%")] = Field(15.0, ge=0)
     """Fail above this share."""
+    given_outside_warn_percent: Annotated[float, unit("%")] = Field(5.0, ge=0)
+    """Warn where more of a brain that was stripped before than this lies outside the mask."""
+    given_outside_fail_percent: Annotated[float, unit("%")] = Field(15.0, ge=0)
+    """Fail above this share."""
+    brain_missing_warn_percent: Annotated[float, unit("%")] = Field(8.0, ge=0)
+    """Warn where more of the template's brain than this lies outside a brain that was stripped before."""
+    brain_missing_fail_percent: Annotated[float, unit("%")] = Field(15.0, ge=0)
+    """Fail above this share: a part of it is cut away."""
+    asymmetry_warn_percent: Annotated[float, unit("%")] = Field(4.0, ge=0)
+    """Warn where the halves of a brain that was stripped before differ by more than this, over their sum."""
+    asymmetry_fail_percent: Annotated[float, unit("%")] = Field(8.0, ge=0)
+    """Fail above this difference: a side of it is cut away."""
     holes_warn_ml: Annotated[float, unit("ml")] = Field(5.0, ge=0)
     """Warn where more of the mask than this has no signal: missing slices, or a brain that was cut out."""
     holes_fail_ml: Annotated[float, unit("ml")] = Field(200.0, ge=0)

@@ -15,6 +15,7 @@ from brainscm.images import Image
 
 EMPTY_SHARE = 0.3  # of all voxels at least, of one value, around a stripped brain
 BRAIN_ML = (300.0, 2100.0)  # the outlines of brains; the smallest head, cut at the chin, holds more
+ONE_PIECE = 0.9  # of all that is there is the brain: around a skull that was set to zero there is still a scalp
 MAX_ON_FACES_CM2 = 60.0  # a head that the field of view cuts ends on its faces
 RINGING = 0.005  # of the bright end: what an interpolation leaves around a brain that was stripped before it
 
@@ -30,30 +31,32 @@ def given_outline(scan: Image, expected: Literal["head", "brain", "auto"]) -> np
     """
     if expected == "head":
         return None
-    held, empty_share = _held(scan.data)
-    volume_ml = float(held.sum()) * scan.voxel_ml
-    is_empty = empty_share >= EMPTY_SHARE
-    if expected == "brain" and not is_empty:
+    held = _held(scan.data)
+    empty_share = float(1 - held.mean())
+    if expected == "brain" and empty_share < EMPTY_SHARE:
         raise ScanError(
-            f"is no skull-stripped brain: only {empty_share:.0%} of its voxels are empty; write preprocess.input: auto"
+            f"it is no skull-stripped brain: {empty_share:.0%} of its voxels are empty; write preprocess.input: auto"
         )
-    is_brain = BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1] and _on_faces_cm2(held, scan.voxel_mm) <= MAX_ON_FACES_CM2
-    return held if expected == "brain" or (is_empty and is_brain) else None
+    piece = _largest_piece(held)
+    outline = ndimage.binary_fill_holes(piece)
+    is_brain = (
+        empty_share >= EMPTY_SHARE
+        and piece.sum() >= ONE_PIECE * held.sum()
+        and BRAIN_ML[0] <= outline.sum() * scan.voxel_ml <= BRAIN_ML[1]
+        and _on_faces_cm2(outline, scan.voxel_mm) <= MAX_ON_FACES_CM2
+    )
+    return outline if expected == "brain" or is_brain else None
 
 
-def _held(data: np.ndarray) -> tuple[np.ndarray, float]:
-    """The largest piece of what is not background, holes filled, and the share of the background in all voxels.
+def _held(data: np.ndarray) -> np.ndarray:
+    """What is not background: the value of the corners, as far as they have one."""
+    corners = data[:: data.shape[0] - 1, :: data.shape[1] - 1, :: data.shape[2] - 1]
+    return np.abs(data - np.median(corners)) > RINGING * np.percentile(data, 99.5)
 
-    The background is the value of the corners, as far as they have one.
-    """
-    corners = data[:: data.shape[0] - 1, :: data.shape[1] - 1, :: data.shape[2] - 1].ravel()
-    background = np.median(corners)
-    other = np.abs(data - background) > RINGING * np.percentile(data, 99.5)
-    labels, count = ndimage.label(ndimage.binary_opening(other))
-    if count == 0:
-        return other, float(1 - other.mean())
-    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    return ndimage.binary_fill_holes(largest), float(1 - other.mean())
+
+def _largest_piece(held: np.ndarray) -> np.ndarray:
+    labels, count = ndimage.label(ndimage.binary_opening(held))
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if count else held
 
 
 def _on_faces_cm2(mask: np.ndarray, voxel_mm: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 
-from brainscm.errors import ScanError, one_line
+from brainscm.errors import ScanError
 from brainscm.images import Image
 from brainscm.preprocess.nifti import read_nifti
 from brainscm.resampling import gaussian_for_voxels, sample
