@@ -158,13 +158,13 @@ class QualityOptions(Options):
     """Warn where more of a brain that was stripped before than this lies outside the mask."""
     given_outside_fail_percent: Annotated[float, unit("%")] = Field(15.0, ge=0)
     """Fail above this share."""
-    brain_missing_warn_percent: Annotated[float, unit("%")] = Field(8.0, ge=0)
+    brain_missing_warn_percent: Annotated[float, unit("%")] = Field(3.0, ge=0)
     """Warn where more of the template's brain than this lies outside a brain that was stripped before."""
-    brain_missing_fail_percent: Annotated[float, unit("%")] = Field(15.0, ge=0)
+    brain_missing_fail_percent: Annotated[float, unit("%")] = Field(6.0, ge=0)
     """Fail above this share: a part of it is cut away."""
-    asymmetry_warn_percent: Annotated[float, unit("%")] = Field(4.0, ge=0)
+    asymmetry_warn_percent: Annotated[float, unit("%")] = Field(2.5, ge=0)
     """Warn where the halves of a brain that was stripped before differ by more than this, over their sum."""
-    asymmetry_fail_percent: Annotated[float, unit("%")] = Field(8.0, ge=0)
+    asymmetry_fail_percent: Annotated[float, unit("%")] = Field(5.0, ge=0)
     """Fail above this difference: a side of it is cut away."""
     holes_warn_ml: Annotated[float, unit("ml")] = Field(5.0, ge=0)
     """Warn where more of the mask than this has no signal: missing slices, or a brain that was cut out."""

@@ -349,7 +349,9 @@ def test_a_study_chooses_in_bids_words(options: dict[str, Any], kept: list[str],
         *(f"sub-{i}/ses-2/anat/sub-{i}_ses-2_acq-fast_T1w.nii.gz" for i in (20, 21, 22)),
         *(f"sub-{i}/anat/sub-{i}_UNIT1.nii.gz" for i in (30, 31, 32)),
     ]
-    bids = make_bids(tmp_path, participants_tsv(4, "sub-20 50 F\nsub-21 51 X\nsub-22 52 X\nsub-30 5 F\n"), heads(4) + files)
+    bids = make_bids(
+        tmp_path, participants_tsv(4, "sub-20 50 F\nsub-21 51 X\nsub-22 52 X\nsub-30 5 F\n"), heads(4) + files
+    )
     shares = {"split": {"train": 0.4, "validation": 0.3, "test": 0.3}}
     found = cohort(bids, ("age",), **shares, **options)
     assert list(found.scans["scan"]) == kept

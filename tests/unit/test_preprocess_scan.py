@@ -345,3 +345,15 @@ def test_source_is_told_relative_to_its_dataset() -> None:
         "bids:raw:sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz"
     )
     assert bids_uri(Path("/a/b/scan.nii.gz"), "raw") == "bids:raw:scan.nii.gz"
+
+
+def test_a_brain_that_was_stripped_before_keeps_its_outline(done: dict[str, Any], tmp_path: Path) -> None:
+    head, mask = nib.load(done["raw"]), done["mask"]
+    raw = tmp_path / "sub-02_T1w.nii.gz"
+    nib.save(nib.Nifti1Image((head.get_fdata() * mask.data).astype(np.int16), head.affine), raw)
+    status = preprocess_scan("sub-02", raw, tmp_path / "preproc", EMBEDDED, OPTIONS, seed=1)
+    assert apply_limits(status["metrics"], QualityOptions()) == ("pass", [])
+    native = nib.load(tmp_path / "preproc" / status["outputs"]["native_mask"]).get_fdata() > 0
+    assert 2 * (native & (mask.data > 0)).sum() / (native.sum() + (mask.data > 0).sum()) > 0.98
+    assert status["metrics"]["given_outside_percent"] < 2
+    assert status["metrics"]["head_size"] == pytest.approx(done["status"]["metrics"]["head_size"], rel=0.05)

@@ -55,8 +55,12 @@ def _held(data: np.ndarray) -> np.ndarray:
 
 
 def _largest_piece(held: np.ndarray) -> np.ndarray:
+    """Without what hangs on it by a voxel."""
     labels, count = ndimage.label(ndimage.binary_opening(held))
-    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if count else held
+    if count == 0:
+        return held
+    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    return ndimage.binary_dilation(largest) & held  # the voxels that the opening took from its surface
 
 
 def _on_faces_cm2(mask: np.ndarray, voxel_mm: np.ndarray) -> float:
