@@ -9,6 +9,7 @@ from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
+from brainscm.preprocess.derived import derived_files
 from brainscm.provenance import code_fingerprint
 from brainscm.run_record import write_run_record
 from brainscm.run_summary import run_summary
@@ -102,6 +103,14 @@ def get_raw_t1w(wildcards):
 def get_existing_t1w(wildcards):
     """The raw T1w while it exists; a scan that has vanished fails by itself instead of stopping the run."""
     return [path for path in get_raw_t1w(wildcards) if Path(path).exists()]
+
+
+def get_derived(wildcards):
+    """The T1w and mask that another program made of a scan; one that lacks them fails by itself."""
+    if not config["derivatives"]:
+        return []
+    found = derived_files(Path(config["derivatives"]), wildcards.scan)
+    return [path for paths in found.values() for path in paths]
 
 
 def get_statuses(wildcards):

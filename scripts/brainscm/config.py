@@ -405,6 +405,9 @@ class Config(Options):
     """Top of a BIDS folder. While this and `dicom_dir` are null, a cohort is simulated."""
     dicom_dir: UserPath | None = None
     """In its place a folder of DICOM files, `<participant>/[ses-<session>/]…`, which are converted to BIDS first."""
+    derivatives: UserPath | None = None
+    """Results of fMRIPrep, sMRIPrep or BrainSCM for the same scans: a folder with a brain mask of each on its own grid,
+    and maybe a preprocessed T1w, which are taken in place of finding the brain again."""
     output_dir: UserPath = Path("results")
     """Everything that you want to keep."""
     work_dir: UserPath = Path("work")

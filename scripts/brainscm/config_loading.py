@@ -120,7 +120,12 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _check_folders(config: Config) -> None:
     """Check that the scans' folder is there and that the folders of results can be made and written to."""
-    for key in ("bids_dir", "dicom_dir", "output_dir", "work_dir"):
+    if config.derivatives is not None and not config.derivatives.is_dir():
+        raise ConfigError(
+            f"config: derivatives: {config.derivatives.absolute()} is not a folder; set it to the top of a folder of "
+            "BIDS derivatives (where its dataset_description.json lies)."
+        )
+    for key in ("bids_dir", "dicom_dir", "derivatives", "output_dir", "work_dir"):
         folder = getattr(config, key)
         if folder is not None and re.search(r"[{}]", str(folder.absolute())):
             raise ConfigError(

@@ -1,10 +1,12 @@
-"""Notice that a scan was skull-stripped before it came here: its surroundings are empty, and what is left is a brain's.
+"""Brains that are given: by a scan that was skull-stripped before it came here, or by another program's mask.
 
-A whole head is registered with its skull and scalp; a brain that has none would be cut a second time.
+A stripped scan's surroundings are empty, and what is left is a brain's. A whole head is registered with its skull and
+scalp; a brain that has none would be cut a second time.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,6 +14,8 @@ from scipy import ndimage
 
 from brainscm.errors import ScanError
 from brainscm.images import Image
+from brainscm.preprocess.head import RawScan
+from brainscm.preprocess.nifti import read_nifti
 
 EMPTY_SHARE = 0.3  # of all voxels at least, of one value, around a stripped brain
 BRAIN_ML = (300.0, 2100.0)  # the outlines of brains; the smallest head, cut at the chin, holds more
@@ -46,6 +50,21 @@ def given_outline(scan: Image, expected: Literal["head", "brain", "auto"]) -> np
         and _on_faces_cm2(outline, scan.voxel_mm) <= MAX_ON_FACES_CM2
     )
     return outline if expected == "brain" or is_brain else None
+
+
+def read_given_mask(scan: RawScan, path: Path) -> np.ndarray:
+    """The brain mask (x, y, z) that another program made of a scan.
+
+    Raises:
+        ScanError: it cannot be read, lies on another grid, or is empty.
+    """
+    file = read_nifti(path)
+    if file.data.shape != scan.data.shape or not np.allclose(file.affine, scan.affine, atol=1e-2):
+        raise ScanError(f"{path}: does not lie on the grid of {scan.path.name}; take masks and images of one program")
+    mask = file.data > 0.5
+    if not mask.any():
+        raise ScanError(f"{path}: is empty; look at it")
+    return mask
 
 
 def _held(data: np.ndarray) -> np.ndarray:

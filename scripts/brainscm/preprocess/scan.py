@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from brainscm.foreground import foreground
 from brainscm.images import SCANNER, Image, template_code, write_image
 from brainscm.preprocess import figures
 from brainscm.preprocess.atlas import Atlas
-from brainscm.preprocess.given import given_outline
+from brainscm.preprocess.derived import require_files
+from brainscm.preprocess.given import given_outline, read_given_mask
 from brainscm.preprocess.head import RawScan, working_head
 from brainscm.preprocess.intensity import bias_field, white_peak
 from brainscm.preprocess.itk import write_matrix
@@ -86,6 +87,7 @@ def preprocess_scan(
     threads: int = 1,
     further_runs: Sequence[Path] = (),
     cache_dir: Path | None = None,
+    derivatives: Path | None = None,
 ) -> dict[str, Any]:
     """Skull-strip one T1w, bring it to the template, segment, measure; write everything under `output_dir`.
 
@@ -94,6 +96,7 @@ def preprocess_scan(
     Args:
         scan: `sub-X` or `sub-X_ses-Y`.
         further_runs: T1w of the same session, to be averaged with `t1w`.
+        derivatives: folder of another program's results, whose T1w and brain mask are taken in place of `t1w`'s.
         cache_dir: where the prepared template is kept for the next scan.
         threads: recorded with the results; ITK reads its own count from the environment when it loads. With one thread
             the same input gives the same bytes.
@@ -111,7 +114,7 @@ def preprocess_scan(
     status = ScanStatus(scan, Path(output_dir), "status", software, sources=[bids_uri(run, "raw") for run in runs])
     _remove_earlier_outputs(status)
     with status.of_work_on(runs[0]):
-        _preprocess(status, runs, template, options, seed, cache_dir)
+        _preprocess(status, runs, template, options, seed, cache_dir, derivatives)
     return status.write()
 
 
@@ -131,11 +134,17 @@ def _preprocess(
     options: PreprocessOptions,
     seed: int,
     cache_dir: Path | None,
+    derivatives: Path | None,
 ) -> None:
     with status.step("read"):
-        session = read_session(runs, seed)
+        derived_t1w, derived_mask = require_files(derivatives, status.scan) if derivatives else (None, None)
+        session = read_session([derived_t1w] if derived_t1w else runs, seed)
         raw = session.scan
-        given = given_outline(raw.volume, options.input)
+        if derived_mask:
+            given: np.ndarray | None = read_given_mask(raw, derived_mask)
+            raw = replace(raw, data=raw.data * given)
+        else:
+            given = given_outline(raw.volume, options.input)
         status.sources = [bids_uri(path, "raw") for path in session.sources]
         status.inputs = session.inputs
         status.reasons += session.notes
