@@ -40,12 +40,12 @@ localrules:
 
 
 onsuccess:
-    print(f"\n{run_summary(Path(RESULTS))}", file=sys.stderr)
+    print(f"\n{end_of_run(succeeded=True)}", file=sys.stderr)
 
 
 onerror:
     print(
         f"\nThe run did not come to its end: the messages above name what failed, {RESULTS}/logs tells more, and the same "
-        f"command goes on from here.\n{run_summary(Path(RESULTS))}",
+        f"command goes on from here.\n{end_of_run(succeeded=False)}",
         file=sys.stderr,
     )

@@ -43,6 +43,7 @@ rule convert_dicom:
     params:
         bids_dir=subpath(output.description, parent=True),
         dicom_dir=config["dicom_dir"],
+        content=lambda wildcards: dicom_content(),
         code=lambda wildcards: code_fingerprint("convert_dicom"),
     message:
         "Converting {params.dicom_dir} to BIDS"
@@ -56,6 +57,7 @@ checkpoint index_cohort:
     output:
         scans=f"{RESULTS}/cohort/scans.tsv",
         excluded=f"{RESULTS}/cohort/excluded.tsv",
+        notes=f"{RESULTS}/cohort/notes.tsv",
     log:
         f"{RESULTS}/logs/index_cohort.log",
     benchmark:
@@ -68,6 +70,9 @@ checkpoint index_cohort:
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         bids_dir=BIDS,
+        # Whatever the index reads, so that a mended table or another scan is seen; as a parameter, since 20,000 inputs
+        # of one job would be looked at by every job.
+        content=lambda wildcards: bids_content(),
         options=config["cohort"],
         seed=config["seed"],
         code=lambda wildcards: code_fingerprint("index_cohort"),

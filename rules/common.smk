@@ -1,13 +1,17 @@
 """The checked configuration, the folders, and the small input functions that rules share."""
 
+import os
 from functools import lru_cache
 
 import pandas as pd
 
+from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
+from brainscm.preprocess.derived import derived_files
 from brainscm.provenance import code_fingerprint
+from brainscm.run_record import write_run_record
 from brainscm.run_summary import run_summary
 from brainscm.tables import read_table, run_paths
 
@@ -37,11 +41,29 @@ wildcard_constraints:
     scan=r"sub-[a-zA-Z0-9]+(_ses-[a-zA-Z0-9]+)?",
 
 
+def end_of_run(succeeded):
+    """Write the run record, where there are results to speak of, and return the run summary."""
+    if os.access(RESULTS, os.W_OK):
+        write_run_record(Path(RESULTS), sys.argv, Path(workflow.basedir), config["seed"], succeeded)
+    return run_summary(Path(RESULTS))
+
+
 def get_bids_tables(wildcards):
     """What the cohort's index is made from: the converter's or simulator's last file, or the user's own tables."""
     if config["dicom_dir"]:
         return [rules.convert_dicom.output.description]
     return existing_tables(BIDS) if config["bids_dir"] else [rules.simulate_cohort.output.description]
+
+
+@lru_cache
+def bids_content():
+    """What the user's own BIDS folder holds; the converter and the simulator say by their last file that they ran."""
+    return bids_fingerprint(Path(BIDS)) if config["bids_dir"] else None
+
+
+@lru_cache
+def dicom_content():
+    return dicom_fingerprint(Path(config["dicom_dir"]))
 
 
 def get_true_answers(wildcards):
@@ -81,6 +103,14 @@ def get_raw_t1w(wildcards):
 def get_existing_t1w(wildcards):
     """The raw T1w while it exists; a scan that has vanished fails by itself instead of stopping the run."""
     return [path for path in get_raw_t1w(wildcards) if Path(path).exists()]
+
+
+def get_derived(wildcards):
+    """The T1w and mask that another program made of a scan; one that lacks them fails by itself."""
+    if not config["derivatives"]:
+        return []
+    found = derived_files(Path(config["derivatives"]), wildcards.scan)
+    return [path for paths in found.values() for path in paths]
 
 
 def get_statuses(wildcards):

@@ -4,6 +4,7 @@
 rule preprocess_scan:
     input:
         runs=get_existing_t1w,
+        derived=get_derived,
     output:
         # The only declared output: a failed scan has a status, but no image to promise.
         status=f"{RESULTS}/preproc/status/{{scan}}.json",
@@ -24,6 +25,7 @@ rule preprocess_scan:
         work_dir=WORK,
         template=config["template"],
         options=config["preprocess"],
+        derivatives=config["derivatives"],
         seed=config["seed"],
         code=lambda wildcards: code_fingerprint("preprocess_scan"),
     message:

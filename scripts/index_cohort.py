@@ -1,4 +1,4 @@
-"""Index the BIDS folder: scans.tsv (what is analysed) and excluded.tsv (what is not, and why)."""
+"""Index the BIDS folder: scans.tsv (what is analysed), excluded.tsv (what is not, and why) and notes.tsv."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ with job(snakemake):
     from brainscm.cohort.index import index_cohort
     from brainscm.config import Config
     from brainscm.regions import measured_names
+    from brainscm.scm.codes import check_codes
     from brainscm.scm.covariates import check_values
     from brainscm.scm.precheck import check_designs
     from brainscm.tables import write_table
@@ -16,12 +17,14 @@ with job(snakemake):
     # Of the config only `cohort` and `seed` are parameters of the rule: a study that adds a node or a query keeps its
     # index, and so its model.
     config = Config.model_validate(snakemake.config)
-    columns = [options.column or node for node, options in config.scm.nodes.items()]
+    nodes = {options.column or node: options.levels for node, options in config.scm.nodes.items()}
+    levels = {column: named for column, named in nodes.items() if named}
     measured = measured_names(config.preprocess.atlas)
-    scans, excluded = index_cohort(Path(params.bids_dir), config.cohort, columns, config.seed, measured)
+    cohort = index_cohort(Path(params.bids_dir), config.cohort, list(nodes), config.seed, measured, levels)
     # An unknown level in a query, or covariates that tell the same thing, are found here, in the first seconds, not
     # after a night of preprocessing.
-    check_values(config.scm, config.counterfactuals, scans)
-    check_designs(config.scm, scans)
-    write_table(scans, output.scans)
-    write_table(excluded, output.excluded)
+    check_codes(config.scm, cohort.scans)
+    check_values(config.scm, config.counterfactuals, cohort.scans)
+    check_designs(config.scm, cohort.scans)
+    for name in ("scans", "excluded", "notes"):
+        write_table(getattr(cohort, name), output[name])

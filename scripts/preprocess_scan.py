@@ -20,5 +20,6 @@ with job(snakemake):
         options=PreprocessOptions.model_validate(params.options),
         seed=params.seed,
         threads=snakemake.threads,
+        derivatives=Path(params.derivatives) if params.derivatives else None,
         cache_dir=Path(params.work_dir, "template"),
     )

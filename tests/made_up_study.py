@@ -140,6 +140,8 @@ def make_study(folder: Path, participants: int = 24, seed: int = 0, config: dict
         {"scan": "sub-02_ses-1", "path": scans[1]["path"], "excluded_from": "scm", "reason": "no age"},
     ]
     write_table(pd.DataFrame(excluded), folder / "cohort" / "excluded.tsv")
+    notes = [{"about": "sex", "note": "'f' (2 cells) are read as 'F'"}]
+    write_table(pd.DataFrame(notes), folder / "cohort" / "notes.tsv")
     write_table(pd.DataFrame(qc), folder / "preproc" / "qc.tsv")
     _write_truth(folder / "bids", pd.DataFrame(scans))
     _encode(folder)

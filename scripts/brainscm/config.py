@@ -79,8 +79,19 @@ class SplitOptions(Options):
 
 
 class CohortOptions(Options):
-    """How the participants are divided."""
+    """Which scans are analysed, and how the participants are divided."""
 
+    participants: list[str] | None = Field(None, min_length=1)
+    """Only these participants, as `[sub-01, sub-02]`; null: all."""
+    sessions: list[str] | None = Field(None, min_length=1)
+    """Only these sessions, as `[ses-1]`; null: all."""
+    filter: dict[str, Scalar | list[Scalar]] = {}
+    """Only T1w files whose names say so, in BIDS's words: `{acquisition: mprage, run: 1}`. Known are `acquisition`,
+    `ceagent`, `reconstruction`, `run`, `echo`, `inversion`, `part`, and `suffix` (`UNIT1` takes the uniform images of
+    MP2RAGE)."""
+    exclude: list[str] | str | dict[str, Scalar | list[Scalar]] = []
+    """Scans to leave out: a list of scan or participant ids, a column that says yes for them, or what they are, in
+    BIDS's words or by columns: `{diagnosis: [AD], acquisition: lowres}`. The others keep their split."""
     split: SplitOptions = SplitOptions()
     stratify: list[str] = ["age", "sex"]
     """Covariates in which the three parts are made alike: columns of `participants.tsv` or of the sessions tables."""
@@ -111,6 +122,9 @@ class PreprocessOptions(Options):
 
     voxel_mm: Annotated[float, unit("mm")] = Field(2.0, ge=0.7, le=4)
     """Voxel size of the template-space grid that everything after preprocessing works on."""
+    input: Literal["auto", "head", "brain"] = "auto"
+    """Whether scans are whole heads or skull-stripped brains. `auto` looks at each: where the surroundings are empty
+    and what is left has the size of a brain, that is taken for the mask, and brain is registered to brain."""
     transform: Literal["rigid", "similarity", "affine"] = "affine"
     """How the analysed image is brought to the template. A rigid transform keeps size and shape, a similarity scales,
     an affine one also scales each axis by itself and shears. Never a deformation: the anatomy is what is analysed."""
@@ -140,6 +154,18 @@ class QualityOptions(Options):
     """Warn where more of the template's brain than this lies beyond the field of view, by the linear registration."""
     fov_cut_fail_percent: Annotated[float, unit("%")] = Field(15.0, ge=0)
     """Fail above this share."""
+    given_outside_warn_percent: Annotated[float, unit("%")] = Field(5.0, ge=0)
+    """Warn where more of a brain that was stripped before than this lies outside the mask."""
+    given_outside_fail_percent: Annotated[float, unit("%")] = Field(15.0, ge=0)
+    """Fail above this share."""
+    brain_missing_warn_percent: Annotated[float, unit("%")] = Field(3.0, ge=0)
+    """Warn where more of the template's brain than this lies outside a brain that was stripped before."""
+    brain_missing_fail_percent: Annotated[float, unit("%")] = Field(6.0, ge=0)
+    """Fail above this share: a part of it is cut away."""
+    asymmetry_warn_percent: Annotated[float, unit("%")] = Field(2.5, ge=0)
+    """Warn where the halves of a brain that was stripped before differ by more than this, over their sum."""
+    asymmetry_fail_percent: Annotated[float, unit("%")] = Field(5.0, ge=0)
+    """Fail above this difference: a side of it is cut away."""
     holes_warn_ml: Annotated[float, unit("ml")] = Field(5.0, ge=0)
     """Warn where more of the mask than this has no signal: missing slices, or a brain that was cut out."""
     holes_fail_ml: Annotated[float, unit("ml")] = Field(200.0, ge=0)
@@ -379,6 +405,9 @@ class Config(Options):
     """Top of a BIDS folder. While this and `dicom_dir` are null, a cohort is simulated."""
     dicom_dir: UserPath | None = None
     """In its place a folder of DICOM files, `<participant>/[ses-<session>/]…`, which are converted to BIDS first."""
+    derivatives: UserPath | None = None
+    """Results of fMRIPrep, sMRIPrep or BrainSCM for the same scans: a folder with a brain mask of each on its own grid,
+    and maybe a preprocessed T1w, which are taken in place of finding the brain again."""
     output_dir: UserPath = Path("results")
     """Everything that you want to keep."""
     work_dir: UserPath = Path("work")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -119,6 +120,18 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _check_folders(config: Config) -> None:
     """Check that the scans' folder is there and that the folders of results can be made and written to."""
+    if config.derivatives is not None and not config.derivatives.is_dir():
+        raise ConfigError(
+            f"config: derivatives: {config.derivatives.absolute()} is not a folder; set it to the top of a folder of "
+            "BIDS derivatives (where its dataset_description.json lies)."
+        )
+    for key in ("bids_dir", "dicom_dir", "derivatives", "output_dir", "work_dir"):
+        folder = getattr(config, key)
+        if folder is not None and re.search(r"[{}]", str(folder.absolute())):
+            raise ConfigError(
+                f"config: {key}: {folder.absolute()} has a brace in it, which Snakemake takes for a wildcard; "
+                "rename the folder, or make a link to it."
+            )
     if config.bids_dir is not None and not config.bids_dir.is_dir():
         raise ConfigError(
             f"config: bids_dir: {config.bids_dir.absolute()} is not a folder; set it to the top of a BIDS data set "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +15,7 @@ from brainscm.errors import BrainSCMError
 class Identity(BaseModel):
     """How scans were brought to template space, and, of latents and what follows, which model encoded them.
 
+    `derivatives` names the program whose masks were taken; "" for our own.
     `encoder` is the SHA-256 of the model file; "" for scans that are not encoded.
     """
 
@@ -22,13 +24,19 @@ class Identity(BaseModel):
     template: str | CustomTemplate
     voxel_mm: float
     transform: Literal["rigid", "similarity", "affine"]
+    derivatives: str = ""
     encoder: str = ""
 
     @classmethod
     def of(cls, config: Config) -> Identity:
         """Of the scans that a study preprocesses."""
         options = config.preprocess
-        return cls(template=config.template, voxel_mm=options.voxel_mm, transform=options.transform)
+        return cls(
+            template=config.template,
+            voxel_mm=options.voxel_mm,
+            transform=options.transform,
+            derivatives=_generator(config.derivatives) if config.derivatives else "",
+        )
 
     def encoded_by(self, model_sha256: str) -> Identity:
         return self.model_copy(update={"encoder": model_sha256})
@@ -51,3 +59,13 @@ class Identity(BaseModel):
         if differing:
             told = "; ".join(f"{key} is {own[key]!r} here and {others[key]!r} there" for key in differing)
             raise BrainSCMError(f"{here} and {there}: their scans were preprocessed differently ({told}); {mend}.")
+
+
+def _generator(derivatives: Path) -> str:
+    """The program that made a folder of derivatives, with its version, as far as the folder says."""
+    try:
+        described = json.loads((derivatives / "dataset_description.json").read_text(encoding="utf-8"))
+        program = described["GeneratedBy"][0]
+        return f"{program['Name']} {program.get('Version', '')}".strip()
+    except (OSError, ValueError, LookupError, TypeError):
+        return "unknown"

@@ -10,10 +10,12 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
+import pandas as pd
+
 from brainscm.config import AtlasOptions
-from brainscm.errors import ConfigError
+from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.images import Mask, Volume
-from brainscm.tables import read_table
+from brainscm.tsv import read_tsv
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,15 @@ def atlas_regions(options: AtlasOptions) -> dict[int, str]:
     """
     where = f"preprocess.atlas.labels: {options.labels}"
     try:
-        table = read_table(options.labels)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{where} cannot be read as a tab-separated table; check the path and the file") from error
+        table = read_tsv(options.labels)
+    except BrainSCMError as error:
+        raise ConfigError(f"preprocess.atlas.labels: {error}") from error
     if not {"index", "name"} <= set(table) or table.empty:
         raise ConfigError(f"{where} needs the columns index and name, separated by tabs, and a row a region")
-    table = table[table["index"] > 0]
+    labels = pd.to_numeric(table["index"], errors="coerce")
+    if labels.isna().any() or (labels % 1 != 0).any():
+        raise ConfigError(f"{where}: index '{table.loc[~(labels % 1 == 0), 'index'].iloc[0]}' is not a whole number")
+    table = table.assign(index=labels)[labels > 0]
     names = [re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_") for name in table["name"]]
     for name in names:
         if names.count(name) > 1 or name in MEASURED:

@@ -1,14 +1,17 @@
 """DICOM folders become a BIDS folder, and what the converter warned of goes with each scan."""
 
+import gzip
 import json
 import struct
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from brainscm.cohort.dicom import convert_dicom
+from brainscm.cohort.dicom import KEPT_FIELDS, convert_dicom
 from brainscm.cohort.index import index_cohort
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError
@@ -25,24 +28,43 @@ def element(group: int, number: int, kind: str, value: bytes) -> bytes:
     return struct.pack("<HH", group, number) + kind.encode() + length + value
 
 
-def write_slice(path: Path, description: str, series: int, index: int) -> None:
+@dataclass(frozen=True)
+class Scanned:
+    """What is the same in all slices of a series."""
+
+    description: str
+    number: int
+    study: int = 1
+    date: str = "20200101"
+    image_type: str = "ORIGINAL\\PRIMARY\\M"
+    slice_mm: int = 2
+    patient: str = "Somebody^Known"
+    tags: tuple[tuple[int, int, str, str], ...] = ()
+
+
+def write_slice(path: Path, scanned: Scanned, index: int) -> None:
     """A 32 × 32 axial MR image with the tags that a converter needs."""
-    uid = f"1.2.826.0.1.3680043.2.1143.{series}"
+    study = f"1.2.826.0.1.3680043.2.1143.{scanned.study}"
+    uid = f"{study}.{scanned.number}"
     header = element(0x0002, 0x0010, "UI", b"1.2.840.10008.1.2.1")
     pixels = np.full((32, 32), 100 + index, np.int16)
     body = [
-        element(0x0008, 0x0008, "CS", b"ORIGINAL\\PRIMARY\\M"),
+        element(0x0008, 0x0008, "CS", scanned.image_type.encode()),
         element(0x0008, 0x0016, "UI", b"1.2.840.10008.5.1.4.1.1.4"),
         element(0x0008, 0x0018, "UI", f"{uid}.{index}".encode()),
         element(0x0008, 0x0060, "CS", b"MR"),
-        element(0x0008, 0x103E, "LO", description.encode()),
-        element(0x0010, 0x0010, "PN", b"Somebody^Known"),
-        element(0x0018, 0x0050, "DS", b"2"),
-        element(0x0020, 0x000D, "UI", b"1.2.826.0.1.3680043.2.1143"),
+        element(0x0008, 0x0020, "DA", scanned.date.encode()),
+        element(0x0008, 0x0022, "DA", scanned.date.encode()),
+        element(0x0008, 0x0032, "TM", b"101500"),
+        element(0x0008, 0x103E, "LO", scanned.description.encode()),
+        element(0x0010, 0x0010, "PN", scanned.patient.encode()),
+        element(0x0010, 0x0020, "LO", scanned.patient.encode()),
+        element(0x0018, 0x0050, "DS", str(scanned.slice_mm).encode()),
+        element(0x0020, 0x000D, "UI", study.encode()),
         element(0x0020, 0x000E, "UI", uid.encode()),
-        element(0x0020, 0x0011, "IS", str(series).encode()),
+        element(0x0020, 0x0011, "IS", str(scanned.number).encode()),
         element(0x0020, 0x0013, "IS", str(index + 1).encode()),
-        element(0x0020, 0x0032, "DS", f"-32\\-32\\{2 * index}".encode()),
+        element(0x0020, 0x0032, "DS", f"-32\\-32\\{scanned.slice_mm * index}".encode()),
         element(0x0020, 0x0037, "DS", b"1\\0\\0\\0\\1\\0"),
         element(0x0028, 0x0002, "US", struct.pack("<H", 1)),
         element(0x0028, 0x0004, "CS", b"MONOCHROME2"),
@@ -55,15 +77,18 @@ def write_slice(path: Path, description: str, series: int, index: int) -> None:
         element(0x0028, 0x0103, "US", struct.pack("<H", 1)),
         element(0x7FE0, 0x0010, "OW", pixels.tobytes()),
     ]
+    body += [element(group, number, kind, value.encode()) for group, number, kind, value in scanned.tags]
+    body.sort(key=lambda tag: struct.unpack("<HH", tag[:4]))
     length = element(0x0002, 0x0000, "UL", struct.pack("<I", len(header)))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bytes(128) + b"DICM" + length + header + b"".join(body))
 
 
-def write_series(folder: Path, description: str, series: int, missing: int | None = None) -> None:
+def write_series(folder: Path, description: str, number: int, missing: int | None = None, **others: Any) -> None:
     for index in range(SLICES):
         if index != missing:
-            write_slice(folder / f"{series}-{index:03d}", description, series, index)
+            path = folder / f"{others.get('study', 1)}-{number}-{index:03d}"
+            write_slice(path, Scanned(description, number, **others), index)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +143,8 @@ def test_folder_without_a_t1w_is_told(converted: Path) -> None:
 
 def test_converted_folder_is_indexed_like_any_other(converted: Path) -> None:
     options = CohortOptions.model_validate({"split": {"train": 0.5, "validation": 0.25, "test": 0.25}})
-    scans, excluded = index_cohort(converted, options, ["age"], seed=1)
+    cohort = index_cohort(converted, options, ["age"], seed=1)
+    scans, excluded = cohort.scans, cohort.excluded
     assert scans.set_index("scan").loc["sub-03", "further_runs"] == "sub-03_run-2_T1w.nii.gz"
     assert scans.set_index("scan").loc["sub-02_ses-2", "age"] == 42
     assert list(excluded["reason"]) == ["no age"]
@@ -132,3 +158,76 @@ def test_ids_that_would_clash_and_a_folder_without_scans_are_refused(tmp_path: P
     (tmp_path / "empty" / "sub-1").mkdir(parents=True)
     with pytest.raises(BrainSCMError, match="no T1w series was found"):
         convert_dicom(tmp_path / "empty", tmp_path / "bids")
+
+
+NAMED = (  # text that a scanner's staff may have put a name into: group, number, kind
+    (0x0008, 0x0080, "LO"),  # institution
+    (0x0008, 0x0081, "ST"),  # its address
+    (0x0008, 0x0090, "PN"),  # referring physician
+    (0x0008, 0x1010, "SH"),  # station
+    (0x0008, 0x1030, "LO"),  # study description
+    (0x0008, 0x1040, "LO"),  # department
+    (0x0008, 0x1050, "PN"),  # performing physician
+    (0x0008, 0x1070, "PN"),  # operator
+    (0x0010, 0x1000, "LO"),  # other ids
+    (0x0010, 0x21B0, "LT"),  # history
+    (0x0010, 0x4000, "LT"),  # patient comments
+    (0x0018, 0x1000, "LO"),  # serial number
+    (0x0018, 0x1030, "LO"),  # protocol
+    (0x0018, 0x1400, "LO"),  # processing
+    (0x0020, 0x0010, "SH"),  # study id
+    (0x0020, 0x4000, "LT"),  # image comments
+    (0x0032, 0x1032, "PN"),  # requesting physician
+    (0x0032, 0x1060, "LO"),  # requested procedure
+    (0x0040, 0x0254, "LO"),  # procedure step
+    (0x0040, 0x0275, "LO"),  # request attributes
+)
+
+
+def test_a_name_in_twenty_tags_reaches_no_file(tmp_path: Path) -> None:
+    name = "Quxley"
+    tags = tuple((group, number, kind, f"{name}^Ann") for group, number, kind in NAMED)
+    write_series(tmp_path / "dicom" / "01", "MPRAGE", 1, patient=f"{name}^Ann", tags=tags)
+    convert_dicom(tmp_path / "dicom", tmp_path / "bids")
+    written = [path for path in (tmp_path / "bids").rglob("*") if path.is_file()]
+    assert any(path.name == "sub-01_T1w.nii.gz" for path in written)
+    for path in written:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        assert name.encode() not in content, path
+        assert b"2020" not in content[:352], path
+    sidecar = json.loads((tmp_path / "bids/sub-01/anat/sub-01_T1w.json").read_text())
+    assert set(sidecar) <= {*KEPT_FIELDS, "ConversionWarnings"}
+    assert sidecar["SliceThickness"] == 2
+
+
+def test_each_study_of_a_folder_is_a_session(tmp_path: Path) -> None:
+    folder = tmp_path / "dicom" / "01"
+    write_series(folder, "MPRAGE", 3, study=2, date="20220101")
+    write_series(folder, "MPRAGE", 3, study=1, date="20200101")
+    write_series(folder, "T2 tse", 4, study=3, date="20210101")
+    write_series(tmp_path / "dicom" / "02" / "ses-a", "MPRAGE", 3, study=1, date="20200101")
+    write_series(tmp_path / "dicom" / "02" / "ses-a", "MPRAGE", 3, study=2, date="20220101")
+    write_series(tmp_path / "dicom" / "03", "MPRAGE", 3, patient="One")
+    write_series(tmp_path / "dicom" / "03", "MPRAGE", 4, patient="Two")
+    table = convert_dicom(tmp_path / "dicom", tmp_path / "bids")
+    images = sorted(path.name for path in (tmp_path / "bids").rglob("*.nii.gz"))
+    assert images == ["sub-01_ses-1_T1w.nii.gz", "sub-01_ses-2_T1w.nii.gz"]
+    told = table.set_index("participant")["told"]
+    assert "studies of 2 dates" in told["sub-02"]
+    assert "several patients" in told["sub-03"]
+
+
+def test_every_candidate_is_in_the_table_with_its_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "dicom" / "01"
+    write_series(folder, "BOLD_rest1_SBRef", 1)
+    write_series(folder, "t1 thick", 2, slice_mm=5)
+    write_series(folder, "t1_mprage", 3)
+    write_series(tmp_path / "dicom" / "02", "t2_flair", 1)
+    table = convert_dicom(tmp_path / "dicom", tmp_path / "bids")
+    rows = table[table["participant"] == "sub-01"].set_index("series")
+    assert rows.loc["t1_mprage", "file"] == "sub-01_T1w.nii.gz"
+    assert rows["file"].notna().sum() == 1
+    assert "thicker slices" in rows.loc["t1 thick", "told"]
+    assert "names another contrast" in rows.loc["BOLD_rest1_SBRef", "told"]
+    assert "no T1w among its series (t2_flair)" in "; ".join(table.loc[table["participant"] == "sub-02", "told"])

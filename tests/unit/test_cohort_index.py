@@ -1,12 +1,17 @@
 """What is found in a BIDS folder, what is left out, and what the user is told about it."""
 
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from brainscm.cohort.bids import find_t1w
-from brainscm.cohort.index import index_cohort
+from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
+from brainscm.cohort.index import Cohort, index_cohort
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.tables import run_paths
@@ -32,7 +37,8 @@ def heads(n: int) -> list[str]:
 
 
 def index(bids: Path, covariates: tuple[str, ...] = ("age", "sex")) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return index_cohort(bids, CohortOptions(), covariates, seed=1)
+    cohort = index_cohort(bids, CohortOptions(), covariates, seed=1)
+    return cohort.scans, cohort.excluded
 
 
 def test_sessions_runs_and_uncompressed_files_become_one_row_a_session(tmp_path: Path) -> None:
@@ -172,3 +178,252 @@ def test_a_covariate_that_cannot_balance_the_split_is_told(tmp_path: Path, caplo
     with caplog.at_level("WARNING", logger="brainscm"):
         index_cohort(bids, CohortOptions(stratify=["agee"]), ("age",), seed=1)
     assert "no column 'agee'" in caplog.text
+
+
+def cohort(bids: Path, covariates: tuple[str, ...] = ("age", "sex"), **options: Any) -> Cohort:
+    return index_cohort(bids, CohortOptions.model_validate(options), covariates, seed=1)
+
+
+def told(found: Cohort, about: str) -> str:
+    return "; ".join(found.notes.loc[found.notes["about"] == about, "note"])
+
+
+def reason(found: Cohort, scan: str) -> str:
+    return str(found.excluded.set_index("scan").loc[scan, "reason"])
+
+
+def test_a_file_in_another_participants_or_sessions_folder_is_left_out_by_name(tmp_path: Path) -> None:
+    strays = [
+        "sub-03/anat/sub-40_T1w.nii.gz",
+        "sub-41/ses-2/anat/sub-41_ses-1_T1w.nii.gz",
+        "sub-42/ses-1/anat/sub-42_T1w.nii.gz",
+        "sub-43/anat/sub-43_ses-1_T1w.nii.gz",
+    ]
+    found = cohort(make_bids(tmp_path, participants_tsv(10), heads(10) + strays))
+    assert set(found.scans["scan"]) == {f"sub-{i:02d}" for i in range(10)}
+    reasons = found.excluded.set_index("path")["reason"]
+    assert len(reasons) == len(strays)
+    for stray in strays:
+        assert "its name says" in reasons[str(tmp_path / stray)]
+
+
+def test_a_clone_without_content_says_so(tmp_path: Path) -> None:
+    bids = make_bids(tmp_path, "", [])
+    for i in range(3):
+        link = bids / f"sub-{i}" / "anat" / f"sub-{i}_T1w.nii.gz"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(bids / ".git" / "annex" / "objects" / str(i))
+    (bids / "participants.tsv").symlink_to(bids / ".git" / "annex" / "objects" / "table")
+    with pytest.raises(BrainSCMError, match=r"none of the T1w files.*datalad get.*3 of 3"):
+        cohort(bids)
+    make_bids(tmp_path, "", heads(10))
+    with pytest.raises(ConfigError, match=r"participants\.tsv is not fetched \(for DataLad: `datalad get"):
+        cohort(bids)
+
+
+def test_without_participants_tsv_the_table_beside_it_is_named(tmp_path: Path) -> None:
+    bids = make_bids(tmp_path, "", heads(10))
+    with pytest.raises(ConfigError, match=r"there is no participants\.tsv"):
+        cohort(bids)
+    (bids / "participants.csv").write_text("participant_id,age\n")
+    with pytest.raises(ConfigError, match=r"participants\.csv is not read: save it as participants\.tsv"):
+        cohort(bids)
+
+
+def test_one_participants_fault_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = [f"sub-{i}/ses-1/anat/sub-{i}_ses-1_T1w.nii.gz" for i in (20, 21, 22)]
+    bids = make_bids(tmp_path, participants_tsv(10, "sub-20 50 F\nsub-21 51 NA\nsub-22 52 F\n"), heads(10) + sessions)
+    (bids / "sub-20" / "sub-20_sessions.tsv").write_text("")
+    (bids / "sub-22" / "sub-22_sessions.tsv").write_text("session_id\tage\nses-1\t50\nses-1\t51\n")
+    scandir = os.scandir
+
+    def locked(path: Any) -> Any:
+        if "sub-09" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    found = cohort(bids)
+    assert set(found.scans["scan"]) == {*(f"sub-{i:02d}" for i in range(9)), "sub-21_ses-1"}
+    assert "sub-20_sessions.tsv: is empty" in reason(found, "sub-20_ses-1")
+    assert reason(found, "sub-21_ses-1") == "no sex"
+    assert "age 50 and 51" in reason(found, "sub-22_ses-1")
+    assert "cannot be read (Permission denied" in reason(found, "sub-09")
+
+
+def test_a_participants_table_with_a_row_a_session_is_one_of_sessions(tmp_path: Path) -> None:
+    files = [f"sub-{i:02d}/ses-{k}/anat/sub-{i:02d}_ses-{k}_T1w.nii.gz" for i in range(10) for k in (1, 2)]
+    rows = [f"sub-{i:02d} {k} {20 + i + 3 * k} {'FM'[i % 2]}" for i in range(10) for k in (1, 2)]
+    found = cohort(make_bids(tmp_path, "participant_id session_id age sex\n" + "\n".join(rows) + "\n", files))
+    assert found.excluded.empty
+    ages = found.scans.set_index("scan")["age"]
+    assert ages["sub-04_ses-1"] == 27
+    assert ages["sub-04_ses-2"] == 30
+
+
+def test_repeated_rows_without_a_session_name_the_cause(tmp_path: Path) -> None:
+    rows = [f"sub-{i:02d} {20 + i + 3 * k} F" for i in range(10) for k in (1, 2)]
+    bids = make_bids(tmp_path, "participant_id age sex\n" + "\n".join(rows) + "\n", heads(10))
+    with pytest.raises(BrainSCMError, match=r"every scan .* is left out: listed more than once.*session_id"):
+        cohort(bids)
+
+
+def test_sessions_that_match_nothing_and_one_age_for_two_visits_are_told(tmp_path: Path) -> None:
+    files = [f"sub-20/ses-0{k}/anat/sub-20_ses-0{k}_T1w.nii.gz" for k in (1, 2)]
+    bids = make_bids(tmp_path, participants_tsv(10, "sub-20 50 F\n"), heads(10) + files)
+    (bids / "sub-20" / "sub-20_sessions.tsv").write_text("session_id\tage\nses-1\t50\nses-2\t55\nses-3\t59\n")
+    found = cohort(bids)
+    assert list(found.scans.set_index("scan").loc[["sub-20_ses-01", "sub-20_ses-02"], "age"]) == [50, 50]
+    sentence = told(found, "the sessions tables")
+    assert "2 ids nearly match" in sentence
+    assert "'sub-20_ses-1' for sub-20_ses-01" in sentence
+    assert "1 rows are of sessions without a T1w (sub-20_ses-3)" in sentence
+    assert "1 participants have one age for several sessions (sub-20)" in told(found, "age")
+
+
+@pytest.mark.parametrize("spell", [lambda i: f"{i}", lambda i: f"SUB{i:02d}", lambda i: f"002_S_{i:02d}"])
+def test_ids_that_nearly_match_are_told_with_their_mending(
+    spell: Callable[[int], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = participants_tsv(5) + "".join(f"{spell(i)} {20 + i} F\n" for i in range(5, 10))
+    folders = heads(10)
+    if spell(1) == "002_S_01":
+        folders = [name.replace("sub-0", "sub-ADNI002S0") if int(name[4:6]) > 4 else name for name in folders]
+    with caplog.at_level("WARNING", logger="brainscm"):
+        found = cohort(make_bids(tmp_path, table, folders))
+    assert len(found.scans) == 10
+    assert len(found.excluded) == 5  # each mismatch once, not as a scan without a row and a row without a scan
+    assert found.excluded["reason"].str.contains(f"the row of 'sub-{spell(7)}' is probably meant for it").sum() == 1
+    assert "5 ids nearly match those of the folders" in caplog.text
+
+
+def test_values_are_read_as_what_they_mean_and_told(tmp_path: Path) -> None:
+    extra = "sub-20 -9 f\nsub-21 999 m\nsub-22 1957 F\nsub-23 89+ N/A\nsub-24 3 unknown\nsub-25 71 male\n"
+    more = [f"sub-{i}/anat/sub-{i}_T1w.nii.gz" for i in range(20, 26)]
+    found = cohort(make_bids(tmp_path, participants_tsv(10, extra), heads(10) + more))
+    assert set(found.scans["sex"].dropna()) == {"F", "M"}
+    for scan, age in (("sub-20", "-9"), ("sub-21", "999"), ("sub-22", "1957")):
+        assert f"age {age} is no age in years (0-120)" in reason(found, scan)
+    assert found.scans.set_index("scan").loc["sub-23", "age"] == 89
+    assert reason(found, "sub-23") == "no sex"
+    assert "'f' (1 cells) are read as 'F'" in told(found, "sex")
+    assert "'m' and 'male' (2 cells) are read as 'M'" in told(found, "sex")
+    assert "'unknown' (1 cells) is read as missing" in told(found, "sex")
+    assert "89+" in told(found, "age")
+    assert "children" in told(found, "age")
+
+
+def test_codes_are_named_by_participants_json_and_codes_of_missing_are_asked_about(tmp_path: Path) -> None:
+    rows = [f"sub-{i:02d} {1 + i % 4} {-9 if i == 3 else 20 + i}" for i in range(12)]
+    bids = make_bids(tmp_path, "participant_id site score\n" + "\n".join(rows) + "\n", heads(12))
+    levels = {str(k): name for k, name in enumerate("ABCD", 1)}
+    (bids / "participants.json").write_text(json.dumps({"site": {"Levels": levels}}))
+    found = cohort(bids, ("site", "score"), stratify=[])
+    assert list(found.scans["site"][:5]) == ["A", "B", "C", "D", "A"]
+    assert "1 is 'A'" in told(found, "site")
+    assert "-9 (1 cells) lies far from the others (20 to 31)" in told(found, "score")
+
+
+def test_levels_take_the_spelling_that_the_graph_gives_them(tmp_path: Path) -> None:
+    rows = "".join(f"sub-{i:02d} {20 + i} {('ad', 'A_D', 'unknown')[i % 3]}\n" for i in range(12))
+    bids = make_bids(tmp_path, f"participant_id age dx\n{rows}", heads(12))
+    table = bids / "participants.tsv"
+    table.write_text(table.read_text().replace("A_D", "A D "))
+    found = index_cohort(bids, CohortOptions(), ("age", "dx"), seed=1, levels={"dx": ["unknown", "AD"]})
+    assert set(found.scans["dx"]) == {"AD", "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"participants": ["sub-01", "02", "sub-03"]}, ["sub-01", "sub-02", "sub-03"]),
+        ({"sessions": ["2"]}, ["sub-20_ses-2", "sub-21_ses-2", "sub-22_ses-2"]),
+        ({"filter": {"acquisition": "mprage", "run": 1}}, ["sub-20_ses-1", "sub-21_ses-1", "sub-22_ses-1"]),
+        ({"filter": {"suffix": "UNIT1"}}, ["sub-30", "sub-31", "sub-32"]),
+        ({"exclude": {"acquisition": "mprage", "sex": ["F", "M"]}}, ["sub-21_ses-2", "sub-22_ses-2"]),
+    ],
+)
+def test_a_study_chooses_in_bids_words(options: dict[str, Any], kept: list[str], tmp_path: Path) -> None:
+    files = [
+        *(f"sub-{i}/ses-1/anat/sub-{i}_ses-1_acq-mprage_run-01_T1w.nii.gz" for i in (20, 21, 22)),
+        *(f"sub-{i}/ses-2/anat/sub-{i}_ses-2_acq-fast_T1w.nii.gz" for i in (20, 21, 22)),
+        *(f"sub-{i}/anat/sub-{i}_UNIT1.nii.gz" for i in (30, 31, 32)),
+    ]
+    bids = make_bids(
+        tmp_path, participants_tsv(4, "sub-20 50 F\nsub-21 51 X\nsub-22 52 X\nsub-30 5 F\n"), heads(4) + files
+    )
+    shares = {"split": {"train": 0.4, "validation": 0.3, "test": 0.3}}
+    found = cohort(bids, ("age",), **shares, **options)
+    assert list(found.scans["scan"]) == kept
+
+
+def test_excluding_a_scan_leaves_the_split_of_the_others(tmp_path: Path) -> None:
+    rows = "".join(f"sub-{i:02d} {20 + i} F {'yes' if i == 4 else 'no'}\n" for i in range(20))
+    table = f"participant_id age sex bad\n{rows}"
+    bids = make_bids(tmp_path, table, heads(20))
+    everyone = cohort(bids).scans.set_index("scan")["split"]
+    for exclude in (["sub-04"], ["04"], "bad", {"bad": "yes"}, {"age": 24}):
+        found = cohort(bids, exclude=exclude)
+        pd.testing.assert_series_equal(found.scans.set_index("scan")["split"], everyone.drop("sub-04"))
+        assert "cohort.exclude" in reason(found, "sub-04")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"participants": ["sub-1"]}, "cohort.participants: no T1w of 'sub-1'; did you mean 'sub-01'"),
+        ({"exclude": ["sub-99"]}, "cohort.exclude: 'sub-99' is no scan or participant"),
+        ({"exclude": "sexx"}, "no column 'sexx' in the tables; did you mean 'sex'"),
+        ({"exclude": "sex"}, r"column 'sex' says 'f', neither yes nor no.*\{sex: \[f\]\}"),
+        ({"filter": {"acq": "x"}}, "cohort.filter: 'acq' is none of acquisition"),
+        ({"filter": {"acquisition": "x"}}, "no T1w whose acquisition is x; no name has one"),
+    ],
+)
+def test_what_a_study_asks_for_in_vain_is_named(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        cohort(make_bids(tmp_path, participants_tsv(10), heads(10)), **options)
+
+
+def test_images_of_mp2rage_and_contrast_agents_are_told(tmp_path: Path) -> None:
+    more = [
+        "sub-20/anat/sub-20_UNIT1.nii.gz",
+        "sub-20/anat/sub-20_inv-2_MP2RAGE.nii.gz",
+        "sub-21/anat/sub-21_ce-gad_T1w.nii.gz",
+        "sub-22/anat/sub-22_ce-gad_T1w.nii.gz",
+        "sub-22/anat/sub-22_rec-norm_T1w.nii.gz",
+        "sub-23/anat/sub-23_part-phase_T1w.nii.gz",
+    ]
+    found = cohort(make_bids(tmp_path, participants_tsv(10), heads(10) + more))
+    assert "cohort.filter: {suffix: UNIT1}" in reason(found, "sub-20")
+    assert "1 scans have a contrast agent (ce-: sub-21)" in told(found, "contrast agent")
+    assert found.scans.set_index("scan").loc["sub-22", "path"].endswith("rec-norm_T1w.nii.gz")
+    assert "phase part of a complex image" in reason(found, "sub-23")
+
+
+def test_whatever_the_index_reads_changes_its_fingerprint(tmp_path: Path) -> None:
+    bids = make_bids(tmp_path, participants_tsv(3), heads(3))
+    seen = [bids_fingerprint(bids)]
+    assert bids_fingerprint(bids) == seen[0]
+    (bids / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tage\nses-1\t50\n")
+    seen.append(bids_fingerprint(bids))
+    (bids / "participants.tsv").write_text(participants_tsv(3, "sub-03 40 F\n").replace(" ", "\t"))
+    seen.append(bids_fingerprint(bids))
+    make_bids(tmp_path, "", ["sub-03/anat/sub-03_T1w.nii.gz"])
+    seen.append(bids_fingerprint(bids))
+    make_bids(tmp_path, "", ["sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"])
+    seen.append(bids_fingerprint(bids))
+    (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"longer")
+    seen.append(bids_fingerprint(bids))
+    assert len(set(seen)) == len(seen)
+
+
+def test_another_dicom_folder_changes_the_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "01" / "ses-1").mkdir(parents=True)
+    seen = [dicom_fingerprint(tmp_path)]
+    (tmp_path / "01" / "ses-2").mkdir()
+    seen.append(dicom_fingerprint(tmp_path))
+    (tmp_path / "02").mkdir()
+    seen.append(dicom_fingerprint(tmp_path))
+    (tmp_path / "participants.tsv").write_text(participants_tsv(1))
+    seen.append(dicom_fingerprint(tmp_path))
+    assert len(set(seen)) == len(seen)

@@ -9,6 +9,7 @@ import yaml
 from brainscm.config import Config
 from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import ConfigError
+from brainscm.identity import Identity
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,3 +131,19 @@ def test_a_key_written_twice_is_told_with_both_lines(tmp_path: Path) -> None:
     check_keys_once(study)
     study.write_text("")
     check_keys_once(study)
+
+
+@pytest.mark.parametrize("key", ["bids_dir", "output_dir"])
+def test_a_brace_in_a_path_is_refused_before_snakemake_stumbles_over_it(key: str, tmp_path: Path) -> None:
+    folder = tmp_path / "{study}"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=rf"config: {key}: .*a brace in it"):
+        load(**{"bids_dir": tmp_path, key: folder})
+
+
+def test_derivatives_are_a_folder_and_part_of_what_models_remember(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config: derivatives: .* is not a folder"):
+        load(bids_dir=tmp_path, derivatives=tmp_path / "fmriprep")
+    (tmp_path / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.0"}]}')
+    assert Identity.of(load(bids_dir=tmp_path, derivatives=tmp_path)).derivatives == "fMRIPrep 24.1.0"
+    assert Identity.of(load(bids_dir=tmp_path)).derivatives == ""

@@ -137,3 +137,12 @@ def test_foreground_is_the_head_without_holes_or_specks() -> None:
     assert found[20, 24, 22]
     assert not found[1, 1, 1]
     assert found.sum() == pytest.approx((data > 0).sum(), rel=0.35)
+
+
+def test_a_background_of_nans_is_background_and_told(tmp_path: Path) -> None:
+    data = ball()
+    outside = data == 0
+    data[outside] = np.nan
+    scan = read_scan(save(data, tmp_path / "scan.nii.gz"))
+    assert not scan.data[outside].any()
+    assert any("NaN or infinite and taken for background" in note for note in scan.notes)

@@ -55,9 +55,9 @@ def test_average_has_less_noise_and_the_first_runs_grid(session: Session, templa
 
 def test_unreadable_and_foreign_runs_are_told(session: Session, runs: list[Path]) -> None:
     assert session.sources == [runs[0], runs[2]]
-    assert len(session.left_out) == 2
-    assert "probably truncated" in session.left_out[0]
-    assert f"{runs[3]} correlates" in session.left_out[1]
+    assert len(session.notes) == 2
+    assert "truncated" in session.notes[0]
+    assert f"{runs[3]} correlates" in session.notes[1]
 
 
 def test_first_readable_run_leads(runs: list[Path]) -> None:

@@ -27,6 +27,7 @@ from brainscm.resampling import sample
 SCAN = "sub-01_ses-02"
 SHRINK = 0.93
 OPTIONS = PreprocessOptions(voxel_mm=3.0)
+OF_GIVEN_BRAINS = {"given_outside_percent", "brain_missing_percent", "asymmetry_percent"}
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_segmentation_is_the_most_probable_tissue_of_each_voxel_of_the_brain(don
 def test_every_measure_of_a_scan_is_registered_and_every_limit_is_measured(done: dict[str, Any]) -> None:
     metrics = set(done["status"]["metrics"])
     assert metrics <= set(MEASURES)
-    limited = {name for name, measure in MEASURES.items() if measure.limits}
+    limited = {name for name, measure in MEASURES.items() if measure.limits} - OF_GIVEN_BRAINS
     assert {name for name in limited - metrics if not name.startswith("alignment_")} == {"mask_volume_z"}
 
 
@@ -345,3 +346,33 @@ def test_source_is_told_relative_to_its_dataset() -> None:
         "bids:raw:sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz"
     )
     assert bids_uri(Path("/a/b/scan.nii.gz"), "raw") == "bids:raw:scan.nii.gz"
+
+
+def test_a_brain_that_was_stripped_before_keeps_its_outline(done: dict[str, Any], tmp_path: Path) -> None:
+    head, mask = nib.load(done["raw"]), done["mask"]
+    raw = tmp_path / "sub-02_T1w.nii.gz"
+    nib.save(nib.Nifti1Image((head.get_fdata() * mask.data).astype(np.int16), head.affine), raw)
+    status = preprocess_scan("sub-02", raw, tmp_path / "preproc", EMBEDDED, OPTIONS, seed=1)
+    assert apply_limits(status["metrics"], QualityOptions()) == ("pass", [])
+    native = nib.load(tmp_path / "preproc" / status["outputs"]["native_mask"]).get_fdata() > 0
+    assert 2 * (native & (mask.data > 0)).sum() / (native.sum() + (mask.data > 0).sum()) > 0.98
+    assert status["metrics"].keys() >= OF_GIVEN_BRAINS
+    assert status["metrics"]["head_size"] == pytest.approx(done["status"]["metrics"]["head_size"], rel=0.05)
+
+
+def test_another_programs_mask_is_taken_in_place_of_finding_the_brain(done: dict[str, Any], tmp_path: Path) -> None:
+    def preprocess(derivatives: Path) -> dict[str, Any]:
+        return preprocess_scan(SCAN, done["raw"], tmp_path / "out", EMBEDDED, OPTIONS, 1, derivatives=derivatives)
+
+    status = preprocess(done["folder"])
+    assert apply_limits(status["metrics"], QualityOptions()) == ("pass", [])
+    ours, given = (
+        nib.load(folder / status["outputs"]["native_mask"]).get_fdata() > 0
+        for folder in (tmp_path / "out", done["folder"])
+    )
+    assert 2 * (ours & given).sum() / (ours.sum() + given.sum()) > 0.98
+    assert "no sub-01_ses-02_desc-brain_mask" in preprocess(tmp_path / "nowhere")["reasons"][0]
+    elsewhere = tmp_path / "other" / "sub-01" / "ses-02" / "anat" / f"{SCAN}_desc-brain_mask.nii.gz"
+    elsewhere.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.ones((20, 20, 20), np.uint8), np.eye(4)), elsewhere)
+    assert "does not lie on the grid" in preprocess(tmp_path / "other")["reasons"][0]

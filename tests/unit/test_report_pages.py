@@ -211,6 +211,10 @@ def test_the_cohort_page_follows_scans_from_files_to_the_model(report):
         assert lost in text
 
 
+def test_the_cohort_page_tells_what_the_index_read_otherwise(report):
+    assert "'f' (2 cells) are read as 'F'" in Written(report / "cohort.html").text
+
+
 def test_the_cohort_page_describes_each_split_by_its_own_scans(study):
     rows = {row["covariate"]: row for row in cohort.context(study, None)["split_rows"]}
     scans = study.scans.rows

@@ -105,7 +105,7 @@ def test_an_index_knows_the_halves_of_age(tmp_path: Path) -> None:
     (tmp_path / "participants.tsv").write_text(
         "participant_id\tage\n" + "".join(f"sub-{i}\t{50 + i}\n" for i in range(1, 9))
     )
-    scans, _ = index_cohort(tmp_path, CohortOptions(stratify=[]), ["age_baseline", "years_since_baseline"], 1)
+    scans = index_cohort(tmp_path, CohortOptions(stratify=[]), ["age_baseline", "years_since_baseline"], 1).scans
     assert len(scans) == 8
     with pytest.raises(ConfigError, match="no column 'years_since'"):
         index_cohort(tmp_path, CohortOptions(stratify=[]), ["years_since"], 1)

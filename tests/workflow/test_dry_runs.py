@@ -1,5 +1,6 @@
 """What the workflow plans to do, seen through dry runs: targets, reruns, and refusal of a bad config."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,20 @@ def test_each_rule_has_its_script_log_and_benchmark() -> None:
 
 def test_snakefile_stays_small() -> None:
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
+
+
+def test_a_mended_table_of_one_participant_indexes_the_cohort_again(indexed: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = indexed
+    own = folder / "bids" / "sub-03" / "sub-03_sessions.tsv"
+    own.write_text("session_id\tage\n")
+    try:
+        assert "index_cohort" in plan(folder, study)
+    finally:
+        own.unlink()
+
+
+def test_a_run_leaves_its_record(indexed: tuple[Path, dict[str, Any]]) -> None:
+    record = json.loads((indexed[0] / "results" / "run.json").read_text())
+    assert record["succeeded"] is True
+    assert record["rules"]["index_cohort"]["jobs"] == 1
+    assert "--configfile" in record["command"]

@@ -1,23 +1,34 @@
-"""Find the T1w scans of a BIDS folder and the covariates that go with them."""
+"""Find the T1w scans of a BIDS folder, and choose those of each session that are used."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+from brainscm.errors import BrainSCMError
+from brainscm.tsv import is_fetched
 
-from brainscm.errors import BrainSCMError, one_line
-from brainscm.tables import read_table
-
-T1W = re.compile(
+NAME = re.compile(
     r"^(?P<participant>sub-[A-Za-z0-9]+)(?:_(?P<session>ses-[A-Za-z0-9]+))?"
-    r"(?P<entities>(?:_[a-z]+-[A-Za-z0-9]+)*)_T1w\.nii(?:\.gz)?$"
+    r"(?P<entities>(?:_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>T1w|UNIT1)\.nii(?:\.gz)?$"
 )
 RUN = re.compile(r"_run-(\d+)")
+# BIDS's words for the parts of a file's name, and how they are abbreviated there.
+ENTITIES = {
+    "acquisition": "acq",
+    "ceagent": "ce",
+    "reconstruction": "rec",
+    "run": "run",
+    "echo": "echo",
+    "inversion": "inv",
+    "part": "part",
+}
+SUFFIX = "suffix"
+NO_MAGNITUDE = ("phase", "real", "imag")
 
 
 @dataclass(frozen=True, order=True)
@@ -26,6 +37,7 @@ class T1wFile:
     session: str
     entities: str
     path: str
+    suffix: str = "T1w"
 
     @property
     def scan(self) -> str:
@@ -37,78 +49,152 @@ class T1wFile:
         run = RUN.search(self.entities)
         return RUN.sub("", self.entities), int(run[1]) if run else -1
 
+    def entity(self, key: str) -> str | None:
+        """The value of an entity (`acquisition`, …) or of `suffix`; None where the name has none."""
+        if key == SUFFIX:
+            return self.suffix
+        found = re.search(rf"_{ENTITIES[key]}-([A-Za-z0-9]+)", self.entities)
+        return found[1] if found else None
 
-def find_t1w(bids_dir: Path) -> list[T1wFile]:
-    """List every T1w file of a BIDS folder, sorted by participant, session and remaining entities.
+    def matches(self, key: str, values: Any) -> bool:
+        """Whether an entity has one of the values (or the one); numbers count as such, so that run 1 is run-01."""
+        own = self.entity(key)
+        wanted = values if isinstance(values, list) else [values]
+        return own is not None and any(_plain(own) == _plain(value) for value in wanted)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file, or a participant without one, that is not analysed, and why."""
+
+    scan: str
+    path: str | None
+    reason: str
+
+
+@dataclass
+class Found:
+    """The T1w files of a folder, sorted by participant, session and remaining entities, and what is left out."""
+
+    files: list[T1wFile] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def find_t1w(bids_dir: Path, suffix: str = "T1w") -> Found:
+    """List the T1w files of a BIDS folder.
 
     Only `sub-*/[ses-*/]anat/` is visited, by scandir: 10,000 scans take a fraction of a second where a full BIDS index
-    takes many.
+    takes many. A participant whose folder cannot be read, or gives no T1w, is left out with the reason; so is a file
+    whose name says another participant or session than its folder does.
+
+    Args:
+        suffix: of the files' names: `T1w`, or `UNIT1` for the uniform images of MP2RAGE.
+
+    Raises:
+        BrainSCMError: the folder is none, or no file in it has the name of a T1w.
     """
     if not bids_dir.is_dir():
         raise BrainSCMError(f"bids_dir: {bids_dir} is not a folder; set it to the top of a BIDS data set.")
-    found = []
-    for participant in _folders(bids_dir, "sub-"):
-        for parent in (participant, *_folders(participant, "ses-")):
-            anat = Path(parent, "anat")
-            if not anat.is_dir():
-                continue
-            for entry in os.scandir(anat):
-                match = T1W.match(entry.name)
-                if match:
-                    found.append(
-                        T1wFile(
-                            match["participant"],
-                            match["session"] or "",
-                            match["entities"],
-                            str(Path(entry.path).absolute()),
-                        )
-                    )
-    if not found:
+    found = Found()
+    for folder in list_folders(bids_dir, "sub-"):
+        participant = Path(folder).name
+        try:
+            images = list(list_images(folder))
+        except OSError as error:
+            reason = f"its folder cannot be read ({error.strerror}: {error.filename}); mend its permissions"
+            found.left_out.append(LeftOut(participant, None, reason))
+            continue
+        _sort_out(participant, images, suffix, found)
+    if not found.files and not any(left_out.path for left_out in found.left_out):
         raise BrainSCMError(
-            f"bids_dir: no sub-*/[ses-*/]anat/*_T1w.nii[.gz] under {bids_dir}; "
+            f"bids_dir: no sub-*/[ses-*/]anat/*_{suffix}.nii[.gz] under {bids_dir} that can be read; "
             "check the path, or convert DICOM to BIDS first."
         )
-    return sorted(found)
+    found.files.sort()
+    return found
 
 
-def _folders(parent: str | Path, prefix: str) -> list[str]:
+def list_folders(parent: str | Path, prefix: str) -> list[str]:
     return sorted(entry.path for entry in os.scandir(parent) if entry.name.startswith(prefix) and entry.is_dir())
 
 
-def folders_without_t1w(bids_dir: Path, files: list[T1wFile]) -> dict[str, str]:
-    """The `sub-*` folders that gave no scan, each with what may be wrong with it."""
-    found = {Path(file.path).relative_to(bids_dir.absolute()).parts[0] for file in files}
-    reasons = {}
-    for name in (Path(folder).name for folder in _folders(bids_dir, "sub-")):
-        if not re.fullmatch(r"sub-[A-Za-z0-9]+", name):
-            reasons[name] = "its name is not sub- with letters and digits alone, as BIDS asks; rename folder and files"
-        elif name not in found:
-            reasons[name] = f"no {name}[_ses-Y]_T1w.nii[.gz] in {name}/[ses-Y/]anat"
-    return reasons
+def list_images(participant: str) -> Iterator[tuple[str, str]]:
+    """(session or "", path) of each NIfTI in a participant's `[ses-*/]anat`."""
+    for parent in (participant, *list_folders(participant, "ses-")):
+        session = "" if parent == participant else Path(parent).name
+        anat = Path(parent, "anat")
+        if anat.is_dir():
+            names = sorted(entry.name for entry in os.scandir(anat) if ".nii" in entry.name)
+            yield from ((session, str((anat / name).absolute())) for name in names if not name.startswith("."))
 
 
-def choose_scans(files: list[T1wFile]) -> tuple[list[list[T1wFile]], pd.DataFrame]:
+def _sort_out(participant: str, images: list[tuple[str, str]], suffix: str, found: Found) -> None:
+    """Tell a participant's T1w files from the rest; a participant without any is left out."""
+    if not re.fullmatch(r"sub-[A-Za-z0-9]+", participant):
+        reason = "its name is not sub- with letters and digits alone, as BIDS asks; rename folder and files"
+        found.left_out.append(LeftOut(participant, None, reason))
+        return
+    named = False
+    for session, path in images:
+        match = NAME.match(Path(path).name)
+        if not match or match["suffix"] != suffix:
+            continue
+        named = True
+        file = T1wFile(match["participant"], match["session"] or "", match["entities"], path, suffix)
+        if (file.participant, file.session) == (participant, session):
+            found.files.append(file)
+        else:
+            own, held = file.scan, "_".join(filter(None, (participant, session)))
+            reason = f"its name says {own}, the folder that it lies in {held}; find out which is right and rename"
+            found.left_out.append(LeftOut(held, path, reason))
+    if not named:
+        others = sorted({Path(path).name for _, path in images})
+        reason = f"no {participant}[_ses-Y]_{suffix}.nii[.gz] in {participant}/[ses-Y/]anat"
+        reason += f" (there: {', '.join(others[:3])}{', …' if len(others) > 3 else ''})" if others else ""
+        if suffix == "T1w" and any("_UNIT1." in name for name in others):
+            reason += "; take the uniform image of MP2RAGE by cohort.filter: {suffix: UNIT1}"
+        found.left_out.append(LeftOut(participant, None, reason))
+
+
+def choose_scans(
+    files: Iterable[T1wFile], refuse: Callable[[T1wFile], str | None] = lambda file: None
+) -> tuple[list[list[T1wFile]], list[LeftOut]]:
     """Choose the T1w of each session, with all its runs; say why the others are left out.
 
-    The first by its entities is taken (no acq-, lowest run-), and with it the files that differ from it in nothing but
-    the number of the run: preprocessing averages them.
+    The first by its entities is taken (without contrast agent, no acq-, lowest run-), and with it the files that differ
+    from it in nothing but the number of the run: preprocessing averages them. A file whose content is not there, as in
+    a data set that was cloned and not fetched, and one that is no magnitude image, is left out.
 
-    Returns the chosen sessions, each a list of runs, and a table (scan, path, reason) of the rest. A dangling link, as
-    a data set fetched without its content leaves behind, counts as missing.
+    Args:
+        refuse: why a file may not be chosen, or None: the study's own filters.
+
+    Returns:
+        The chosen sessions, each a list of runs, and the rest.
     """
     chosen: dict[str, list[T1wFile]] = {}
-    excluded = []
-    for file in sorted(files, key=lambda file: (file.participant, file.session, *file.protocol_and_run)):
+    left_out = []
+    for file in sorted(files, key=_preference):
         runs = chosen.setdefault(file.scan, [])
-        if not os.path.exists(file.path):
-            excluded.append((file, "the file is a dangling link; fetch its content (for DataLad: `datalad get`)"))
-        elif not runs or (_same_protocol(runs[0], file) and file.entities != runs[-1].entities):
+        reason = refuse(file) or _unusable(file)
+        if reason is None and runs and not (_same_protocol(runs[0], file) and file.entities != runs[-1].entities):
+            reason = f"another {file.suffix} of this session is used: {Path(runs[0].path).name}"
+        if reason is None:
             runs.append(file)
         else:
-            excluded.append((file, f"another T1w of this session is used: {Path(runs[0].path).name}"))
-    rows = [{"scan": file.scan, "path": file.path, "reason": reason} for file, reason in excluded]
-    sessions = [runs for runs in chosen.values() if runs]
-    return sessions, pd.DataFrame(rows, columns=["scan", "path", "reason"])
+            left_out.append(LeftOut(file.scan, file.path, reason))
+    return [runs for runs in chosen.values() if runs], left_out
+
+
+def _preference(file: T1wFile) -> tuple[Any, ...]:
+    return file.participant, file.session, file.entity("ceagent") is not None, *file.protocol_and_run
+
+
+def _unusable(file: T1wFile) -> str | None:
+    if file.entity("part") in NO_MAGNITUDE:
+        return f"it is the {file.entity('part')} part of a complex image"
+    if not is_fetched(Path(file.path)):
+        return "its content is not there (a dangling link or a pointer); fetch it (for DataLad: `datalad get`)"
+    return None
 
 
 def _same_protocol(first: T1wFile, other: T1wFile) -> bool:
@@ -117,67 +203,6 @@ def _same_protocol(first: T1wFile, other: T1wFile) -> bool:
     return protocol == other_protocol and min(run, other_run) >= 0
 
 
-def read_participants(bids_dir: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Read participants.tsv into a table indexed by participant, and the participants it contradicts itself about.
-
-    A row given twice alike counts once. Participants whose rows differ are left out of the table and returned with
-    the reason. Without the file the table is empty.
-
-    Raises:
-        BrainSCMError: the file cannot be read as a TSV with a participant_id column.
-    """
-    path = bids_dir / "participants.tsv"
-    if not path.exists():
-        return pd.DataFrame(index=pd.Index([], name="participant")), {}
-    table = _read_covariates(path, "participant_id", "sub-").drop_duplicates()
-    repeated = table[table["participant_id"].duplicated(keep=False)]
-    conflicts = {}
-    for participant, rows in repeated.groupby("participant_id"):
-        differing = [column for column in rows if rows[column].nunique(dropna=False) > 1]
-        values = "; ".join(f"{column} {' and '.join(map(str, rows[column]))}" for column in differing)
-        conflicts[str(participant)] = f"listed more than once in participants.tsv with different values ({values})"
-    table = table[~table["participant_id"].isin(conflicts)]
-    return table.set_index("participant_id").rename_axis("participant"), conflicts
-
-
-def read_sessions(bids_dir: Path, participants: list[str]) -> pd.DataFrame:
-    """Read the sessions tables: `sessions.tsv` at the top, and `sub-X/sub-X_sessions.tsv`, indexed by scan id."""
-    tables = []
-    top = bids_dir / "sessions.tsv"
-    if top.exists():
-        tables.append(_read_covariates(top, "participant_id", "sub-"))
-    for participant in participants:
-        path = bids_dir / participant / f"{participant}_sessions.tsv"
-        if path.exists():
-            tables.append(_read_covariates(path, "session_id", "ses-").assign(participant_id=participant))
-    if not tables:
-        return pd.DataFrame(index=pd.Index([], name="scan"))
-    table = pd.concat(tables, ignore_index=True)
-    if "session_id" not in table:
-        raise BrainSCMError(f"{top}: no session_id column; BIDS asks for participant_id and session_id.")
-    session = table["session_id"].where(table["session_id"].str.startswith("ses-"), "ses-" + table["session_id"])
-    table.index = pd.Index(table["participant_id"] + "_" + session, name="scan")
-    if table.index.duplicated().any():
-        raise BrainSCMError(
-            f"{bids_dir}: {table.index[table.index.duplicated()][0]} is listed twice in the sessions tables; "
-            "keep one row a session."
-        )
-    return table.drop(columns=["participant_id", "session_id"])
-
-
-def _read_covariates(path: Path, key: str, prefix: str) -> pd.DataFrame:
-    try:
-        table = read_table(path)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise BrainSCMError(
-            f"{path}: cannot be read as a tab-separated table ({one_line(error)}); save it as UTF-8 TSV."
-        ) from error
-    if len(table.columns) == 1 and key in table.columns[0] and key != table.columns[0]:
-        raise BrainSCMError(f"{path}: its columns are not separated by tabs ('{table.columns[0]}'); save it as TSV.")
-    if key not in table:
-        nearest = difflib.get_close_matches(key, list(table.columns), n=1, cutoff=0.4)
-        hint = f"; did you mean to rename '{nearest[0]}'?" if nearest else ""
-        raise BrainSCMError(f"{path}: no {key} column (columns are separated by tabs, not commas or spaces){hint}.")
-    table = table.dropna(subset=[key])
-    table[key] = table[key].where(table[key].str.startswith(prefix), prefix + table[key])
-    return table
+def _plain(value: Any) -> str:
+    text = str(value)
+    return str(int(text)) if text.isdecimal() else text

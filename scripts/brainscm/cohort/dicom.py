@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,34 +20,27 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
+from brainscm.cohort.series import Choice, Series, choose_series
 from brainscm.errors import BrainSCMError
-from brainscm.files import write_dataset_description, write_json
+from brainscm.files import whole, write_dataset_description, write_json
 from brainscm.tables import write_table
 
 logger = logging.getLogger("brainscm")
 
-T1W_WORDS = re.compile(r"t1|mp2?rage|spgr|bravo|tfl|tfe|mdeft", re.IGNORECASE)
 NO_MAGNITUDE = re.compile(r"_(ph|real|imaginary)[a-z]?$|_ROI\d*$")
 REPLACED = re.compile(r"_(Eq|Tilt)(_\d+)?$")  # dcm2niix's own repair of a series, beside the series as it came
 MIN_SLICES = 16  # fewer is a localiser
-
-
-@dataclass(frozen=True)
-class Series:
-    """One converted 3D image, its side-car, and what dcm2niix said about it."""
-
-    image: Path
-    sidecar: dict[str, Any]
-    warnings: list[str]
-
-    @property
-    def description(self) -> str:
-        return str(self.sidecar.get("SeriesDescription") or self.sidecar.get("ProtocolName") or "")
-
-    @property
-    def looks_like_t1w(self) -> bool:
-        words = [self.description, *(str(self.sidecar.get(key, "")) for key in ("ProtocolName", "PulseSequenceType"))]
-        return any(T1W_WORDS.search(word) for word in words)
+# What of a side-car says how the image was made, and nothing of whom or where. Whatever else there is stays behind.
+KEPT_FIELDS = (
+    "Modality", "MagneticFieldStrength", "Manufacturer", "ManufacturersModelName", "MRAcquisitionType",
+    "ScanningSequence", "SequenceVariant", "ScanOptions", "ImageType", "NonlinearGradientCorrection", "SliceThickness",
+    "SpacingBetweenSlices", "NumberOfAverages", "EchoNumber", "EchoTime", "RepetitionTime", "InversionTime",
+    "FlipAngle", "EchoTrainLength", "PartialFourier", "PixelBandwidth", "DwellTime", "BaseResolution",
+    "PercentPhaseFOV", "PercentSampling", "PhaseEncodingSteps", "AcquisitionMatrixPE", "ReconMatrixPE",
+    "ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane", "ImageOrientationPatientDICOM",
+    "InPlanePhaseEncodingDirectionDICOM", "ConversionSoftware", "ConversionSoftwareVersion",
+)  # fmt: skip
+HEADER_TEXTS = ((4, 14), (14, 32), (148, 228), (228, 252), (328, 344))  # NIfTI-1: data_type, db_name, descrip, …
 
 
 @dataclass
@@ -59,13 +54,14 @@ class Converted:
 def convert_dicom(dicom_dir: Path, bids_dir: Path, threads: int = 1) -> pd.DataFrame:
     """Fill `bids_dir` from `<dicom_dir>/<participant>/[ses-<session>/]…`, whatever lies below.
 
-    Of each folder the T1w series are taken: those whose description or protocol says so, or the only 3D image there is.
-    Series of one description become runs. `participants.tsv` and `sessions.tsv` are copied from `dicom_dir`, or a list
-    of the ids is made. Side-cars are dcm2niix's, without what identifies a participant, and with `ConversionWarnings`.
+    Of each visit the T1w is chosen, with its runs (`series.choose_series`). A folder that holds several visits (studies
+    of the scanner) gives as many sessions, `ses-1`, `ses-2`, … by date. `participants.tsv` and `sessions.tsv` are
+    copied from `dicom_dir`, or a list of the ids is made. Side-cars hold `KEPT_FIELDS` and `ConversionWarnings`; the
+    texts of the images' headers are empty.
 
     Returns:
-        What is written to `sourcedata/conversion.tsv`: participant, session, series, file, told. A folder without a
-        T1w has a row without a file.
+        What is written to `sourcedata/conversion.tsv`: participant, session, number, series, file, told. Each series
+        has a row that says why it was taken or not; a folder that cannot be converted has one without a series.
 
     Raises:
         BrainSCMError: there is no folder, two folders would have one id, or no folder holds a T1w.
@@ -81,9 +77,9 @@ def convert_dicom(dicom_dir: Path, bids_dir: Path, threads: int = 1) -> pd.DataF
     if not any(converted.scans for converted in done):
         told = table["told"].iloc[0] if len(table) else "it holds no folder"
         raise BrainSCMError(f"dicom_dir: no T1w series was found under {dicom_dir} ({told}); check the path")
-    write_table(table, bids_dir / "sourcedata" / "conversion.tsv")
+    write_table(table.drop(columns="warned"), bids_dir / "sourcedata" / "conversion.tsv")
     _write_tables(dicom_dir, bids_dir, [participant for participant, _, _ in folders])
-    for row in table[table["told"] != ""].itertuples():
+    for row in table[table["warned"]].itertuples():
         logger.warning("%s %s: %s", row.participant, row.session or "", row.told)
     # Written last: with it the folder is whole.
     write_dataset_description(bids_dir, dicom_dir.name, "raw", _generator())
@@ -115,44 +111,82 @@ def _label(name: str) -> str:
 
 
 def _convert_folder(participant: str, session: str, folder: Path, bids_dir: Path) -> Converted:
-    scan = f"{participant}_{session}" if session else participant
-    anat = bids_dir / scan.replace("_", "/") / "anat"
     converted = Converted()
 
-    def tell(series: str | None, file: str | None, told: str) -> None:
-        row = {"participant": participant, "session": session or None, "series": series, "file": file, "told": told}
-        converted.rows.append(row)
+    def tell(session: str, series: Series | None, file: str | None, told: str, warned: bool) -> None:
+        described = {"number": series.number, "series": series.description} if series else {}
+        row = {"participant": participant, "session": session or None, "number": None, "series": None, "file": file}
+        converted.rows.append({**row, **described, "told": told, "warned": warned})
 
     with tempfile.TemporaryDirectory() as temporary:
         try:
             series = _convert_series(folder, Path(temporary))
+            visits = _visits(session, folder, series)
         except BrainSCMError as error:
-            tell(None, None, str(error))
+            tell(session, None, None, str(error), True)
             return converted
-        chosen = [item for item in series if item.looks_like_t1w] or (series if len(series) == 1 else [])
-        if not chosen:
-            names = ", ".join(item.description or "unnamed" for item in series) or "none of 3D"
-            tell(None, None, f"{folder}: no T1w among its series ({names}); leave only the T1w series in it")
-            return converted
-        anat.mkdir(parents=True, exist_ok=True)
-        for stem, item in zip(_stems(scan, chosen), chosen, strict=True):
-            shutil.move(item.image, anat / f"{stem}.nii.gz")
-            sidecar = item.sidecar | ({"ConversionWarnings": item.warnings} if item.warnings else {})
-            write_json(anat / f"{stem}.json", sidecar)
-            tell(item.description, f"{stem}.nii.gz", "; ".join(item.warnings))
-        converted.scans = len(chosen)
+        for label, choices in visits.items():
+            scan = f"{participant}_{label}" if label else participant
+            chosen = [choice.series for choice in choices if choice.taken]
+            stems = [f"{scan}_run-{k}_T1w" if len(chosen) > 1 else f"{scan}_T1w" for k in range(1, len(chosen) + 1)]
+            names = {id(item): stem for item, stem in zip(chosen, stems, strict=True)}
+            for choice in choices:
+                stem = names.get(id(choice.series))
+                if stem:
+                    _move(choice.series, bids_dir / scan.replace("_", "/") / "anat" / stem)
+                said = "; ".join([choice.reason, *(choice.series.warnings if stem else [])])
+                tell(label, choice.series, stem and f"{stem}.nii.gz", said, bool(stem and choice.series.warnings))
+            if not chosen:
+                listed = ", ".join(choice.series.description or "unnamed" for choice in choices) or "none of 3D"
+                told = f"{folder}: no T1w among its series ({listed}); leave only the T1w series in it"
+                tell(label, None, None, told, True)
+            converted.scans += len(chosen)
     return converted
 
 
-def _stems(scan: str, chosen: Sequence[Series]) -> list[str]:
-    """BIDS names: series that differ in their description get an `acq-`, those that do not are runs."""
-    labels = [re.sub(r"[^A-Za-z0-9]", "", item.description) or "unnamed" for item in chosen]
-    stems = []
-    for index, label in enumerate(labels):
-        entities = f"_acq-{label}" if len(set(labels)) > 1 else ""
-        entities += f"_run-{labels[:index].count(label) + 1}" if labels.count(label) > 1 else ""
-        stems.append(f"{scan}{entities}_T1w")
-    return stems
+def _visits(session: str, folder: Path, series: list[Series]) -> dict[str, list[Choice]]:
+    """The choices of each session, by its label: a folder `ses-…` is one; of another, each study that has a T1w.
+
+    Raises:
+        BrainSCMError: the folder holds series of several patients, or that of a session series of several dates.
+    """
+    if len({item.sidecar.get("PatientID") for item in series}) > 1:
+        raise BrainSCMError(f"{folder}: holds series of several patients; make a folder for each")
+    by_study: dict[str, list[Series]] = {}
+    for item in series:
+        by_study.setdefault(item.study, []).append(item)
+    studies = sorted(by_study.values(), key=lambda study: min(item.date for item in study))
+    if session or len(studies) < 2:
+        dates = {min(item.date for item in study) for study in studies}
+        if len(dates) > 1:
+            raise BrainSCMError(f"{folder}: holds studies of {len(dates)} dates; make a folder ses-<session> for each")
+        return {session: choose_series(series)}
+    choices = [choose_series(study) for study in studies]
+    with_t1w = [of_study for of_study in choices if any(choice.taken for choice in of_study)]
+    without = [choice for of_study in choices if of_study not in with_t1w for choice in of_study]
+    labels = [f"ses-{k}" for k in range(1, len(with_t1w) + 1)] if len(with_t1w) > 1 else [""]
+    visits = dict(zip(labels, with_t1w or [[]], strict=True))
+    visits[labels[0]] = visits[labels[0]] + without
+    return visits
+
+
+def _move(series: Series, stem: Path) -> None:
+    """Put an image and its side-car to their place, without what says whose they are."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        content = bytearray(gzip.decompress(series.image.read_bytes()))
+    except (EOFError, OSError, zlib.error) as error:
+        raise BrainSCMError(
+            f"{series.image.parent}: a converted image is cut short; make room for temporary files (TMPDIR)"
+        ) from error
+    for start, end in HEADER_TEXTS:
+        content[start:end] = bytes(end - start)
+    with whole(stem.with_name(f"{stem.name}.nii.gz")) as partial:
+        partial.write_bytes(gzip.compress(bytes(content), mtime=0))
+    sidecar = {key: series.sidecar[key] for key in KEPT_FIELDS if key in series.sidecar}
+    if series.warnings:
+        sidecar["ConversionWarnings"] = series.warnings
+    write_json(stem.with_name(f"{stem.name}.json"), sidecar)
 
 
 def _convert_series(folder: Path, temporary: Path) -> list[Series]:
@@ -162,20 +196,23 @@ def _convert_series(folder: Path, temporary: Path) -> list[Series]:
     for number in dict.fromkeys(re.findall(r"^\s+(\d+)\s", listed, flags=re.MULTILINE)):
         out = temporary / number
         out.mkdir()
-        said = _dcm2niix("-n", number, "-z", "y", "-b", "y", "-ba", "y", "-f", "%s", "-o", str(out), str(folder))
-        warnings = re.findall(r"^Warning: (.+?)\s*$", said, flags=re.MULTILINE)
+        said = _dcm2niix("-n", number, "-z", "y", "-b", "y", "-ba", "n", "-f", "%s", "-o", str(out), str(folder))
+        # Without paths: a folder may have a participant's name.
+        warnings = [re.sub(r"\S*/\S*", "…", told) for told in re.findall(r"^Warning: (.+?)\s*$", said, re.MULTILINE)]
         images = sorted(path for path in out.glob("*.nii.gz") if not NO_MAGNITUDE.search(_stem(path)))
         mended = {REPLACED.sub("", _stem(path)) for path in images if REPLACED.search(_stem(path))}
         for image in images:
-            shape = [n for n in nib.load(image).shape if n > 1]
+            header = nib.load(image).header
+            shape = [n for n in header.get_data_shape() if n > 1]
             if _stem(image) in mended or len(shape) != 3 or min(shape) < MIN_SLICES:
                 continue
             told = list(warnings)
             if REPLACED.search(_stem(image)):
                 told.append("its slices were not evenly spaced and were resampled to be")
             sidecar = out / f"{REPLACED.sub('', _stem(image))}.json"
-            found.append(Series(image, json.loads(sidecar.read_text()) if sidecar.is_file() else {}, told))
-    return sorted(found, key=lambda item: item.sidecar.get("SeriesNumber", 0))
+            fields = json.loads(sidecar.read_text()) if sidecar.is_file() else {}
+            found.append(Series(image, fields, tuple(map(float, header.get_zooms()[:3])), told))
+    return sorted(found, key=lambda item: item.number)
 
 
 def _stem(path: Path) -> str:
@@ -188,7 +225,7 @@ def _dcm2niix(*arguments: str) -> str:
     Raises:
         BrainSCMError: it found no DICOM file or could not convert.
     """
-    done = _run(*arguments)
+    done = _run("-d", "9", "-g", "i", *arguments)  # as deep as it looks, whatever the user's own defaults
     if done.returncode != 0:
         said = re.findall(r"^Error: (.+?)\s*$", done.stdout + done.stderr, flags=re.MULTILINE)
         why = said[-1] if said else f"dcm2niix ended with code {done.returncode}"

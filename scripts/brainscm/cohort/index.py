@@ -1,16 +1,21 @@
-"""Make the cohort's two tables: the scans to analyse, and what is left out with the reason."""
+"""Make the cohort's tables: the scans to analyse, what is left out with the reason, and what a user should know."""
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from brainscm.cohort.bids import choose_scans, find_t1w, folders_without_t1w, read_participants, read_sessions
+from brainscm.cohort.bids import SUFFIX, LeftOut, T1wFile, choose_scans, find_t1w
+from brainscm.cohort.covariates import Tables, near_matches, read_tables, some
+from brainscm.cohort.selection import excluded_scans, refuse_files
 from brainscm.cohort.split import split_participants
+from brainscm.cohort.values import Values, is_age, read_values
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.regions import MEASURED
@@ -20,6 +25,25 @@ from brainscm.visits import AGE, BASELINE, SINCE
 logger = logging.getLogger("brainscm")
 
 IDENTITY = ("scan", "participant", "session", "path", "further_runs")
+EVERYTHING, SCM = "everything", "scm"
+NOTES_SHOWN = 30  # on the terminal; all are in notes.tsv
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What the index finds.
+
+    Attributes:
+        scans: one row a scan: scan, participant, session, path, further_runs, split, covariates. `further_runs` names
+            the session's other runs, which are averaged with the first.
+        excluded: scan, path, excluded_from, reason. A scan that lacks a covariate stays in `scans`, because the
+            autoencoder needs none; it is listed here as left out of the SCM.
+        notes: about, note: what is read otherwise than it is written, and what looks like a mistake.
+    """
+
+    scans: pd.DataFrame
+    excluded: pd.DataFrame
+    notes: pd.DataFrame
 
 
 def index_cohort(
@@ -28,33 +52,75 @@ def index_cohort(
     covariates: Collection[str],
     seed: int,
     measured: Collection[str] = MEASURED,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+    levels: Mapping[str, Sequence[str]] | None = None,
+) -> Cohort:
     """Index a BIDS folder once, so that no later step has to look into it again.
 
     Args:
         bids_dir: top of the BIDS folder.
-        options: shares of the split and the covariates that it is balanced on.
+        options: which scans are wanted, shares of the split and the covariates that it is balanced on.
         covariates: columns that the graph's nodes are named after.
         seed: of the split.
         measured: what preprocessing will measure, and a node may therefore be named after.
-
-    Returns:
-        `scans` (one row a scan: scan, participant, session, path, further_runs, split, covariates) and `excluded`
-        (scan, path, excluded_from, reason). `further_runs` names the session's other runs, which are averaged with
-        the first. A scan that lacks a covariate stays in `scans`, because the autoencoder needs none; it is listed in
-        `excluded` as left out of the SCM.
+        levels: column → levels as the graph spells them.
 
     Raises:
         BrainSCMError: the folder or its tables cannot be read, or no scan is left.
-        ConfigError: a covariate of the graph is a column of no table.
+        ConfigError: a covariate of the graph is a column of no table, or what is asked for is not there.
     """
-    found = find_t1w(bids_dir)
-    chosen, excluded = choose_scans(found)
-    files = [runs[0] for runs in chosen]
-    participants, conflicts = read_participants(bids_dir)
-    sessions = read_sessions(bids_dir, sorted({file.participant for file in files}))
+    found = find_t1w(bids_dir, str(options.filter.get(SUFFIX, "T1w")))
+    chosen, refused = choose_scans(found.files, refuse_files(options, found.files))
+    if not chosen:
+        raise BrainSCMError(f"bids_dir: none of the T1w files of {bids_dir} can be used: {_most_frequent(refused)}")
+    scans = _scan_rows(chosen)
+    tables = read_tables(bids_dir, sorted(set(scans["participant"])))
+    _check_ids(bids_dir, {file.participant for file in found.files}, tables)
 
-    scans = pd.DataFrame(
+    known = tables.conflicts
+    conflicts = pd.Series(
+        [
+            known.get(scan) or known.get(participant, "")
+            for scan, participant in zip(scans["scan"], scans["participant"], strict=True)
+        ],
+        index=scans.index,
+        dtype=object,
+    )
+    in_conflict = _left_out(scans, conflicts)
+    scans = scans[conflicts == ""].reset_index(drop=True)
+    if scans.empty:
+        raise BrainSCMError(f"bids_dir: every scan of {bids_dir} is left out: {_most_frequent(in_conflict)}")
+
+    _join(scans, tables)
+    _check_columns(scans, covariates, measured, tables, bids_dir)
+    unwanted = excluded_scans(options, scans)
+    columns = [column for column in map(str, scans) if column not in IDENTITY]
+    values = read_values(scans, columns, {*covariates, *options.stratify}, levels, tables.levels)
+    notes = [*tables.notes, *_notes_on_files(chosen), *values.notes, *_notes_on_visits(scans, covariates)]
+    nearest = _unmatched(scans, tables, notes)
+    scans.insert(len(IDENTITY), "split", _split(scans, options, seed))
+
+    left_out = [
+        *((item, EVERYTHING) for item in (*found.left_out, *refused, *in_conflict)),
+        *((item, EVERYTHING) for item in _rows_without_scan(tables, found.files, found.left_out, nearest)),
+        *((item, EVERYTHING) for item in _left_out(scans, unwanted)),
+    ]
+    scans = scans[unwanted == ""]
+    left_out += [(item, SCM) for item in _incomplete(scans, covariates, values, nearest)]
+    excluded = pd.DataFrame(
+        [(item.scan, item.path, stage, item.reason) for item, stage in left_out],
+        columns=["scan", "path", "excluded_from", "reason"],
+    ).sort_values("scan", kind="stable")
+    for about, note in notes[:NOTES_SHOWN]:
+        logger.warning("%s: %s", about, note)
+    _tell_left_out(left_out)
+    logger.info(
+        "%d scans of %d participants; %d rows left out", len(scans), scans["participant"].nunique(), len(excluded)
+    )
+    return Cohort(scans.reset_index(drop=True), excluded, pd.DataFrame(notes, columns=["about", "note"]))
+
+
+def _scan_rows(chosen: list[list[T1wFile]]) -> pd.DataFrame:
+    return pd.DataFrame(
         {
             "scan": first.scan,
             "participant": first.participant,
@@ -64,94 +130,147 @@ def index_cohort(
         }
         for first, *others in chosen
     )
-    excluded = excluded.assign(excluded_from="everything")
-    in_conflict = scans["participant"].isin(conflicts)
-    dropped = scans.loc[in_conflict, ["scan", "path"]].assign(excluded_from="everything")
-    dropped["reason"] = scans.loc[in_conflict, "participant"].map(conflicts)
-    if len(participants) and not set(participants.index).intersection(scans["participant"]):
-        raise BrainSCMError(
-            f"{bids_dir / 'participants.tsv'}: none of its participants ({participants.index[0]}, ...) has a folder "
-            f"({scans['participant'].iloc[0]}, ...); write the ids as the folders have them."
-        )
-    scanless = dict.fromkeys(set(participants.index).difference(scans["participant"]), "no T1w file in the BIDS folder")
-    scanless |= folders_without_t1w(bids_dir, found)
-    without_scan = pd.DataFrame(
-        {"scan": participant, "path": None, "excluded_from": "everything", "reason": reason}
-        for participant, reason in scanless.items()
+
+
+def _left_out(scans: pd.DataFrame, reasons: pd.Series) -> list[LeftOut]:
+    """The scans that have a reason, by row; "" is none."""
+    rows = zip(scans["scan"], scans["path"], reasons, strict=True)
+    return [LeftOut(str(scan), str(path), str(reason)) for scan, path, reason in rows if reason]
+
+
+def _check_ids(bids_dir: Path, folders: set[str], tables: Tables) -> None:
+    """Refuse a participants.tsv of which no row belongs to a folder."""
+    listed = [*tables.participants.index, *tables.conflicts]
+    if not len(tables.participants) or folders.intersection(listed):
+        return
+    meant = near_matches(sorted(folders), listed)
+    hint = "; ".join(f"'{row}' may be meant for {folder}" for folder, row in list(meant.items())[:2])
+    raise BrainSCMError(
+        f"{bids_dir / 'participants.tsv'}: none of its participants ({listed[0]}, ...) has a folder "
+        f"({min(folders)}, ...); write the ids as the folders have them" + (f" ({hint})." if hint else ".")
     )
-    scans = scans[~in_conflict].reset_index(drop=True)
-
-    scans = scans.join(participants.drop(columns=[c for c in scans if c in participants]), on="participant")
-    own = sessions.drop(columns=[c for c in IDENTITY if c in sessions])
-    for column in own:
-        value = scans["scan"].map(own[column])
-        scans[column] = value if column not in scans else value.where(value.notna(), scans[column])
-
-    _check_columns(scans, covariates, measured, bids_dir)
-    unusable = _coerce_numbers(scans, [c for c in map(str, scans) if c not in IDENTITY])
-    incomplete = _missing_covariates(scans, covariates, unusable)
-
-    stratify = [column for column in options.stratify if column in scans]
-    for column in options.stratify:
-        if column not in stratify:
-            logger.warning("config: cohort.stratify: no column '%s'; the split is not balanced in it", column)
-    by_participant = scans.groupby("participant")
-    covariates_of = by_participant[stratify].first() if stratify else pd.DataFrame(index=list(by_participant.groups))
-    split = split_participants(covariates_of, options.split, stratify, seed)
-    scans.insert(len(IDENTITY), "split", scans["participant"].map(split))
-
-    tables = [table for table in (excluded, dropped, without_scan, incomplete) if len(table)]
-    columns = ["scan", "path", "excluded_from", "reason"]
-    excluded = pd.concat(tables)[columns] if tables else pd.DataFrame(columns=columns)
-    excluded = excluded.sort_values("scan", kind="stable")
-    logger.info(
-        "%d scans of %d participants; %d rows left out", len(scans), scans["participant"].nunique(), len(excluded)
-    )
-    return scans, excluded
 
 
-def _check_columns(scans: pd.DataFrame, covariates: Collection[str], measured: Collection[str], bids_dir: Path) -> None:
+def _join(scans: pd.DataFrame, tables: Tables) -> None:
+    """Add what the tables say of each scan; what they say of its session goes before."""
+    for column in tables.participants:
+        if column not in IDENTITY:
+            scans[column] = scans["participant"].map(tables.participants[column])
+    for column in tables.sessions:
+        if column not in IDENTITY:
+            own = scans["scan"].map(tables.sessions[column])
+            scans[column] = own if column not in scans else own.where(own.notna(), scans[column])
+
+
+def _check_columns(
+    scans: pd.DataFrame, covariates: Collection[str], measured: Collection[str], tables: Tables, bids_dir: Path
+) -> None:
     for name in covariates:
         if name in scans or name in measured or name.removesuffix("_ml") in measured:
             continue
         if name in (BASELINE, SINCE) and AGE in scans:
             continue
-        known = [c for c in scans.columns if c not in IDENTITY] + sorted(measured)
+        known = [c for c in map(str, scans) if c not in IDENTITY] + sorted(measured)
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"known are: {', '.join(known)}."
         raise ConfigError(
             f"config: scm.nodes.{name}: no column '{name}' in {bids_dir.name}/participants.tsv or sessions.tsv, and "
-            f"preprocessing does not measure it; {hint}"
+            f"preprocessing does not measure it; {tables.hint or hint}"
         )
 
 
-def _coerce_numbers(scans: pd.DataFrame, columns: list[str]) -> dict[tuple[str, str], str]:
-    """Turn columns that are numbers but for a few cells into numbers, and return what those cells held."""
-    odd = {}
-    for column in columns:
-        if pd.api.types.is_numeric_dtype(scans[column]):
-            continue
-        numbers = pd.to_numeric(scans[column], errors="coerce")
-        given = scans[column].notna()
-        if given.any() and numbers[given].notna().mean() > 0.5:
-            for index in scans.index[given & numbers.isna()]:
-                odd[(scans.loc[index, "scan"], column)] = str(scans.loc[index, column])
-            scans[column] = numbers
-    return odd
+def _notes_on_files(chosen: list[list[T1wFile]]) -> list[tuple[str, str]]:
+    agents = [runs[0].scan for runs in chosen if runs[0].entity("ceagent")]
+    if not agents:
+        return []
+    told = f"{len(agents)} scans have a contrast agent (ce-: {some(agents)}), which brightens vessels and membranes"
+    return [("contrast agent", told)]
 
 
-def _missing_covariates(
-    scans: pd.DataFrame, covariates: Collection[str], unusable: dict[tuple[str, str], str]
-) -> pd.DataFrame:
-    rows = []
-    for row in scans.to_dict("records"):
-        reasons = []
-        for column in covariates:
-            if column in row and pd.isna(row[column]):
-                value = unusable.get((row["scan"], column))
-                reasons.append(f"no {column}" if value is None else f"{column} '{value}' is not a number")
-        if reasons:
-            rows.append(
-                {"scan": row["scan"], "path": row["path"], "excluded_from": "scm", "reason": "; ".join(reasons)}
+def _notes_on_visits(scans: pd.DataFrame, covariates: Collection[str]) -> list[tuple[str, str]]:
+    """Participants with several sessions and one age: the baseline's, most likely, for all of them."""
+    notes = []
+    for column in (column for column in covariates if column in scans and is_age(column) and column != BASELINE):
+        ages = scans.groupby("participant")[column]
+        same = (ages.count() > 1) & (ages.nunique() == 1)
+        if same.any():
+            told = (
+                f"{int(same.sum())} participants have one {column} for several sessions ({some(same.index[same])}); "
+                "give each session its own in sessions.tsv, if it is the baseline's"
             )
-    return pd.DataFrame(rows)
+            notes.append((column, told))
+    return notes
+
+
+def _unmatched(scans: pd.DataFrame, tables: Tables, notes: list[tuple[str, str]]) -> dict[str, str]:
+    """Tell of scans without a row and rows without a scan that are probably one another's.
+
+    Returns:
+        participant or scan → the id of the row that is probably meant for it.
+    """
+    nearest: dict[str, str] = {}
+    halves = [("participants.tsv", set(scans["participant"]), set(tables.participants.index))]
+    if len(tables.sessions):
+        of_sessions = set(scans.loc[scans["session"].notna(), "scan"])
+        halves.append(("the sessions tables", of_sessions, set(tables.sessions.index)))
+    for where, scanned, listed in halves:
+        rowless, scanless = scanned - listed, listed - scanned
+        found = near_matches(sorted(rowless), sorted(scanless))
+        nearest |= found
+        if found:
+            pairs = some(f"'{row}' for {folder}" for folder, row in found.items())
+            told = f"{len(found)} ids nearly match those of the folders and are not used: {pairs}; write them alike"
+            notes.append((where, told))
+    if len(tables.sessions):
+        of_ours = {name for name in tables.sessions.index if name.partition("_")[0] in set(scans["participant"])}
+        rest = of_ours - set(scans["scan"]) - set(nearest.values())
+        if rest:
+            notes.append(("the sessions tables", f"{len(rest)} rows are of sessions without a T1w ({some(rest)})"))
+    return nearest
+
+
+def _rows_without_scan(
+    tables: Tables, files: list[T1wFile], left_out: list[LeftOut], nearest: Mapping[str, str]
+) -> list[LeftOut]:
+    """Participants of the table who have no folder; one that nearly matches a folder is told there."""
+    known = {file.participant for file in files} | {item.scan.partition("_")[0] for item in left_out}
+    lacking = sorted(set(tables.participants.index) - known - set(nearest.values()))
+    return [LeftOut(participant, None, "no T1w file in the BIDS folder") for participant in lacking]
+
+
+def _split(scans: pd.DataFrame, options: CohortOptions, seed: int) -> pd.Series:
+    """The split of each scan; excluded ones are dealt out, too, so that excluding one leaves the others' split."""
+    stratify = [column for column in options.stratify if column in scans]
+    for column in options.stratify:
+        if column not in stratify:
+            logger.warning("config: cohort.stratify: no column '%s'; the split is not balanced in it", column)
+    by_participant = scans.groupby("participant")
+    participants = by_participant[stratify].first() if stratify else by_participant[["scan"]].first()[[]]
+    return scans["participant"].map(split_participants(participants, options.split, stratify, seed))
+
+
+def _incomplete(
+    scans: pd.DataFrame, covariates: Collection[str], values: Values, nearest: Mapping[str, str]
+) -> list[LeftOut]:
+    """Scans that lack a covariate of the graph, with what was written in its place or is probably meant for it."""
+    given = [column for column in covariates if column in scans]
+    found = []
+    for position in scans.index[scans[given].isna().any(axis=1)]:
+        row = scans.loc[position]
+        reasons = [values.unusable.get((position, column), f"no {column}") for column in given if pd.isna(row[column])]
+        meant = nearest.get(row["scan"]) or nearest.get(row["participant"])
+        hint = [f"the row of '{meant}' is probably meant for it: write the id as the folder has it"] if meant else []
+        found.append(LeftOut(row["scan"], row["path"], "; ".join(reasons + hint)))
+    return found
+
+
+def _tell_left_out(left_out: list[tuple[LeftOut, str]]) -> None:
+    """Say on the terminal how many rows are left out for what reason, the most frequent first."""
+    counts = Counter((stage, item.reason) for item, stage in left_out)
+    for (stage, reason), count in counts.most_common(10):
+        logger.warning("left out of %s: %d × %s", stage, count, reason)
+
+
+def _most_frequent(left_out: list[LeftOut]) -> str:
+    (reason, count), *_ = Counter(item.reason for item in left_out).most_common(1)
+    return f"{reason} ({count} of {len(left_out)})"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 
-from brainscm.errors import ScanError, one_line
+from brainscm.errors import ScanError
 from brainscm.images import Image
+from brainscm.preprocess.nifti import read_nifti
 from brainscm.resampling import gaussian_for_voxels, sample
 
 VOXEL_MM = (0.3, 6.0)  # a T1w outside these edge lengths is a header error or a localiser
@@ -19,11 +19,22 @@ EXTENT_MM = (90.0, 600.0)  # a head fits in no less and no scanner sees more
 
 @dataclass(frozen=True)
 class RawScan:
-    """A validated scan: float32 data on its own grid (x, y, z), and its voxel-to-world affine (mm, RAS+)."""
+    """A validated scan.
+
+    Attributes:
+        data: float32 on its own grid (x, y, z).
+        affine: voxel to world, mm, RAS+.
+        orientation: which part of the file's header the affine is from.
+        sha256: of the file.
+        notes: sentences about what is odd, though it can be used.
+    """
 
     path: Path
     data: np.ndarray
     affine: np.ndarray
+    orientation: str = ""
+    sha256: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def volume(self) -> Image:
@@ -37,43 +48,32 @@ def read_scan(path: Path) -> RawScan:
         ScanError: one sentence with the path, what is wrong, and what to do.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ScanError(f"{path}: no such file; restore it, or remove the scan from the BIDS folder")
-    if path.stat().st_size == 0:
-        raise ScanError(f"{path}: the file is empty (0 bytes); copy or convert it again")
-    try:
-        image = nib.load(path)
-        data = np.asanyarray(image.dataobj, dtype=np.float32)
-        affine = np.asarray(image.affine, dtype=float)
-    except Exception as error:
-        raise ScanError(
-            f"{path}: cannot be read as NIfTI ({one_line(error)}); it is probably truncated, copy it again"
-        ) from error
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
+    file = read_nifti(path)
+    data, affine, notes = file.data, file.affine, list(file.notes)
     if data.ndim != 3:
         raise ScanError(f"{path}: has shape {data.shape}, a T1w must be one 3D volume; extract or average its volumes")
     if min(data.shape) < 16:
         raise ScanError(f"{path}: has only {min(data.shape)} slices along one axis; use a 3D T1w, not a localiser")
     voxel_mm = np.maximum(voxel_sizes(affine), 1e-9)
-    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3] / voxel_mm)) < 0.1:
-        raise ScanError(f"{path}: its header has no usable orientation (singular affine); convert it again from DICOM")
     extent_mm = voxel_mm * data.shape
     if voxel_mm.min() < VOXEL_MM[0] or voxel_mm.max() > VOXEL_MM[1]:
         raise ScanError(f"{path}: voxel size {_mm(voxel_mm)} is not that of a T1w; check the header's units (mm)")
     if extent_mm.min() < EXTENT_MM[0] or extent_mm.max() > EXTENT_MM[1]:
         raise ScanError(f"{path}: field of view {_mm(extent_mm)} cannot hold a whole brain; use a whole-head T1w")
     bad = ~np.isfinite(data)
-    if bad.mean() > 0.01:
-        raise ScanError(f"{path}: {bad.mean():.0%} of its voxels are NaN or infinite; convert it again")
-    data = np.where(bad, 0, data)
+    if bad.any():
+        if _extent_mm(~bad, voxel_mm) < EXTENT_MM[0]:
+            raise ScanError(f"{path}: {bad.mean():.0%} of its voxels are NaN or infinite; convert it again")
+        data = np.where(bad, 0, data)
+        if bad.mean() > 0.01:
+            notes.append(f"{path.name}: {bad.mean():.0%} of its voxels are NaN or infinite and taken for background")
     if not data.any():
         raise ScanError(f"{path}: every voxel is zero; convert it again")
     if np.ptp(data) == 0:
         raise ScanError(f"{path}: every voxel has the same value; convert it again")
     if np.ptp(data[data.shape[0] // 4 : -data.shape[0] // 4]) == 0 or (data != data.flat[0]).mean() < 0.02:
         raise ScanError(f"{path}: nearly all of it is empty, probably a truncated copy; copy or convert it again")
-    return RawScan(path, data, affine)
+    return RawScan(path, data, affine, file.orientation, file.sha256, tuple(notes))
 
 
 def working_head(scan: RawScan, voxel_mm: float = 2.0) -> Image:
@@ -91,6 +91,14 @@ def working_head(scan: RawScan, voxel_mm: float = 2.0) -> Image:
     data = np.clip(scan.data, 0, np.percentile(scan.data, 99.9))
     smooth = gaussian_for_voxels(Image(data, scan.affine), voxel_mm)
     return Image(np.clip(sample(smooth, affine, shape, order=1), 0, None), affine)
+
+
+def _extent_mm(held: np.ndarray, voxel_mm: np.ndarray) -> float:
+    """The shortest edge of the box around all that is true."""
+    along = [np.flatnonzero(held.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    return min(
+        (found[-1] - found[0] + 1) * mm if len(found) else 0.0 for found, mm in zip(along, voxel_mm, strict=True)
+    )
 
 
 def _mm(values: np.ndarray) -> str:

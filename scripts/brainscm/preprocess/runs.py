@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,18 @@ GEOMETRY = re.compile(r"missing|interslice|equidistant|evenly|gantry|duplicate|t
 
 @dataclass(frozen=True)
 class Session:
-    """What one session's runs amount to: the scan, the files it is made of, and a sentence about each left out."""
+    """What one session's runs amount to.
+
+    Attributes:
+        sources: the files that the scan is made of.
+        notes: a sentence about each run that was left out, and what is odd about the others.
+        inputs: of each source its file, its SHA-256, and which part of its header says how the head lies.
+    """
 
     scan: RawScan
     sources: list[Path]
-    left_out: list[str]
-
-    @property
-    def notes(self) -> list[str]:
-        """What to know of the scan: the runs left out, and what the conversion of the others warned of."""
-        return self.left_out + [warning for path in self.sources for warning in conversion_warnings(path)]
+    notes: list[str]
+    inputs: list[dict[str, str]]
 
 
 def read_session(paths: Sequence[Path], seed: int) -> Session:
@@ -55,9 +57,9 @@ def read_session(paths: Sequence[Path], seed: int) -> Session:
         raise ScanError(refusals[0] + of_all)
     left_out = [f"a run was left out: {refusal}" for refusal in refusals]
     first, others = scans[0], scans[1:]
-    sources = [first.path]
+    used = [first]
     if not others:
-        return Session(first, sources, left_out)
+        return _session(first, used, left_out)
 
     head = working_head(first)
     inside = foreground(head.data)
@@ -80,9 +82,15 @@ def read_session(paths: Sequence[Path], seed: int) -> Session:
         covered = sample(run.volume.with_data(np.ones(run.data.shape, np.float32)), *grid, order=0)
         total += covered * scale * sample(sharp, *grid, order=3)
         weight += covered
-        sources.append(run.path)
+        used.append(run)
     mean = np.clip(total / weight, min(0.0, float(first.data.min())), None).astype(np.float32)
-    return Session(RawScan(first.path, mean, first.affine), sources, left_out)
+    return _session(replace(first, data=mean), used, left_out)
+
+
+def _session(scan: RawScan, used: list[RawScan], left_out: list[str]) -> Session:
+    inputs = [{"file": run.path.name, "sha256": run.sha256, "orientation": run.orientation} for run in used]
+    notes = left_out + [note for run in used for note in (*run.notes, *conversion_warnings(run.path))]
+    return Session(scan, [run.path for run in used], notes, inputs)
 
 
 def conversion_warnings(t1w: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from brainscm.foreground import foreground
 from brainscm.images import SCANNER, Image, template_code, write_image
 from brainscm.preprocess import figures
 from brainscm.preprocess.atlas import Atlas
+from brainscm.preprocess.derived import require_files
+from brainscm.preprocess.given import given_outline, read_given_mask
 from brainscm.preprocess.head import RawScan, working_head
 from brainscm.preprocess.intensity import bias_field, white_peak
 from brainscm.preprocess.itk import write_matrix
 from brainscm.preprocess.register import find_start, register_brain, register_head, warp_to_head
 from brainscm.preprocess.runs import read_session
-from brainscm.preprocess.skullstrip import brain_surface
+from brainscm.preprocess.skullstrip import brain_surface, signed_distance
 from brainscm.preprocess.template import Template, load_template
 from brainscm.preprocess.tissues import segment_tissues, tissue_volumes
 from brainscm.qc import measures
@@ -85,6 +87,7 @@ def preprocess_scan(
     threads: int = 1,
     further_runs: Sequence[Path] = (),
     cache_dir: Path | None = None,
+    derivatives: Path | None = None,
 ) -> dict[str, Any]:
     """Skull-strip one T1w, bring it to the template, segment, measure; write everything under `output_dir`.
 
@@ -93,6 +96,7 @@ def preprocess_scan(
     Args:
         scan: `sub-X` or `sub-X_ses-Y`.
         further_runs: T1w of the same session, to be averaged with `t1w`.
+        derivatives: folder of another program's results, whose T1w and brain mask are taken in place of `t1w`'s.
         cache_dir: where the prepared template is kept for the next scan.
         threads: recorded with the results; ITK reads its own count from the environment when it loads. With one thread
             the same input gives the same bytes.
@@ -110,7 +114,7 @@ def preprocess_scan(
     status = ScanStatus(scan, Path(output_dir), "status", software, sources=[bids_uri(run, "raw") for run in runs])
     _remove_earlier_outputs(status)
     with status.of_work_on(runs[0]):
-        _preprocess(status, runs, template, options, seed, cache_dir)
+        _preprocess(status, runs, template, options, seed, cache_dir, derivatives)
     return status.write()
 
 
@@ -130,11 +134,19 @@ def _preprocess(
     options: PreprocessOptions,
     seed: int,
     cache_dir: Path | None,
+    derivatives: Path | None,
 ) -> None:
     with status.step("read"):
-        session = read_session(runs, seed)
+        derived_t1w, derived_mask = require_files(derivatives, status.scan) if derivatives else (None, None)
+        session = read_session([derived_t1w] if derived_t1w else runs, seed)
         raw = session.scan
+        if derived_mask:
+            given: np.ndarray | None = read_given_mask(raw, derived_mask)
+            raw = replace(raw, data=raw.data * given)
+        else:
+            given = given_outline(raw.volume, options.input)
         status.sources = [bids_uri(path, "raw") for path in session.sources]
+        status.inputs = session.inputs
         status.reasons += session.notes
         if len(session.sources) > 1:
             status.metrics["runs"] = len(session.sources)
@@ -144,17 +156,28 @@ def _preprocess(
         atlas = Atlas.load(options.atlas, template) if options.atlas else None
     with status.step("figures"):  # a first picture, for the report, should a later step fail
         _draw(status, "mask", head, [], foreground(head.data))
-    brain = _find_brain(status, raw, head, template, atlas, seed)
+    if given is None:
+        brain = _find_brain(status, raw, head, template, atlas, seed)
+    else:
+        brain = _take_brain(status, raw.volume.with_data(given), head, template, atlas, seed)
     with status.step("mask"):
         native = sample(brain.surface, raw.affine, raw.data.shape, order=1, outside=OUTSIDE_MM) > 0
         status.metrics |= measures.mask_metrics(Image(native, raw.affine))
         measured, status.why_null = measures.raw_metrics(raw.volume, native)
         status.metrics |= measured
+        # Also of a brain that the study calls a head.
+        stripped = given_outline(raw.volume, "auto") if given is None else given
+        if stripped is not None:
+            status.metrics["given_outside_percent"] = 100 * float((stripped & ~native).sum() / stripped.sum())
     with status.step("affine"):
         alone = brain.head.with_data(brain.head.data * brain.inside)
         to_scan = register_brain(template.brain_volume, alone, brain.linear, options.transform, seed)
+        if np.linalg.det(to_scan[:3, :3]) <= 0:
+            raise ScanError(f"{raw.path}: the registration mirrors the brain; look at the scan's orientation")
         status.metrics |= measures.registration_metrics(raw.volume, template.mask_volume, to_scan)
     images = _bring_to_template(status, raw, brain, template, to_scan)
+    if given is not None:
+        status.metrics |= measures.given_metrics(images["template_mask"].data > 0, template.brain_mask)
     with status.step("write"):
         _write_images(status, images | {"native_mask": Image(native, raw.affine)}, template, options.transform)
         _write_matrices(status, template, to_scan)
@@ -210,6 +233,33 @@ def _find_brain(
             status.volumes_ml |= atlas.volumes_ml(head.with_data(warped.labels * inside))
         within = bias_field(head, inside, shrink_factor=3)
     return _Brain(head.with_data(head.data / within), field * within, surface, linear)
+
+
+def _take_brain(
+    status: ScanStatus, outline: Image, head: Image, template: Template, atlas: Atlas | None, seed: int
+) -> _Brain:
+    """Take the brain of a scan that was stripped before, and register the template's brain, without a head, to it.
+
+    Args:
+        outline: of the given brain, on the raw scan's grid.
+    """
+    with status.step("linear"):
+        start = find_start(template.stripped, head)
+        status.metrics["start_score"] = start.score
+        linear = register_head(template.stripped, head, start.matrix, seed)
+    with status.step("deformable"):
+        warped = warp_to_head(template.stripped, head, linear, seed, atlas.labels if atlas else None)
+        status.metrics |= {"jacobian_p01": warped.jacobian[0], "jacobian_p99": warped.jacobian[1]}
+    with status.step("mask"):
+        share = outline.with_data(outline.data.astype(np.float32))
+        within = sample(gaussian_for_voxels(share, head.voxel_mm[0]), head.affine, head.data.shape, order=1)
+        surface = head.with_data(signed_distance(head.with_data(within)))
+        inside = surface.data > 0
+        if atlas and warped.labels is not None:
+            status.volumes_ml |= atlas.volumes_ml(head.with_data(warped.labels * inside))
+    with status.step("bias_field"):
+        field = bias_field(head, inside, shrink_factor=3)
+    return _Brain(head.with_data(head.data / field), field, surface, linear)
 
 
 def _bring_to_template(

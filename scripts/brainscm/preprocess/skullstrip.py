@@ -25,7 +25,7 @@ def brain_surface(probability: Image, head: Image) -> Image:
         probability: the template's mask warped onto the scan; its grid must be isotropic.
         head: the bias-corrected scan on the same grid.
     """
-    distance = _signed_distance(probability)
+    distance = signed_distance(probability)
     deep, shell = distance > 15, (distance < -3) & (distance > -7)
     push = np.zeros_like(distance)
     if deep.any() and shell.any():
@@ -37,7 +37,7 @@ def brain_surface(probability: Image, head: Image) -> Image:
     return probability.with_data(np.where(_solid(moved > 0), abs(moved), -abs(moved)).astype(np.float32))
 
 
-def _signed_distance(probability: Image) -> np.ndarray:
+def signed_distance(probability: Image) -> np.ndarray:
     """Distance (mm) to where the probability crosses one half, positive inside the largest piece and its holes."""
     mask = _solid(probability.data > 0.5)
     distance = np.where(mask, ndimage.distance_transform_edt(mask) - 0.5, 0.5 - ndimage.distance_transform_edt(~mask))

@@ -84,6 +84,11 @@ class Template:
         return Image(self.brain_mask, self.affine)
 
     @cached_property
+    def stripped(self) -> dict[int, tuple[Image, Image]]:
+        """The whole-head targets without skull and scalp, for scans that have none."""
+        return {mm: (head.with_data(head.data * (mask.data > 0.5)), mask) for mm, (head, mask) in self.heads.items()}
+
+    @cached_property
     def blurred_priors(self) -> np.ndarray:
         """(3, x, y, z) of grey matter, white matter and CSF: an affine leaves participants' gyri millimetres apart."""
         maps = [ndimage.gaussian_filter(part, 2.5 / self.voxel_mm) for part in (self.gm, self.wm, self.csf)]

@@ -210,6 +210,43 @@ _OF_A_SCAN = {
         "neither",
         "Determinant of the affine from scan to template; above 1 the head is smaller than the template.",
     ),
+    "given_outside_percent": Measure(
+        "Given brain outside the mask",
+        "%",
+        "lower",
+        "Of a scan that was skull-stripped before: share of what was left of it that lies outside the mask.",
+        Limits(
+            "above",
+            "{value:.0f} % of the brain that was given lie outside the mask: look at the mask",
+            warn="given_outside_warn_percent",
+            fail="given_outside_fail_percent",
+        ),
+    ),
+    "asymmetry_percent": Measure(
+        "Asymmetry of a given brain",
+        "%",
+        "lower",
+        "Of a scan that was skull-stripped before: difference of the mask's halves left and right of the template's "
+        "middle, over their sum.",
+        Limits(
+            "above",
+            "left and right of the brain that was given differ by {value:.0f} %: a side may be cut away",
+            warn="asymmetry_warn_percent",
+            fail="asymmetry_fail_percent",
+        ),
+    ),
+    "brain_missing_percent": Measure(
+        "Missing from a given brain",
+        "%",
+        "lower",
+        "Of a scan that was skull-stripped before: share of the template's brain that lies outside the mask.",
+        Limits(
+            "above",
+            "{value:.0f} % of the template's brain lie outside the brain that was given: a part may be cut away",
+            warn="brain_missing_warn_percent",
+            fail="brain_missing_fail_percent",
+        ),
+    ),
     "runs": Measure("Runs averaged", "", "neither", "T1w runs of the session that were aligned and averaged."),
 }
 
@@ -359,6 +396,17 @@ def registration_metrics(raw: Image, template_mask: Image, to_scan: np.ndarray) 
     return {
         "head_size": 1 / float(np.linalg.det(to_scan[:3, :3])),
         "fov_cut_percent": 100 * float(1 - within.mean()),
+    }
+
+
+def given_metrics(mask: Mask, template_mask: Mask) -> dict[str, float]:
+    """`brain_missing_percent` and `asymmetry_percent` of a given brain's mask in template space (x, y, z)."""
+    middle = np.argwhere(template_mask)[:, 0].mean()
+    x = np.arange(mask.shape[0])
+    left, right = (float(mask[side].sum()) for side in (x < middle, x > middle))
+    return {
+        "brain_missing_percent": 100 * float((template_mask & ~mask).sum() / template_mask.sum()),
+        "asymmetry_percent": 100 * abs(left - right) / max(left + right, 1),
     }
 
 

@@ -35,6 +35,7 @@ class ScanStatus:
         outcome: `done`, whatever its metrics are: the limits are applied when the cohort is collected, so that another
             limit redoes nothing here; `fail`; or `skipped`, since an earlier stage had failed.
         reasons: why it failed, and what to know of a scan that is done.
+        inputs: of each raw file its name, SHA-256, and which part of its header says how the head lies.
         why_null: why a metric has no value, by its name.
         outputs: the files by their role, relative to `preproc_dir`.
         seconds: what each step took.
@@ -51,6 +52,7 @@ class ScanStatus:
     why_null: dict[str, str] = field(default_factory=dict)
     volumes_ml: dict[str, float] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
+    inputs: list[dict[str, str]] = field(default_factory=list)
     outputs: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     step_name: str = "start"
@@ -112,6 +114,7 @@ class ScanStatus:
             "why_null": self.why_null,
             "volumes_ml": {name: round(value, 4) for name, value in self.volumes_ml.items()},
             "sources": self.sources,
+            "inputs": self.inputs,
             "outputs": self.outputs,
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
             "software": self.software,

@@ -6,6 +6,7 @@ This module imports nothing, because the Snakefile does.
 # Tables (TSV) and documents (JSON), by their attribute of `Study`; docs/reference/outputs.md tells their columns.
 TABLES = {
     "excluded": "cohort/excluded.tsv",
+    "notes": "cohort/notes.tsv",
     "history": "autoencoder/history.tsv",
     "card": "autoencoder/model.json",
     "reconstruction": "autoencoder/reconstruction.tsv",

@@ -38,6 +38,7 @@ class Study:
     scans: ScanTable
     latents: LatentStore
     excluded: pd.DataFrame
+    notes: pd.DataFrame
     history: pd.DataFrame
     card: dict[str, Any]
     reconstruction: pd.DataFrame

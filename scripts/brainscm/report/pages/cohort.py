@@ -54,6 +54,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             }
             for column in numeric[:CHARTS]
         ],
+        "notes": study.notes.head(EXCLUDED_SHOWN).fillna("").to_dict("records"),
         "excluded": study.excluded.head(EXCLUDED_SHOWN).fillna("").to_dict("records"),
         "strips": strips,
         "columns": columns,

@@ -1,0 +1,146 @@
+"""Each way in which a file's content or header can mislead ends right, refused or told."""
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from brainscm.errors import ScanError
+from brainscm.preprocess.nifti import read_nifti
+
+SHAPE = (20, 24, 22)
+SCANNER = np.diag([3.0, 3.0, 3.0, 1.0])
+SCANNER[:3, 3] = (-30, -36, -33)
+SCALED = np.diag([3.3, 3.3, 3.3, 1.0])  # a third more volume
+FLIPPED = np.diag([-3.0, 3.0, 3.0, 1.0])
+SINGULAR = np.zeros((4, 4))
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(1).integers(1, 1000, SHAPE).astype(np.int16)
+
+
+def image(
+    sform: tuple[np.ndarray, int] | None, qform: tuple[np.ndarray, int] | None, data: np.ndarray | None = None
+) -> nib.Nifti1Image:
+    """An image whose header holds these two forms with these codes."""
+    made = nib.Nifti1Image(noise() if data is None else data, None)
+    made.header.set_zooms((3.0,) * made.ndim)
+    if qform is not None:
+        made.header.set_qform(qform[0], 1)
+        made.header["qform_code"] = qform[1]
+    if sform is not None:
+        made.header["srow_x"], made.header["srow_y"], made.header["srow_z"] = sform[0][:3]
+        made.header["sform_code"] = sform[1]
+    return made
+
+
+def save(made: nib.Nifti1Image, folder: Path) -> Path:
+    path = folder / "sub-01_T1w.nii.gz"
+    path.write_bytes(gzip.compress(made.to_bytes(), mtime=0))
+    return path
+
+
+def test_no_flipped_bit_of_a_compressed_file_passes(tmp_path: Path) -> None:
+    path = save(image((SCANNER, 1), (SCANNER, 1)), tmp_path)
+    whole = path.read_bytes()
+    for position in np.random.default_rng(2).integers(20, len(whole), 40):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(position) % 8
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(ScanError, match="cannot be read"):
+            read_nifti(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ScanError, match="truncated"):
+        read_nifti(path)
+
+
+def test_the_hash_is_that_of_the_file_on_the_disk(tmp_path: Path) -> None:
+    path = save(image((SCANNER, 1), None), tmp_path)
+    assert read_nifti(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_content_decides_whether_a_file_is_compressed(tmp_path: Path) -> None:
+    made = image((SCANNER, 1), None)
+    plain, packed = tmp_path / "sub-01_T1w.nii.gz", tmp_path / "sub-01_T1w.nii"
+    plain.write_bytes(made.to_bytes())
+    packed.write_bytes(gzip.compress(made.to_bytes()))
+    for path in (plain, packed):
+        np.testing.assert_array_equal(read_nifti(path).data, noise())
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"PK\x03\x04 and more", "zip archive; unpack it"),
+        (b"<!DOCTYPE html>", "a web page"),
+        (gzip.compress(b"\x00\x00\x00\x01" + bytes(400)), "mri_convert"),
+        (bytes(128) + b"DICM" + bytes(400), "dicom_dir"),
+        (b"/annex/objects/MD5E-s1--a.nii.gz", "datalad get"),
+        (b"what is this", "of another kind"),
+        ((348).to_bytes(4, "little") + bytes(344), "ANALYZE"),
+    ],
+)
+def test_what_is_no_nifti_is_called_by_its_name(content: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "sub-01_T1w.nii.gz"
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match=told) as refusal:
+        read_nifti(path)
+    assert "truncated" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (np.zeros(SHAPE, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])), "colour picture"),
+        (np.zeros(SHAPE, np.complex64), "complex numbers"),
+    ],
+)
+def test_colours_and_complex_numbers_are_refused_as_such(data: np.ndarray, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ScanError, match=told):
+        read_nifti(save(image((SCANNER, 1), None, data), tmp_path))
+
+
+def test_axes_of_length_one_are_squeezed(tmp_path: Path) -> None:
+    made = image((SCANNER, 1), None, noise()[..., None, None])
+    assert read_nifti(save(made, tmp_path)).data.shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("sform", "qform", "taken", "told"),
+    [
+        ((SCANNER, 1), (SCANNER, 1), "sform (scanner)", None),
+        ((SCANNER, 2), (SCANNER, 1), "qform (scanner)", None),
+        ((SCALED, 4), (SCANNER, 1), "qform (scanner)", "disagree on the size"),
+        ((SCALED, 2), (SCANNER, 2), "qform (aligned)", "disagree on the size"),
+        ((FLIPPED, 1), (SCANNER, 1), "sform (scanner)", "left and right"),
+        ((SINGULAR, 1), (SCANNER, 1), "qform (scanner)", "sform is singular"),
+        ((SCANNER, 4), (SCANNER, 4), "sform (mni)", "coordinates are a template's"),
+        ((SCALED, 1), None, "sform (scanner)", "another size than its pixdim"),
+        ((SCANNER, 0), None, "sform (unknown)", "left and right may be exchanged"),
+        (None, (SCANNER, 0), "qform (unknown)", "left and right may be exchanged"),
+        (None, None, "pixdim (unknown)", "left and right may be exchanged"),
+    ],
+)
+def test_the_scanners_form_wins_and_what_disagrees_is_told(
+    sform: tuple[np.ndarray, int] | None,
+    qform: tuple[np.ndarray, int] | None,
+    taken: str,
+    told: str | None,
+    tmp_path: Path,
+) -> None:
+    found = read_nifti(save(image(sform, qform), tmp_path))
+    assert found.orientation == taken
+    assert (told is None and not found.notes) or any(told is not None and told in note for note in found.notes)
+    if not taken.startswith("pixdim"):
+        form = sform if taken.startswith("sform") else qform
+        assert form is not None
+        np.testing.assert_allclose(found.affine, form[0], atol=1e-4)
+
+
+def test_a_header_without_any_usable_form_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScanError, match="no usable orientation"):
+        read_nifti(save(image((SINGULAR, 1), None), tmp_path))
