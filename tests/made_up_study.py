@@ -14,7 +14,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 
 from brainscm.config import Config
@@ -33,7 +32,7 @@ from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
 from brainscm.scm.stage import run as fit_scm
 from brainscm.tables import write_table
-from brainscm.training.fidelity import psnr, ssim
+from brainscm.training.reconstruction import reconstruction_table
 
 SHAPE = (24, 32, 24)
 VOXEL_MM = 6.0
@@ -236,20 +235,11 @@ def _write_truth(bids: Path, scans: pd.DataFrame) -> None:
 def _encode(folder: Path) -> None:
     preproc = folder / "preproc"
     scans = ScanTable.read(folder / "cohort" / "scans.tsv", preproc / "qc.tsv")
-    volumes = np.stack([scans.volume(scan) for scan in scans.usable["scan"]])[:, None]
-    train = (scans.usable["split"] == "train").to_numpy()
-    model_path = folder / "autoencoder" / "model.pt"
-    identity = save_encoder(PCA.fit(volumes[train], 8), IDENTITY, model_path)
-    model = load_encoder(model_path)
-    encode_scans(scans, model, identity, folder / "latents" / "latents.zarr")
-    decoded = model.decode(model.encode(torch.from_numpy(volumes))).numpy()[:, 0]
-    rows = []
-    for volume, other, row in zip(volumes[:, 0], decoded, scans.usable.to_dict("records"), strict=True):
-        mask = volume > 0
-        fidelity = {"psnr_db": psnr(volume, other), "ssim": ssim(volume, other)}
-        fidelity |= {"psnr_brain_db": psnr(volume, other, mask), "ssim_brain": ssim(volume, other, mask)}
-        rows.append({"scan": row["scan"], "split": row["split"], **fidelity})
-    write_table(pd.DataFrame(rows), folder / "autoencoder" / "reconstruction.tsv")
+    training = np.stack([scans.volume(scan) for scan in scans.of_split("train")["scan"]])[:, None]
+    encoder = PCA.fit(training, 8)
+    identity = save_encoder(encoder, IDENTITY, folder / "autoencoder" / "model.pt")
+    encode_scans(scans, encoder, identity, folder / "latents" / "latents.zarr")
+    write_table(reconstruction_table(encoder, scans, measure), folder / "autoencoder" / "reconstruction.tsv")
     history = [
         {"step": step, "split": split, "loss": 1 / step, "psnr_brain_db": 20 + step / 50, "lr": 1e-3} | codebook
         for step in (100, 200, 300)

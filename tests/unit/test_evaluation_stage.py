@@ -13,6 +13,8 @@ import pytest
 
 import made_up_study
 from brainscm.config import Config, ImageOptions
+from brainscm.encoding.model import save_encoder
+from brainscm.encoding.pca import PCA
 from brainscm.errors import BrainSCMError
 from brainscm.evaluation import evaluator, inputs
 from brainscm.evaluation.cases import follow_up_cases, simulated_cases
@@ -236,6 +238,14 @@ def test_usable_are_scans_that_were_preprocessed_are_encoded_and_have_every_cova
     without = replace(study.store, scans=["gone", *study.store.scans[1:]])
     lacking = study.scans.leave_out(without.lacking(study.scans.rows["scan"]))
     assert "no latent" in lacking.unusable[study.store.scans[0]]
+
+
+def test_an_encoder_that_did_not_make_the_latents_is_refused(folder, config, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    noise = np.random.default_rng(0).random((12, 1, *made_up_study.SHAPE), dtype=np.float32)
+    save_encoder(PCA.fit(noise, 8), made_up_study.IDENTITY, tmp_path / "autoencoder" / "model.pt")
+    with pytest.raises(BrainSCMError, match="two different models; run encode_scans again"):
+        made_up_study.open_study(tmp_path, config)
 
 
 def test_the_truth_of_a_follow_up_is_the_later_scan_in_the_mask_of_the_first(study):
