@@ -1,4 +1,4 @@
-"""Sixty participants, twenty faults at once: each is named where a user reads it, and everybody else is right."""
+"""Sixty participants, seventeen faults at once: each is named where a user reads it, and the others are right."""
 
 import gzip
 import os

@@ -16,8 +16,9 @@ from test_scm_model import options as known_options
 from brainscm.cohort.index import index_cohort
 from brainscm.config import CohortOptions, ScmOptions
 from brainscm.errors import ConfigError
+from brainscm.scans import ScanTable
 from brainscm.scm import permutation, regional_effects
-from brainscm.scm.covariates import covariate_table, node_column
+from brainscm.scm.covariates import node_column
 from brainscm.scm.design import Array
 from brainscm.scm.diagnostics import diagnose
 from brainscm.scm.effects import write_effect_maps
@@ -82,12 +83,13 @@ def test_ageing_within_participants_is_told_from_differences_between_generations
 
 def test_the_halves_of_age_need_no_column_and_never_replace_one(tmp_path: Path) -> None:
     scans = pd.DataFrame({"scan": ["a1", "a2", "b1"], "participant": ["a", "a", "b"], "age": [60.0, 63.5, None]})
+    scans["split"] = "train"
     write_table(scans, tmp_path / "scans.tsv")
     qc = scans[["scan"]].assign(status="pass", reasons=None, hippocampus_left_ml=[3.0, 2.9, 3.1])
     write_table(qc, tmp_path / "qc.tsv")
-    table = covariate_table(tmp_path / "scans.tsv", tmp_path / "qc.tsv")
+    table = ScanTable.read(tmp_path / "scans.tsv", tmp_path / "qc.tsv").rows
     assert table["years_since_baseline"].tolist()[:2] == [0, 3.5]
-    assert table.loc[2, ["age_baseline", "years_since_baseline"]].isna().all()
+    assert table.loc["b1", ["age_baseline", "years_since_baseline"]].isna().all()
     own = add_years_since_baseline(scans.assign(age_baseline=1.0))
     assert own["age_baseline"].tolist() == [1, 1, 1]
     text = scans.assign(age=["60-65", "65-70", None])
