@@ -133,6 +133,16 @@ def test_a_new_page_is_a_module_and_a_line(study, tmp_path, monkeypatch):
     assert here == "splits.html"
 
 
+def test_an_encoder_that_the_report_has_no_words_for_goes_by_its_name(study, tmp_path, monkeypatch):
+    options = study.config.autoencoder.model_copy(update={"kind": "coarse"})
+    other = replace(study, config=study.config.model_copy(update={"autoencoder": options}))
+    assert training.context(other, None)["lead"].startswith("Brains are encoded by the encoder coarse, fitted on")
+    monkeypatch.setattr(render, "PAGES", [page for page in PAGES if page.title == "Methods"])
+    render_report(replace(other, scans=replace(other.scans, rows=other.scans.rows[:0])), None, tmp_path)
+    text = " ".join(Written(tmp_path / "methods.html").text.split())
+    assert "Scans were encoded by the encoder coarse, fitted on the training split" in text
+
+
 def test_a_scan_page_stays_small(report):
     assert max(path.stat().st_size for path in (report / "scans").glob("*.html")) < 1_000_000
 

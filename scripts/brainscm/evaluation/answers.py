@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from brainscm.counterfactuals.decoding import STRATEGIES, Factual
 from brainscm.evaluation.cases import Case
@@ -42,8 +43,10 @@ class EncodedScan:
         decoded = {name: factuals[name].decoded[0, 0].numpy() * scan.mask for name in ("pca_glm", "latent_glm")}
         decoded_ml = {name: scan.regions_ml(volume, measure) for name, volume in decoded.items()}
         own_ml = scan.regions_ml(scan.volume, measure)
-        quantized_ml = scan.regions_ml(latent.decoded_quantized[0, 0].numpy() * scan.mask, measure)
-        start_ml = {"none": own_ml, "residual": own_ml, "direct": decoded_ml["latent_glm"], "quantized": quantized_ml}
+        start_ml = {"none": own_ml, "residual": own_ml, "direct": decoded_ml["latent_glm"]}
+        for decode in (name for name in STRATEGIES if name not in start_ml):
+            unchanged, _ = STRATEGIES[decode](latent, torch.zeros_like(latent.latents))
+            start_ml[decode] = scan.regions_ml(unchanged[0, 0].numpy() * scan.mask, measure)
         return cls(scan, factuals, decoded, decoded_ml, start_ml)
 
     @property

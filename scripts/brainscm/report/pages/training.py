@@ -26,7 +26,7 @@ KINDS = {"vqvae": "a 3D VQ-VAE", "pca": "principal components"}
 
 
 def context(study: Study, gallery: Gallery | None) -> Context:
-    reconstruction = study.reconstruction
+    kind, reconstruction = study.config.autoencoder.kind, study.reconstruction
     parts = {split: reconstruction[reconstruction["split"] == split] for split in SPLITS}
     test = parts["test"]
     fidelity = [
@@ -37,7 +37,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
     by_split = {split: part["psnr_brain_db"].tolist() for split, part in parts.items()}
     return {
         "lead": (
-            f"Brains are encoded by {KINDS[study.config.autoencoder.kind]}, "
+            f"Brains are encoded by {KINDS.get(kind, f'the encoder {kind}')}, "
             f"fitted on {words.plural(len(parts['train']), 'training scan')}."
         ),
         "figures": [
