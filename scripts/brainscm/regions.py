@@ -24,7 +24,7 @@ class Region:
 
     Attributes:
         name: of its node; its column in tables is `<name>_ml`.
-        label, meaning: words for people.
+        label, meaning: words for readers.
         tissues: whose probabilities are added up: gm, wm, csf.
         within: the attribute of `Template` that holds the region's mask; "" for the whole brain.
         is_sum: its volume is the sum of other regions, so that a mean over regions would count it twice.

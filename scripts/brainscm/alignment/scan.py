@@ -51,7 +51,7 @@ def align_scan(
         sidecar(path).unlink(missing_ok=True)
     image = preproc_dir / preprocessed["outputs"]["preproc_t1w"]
     status.sources = [bids_uri(image, "")]
-    with status.of_work_on(image):
+    with status.working_on(image):
         aligned = _align(status, image, loaded)
         with status.step("write"):
             _write(status, aligned, loaded, paths, preprocessed["outputs"])

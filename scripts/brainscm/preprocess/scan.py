@@ -113,7 +113,7 @@ def preprocess_scan(
     software = software_versions(SOFTWARE) | {"threads": str(threads)}
     status = ScanStatus(scan, Path(output_dir), "status", software, sources=[bids_uri(run, "raw") for run in runs])
     _remove_earlier_outputs(status)
-    with status.of_work_on(runs[0]):
+    with status.working_on(runs[0]):
         _preprocess(status, runs, template, options, seed, cache_dir, derivatives)
     return status.write()
 
@@ -325,7 +325,8 @@ def _write_images(status: ScanStatus, images: Mapping[str, Image], template: Tem
 
 
 def _write_matrices(status: ScanStatus, template: Template, to_scan: np.ndarray) -> None:
-    """Write the linear transform both ways; ITK names a matrix after the image that it resamples."""
+    """Write the linear transform both ways, as ANTs has them: what brings a scan to the template maps a template point
+    to a scan point."""
     for role, source, target, matrix in (
         ("to_template", "T1w", template.name, to_scan),
         ("from_template", template.name, "T1w", np.linalg.inv(to_scan)),

@@ -79,7 +79,7 @@ class ScanStatus:
             self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
 
     @contextmanager
-    def of_work_on(self, what: Path) -> Iterator[None]:
+    def working_on(self, what: Path) -> Iterator[None]:
         """Do the work on a file: at its end the scan is done, and an error is told in one sentence and not raised.
 
         Raises:
