@@ -5,7 +5,7 @@ CORES  ?= all
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
             $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: demo test bench bench-truth lint schema clean
+.PHONY: demo test test-fast bench bench-truth lint schema clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/snakemake --profile profiles/local --cores $(CORES)
@@ -15,6 +15,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@bash tests/install_debian_packages.sh
 	$(VENV)/bin/python -m pytest
+
+# While working: no cluster, no browser, no whole study, nothing that takes longer than a few seconds.
+test-fast: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest tests/unit -m "not slow"
 
 bench: $(VENV)/.installed-dev
 	@for script in $(filter-out benchmarks/bench_truth.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
@@ -37,14 +41,15 @@ schema: $(VENV)/.installed
 $(VENV)/.installed: requirements.lock
 	@test -n "$(PYTHON)" || { echo "BrainSCM needs Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot create a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@# Nothing is compiled ahead: Python compiles the modules that it imports, a fraction of all, when it first does.
 	@echo "Installing the pinned packages into $(VENV) (a minute or two) ..."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements.lock
 	@# The scripts find the library by themselves; this line gives it to python -m and to the tests.
 	@echo "$(CURDIR)/scripts" > $$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/brainscm.pth
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-dev.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements-dev.lock
 	@touch $@
 
 clean:

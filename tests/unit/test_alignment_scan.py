@@ -31,6 +31,8 @@ from brainscm.resampling import sample
 from brainscm.scans import ScanTable
 from brainscm.tables import write_table
 
+pytestmark = pytest.mark.slow
+
 SCAN = "sub-01_ses-02"
 ANAT = f"sub-01/ses-02/anat/{SCAN}"
 SPACE = f"{ANAT}_space-{EMBEDDED}_res-4mm"

@@ -26,6 +26,8 @@ from brainscm.images import write_volume
 from brainscm.regions import COMPARED
 from brainscm.scm.model import Scm
 
+pytestmark = pytest.mark.slow
+
 METRICS = {"psnr_brain_db", "change_correlation", "change_slope", "region_volume_mae_ml", "interval_coverage_95"}
 
 

@@ -12,6 +12,8 @@ from brainscm.images import Image
 from brainscm.preprocess.atlas import Atlas
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 
+pytestmark = pytest.mark.slow
+
 LABELS = "index\tname\n0\tUnknown\n7\tLeft Half\n11\tright.half\n"
 
 

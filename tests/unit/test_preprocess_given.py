@@ -10,6 +10,8 @@ from brainscm.preprocess.given import given_outline
 from brainscm.qc.limits import apply_limits
 from brainscm.qc.measures import given_metrics
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (60, 70, 60)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
 

@@ -12,6 +12,8 @@ from brainscm.preprocess.runs import Session, read_session
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.resampling import sample
 
+pytestmark = pytest.mark.slow
+
 NOISE = 12.0
 
 

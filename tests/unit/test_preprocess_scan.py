@@ -24,6 +24,8 @@ from brainscm.qc.limits import apply_limits
 from brainscm.qc.measures import MEASURES
 from brainscm.resampling import sample
 
+pytestmark = pytest.mark.slow
+
 SCAN = "sub-01_ses-02"
 SHRINK = 0.93
 OPTIONS = PreprocessOptions(voxel_mm=3.0)

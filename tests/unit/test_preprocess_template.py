@@ -10,6 +10,8 @@ from brainscm.config import CustomTemplate
 from brainscm.errors import ConfigError
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def embedded() -> Template:

@@ -23,6 +23,8 @@ from brainscm.report.study import Study
 from brainscm.report.words import number, signed
 from brainscm.scans import QC_REASONS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:

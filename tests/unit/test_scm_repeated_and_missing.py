@@ -29,6 +29,8 @@ from brainscm.scm.sample import Sample
 from brainscm.tables import write_table
 from brainscm.visits import add_years_since_baseline
 
+pytestmark = pytest.mark.slow
+
 SIZE = 20
 FAMILIES = {
     "gaussian": {},

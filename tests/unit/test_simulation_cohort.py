@@ -15,6 +15,8 @@ from brainscm.simulation.cohort import simulate_cohort
 from brainscm.simulation.truth import simulate_truth
 from brainscm.tables import read_table
 
+pytestmark = pytest.mark.slow
+
 SEED = 11
 QUERIES = [
     QueryOptions(name="unchanged", do={"age": "+0"}),
@@ -64,7 +66,7 @@ def test_the_tables_say_who_was_scanned_when(bids):
     assert list(sessions.index) == ["ses-01", "ses-02"]
     assert sessions.loc["ses-01", "age"] == participants.loc["sub-002", "age"]
     assert 2 <= sessions.loc["ses-02", "age"] - sessions.loc["ses-01", "age"] <= 8.1
-    assert sorted(file.scan for file in find_t1w(bids)) == [
+    assert sorted(file.scan for file in find_t1w(bids).files) == [
         "sub-001_ses-01",
         "sub-002_ses-01",
         "sub-002_ses-02",

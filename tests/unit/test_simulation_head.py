@@ -17,6 +17,8 @@ from brainscm.simulation.imaging import LABELS, HeadInScanner
 from brainscm.simulation.participant import ageing_displacement, distance_to_deep, draw_anatomy
 from brainscm.simulation.scanner import acquire
 
+pytestmark = pytest.mark.slow
+
 SEED = 4
 VOXEL_MM = 3.0
 

@@ -20,6 +20,8 @@ from brainscm.training.task import TrainingTask
 from brainscm.training.trainer import Trainer
 from made_up_scans import write_scans
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = AutoencoderOptions(
     alignment="none",
     channels=[4], residual_blocks=1, latent_channels=4, codebook_size=32, codebook_decay=0.5, quantized_share=0.5,

@@ -20,6 +20,8 @@ from brainscm.training.trainer import Trainer
 from brainscm.training.validation import COLLAPSE_USAGE
 from brainscm.training.volume_store import Stores, VolumeStore
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = AutoencoderOptions(
     alignment="none",
     channels=[8, 8], residual_blocks=1, latent_channels=4, codebook_size=16, max_steps=12, validation_interval=5,
