@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn import decomposition
 
+from brainscm.config import AutoencoderOptions
 from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.errors import BrainSCMError
@@ -42,6 +43,13 @@ def test_n_scans_give_at_most_n_minus_1_components_which_hold_them_all():
     assert model.latent_shape == (11, 1, 1, 1)
     volumes = torch.from_numpy(VOLUMES)
     torch.testing.assert_close(model.decode(model.encode(volumes)), volumes, atol=1e-5, rtol=0)
+
+
+def test_fewer_components_than_were_asked_for_are_told(caplog):
+    assert PCA.solve(VOLUMES, AutoencoderOptions(kind="pca", components=11)).latent_shape[0] == 11
+    assert not caplog.text
+    assert PCA.solve(VOLUMES, AutoencoderOptions(kind="pca", components=20)).latent_shape[0] == 11
+    assert "12 training scans give at most 11 components, not 20" in caplog.text
 
 
 def test_one_scan_is_refused():

@@ -18,8 +18,10 @@ from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.scans import ScanTable
 from brainscm.training.fit import FittedAutoencoder, fit_autoencoder
+from brainscm.training.history import Progress
 from brainscm.training.reconstruction import reconstruction_table
 from brainscm.training.task import TrainingTask
+from brainscm.training.trainer import Trainer
 from brainscm.training.volume_store import VolumeStore
 from made_up_scans import GRID, write_image, write_scans
 
@@ -63,6 +65,17 @@ def test_a_fit_leaves_an_encoder_a_picture_and_a_history(folder, kind):
     assert fitted.history["step"].tolist() == ([0, 2, 2, 4, 4] if kind == "vqvae" else [])
     assert fitted.steps == (4 if kind == "vqvae" else 0)
     assert fitted.parameters > 1000
+
+
+def test_what_is_told_of_a_training_is_how_far_it_came(folder, monkeypatch):
+    def run(trainer: Trainer) -> None:
+        trainer.progress = Progress(step=9, best_step=6, seconds=2.5, history=[{"step": 6, "split": "validation"}])
+
+    monkeypatch.setattr(Trainer, "run", run)
+    fitted = fit_autoencoder(task_in(folder, kind="vqvae", device="cpu"))
+    assert (fitted.steps, fitted.best_step, fitted.seconds, fitted.device) == (9, 6, 2.5, "cpu")
+    assert fitted.history["step"].tolist() == [6]
+    assert fitted.parameters == sum(parameter.numel() for parameter in fitted.encoder.parameters())
 
 
 def test_the_encoder_is_fitted_on_the_training_scans_alone(folder):
@@ -175,11 +188,7 @@ def test_every_usable_scan_is_reconstructed(folder):
     assert train["psnr_brain_db"].min() > 55
     assert held_out["psnr_brain_db"].max() < 20
     assert train["ssim_brain"].min() > 0.999 > held_out["ssim_brain"].max()
-    assert np_equal(table["psnr_brain_db"], table["quantized_psnr_brain_db"])  # PCA has no codes
-
-
-def np_equal(one: pd.Series, other: pd.Series) -> bool:
-    return bool((one == other).all())
+    assert (table["psnr_brain_db"] == table["quantized_psnr_brain_db"]).all()  # PCA has no codes
 
 
 def test_regional_volumes_of_participants_not_trained_on_are_compared(folder):
