@@ -94,7 +94,7 @@ def test_a_scan_outside_the_cohort_is_named(indexed: tuple[Path, dict[str, Any]]
     assert "sub-99 is not a scan of" in done.stdout
 
 
-def test_a_changed_option_redoes_its_stage_and_what_follows(indexed: tuple[Path, dict[str, Any]]) -> None:
+def test_another_seed_deals_the_participants_anew(indexed: tuple[Path, dict[str, Any]]) -> None:
     folder, study = indexed
     assert "index_cohort" not in plan(folder, study)
     assert "index_cohort" in plan(folder, {**study, "seed": 7})
@@ -119,12 +119,20 @@ def test_a_bad_config_stops_before_any_work(tmp_path: Path, study: dict[str, Any
     assert not (tmp_path / "work").exists()
 
 
-def test_slurm_profile_is_found_by_its_name_and_every_key_is_known() -> None:
+@pytest.mark.parametrize("name", ["local", "slurm", "slurm-gpu-multinode"])
+def test_every_key_of_a_profile_is_an_option_of_snakemake(name: str) -> None:
+    from snakemake.cli import get_argument_parser
+
+    profile = yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
+    known = get_argument_parser()._option_string_actions
+    assert [key for key in profile if f"--{key}" not in known] == []
+    assert set(profile.get("set-resources", {})) | set(profile.get("set-threads", {})) <= set(scripted_rules())
+    assert profile["keep-going"] is True
+    assert profile["rerun-incomplete"] is True
+
+
+def test_the_slurm_profile_is_found_by_its_name() -> None:
     assert (ROOT / "slurm").resolve() == ROOT / "profiles" / "slurm"
-    for name in ("local", "slurm", "slurm-gpu-multinode"):
-        profile = yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
-        assert profile["keep-going"] is True
-        assert profile["rerun-incomplete"] is True
 
 
 def test_each_rule_has_its_script_log_and_benchmark() -> None:

@@ -1,4 +1,4 @@
-"""What a finished study does again after a change of its code: what the change can reach, and nothing else."""
+"""What a finished study does again after a change of its code or options: what that can reach, and nothing else."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from workflows import ROOT, indexed_study, plan, run_workflow
+from workflows import GRAPH, ROOT, indexed_study, plan, run_workflow
 
 # All that the workflow reads of a checkout.
 CHECKOUT = ("Snakefile", "config.yaml", "rules", "scripts", "envs", "report", "schemas")
@@ -87,3 +87,23 @@ def test_a_change_of_a_module_redoes_what_imports_it(
 )
 def test_a_comment_or_a_colour_redoes_nothing(finished: Finished, module: str, added: str) -> None:
     assert finished.plan_after(module, added) == {}
+
+
+AFTER_TRAINING = ("encode_scans", "fit_scm", "synthesize_counterfactuals", "evaluate_counterfactuals", "render_report")
+
+
+@pytest.mark.parametrize(
+    ("options", "redone"),
+    [
+        ({"quality": {"ncc_warn": 0.5}}, {"collect_preprocessing", "train_autoencoder", *AFTER_TRAINING}),
+        ({"autoencoder": {"max_steps": 10}}, {"train_autoencoder", *AFTER_TRAINING}),
+        ({"scm": {**GRAPH, "permutations": 9}}, set(AFTER_TRAINING[1:])),
+        ({"counterfactuals": [{"name": "younger", "do": {"age": "-10"}}]}, set(AFTER_TRAINING[2:])),
+    ],
+)
+def test_a_changed_option_redoes_its_stage_and_what_follows(
+    finished: Finished, options: dict[str, Any], redone: set[str]
+) -> None:
+    jobs = set(plan(finished.folder, {**finished.study, **options}, checkout=finished.checkout))
+    # A changed configuration is looked at again where the cohort is indexed, which takes a second.
+    assert jobs - {"all", "index_cohort"} == redone
