@@ -145,6 +145,16 @@ def test_reads_no_row_but_the_given_ones() -> None:
     np.testing.assert_array_equal(guarded.coefficients, fit(x[rows], latents[rows], seed=0).coefficients)
 
 
+def test_scans_taken_of_a_sample_keep_their_owners() -> None:
+    x = np.arange(6.0).reshape(3, 2)
+    sample = Sample(x, ["a", "b"], np.arange(10.0)[:, None], [7, 2, 5], ["p1", "p2", "p1"], ["0", "1", "2"])
+    taken = sample.take(np.array([2, 0]))
+    np.testing.assert_array_equal(taken.x, x[[2, 0]])
+    assert (taken.rows, taken.participants, taken.clusters) == ([5, 7], ["p1", "p1"], ["2", "0"])
+    assert taken.first() == 5
+    assert (sample.is_repeated, sample.is_clustered) == (True, False)
+
+
 def test_block_size_and_order_of_rows_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     x = plain(rng)

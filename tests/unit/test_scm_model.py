@@ -89,6 +89,7 @@ def scm(cohort: Cohort) -> Scm:
     return cohort.fit()
 
 
+SOME = np.ones((4, 4, 4), dtype=bool)  # a mask
 QUESTIONS: list[dict[str, Any]] = [
     {"age": 80},
     {"age": "+10"},
@@ -362,6 +363,10 @@ def test_support_sees_a_combination_that_nobody_has() -> None:
     odd = scm.support(table.iloc[:1].assign(age=25.0, volume=75.0)).iloc[0]
     assert odd["extrapolation"]
     assert "further out than any training scan" in odd["warning"]
+    grid = table.iloc[[0] * 80].assign(age=50.0, volume=50 + np.arange(80) / 10)
+    found = scm.support(grid)
+    np.testing.assert_array_equal(found["extrapolation"], found["leverage_ratio"] > 1)
+    assert found["leverage_ratio"].between(1.01, 1.9).any()
 
 
 def test_table_of_tests_finds_what_is_there(cohort: Cohort, scm: Scm) -> None:
@@ -444,6 +449,9 @@ def test_effect_map_is_the_decoded_contrast_with_its_standard_error(
     declared.image.shrinkage = "none"  # what is shrunk has the posterior's error, which is smaller
     scm = Scm.fit(cohort.table, cohort.latents, declared, seed=7)
     made = effect_map(scm, LinearDecoder(), "disease", "direct")
+    mean_ml, change_ml, error_ml = made.regions(lambda volume, mask, head_size=1.0: {"all": volume.sum()}, SOME)["all"]
+    np.testing.assert_allclose([mean_ml, change_ml], [made.before.sum(), made.effect.sum()], rtol=1e-4)
+    np.testing.assert_allclose(error_ml, np.std([each.sum() for each in made.drawn], ddof=1), rtol=1e-4)
     row = contrast_row(scm, "disease", "direct")
     effect = row @ scm.image.coefficients.reshape(len(row[0]), -1)
     np.testing.assert_allclose(made.effect.reshape(-1), (effect @ LinearDecoder.weights)[0], atol=1e-3)

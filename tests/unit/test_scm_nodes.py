@@ -22,6 +22,12 @@ N = 400
 LEVELS = {"binomial": ["no", "yes"], "multinomial": ["CN", "MCI", "AD"], "ordered": ["I", "II", "III"]}
 ALL = ["gaussian", "gamma", "poisson", "binomial", "multinomial", "ordered"]
 
+GLMS = {
+    "gaussian": sm.families.Gaussian(),
+    "gamma": sm.families.Gamma(sm.families.links.Log()),
+    "poisson": sm.families.Poisson(),
+}
+
 
 def cohort(n: int = N, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
@@ -70,24 +76,22 @@ def peer(family: str, table: pd.DataFrame, cluster: bool = False) -> tuple[Array
         codes = table[family].map({level: i for i, level in enumerate(LEVELS[family])})
         result = sm.MNLogit(codes, x).fit(method="newton", disp=False, **groups)
         return np.ravel(result.params, order="F"), np.ravel(result.bse, order="F")
-    kinds = {
-        "gaussian": sm.families.Gaussian(),
-        "gamma": sm.families.Gamma(sm.families.links.Log()),
-        "poisson": sm.families.Poisson(),
-    }
-    result = sm.GLM(table[family], x, family=kinds[family]).fit(tol=1e-12, **groups)
+    result = sm.GLM(table[family], x, family=GLMS[family]).fit(tol=1e-12, **groups)
     return result.params.to_numpy(), result.bse.to_numpy()
 
 
 @pytest.mark.parametrize("family", ALL)
 def test_fit_equals_statsmodels(family: str) -> None:
     table = cohort()
-    node, _ = fitted(family, table)
+    node, values = fitted(family, table)
     parameters, errors = peer(family, table)
     tolerance = 1e-4 if family == "ordered" else 1e-7
     np.testing.assert_allclose(node.parameters, parameters, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(np.sqrt(np.diag(node.covariance)), errors, rtol=max(tolerance, 1e-6))
     assert node.table()["term"].is_unique
+    x = node.design.matrix(values)
+    scale = sm.GLM(table[family], x, family=GLMS[family]).fit().scale if family in GLMS else 1.0
+    assert node.dispersion == pytest.approx(scale)
 
 
 @pytest.mark.parametrize("family", ["gaussian", "gamma", "multinomial"])

@@ -143,6 +143,30 @@ def test_each_part_of_the_latent_is_shrunk_by_its_own_noise() -> None:
     assert together.max() < 0.4  # the loud channels drown the quiet one
 
 
+def test_a_part_in_which_nothing_stands_out_by_itself_is_dropped_whole() -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        x = np.column_stack([np.ones(60), rng.normal(size=(60, 3))])
+        z = rng.normal(size=(60, *LARGE))
+        z[:, :2] += x[:, 1, None, None, None, None] * rng.normal(size=(2, *LARGE[1:]))
+        found = fit_image(sample_of(x, z), options(), Layout((2, 2)), seed=0).coefficients
+        assert found[1:, :2].any()
+        assert not found[1:, 2:].any()
+
+
+@pytest.mark.parametrize("strength", [0, 1, 5])
+def test_shares_are_shares(strength: float) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        effect = strength * rng.normal(size=(3, 1, 1)) * rng.normal(size=(1, 4, 216))
+        probes = rng.normal(size=(60, 4, 216))
+        noise = Noise.of(probes, (6, 6, 6), [4])
+        a = effect + rng.normal(size=(3, 4, 216))
+        share = shares_that_repeat(noise, a, probes, np.array([4.0 * 216]), 3, [0])[0]
+        assert 0 <= share.min() <= share.max() <= 1
+        assert (np.diff(share) >= 0).all()
+
+
 def test_draws_of_a_spectral_estimate_are_its_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the share k of an effect is kept, a draw has the variance k of the noise."""
     monkeypatch.setattr(image_module, "DRAWS", 1500)

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import statsmodels.api as sm
 from test_scm_model import Cohort as KnownCohort
 from test_scm_model import Grid, LinearDecoder, latent_shift
@@ -234,7 +235,24 @@ def test_regional_effects_are_those_of_statsmodels_with_the_mediators_uncertaint
     assert found.loc[("ageing", "total", "ventricles"), "standard_error_ml"] == pytest.approx(through, rel=0.5)
     assert found.loc[("ageing", "total", "ventricles"), "estimate_ml"] == pytest.approx(15, abs=2)
     assert total["standard_error_ml"] > 1.8 * through
+    passed_on = found.loc[("ageing", "total", "ventricles")]
+    half = (passed_on["ci95_high_ml"] - passed_on["estimate_ml"]) / passed_on["standard_error_ml"]
+    assert half == pytest.approx(scipy.stats.t.ppf(0.975, 240 - len(node.design.columns)), rel=1e-6)
     assert ("ageing", "direct", "ventricles") not in found.index
+
+
+def test_regional_effects_of_repeated_scans_have_clustered_errors() -> None:
+    table, z, *_ = visits()
+    volume = 700 - 2 * table["age"] + np.random.default_rng(0).normal(0, 20, len(table))
+    table = table.assign(gm_ml=volume + 0.1 * table["participant"].str[1:].astype(int))
+    scm = Scm.fit(table, z, declared({"age": {}}, "age", contrasts={"ageing": {"age": [50, 60]}}), seed=1)
+    found = measured_effects(scm, table, ["gm"]).set_index("effect").loc["direct"]
+    groups = {"groups": pd.factorize(table["participant"])[0]}
+    peer = sm.OLS(table["gm_ml"], scm.design_matrix(table)).fit(cov_type="cluster", cov_kwds=groups, use_t=True)
+    test = peer.t_test([0, 10])
+    assert found["estimate_ml"] == pytest.approx(test.effect.item())
+    np.testing.assert_allclose(found[["ci95_low_ml", "ci95_high_ml"]].tolist(), np.squeeze(test.conf_int()))
+    assert found["p"] == pytest.approx(test.pvalue.item(), rel=1e-6)
 
 
 def test_regions_of_the_decoded_maps_change_as_the_maps_do(tmp_path: Path) -> None:
