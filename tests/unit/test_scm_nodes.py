@@ -9,13 +9,11 @@ import scipy.special
 import statsmodels.api as sm
 from statsmodels.miscmodels.ordinal_model import OrderedModel
 
-from brainscm.config import FAMILY_VALUES, Family, Numbers, ScmOptions
-from brainscm.errors import ConfigError
+from brainscm.config import FAMILY_VALUES, Family, ScmOptions
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array
-from brainscm.scm.families import FAMILIES, Fit, Gaussian, Generators
+from brainscm.scm.families import FAMILIES
 from brainscm.scm.graph import read_graph
-from brainscm.scm.model import Scm
 from brainscm.scm.nodes import NodeModel, fit_node
 
 N = 400
@@ -207,39 +205,6 @@ def test_draws_have_the_sampling_covariance(family: str) -> None:
     np.testing.assert_allclose(
         np.cov(draws.T) / np.outer(errors, errors), node.covariance / np.outer(errors, errors), atol=0.1
     )
-
-
-class LogNormal(Gaussian):
-    """log y = x·b + e: a family as one may add it, who lists it in `FAMILIES` and in the options."""
-
-    def fit(self, x: Array, y: Array, participants: pd.Series) -> Fit:
-        return super().fit(x, np.log(y), participants)
-
-    def abduct(self, y: Array, x: Array, parameters: Array, rng: Generators) -> Array:
-        return super().abduct(np.log(y), x, parameters, rng)
-
-    def generate(self, x: Array, noise: Array, parameters: Array) -> Array:
-        return np.exp(super().generate(x, noise, parameters))
-
-
-def test_a_family_of_ones_own_is_checked_fitted_and_asked_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "lognormal", LogNormal())
-    monkeypatch.setitem(FAMILY_VALUES, "lognormal", Numbers("values above 0", above=0))
-    rng = np.random.default_rng(0)
-    age = rng.uniform(20, 80, 5000)
-    ids = [str(i) for i in range(5000)]
-    volume = np.exp(1 + 0.02 * age + 0.3 * rng.normal(size=5000))
-    table = pd.DataFrame({"scan": ids, "participant": ids, "split": "train", "age": age, "volume": volume})
-    nodes = {"age": {}, "volume": {"formula": "age"}}
-    options = ScmOptions.model_validate({"nodes": nodes, "image": {"formula": "age + volume"}})
-    options.nodes["volume"].family = "lognormal"  # type: ignore[assignment]
-    scm = Scm.fit(table, rng.normal(size=(5000, 2)), options, seed=1)
-    np.testing.assert_allclose(scm.nodes["volume"].parameters, [1, 0.02], atol=0.02)
-    older = scm.intervene(table, {"age": "+10"})
-    slope = scm.nodes["volume"].parameters[1]
-    np.testing.assert_allclose(older["volume"], volume * np.exp(10 * slope), rtol=1e-9)
-    with pytest.raises(ConfigError, match="lognormal needs values above 0, not -1 in 'volume'"):
-        Scm.fit(table.assign(volume=-1.0), rng.normal(size=(5000, 2)), options, seed=1)
 
 
 def test_each_family_of_the_options_has_its_values_and_its_fit() -> None:
