@@ -434,6 +434,24 @@ def test_a_random_intercept_is_generalised_least_squares_with_the_true_ratio() -
     assert tests.loc["total", "max_abs_statistic"] == pytest.approx(float(np.abs(peers).max()), rel=1e-7)
 
 
+def test_a_random_intercept_weighs_a_single_scan_less_than_one_of_several() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.arange(60), np.arange(60) % 3 + 1)  # one, two or three scans
+    n = len(codes)
+    x = np.column_stack([np.ones(n), rng.normal(size=60)[codes] + 0.5 * rng.normal(size=n)])
+    z = 2 * rng.normal(size=(60, 50))[codes] + rng.normal(size=(n, 50))
+    sample = sample_of(x, z, [str(code) for code in codes])
+    weighting = random_intercept(sample)
+    model = fit_image(weighting.apply(sample), seed=0)
+    ratio = ((1 - weighting.demean[1]) ** -2 - 1) / 2  # σ_a² / σ_e², of a participant with two scans
+    covariance = (codes[:, None] == codes) * ratio + np.eye(n)
+    for column in (0, 7):
+        peer = sm.GLS(z[:, column], x, sigma=covariance).fit()
+        np.testing.assert_allclose(model.coefficients[:, column], peer.params, rtol=1e-7)
+        error = np.sqrt(np.diag(model.xtx_inverse) * model.residual_variance[column])
+        np.testing.assert_allclose(error, peer.bse, rtol=1e-7)
+
+
 def test_without_shared_variance_a_random_intercept_changes_nothing() -> None:
     rng = np.random.default_rng(3)
     x, participants = sample(n=40)[0], [f"p{i // 2}" for i in range(40)]

@@ -89,7 +89,7 @@ def random_intercept(sample: Sample, device: torch.device = CPU) -> Weighting:
     sums = np.stack([np.bincount(codes, column) for column in q.T], axis=1)  # Σ_i n_i² h̄_i = |sums|²
     between = (row_squares(q, sample, device).sum() - within * (n - p)) / (n - np.square(sums).sum())
     demean = 1 - np.sqrt(within / (within + scans * max(between, 0.0)))
-    return Weighting(np.ones(n), np.where(scans > 1, demean, 0.0)[codes] if between > 0 else np.zeros(n), codes)
+    return Weighting(np.ones(n), demean[codes], codes)
 
 
 def variance_by(sample: Sample, groups: Sequence[str], device: torch.device = CPU) -> Weighting:
