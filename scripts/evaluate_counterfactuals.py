@@ -6,9 +6,8 @@ from brainscm.job import job
 
 with job(snakemake):
     import torch
-    from pydantic import TypeAdapter
 
-    from brainscm.config import CustomTemplate, QueryOptions, ScmOptions
+    from brainscm.config import QueryOptions, ScmOptions, read_template
     from brainscm.evaluation.inputs import EvaluationInputs
     from brainscm.evaluation.stage import run
     from brainscm.preprocess.template import load_template
@@ -17,7 +16,6 @@ with job(snakemake):
     source, params = snakemake.input, snakemake.params
     torch.set_num_threads(snakemake.threads)
     files = {name: Path(source[name]) for name in ("scans", "qc", "model", "reconstruction", "latents", "manifest")}
-    chosen = TypeAdapter(str | CustomTemplate).validate_python(params.template)
     inputs = EvaluationInputs.open(
         **files,
         scm_dir=Path(params.scm_dir),
@@ -25,6 +23,6 @@ with job(snakemake):
         queries=[QueryOptions.model_validate(query) for query in params.queries],
         bids_dir=Path(params.bids_dir),
         components=params.components,
-        measure=SegmentRegions(load_template(chosen, params.preprocess["voxel_mm"])),
+        measure=SegmentRegions(load_template(read_template(params.template), params.preprocess["voxel_mm"])),
     )
     run(inputs, params.seed, Path(snakemake.output.summary).parent)

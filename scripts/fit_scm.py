@@ -6,9 +6,8 @@ from brainscm.job import job
 
 with job(snakemake):
     import torch
-    from pydantic import TypeAdapter
 
-    from brainscm.config import CustomTemplate, ScmOptions
+    from brainscm.config import ScmOptions, read_template
     from brainscm.encoding.model import encoder_identity, load_encoder
     from brainscm.latents.store import LatentStore
     from brainscm.parallel import choose_device
@@ -21,8 +20,7 @@ with job(snakemake):
     torch.set_num_threads(snakemake.threads)
     device = choose_device("auto")
     store = LatentStore.open(source.latents)
-    chosen = TypeAdapter(str | CustomTemplate).validate_python(params.template)
-    template = load_template(chosen, params.voxel_mm)
+    template = load_template(read_template(params.template), params.voxel_mm)
     run(
         scans=ScanTable.read(source.scans, source.qc),
         store=store,

@@ -5,9 +5,7 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake):
-    from pydantic import TypeAdapter
-
-    from brainscm.config import CustomTemplate, PreprocessOptions
+    from brainscm.config import PreprocessOptions, read_template
     from brainscm.preprocess.scan import preprocess_scan
 
     params = snakemake.params
@@ -16,7 +14,7 @@ with job(snakemake):
         t1w=Path(params.runs[0]),
         further_runs=[Path(run) for run in params.runs[1:]],
         output_dir=Path(params.preproc_dir),
-        template=TypeAdapter(str | CustomTemplate).validate_python(params.template),
+        template=read_template(params.template),
         options=PreprocessOptions.model_validate(params.options),
         seed=params.seed,
         threads=snakemake.threads,

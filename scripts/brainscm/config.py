@@ -108,6 +108,11 @@ class CustomTemplate(Options):
     """Its brain mask, or the brain alone."""
 
 
+def read_template(value: Any) -> str | CustomTemplate:
+    """The option `template` from the plain values that a rule's parameters hold."""
+    return value if isinstance(value, str) else CustomTemplate.model_validate(value)
+
+
 class AtlasOptions(Options):
     """An atlas is a label map and a table of its labels."""
 

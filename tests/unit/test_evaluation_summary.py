@@ -61,7 +61,7 @@ def test_the_summary_prefers_the_simulators_truth_and_takes_residual_decoding():
     rows = [row("s0a", 20.0), row("s0a", 10.0, decode="direct"), row("s1a", 30.0, source="follow-up")]
     summary = summarise(metrics_table(rows, SCM, TABLE, seed=0), RECONSTRUCTION, "no truth", "no interval")
     assert summary["reconstruction"] == {"psnr_brain_db": 30.0, "ssim_brain": 0.9}
-    assert summary["truth"] == {"source": "simulated", "scans": 1, "people": 1}
+    assert summary["truth"] == {"source": "simulated", "scans": 1, "participants": 1}
     assert list(summary["methods"]) == list(METHODS)
     latent = summary["methods"]["latent_glm"]
     assert latent["psnr_brain_db"] == 20.0
@@ -73,5 +73,5 @@ def test_the_summary_prefers_the_simulators_truth_and_takes_residual_decoding():
 
 def test_without_any_measurement_every_figure_is_null_with_the_reason():
     summary = summarise(metrics_table([], SCM, TABLE, seed=0), RECONSTRUCTION, "no truth", "no interval")
-    assert summary["truth"] == {"source": None, "scans": 0, "people": 0}
+    assert summary["truth"] == {"source": None, "scans": 0, "participants": 0}
     assert set(summary["methods"]["voxel_glm"]["why_null"].values()) == {"no truth"}

@@ -385,7 +385,7 @@ def test_methods_table_shows_the_summarys_figures(study):
     (simulated, *_) = evaluation.context(study, None)["truths"]
     shown = next(row for row in simulated["rows"] if row["_class"] == "best")["change_correlation"]
     assert shown.startswith(f"{study.summary['methods']['latent_glm']['change_correlation']:.2f}")
-    assert f"{study.summary['truth']['people']} participants." in simulated["words"]
+    assert f"{study.summary['truth']['participants']} participants." in simulated["words"]
     assert simulated["few"]
 
 

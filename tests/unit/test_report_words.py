@@ -73,7 +73,7 @@ def test_findings_give_the_reason_where_intervals_were_not_evaluated():
     [(1, "rests on 1 participant:"), (19, "rests on 19 participants:"), (20, None), (400, None)],
 )
 def test_findings_of_few_participants_say_so(participants, said):
-    last = words.findings({**SUMMARY, "truth": {"people": participants}})[-1]
+    last = words.findings({**SUMMARY, "truth": {"participants": participants}})[-1]
     assert said in last if said else "rests on" not in last
 
 

@@ -1,18 +1,13 @@
 """From scans to a fitted encoder of any kind: what it is fitted on, and which state belongs to which training."""
 
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
 import torch
 
 from brainscm.config import AutoencoderOptions
-from brainscm.encoding.encoder import ClosedForm
-from brainscm.encoding.layout import Layout
-from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
@@ -126,50 +121,6 @@ def test_an_empty_split_is_told(tmp_path, split, name):
 def test_a_task_survives_its_file(folder):
     task = task_in(folder, channels=[8, 16])
     assert TrainingTask.model_validate_json(task.model_dump_json()) == task
-
-
-class Means(ClosedForm):
-    """The smallest encoder that one could write: a scan is the mean of its voxels."""
-
-    kind = "means"
-
-    def __init__(self, grid_shape, options):
-        super().__init__(grid_shape, options)
-        self.latent_shape, self.layout = (1, 1, 1, 1), Layout((1,))
-        self.register_buffer("pattern", torch.ones(grid_shape))
-
-    @classmethod
-    def solve(cls, volumes, options):
-        encoder = cls(volumes.shape[2:], options)
-        encoder.pattern.copy_(torch.from_numpy(volumes[:].astype("float32").mean((0, 1))))
-        return encoder
-
-    def encode(self, volumes, displacements=None):
-        return volumes.mean((2, 3, 4), keepdim=True) / self.pattern.mean()
-
-    def quantize(self, latents):
-        return latents
-
-    def decode(self, latents):
-        return latents * self.pattern
-
-
-def test_a_new_encoder_is_a_module_of_its_own(folder, monkeypatch):
-    """Nothing else but its name in the config's options knows of it."""
-    module = ModuleType("brainscm.encoding.means")
-    module.ENCODER = Means
-    monkeypatch.setitem(sys.modules, "brainscm.encoding.means", module)
-    task = task_in(folder)
-    # What the config allows is the second file that a new encoder changes.
-    task = task.model_copy(update={"options": task.options.model_copy(update={"kind": "means"})})
-    encoder = fit_autoencoder(task).encoder
-    torch.testing.assert_close(encoder.pattern, split_volumes(task.scans, "train").mean((0, 1)), atol=1e-3, rtol=0)
-    monkeypatch.setattr(encoder, "options", OPTIONS_OF_MEANS := AutoencoderOptions(alignment="none"))
-    save_encoder(encoder, IDENTITY, folder / "model.pt")
-    loaded = load_encoder(folder / "model.pt")
-    assert loaded.options == OPTIONS_OF_MEANS
-    volumes = split_volumes(task.scans, "test")
-    assert torch.equal(loaded.decode(loaded.encode(volumes)), encoder.decode(encoder.encode(volumes)))
 
 
 def measure(volume, mask, head_size=1.0):

@@ -113,7 +113,7 @@ def summarise(
         "truth": {
             "source": source,
             "scans": int(means["scans"].max() or 0) if source else 0,
-            "people": int(means["participants"].max()) if source else 0,
+            "participants": int(means["participants"].max()) if source else 0,
         },
     }
 

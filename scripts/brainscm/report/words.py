@@ -159,7 +159,7 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"Its 95 % intervals of regional volumes hold the truth in {100 * coverage:.0f} % of cases: {trust}."
         )
-    participants = summary.get("truth", {}).get("people", FEW_PARTICIPANTS)
+    participants = summary.get("truth", {}).get("participants", FEW_PARTICIPANTS)
     if participants < FEW_PARTICIPANTS:
         counted = plural(participants, "participant")
         sentences.append(f"All this rests on {counted}: another few may give other figures.")
