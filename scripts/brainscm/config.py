@@ -61,7 +61,8 @@ class SimulationOptions(Options):
 
 
 class SplitOptions(Options):
-    """Shares of the participants in the three parts, which sum to 1. All scans of a participant are in one part."""
+    """Shares of the participants in the three parts, which sum to 1, or a column that says the part of each. All scans
+    of a participant are in one part."""
 
     train: Fraction = 0.7
     """Everything that is fitted is fitted on these."""
@@ -69,6 +70,9 @@ class SplitOptions(Options):
     """Watched during training: the weights that do best here are kept."""
     test: Fraction = 0.2
     """Seen by nothing that is fitted. Queries are put to these scans unless they say otherwise."""
+    column: str | None = Field(None, min_length=1)
+    """Column of `participants.tsv` or of the sessions tables that says `train`, `validation` or `test` for each
+    participant. The shares and `stratify` are then not used."""
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> SplitOptions:

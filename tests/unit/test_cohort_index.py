@@ -357,6 +357,61 @@ def test_a_study_chooses_in_bids_words(options: dict[str, Any], kept: list[str],
     assert list(found.scans["scan"]) == kept
 
 
+FOLDS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 4
+
+
+def with_folds(root: Path, folds: list[str], column: str = "fold") -> Path:
+    """Twelve participants, the last one in two sessions, with a part of the split each."""
+    rows = "".join(f"sub-{i:02d} {20 + i} F {fold}\n" for i, fold in enumerate(folds))
+    files = [*heads(11), *(f"sub-11/ses-{k}/anat/sub-11_ses-{k}_T1w.nii.gz" for k in (1, 2))]
+    return make_bids(root, f"participant_id age sex {column}\n{rows}", files)
+
+
+@pytest.mark.parametrize("column", ["fold", "split"])
+def test_a_column_divides_the_participants(column: str, tmp_path: Path) -> None:
+    bids = with_folds(tmp_path, FOLDS, column)
+    scans = cohort(bids, split={"column": column}).scans
+    assert list(scans["split"]) == [*FOLDS, "test"]
+    without = ["n/a" if i == 3 else fold for i, fold in enumerate(FOLDS)]
+    mended = cohort(with_folds(tmp_path, without, column), split={"column": column}, exclude=["sub-03"]).scans
+    assert "sub-03" not in set(mended["scan"])
+
+
+def test_a_column_called_split_is_told_where_it_is_not_asked_for(tmp_path: Path) -> None:
+    found = cohort(with_folds(tmp_path, FOLDS, "split"))
+    assert "cohort.split: {column: split}" in dict(found.notes.itertuples(index=False))["split"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "column", "sentence"),
+    [
+        ({3: "n/a"}, "fold", "'fold' says nothing of sub-03; write train, validation or test for each participant"),
+        ({3: "Valid"}, "fold", "'fold' says 'Valid' of sub-03; did you mean 'validation'"),
+        ({3: "7"}, "fold", "'fold' says '7' of sub-03; write train, validation or test"),
+        ({6: "train", 7: "train"}, "fold", "leaves 'validation' without a scan"),
+        ({}, "folds", "'folds' is no column of .*; did you mean 'fold'"),
+    ],
+)
+def test_a_column_that_cannot_divide_the_participants_is_refused(
+    changed: dict[int, str], column: str, sentence: str, tmp_path: Path
+) -> None:
+    bids = with_folds(tmp_path, [changed.get(i, fold) for i, fold in enumerate(FOLDS)])
+    with pytest.raises(ConfigError, match=sentence):
+        cohort(bids, split={"column": column})
+
+
+def test_a_participant_in_two_parts_is_refused(tmp_path: Path) -> None:
+    bids = with_folds(tmp_path, FOLDS)
+    (bids / "sub-11" / "sub-11_sessions.tsv").write_text("session_id\tfold\nses-1\ttest\nses-2\ttrain\n")
+    with pytest.raises(ConfigError, match=r"puts sub-11 into two parts \(train and test\)"):
+        cohort(bids, split={"column": "fold"})
+    (bids / "sub-11" / "sub-11_sessions.tsv").unlink()
+    with (bids / "participants.tsv").open("a") as table:
+        table.write("sub-03\t23\tF\ttest\n")
+    with pytest.raises(ConfigError, match="puts sub-03 into two parts, in two rows"):
+        cohort(bids, split={"column": "fold"})
+
+
 def test_excluding_a_scan_leaves_the_split_of_the_others(tmp_path: Path) -> None:
     rows = "".join(f"sub-{i:02d} {20 + i} F {'yes' if i == 4 else 'no'}\n" for i in range(20))
     table = f"participant_id age sex bad\n{rows}"

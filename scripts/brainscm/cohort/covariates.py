@@ -27,6 +27,7 @@ class Tables:
         participants: indexed by participant.
         sessions: indexed by scan, `sub-X_ses-Y`.
         conflicts: participant or scan → why its rows cannot be used, so that it is left out.
+        differing: participant or scan → the columns in which its rows differ, where they are in conflict.
         notes: (what it is about, a sentence) that a user should read.
         levels: column → code → what the code means, where participants.json says so.
         hint: why there may be no covariates at all; empty if there are.
@@ -35,6 +36,7 @@ class Tables:
     participants: pd.DataFrame
     sessions: pd.DataFrame
     conflicts: dict[str, str] = field(default_factory=dict)
+    differing: dict[str, list[str]] = field(default_factory=dict)
     notes: list[tuple[str, str]] = field(default_factory=list)
     levels: dict[str, dict[str, str]] = field(default_factory=dict)
     hint: str = ""
@@ -136,7 +138,8 @@ def _indexed(table: pd.DataFrame, where: str, tables: Tables) -> pd.DataFrame:
     """The rows whose id stands once; the others become conflicts."""
     repeated = table[table.index.duplicated(keep=False)]
     for name, rows in repeated.groupby(level=0):
-        differing = [column for column in rows if rows[column].nunique(dropna=False) > 1]
+        differing = [str(column) for column in rows if rows[column].nunique(dropna=False) > 1]
+        tables.differing[str(name)] = differing
         values = "; ".join(f"{column} {' and '.join(map(str, rows[column]))}" for column in differing)
         tables.conflicts[str(name)] = (
             f"listed more than once in {where} with different values ({values}); keep one row, or give each its "

@@ -14,7 +14,7 @@ import pandas as pd
 from brainscm.cohort.bids import SUFFIX, LeftOut, T1wFile, choose_scans, find_t1w
 from brainscm.cohort.covariates import Tables, near_matches, read_tables, some
 from brainscm.cohort.selection import excluded_scans, refuse_files
-from brainscm.cohort.split import split_participants
+from brainscm.cohort.split import split_by_column, split_participants
 from brainscm.cohort.values import Values, is_age, read_values
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
@@ -25,6 +25,7 @@ from brainscm.visits import AGE, BASELINE, SINCE
 logger = logging.getLogger("brainscm")
 
 IDENTITY = ("scan", "participant", "session", "path", "further_runs")
+SPLIT = "split"
 EVERYTHING, SCM = "everything", "scm"
 NOTES_SHOWN = 30  # on the terminal; all are in notes.tsv
 
@@ -93,11 +94,13 @@ def index_cohort(
     _join(scans, tables)
     _check_columns(scans, covariates, measured, tables, bids_dir)
     unwanted = excluded_scans(options, scans)
+    notes = [*tables.notes, *_notes_on_files(chosen)]
+    own_split = _own_split(scans, unwanted == "", options.split.column, tables, notes)
     columns = [column for column in map(str, scans) if column not in IDENTITY]
     values = read_values(scans, columns, {*covariates, *options.stratify}, levels, tables.levels)
-    notes = [*tables.notes, *_notes_on_files(chosen), *values.notes, *_notes_on_visits(scans, covariates)]
+    notes += [*values.notes, *_notes_on_visits(scans, covariates)]
     nearest = _unmatched(scans, tables, notes)
-    scans.insert(len(IDENTITY), "split", _split(scans, options, seed))
+    scans.insert(len(IDENTITY), SPLIT, _split(scans, options, seed) if own_split is None else own_split)
 
     left_out = [
         *((item, EVERYTHING) for item in (*found.left_out, *refused, *in_conflict)),
@@ -236,6 +239,24 @@ def _rows_without_scan(
     known = {file.participant for file in files} | {item.scan.partition("_")[0] for item in left_out}
     lacking = sorted(set(tables.participants.index) - known - set(nearest.values()))
     return [LeftOut(participant, None, "no T1w file in the BIDS folder") for participant in lacking]
+
+
+def _own_split(
+    scans: pd.DataFrame, wanted: pd.Series, column: str | None, tables: Tables, notes: list[tuple[str, str]]
+) -> pd.Series | None:
+    """The split of each scan by the study's own column, "" for scans that are left out; None if it is to be drawn.
+
+    A column `split` of the tables is taken out of `scans`, where the index writes its own.
+    """
+    own = None
+    if column is not None:
+        own = split_by_column(scans[wanted], column, tables.differing).reindex(scans.index, fill_value="")
+    if SPLIT in scans:
+        del scans[SPLIT]
+        if column != SPLIT:
+            told = f"the tables' own column is not used; cohort.split: {{column: {SPLIT}}} takes the split from it"
+            notes.append((SPLIT, told))
+    return own
 
 
 def _split(scans: pd.DataFrame, options: CohortOptions, seed: int) -> pd.Series:

@@ -1,12 +1,15 @@
-"""Divide participants into train, validation and test, alike in the covariates that matter."""
+"""Divide participants into train, validation and test: alike in the covariates that matter, or as a column says."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
 
 from brainscm.config import SplitOptions
-from brainscm.errors import BrainSCMError
+from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.scans import SPLITS
 
 BINS = 4
@@ -42,6 +45,49 @@ def split_participants(participants: pd.DataFrame, options: SplitOptions, strati
         owed[chosen] -= 1
         assigned[participant] = SPLITS[chosen]
     return assigned.reindex(participants.index)
+
+
+def split_by_column(scans: pd.DataFrame, column: str, differing: Mapping[str, Collection[str]]) -> pd.Series:
+    """The part of each scan, as a column of the study's own tables says.
+
+    Args:
+        scans: those to divide: scan, participant, and the tables' columns as text, None where nothing is written.
+        differing: participant or scan → the columns in which a table has two values for it.
+
+    Raises:
+        ConfigError: there is no such column, it lacks a scan, says another word, puts a participant into two parts, or
+            leaves a part empty.
+    """
+    where = f"config: cohort.split.column: '{column}'"
+    if column not in scans:
+        nearest = difflib.get_close_matches(column, list(map(str, scans)), n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else "name one that says train, validation or test."
+        raise ConfigError(f"{where} is no column of participants.tsv or of the sessions tables; {hint}")
+    for name, columns in differing.items():
+        if column in columns:
+            raise ConfigError(f"{where} puts {name} into two parts, in two rows of one table; keep one of the rows.")
+    parts = scans[column].astype(object).where(scans[column].notna(), None)
+    for scan, part in zip(scans["scan"], parts, strict=True):
+        if part is None:
+            raise ConfigError(
+                f"{where} says nothing of {scan}; write train, validation or test for each participant, or leave the "
+                "scan out by cohort.exclude."
+            )
+        if part not in SPLITS:
+            nearest = difflib.get_close_matches(str(part).casefold(), SPLITS, n=1, cutoff=0.4)
+            hint = f"did you mean '{nearest[0]}'?" if nearest else "write train, validation or test."
+            raise ConfigError(f"{where} says '{part}' of {scan}; {hint}")
+    for participant, own in parts.groupby(scans["participant"]):
+        if own.nunique() > 1:
+            told = " and ".join(sorted(own.unique(), key=SPLITS.index))
+            raise ConfigError(
+                f"{where} puts {participant} into two parts ({told}); all scans of a participant belong to one, or the "
+                "test would be of a brain that training has seen."
+            )
+    empty = [split for split in SPLITS if split not in set(parts)]
+    if empty:
+        raise ConfigError(f"{where} leaves '{empty[0]}' without a scan; each of train, validation and test needs one.")
+    return parts
 
 
 def _strata(column: pd.Series) -> pd.Series:
