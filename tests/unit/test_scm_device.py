@@ -9,8 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from brainscm.scm.image import cluster_covariance, fit_image, hc3_covariance
+from brainscm.scm.image import fit_image, robust_covariance
 from brainscm.scm.permutation import max_statistics
+from brainscm.scm.robust import CR2, Sandwich
 from brainscm.scm.sample import Sample
 from brainscm.scm.weighting import row_squares
 
@@ -22,6 +23,8 @@ Z = RNG.standard_normal((20, 4, 3, 3), dtype=np.float32)
 SAMPLE = Sample.of(X, [*"1ab"], Z, [str(i // 2) for i in range(20)])
 CONTRAST = np.eye(3)[1:2]
 MODEL = fit_image(SAMPLE, seed=0)
+SANDWICH = Sandwich.of(np.linalg.qr(X)[0], SAMPLE.clusters, CR2)
+TESTED = SANDWICH.q[:, 1:2]
 
 
 class Apart(TorchDispatchMode):
@@ -42,8 +45,7 @@ class Apart(TorchDispatchMode):
     ("work", "products"),
     [
         pytest.param(lambda: fit_image(SAMPLE, seed=0, device=META), 2, id="fit"),
-        pytest.param(lambda: cluster_covariance(MODEL, CONTRAST, SAMPLE, META), 2, id="clustered"),
-        pytest.param(lambda: hc3_covariance(MODEL, CONTRAST, SAMPLE, META), 2, id="hc3"),
+        pytest.param(lambda: robust_covariance(MODEL, SAMPLE, SANDWICH, TESTED, META), 2, id="robust"),
         pytest.param(lambda: max_statistics(SAMPLE, [CONTRAST], 5, 0, META), 3, id="permutation"),
         pytest.param(lambda: row_squares(np.linalg.qr(X)[0], SAMPLE, META), 2, id="weights"),
     ],

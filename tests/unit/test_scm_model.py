@@ -446,12 +446,13 @@ def test_effect_map_is_the_decoded_contrast_with_its_standard_error(
     monkeypatch.setattr("brainscm.scm.image.DRAWS", 100)
     monkeypatch.setattr("brainscm.scm.model.DRAWS", 100)
     declared = options()
-    declared.image.shrinkage = "none"  # what is shrunk has the posterior's error, which is smaller
+    declared.image.shrinkage = "none"  # of what is shrunk, the error holds what was taken away, too
     scm = Scm.fit(cohort.table, cohort.latents, declared, seed=7)
     made = effect_map(scm, LinearDecoder(), "disease", "direct")
     mean_ml, change_ml, error_ml = made.regions(lambda volume, mask, head_size=1.0: {"all": volume.sum()}, SOME)["all"]
     np.testing.assert_allclose([mean_ml, change_ml], [made.before.sum(), made.effect.sum()], rtol=1e-4)
-    np.testing.assert_allclose(error_ml, np.std([each.sum() for each in made.drawn], ddof=1), rtol=1e-4)
+    distances = [each.sum() - made.after.sum() for each in made.drawn]
+    np.testing.assert_allclose(error_ml, np.sqrt(np.mean(np.square(distances))), rtol=1e-4)
     row = contrast_row(scm, "disease", "direct")
     effect = row @ scm.image.coefficients.reshape(len(row[0]), -1)
     np.testing.assert_allclose(made.effect.reshape(-1), (effect @ LinearDecoder.weights)[0], atol=1e-3)

@@ -43,8 +43,8 @@ class Counterfactual:
 
     Attributes:
         volume, difference: see `Prediction`.
-        uncertainty: the standard deviation over draws of all parameters of the SCM: how well the cohort fixes the
-            model, not how much participants differ.
+        uncertainty: the root mean square distance of draws of all parameters of the SCM from `volume`: how well the
+            cohort fixes the model, with what shrinkage took away, and not how much participants differ.
         pass_through: the share of the latent's shift that quantisation would let through.
     """
 
@@ -177,7 +177,7 @@ class _Synthesis:
             "uncertainty_path": (
                 "Uncertainty",
                 made.uncertainty,
-                f"Standard deviation over {self.scm.draws} draws of the SCM's parameters.",
+                f"Root mean square distance of {self.scm.draws} draws of the SCM's parameters, without shrinkage.",
             ),
         }
         paths = {}
@@ -194,14 +194,11 @@ def make_counterfactual(scm: Scm, plan: Plan, position: int, factual: Factual) -
     """The counterfactual of one scan, row `position` of the plan, and how far the draws of the SCM lie apart."""
     at, decode = slice(position, position + 1), plan.query.decode
     made = predict(factual, scm.image, plan.step[at], decode)
-    mean = torch.zeros_like(made.volume)
     squares = torch.zeros_like(made.volume)
-    for k in range(scm.draws):  # Welford's running variance: K volumes are never held
-        drawn = predict(factual, scm.image, plan.drawn_steps[k, at], decode, draw=k).volume
-        step = drawn - mean
-        mean += step / (k + 1)
-        squares += step * (drawn - mean)
-    uncertainty = (squares / (scm.draws - 1)).sqrt()
+    for k in range(scm.draws):
+        drawn = predict(factual, scm.image, plan.drawn_steps[k, at], decode, draw=k)
+        squares += (drawn.volume - made.volume).square()
+    uncertainty = (squares / scm.draws).sqrt()
     with torch.inference_mode():
         share = float(pass_through(factual, made.shift)[0])
     return Counterfactual(_volume(made.volume), _volume(made.difference), _volume(uncertainty), share)

@@ -30,7 +30,7 @@ class EffectMap:
 
     Attributes:
         before: the mean brain, (x, y, z). after: the same under the effect.
-        drawn: the same under the effect as each draw of the SCM's parameters has it.
+        drawn: the same under the effect as each draw of the SCM's parameters has it, without shrinkage.
     """
 
     before: Volume
@@ -43,17 +43,17 @@ class EffectMap:
 
     @property
     def uncertainty(self) -> Volume:
-        """The effect's standard deviation over draws."""
-        return np.std(self.drawn, axis=0, ddof=1).astype(np.float32)
+        """How far draws lie from the effect, as their root mean square: it holds what shrinkage took away."""
+        return np.sqrt(np.mean([np.square(each - self.after) for each in self.drawn], axis=0)).astype(np.float32)
 
     def regions(self, measure: MeasureRegions, brain_mask: Mask) -> dict[str, tuple[float, float, float]]:
-        """Each region's volume in the mean brain, its change and the change's standard deviation over draws, ml."""
+        """Each region's volume in the mean brain, its change and how far draws lie from the change, ml."""
         # In template space, as the mean brain is: no head size to divide by.
         start, *ends = (measure(volume, brain_mask) for volume in (self.before, self.after, *self.drawn))
         regions = {}
         for name, volume_ml in start.items():
             change, *drawn = [end[name] - volume_ml for end in ends]
-            regions[name] = volume_ml, change, float(np.std(drawn, ddof=1))
+            regions[name] = volume_ml, change, float(np.sqrt(np.mean(np.square(np.array(drawn) - change))))
         return regions
 
 
@@ -79,7 +79,7 @@ def write_effect_maps(
 
     Returns:
         The decoded maps' regional changes, rows like those of `measured_effects` with `source` "decoded"; their
-        intervals are those of a t distribution with one degree of freedom less than there are draws.
+        intervals are those of a t distribution with as many degrees of freedom as there are draws.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, object]] = []
@@ -95,7 +95,7 @@ def write_effect_maps(
         for effect, made in found.items():
             for region, (mean_ml, change_ml, error_ml) in made.regions(measure, brain_mask).items():
                 names = {"contrast": contrast, "effect": effect, "region": region, "source": "decoded"}
-                row = interval(change_ml, error_ml, scm.draws - 1)
+                row = interval(change_ml, error_ml, scm.draws)
                 records.append({**names, **row, "mean_ml": mean_ml, "scans": len(scm.training)})
         logger.info("effect maps of %s written", contrast)
     return finished(records)

@@ -21,6 +21,7 @@ import scipy.special
 import scipy.stats
 
 from brainscm.scm.design import Array
+from brainscm.scm.robust import CR2, Sandwich, directions
 
 # Standard deviation, in logits per standard deviation of a column, of the prior that holds a separated logit model.
 PRIOR_SD = 2.5
@@ -32,10 +33,11 @@ Generators = Iterable[np.random.Generator]  # one a scan
 
 @dataclass(frozen=True)
 class Fit:
-    """Parameters (k,), their covariance (k, k), and what goes with them: see `NodeModel`."""
+    """Parameters (k,), their covariance (k, k), its degrees of freedom (k,) and more: see `NodeModel`."""
 
     parameters: Array
     covariance: Array
+    freedom: Array
     dispersion: float = 1.0
     note: str = ""
 
@@ -232,13 +234,39 @@ def _fit_glm(family: Any, x: Array, y: Array, participants: pd.Series) -> Fit:
     z, back = _orthonormal(x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = GLM(y, z, family=family).fit(maxiter=200, tol=1e-12, **_errors(participants))
+        result = GLM(y, z, family=family).fit(maxiter=200, tol=1e-12)
     parameters = result.params if result.converged else np.full(z.shape[1], np.nan)
-    return Fit(parameters, result.cov_params(), float(result.scale)).mapped(back)
+    covariance, freedom = result.cov_params(), np.full(z.shape[1], float(result.df_resid))
+    if result.converged and participants.nunique() < len(participants):
+        root = np.sqrt(family.weights(result.mu))
+        residual = root * (y - result.mu) * family.link.deriv(result.mu)
+        covariance, freedom = _clustered(root[:, None] * z, residual, back, participants, float(result.scale))
+    return Fit(parameters, covariance, freedom, float(result.scale)).mapped(back)
+
+
+def _clustered(z: Array, residual: Array, back: Array, participants: pd.Series, scale: float) -> tuple[Array, Array]:
+    """Covariance (p, p) of the coefficients of z, and degrees of freedom of each parameter that `back` makes of them.
+
+    CR2 by participant, at the last step of iteratively reweighted least squares (Pustejovsky & Tipton, 2018).
+
+    Args:
+        z: (n, p) weighted rows. residual: (n,) weighted. scale: variance of a residual.
+    """
+    q, r = np.linalg.qr(z)
+    sandwich = Sandwich.of(q, participants.astype(str).tolist(), CR2)
+    scores = np.zeros((sandwich.codes.max() + 1, q.shape[1]))
+    np.add.at(scores, sandwich.codes, sandwich.weights(q) * residual[:, None])
+    fitted = sandwich.fitted.T @ q  # what a participant decides alone has the variance of the other scans
+    inverse = scipy.linalg.solve_triangular(r, np.eye(len(r)))
+    covariance = inverse @ (scores.T @ scores + scale * fitted.T @ fitted) @ inverse.T
+    tested = [q @ directions(r, row[None])[0] for row in back]
+    freedom = [np.nan if sandwich.decider(each) is not None else sandwich.freedom(each) for each in tested]
+    return covariance, np.array(freedom)
 
 
 def _maximise(model: Any, participants: pd.Series, method: str) -> Fit:
     """Maximum likelihood; where the levels are separated, so that there is none, a normal prior holds the slopes."""
+    freedom = float(max(participants.nunique() - model.exog.shape[1], 1))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
@@ -249,10 +277,10 @@ def _maximise(model: Any, participants: pd.Series, method: str) -> Fit:
         except Exception:  # statsmodels: perfect separation or a singular Hessian, by several exception types
             converged = False
         if converged and np.abs(parameters).max() < SEPARATED:
-            return Fit(parameters, covariance)
+            return Fit(parameters, covariance, np.full(len(parameters), freedom))
     parameters, covariance = _posterior_mode(model)
     note = "its parents separate some levels almost perfectly; a weak normal prior holds the coefficients"
-    return Fit(parameters, covariance, note=note)
+    return Fit(parameters, covariance, np.full(len(parameters), freedom), note=note)
 
 
 def _posterior_mode(model: Any) -> tuple[Array, Array]:

@@ -22,6 +22,7 @@ from brainscm.encoding.layout import Layout
 from brainscm.files import whole
 from brainscm.parallel import CPU
 from brainscm.scm.design import Array
+from brainscm.scm.robust import CR2, HC3, Sandwich
 from brainscm.scm.sample import Sample, to_device
 from brainscm.scm.shrinkage import low_rank, ridge, smooth, spectral
 
@@ -39,14 +40,14 @@ class ImageModel:
         columns: (p,) names of the design's columns.
         coefficients: B, (p, *latent) float64.
         residual_variance: RSS / (n - p), (*latent) float64.
-        xtx_inverse: (X'X)⁻¹, (p, p).
+        r: (p, p) upper triangular, of the design's X = QR.
         degrees_of_freedom: n - p.
         max_leverage: the largest leverage x(X'X)⁻¹x' of a training scan.
         mean_row: (p,) mean of the training scans' design rows.
-        draws: (K, p, *latent) float32, steps to add to B: draws from its sampling distribution.
+        draws: (K, p, *latent) float32, steps from B to draws of what least squares leaves possible: draws from its
+            sampling distribution, and from a refined B also what the refinement took away.
         estimator: how B was estimated: `least squares`, `spectral shrinkage`, `ridge`, `low rank`, each perhaps
-            `, smoothed`. All but the first are biased; residual variance, leverage and `xtx_inverse` stay those of
-            least squares.
+            `, smoothed`. All but the first are biased; residual variance, leverage and `r` stay those of least squares.
         penalty: of ridge, on columns of unit variance.
         sides: `match` or `differ`: whether spectral shrinkage kept a difference between the effects on left and right;
             "" where they were not compared.
@@ -56,7 +57,7 @@ class ImageModel:
     columns: NDArray[np.str_]
     coefficients: Array
     residual_variance: Array
-    xtx_inverse: Array
+    r: Array
     degrees_of_freedom: int
     max_leverage: float
     mean_row: Array
@@ -73,6 +74,15 @@ class ImageModel:
         return self.predict(self.mean_row[None])[0]
 
     @property
+    def xtx_inverse(self) -> Array:
+        """(X'X)⁻¹, (p, p)."""
+        return self._r_inverse @ self._r_inverse.T
+
+    @property
+    def _r_inverse(self) -> Array:
+        return np.asarray(scipy.linalg.solve_triangular(self.r, np.eye(len(self.r))))
+
+    @property
     def is_flat(self) -> bool:
         """Whether shrinkage has left no effect at all."""
         return not self.coefficients[1:].any()
@@ -87,7 +97,7 @@ class ImageModel:
 
     def leverage(self, x: Array) -> Array:
         """x(X'X)⁻¹x' of each design row: how far it stands from the training scans."""
-        return np.einsum("ni,ij,nj->n", x, self.xtx_inverse, x)
+        return np.square(np.einsum("ni,ij->nj", x, self._r_inverse)).sum(axis=1)
 
     def draw(self, k: int) -> ImageModel:
         """The model with the k-th draw of its coefficients."""
@@ -147,7 +157,7 @@ def fit_image(
         columns=np.array(sample.columns),
         coefficients=found.b.reshape(p, *shape),
         residual_variance=(found.rss / (n - p)).reshape(shape),
-        xtx_inverse=factors.r_inverse @ factors.r_inverse.T,
+        r=factors.r,
         degrees_of_freedom=n - p,
         max_leverage=float(factors.leverage.max()),
         mean_row=x.mean(axis=0),
@@ -155,9 +165,14 @@ def fit_image(
     )
     if options is None:
         return model
+    refined = model
     if probed:
-        model = _shrink(model, factors.r, found.qtz, found.mixed[draws * p :], layout or Layout(shape[:1]))
-    return _refine(model, options, x, factors.q, factors.r, found.qtz, float(found.rss.sum()))
+        refined = _shrink(model, factors.r, found.qtz, found.mixed[draws * p :], layout or Layout(shape[:1]))
+    refined = _refine(refined, options, x, factors.q, factors.r, found.qtz, float(found.rss.sum()))
+    if refined.estimator != LEAST_SQUARES:
+        # What was taken away is not known to be zero: a draw lies about least squares, whatever is shown.
+        refined.draws[:] += (model.coefficients - refined.coefficients).astype(np.float32)
+    return refined
 
 
 @dataclass(frozen=True)
@@ -186,17 +201,25 @@ def _draws(
 ) -> Array:
     """Mixtures of the residuals that are draws of B's error, (draws·p, n)."""
     (n, p), q, r_inverse = factors.q.shape, factors.q, factors.r_inverse
-    if sample.is_clustered or hc3:
-        # A normal weight per cluster on its score: the wild cluster bootstrap, whose covariance is the sandwich.
-        codes = np.unique(sample.clusters, return_inverse=True)[1]
-        groups = codes.max() + 1
-        weights = rng.standard_normal((draws, groups))[:, codes]
-        weights *= np.sqrt(_small_sample(n, p, groups)) if sample.is_clustered else 1 / (1 - factors.leverage)
-        mix = np.einsum("kn,np->knp", weights, q @ r_inverse.T)
-    else:
+    sandwich = robust_sandwich(sample, q, hc3)
+    if sandwich is None:
         # Independent maps with the residuals' own covariance, mixed by a root of (X'X)⁻¹.
         mix = rng.standard_normal((draws, n, p))[:, place] @ (r_inverse.T / np.sqrt(n - p))
+    else:
+        # A normal weight per cluster on its score: the wild cluster bootstrap, whose covariance is the sandwich.
+        weights = rng.standard_normal((draws, sandwich.codes.max() + 1))[:, sandwich.codes]
+        mix = np.einsum("kn,np->knp", weights, sandwich.weights(q) @ r_inverse.T)
+        # What a cluster decides alone leaves it no residual: there the error is that of the other scans.
+        fitted = sandwich.fitted.T @ q @ (r_inverse.T / np.sqrt(n - p))
+        mix += rng.standard_normal((draws, n, len(fitted)))[:, place] @ fitted
     return np.moveaxis(mix, 1, 2).reshape(draws * p, n)
+
+
+def robust_sandwich(sample: Sample, q: Array, hc3: bool) -> Sandwich | None:
+    """CR2 by participant where scans share an error, else HC3 if wanted; None for ordinary errors. q: of X = QR."""
+    if sample.is_clustered:
+        return Sandwich.of(q, sample.clusters, CR2)
+    return Sandwich(q, np.arange(len(q)), HC3) if hc3 else None
 
 
 def _probes(q: Array, rng: np.random.Generator, place: NDArray[np.intp]) -> Array:
@@ -254,7 +277,7 @@ def _sum_over_scans(sample: Sample, factors: _Factors, mix: Array, device: torch
 
 
 def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32], layout: Layout) -> ImageModel:
-    """Shrink the coefficients spectrally, and the draws to those of the posterior.
+    """Shrink the coefficients spectrally.
 
     With a mirror, what left and right share of an effect and how they differ are two parts of the latent.
     """
@@ -273,78 +296,47 @@ def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32]
         maps = maps.reshape(len(maps), channels, *lattice)
         return maps if mirror is None else mirror.split_sides(maps)
 
-    def shrink(maps: NDArray[Any], power: float) -> Array:
-        shrunk = spectrum.shrink(apart(maps), power)
-        return shrunk if mirror is None else mirror.join_sides(shrunk)
-
     mirrored = 0 if mirror is None else len(mirror.sources)
     both = [part for part, end in zip(parts, np.cumsum(parts), strict=True) if end <= mirrored]
     spectrum = spectral(r, apart(qtz), apart(probes), model.degrees_of_freedom, [*both, *parts])
     sides = ""
     if mirror is not None:
         sides = "differ" if spectrum.shares[len(both) : 2 * len(both)].any() else "match"
-    return replace(
-        model,
-        coefficients=shrink(model.coefficients, 1.0),
-        draws=np.stack([shrink(step, 0.5).astype(np.float32) for step in model.draws]),
-        estimator="spectral shrinkage",
-        sides=sides,
-    )
+    shrunk = spectrum.shrink(apart(model.coefficients))
+    b = shrunk if mirror is None else mirror.join_sides(shrunk)
+    return replace(model, coefficients=b, estimator="spectral shrinkage", sides=sides)
 
 
 def _refine(
     model: ImageModel, options: ImageOptions, x: Array, q: Array, r: Array, qtz: Array, rss: float
 ) -> ImageModel:
-    """Shrink and smooth the coefficients, and the draws by the same linear maps."""
-    b, draws, estimator, penalty = model.coefficients, model.draws, model.estimator, 0.0
-    matrix = None
+    """Shrink and smooth the coefficients."""
+    b, estimator, penalty = model.coefficients, model.estimator, 0.0
     if options.shrinkage == "ridge":
-        estimator, (penalty, matrix) = "ridge", ridge(x, q, r, qtz, rss)
+        penalty, matrix = ridge(x, q, r, qtz, rss)
+        b, estimator = _mapped(matrix, b), "ridge"
     elif options.rank is not None and options.rank < len(r) - 1:
-        estimator, matrix = "low rank", low_rank(r, qtz, options.rank)
-    if matrix is not None:
-        b = np.asarray(np.tensordot(matrix, b, axes=1), dtype=np.float64)
-        draws = np.stack([np.tensordot(matrix, step, axes=1).astype(np.float32) for step in draws])
+        b, estimator = _mapped(low_rank(r, qtz, options.rank), b), "low rank"
     if options.smoothing_voxels:
         estimator += ", smoothed"
         b = smooth(b, x.mean(axis=0), options.smoothing_voxels)
-        draws = np.stack([smooth(step, x.mean(axis=0), options.smoothing_voxels) for step in draws])
-    return replace(model, coefficients=b, draws=draws, estimator=estimator, penalty=penalty)
+    return replace(model, coefficients=b, estimator=estimator, penalty=penalty)
 
 
-def cluster_covariance(image: ImageModel, contrast: Array, sample: Sample, device: torch.device = CPU) -> Array:
-    """Cluster-robust covariance of the contrasts C·B, (q, q, latents flat), in one more pass over the store.
-
-    C(X'X)⁻¹ (Σ_g X_g'u_g u_g'X_g) (X'X)⁻¹C', times the small-sample factor G/(G-1) · (n-1)/(n-p) that statsmodels and
-    Stata use (Liang & Zeger, 1986).
-    """
-    codes = np.unique(np.asarray(sample.clusters), return_inverse=True)[1]
-    (n, p), groups = sample.x.shape, codes.max() + 1
-    return _small_sample(n, p, groups) * _sandwich(image, contrast, sample, codes, np.ones(n), device)
+def _mapped(matrix: Array, b: Array) -> Array:
+    return np.asarray(np.tensordot(matrix, b, axes=1), dtype=np.float64)
 
 
-def hc3_covariance(image: ImageModel, contrast: Array, sample: Sample, device: torch.device = CPU) -> Array:
-    """Heteroscedasticity-consistent covariance of C·B, (q, q, latents flat): residuals over 1 - leverage.
-
-    HC3 of MacKinnon & White (1985), for one scan a participant whose residual variance may depend on its covariates.
-    """
-    scale = 1 / (1 - np.square(np.linalg.qr(sample.x)[0]).sum(axis=1))
-    return _sandwich(image, contrast, sample, np.arange(len(scale)), scale, device)
-
-
-def _sandwich(
-    image: ImageModel, contrast: Array, sample: Sample, codes: NDArray[np.intp], scale: Array, device: torch.device
+def robust_covariance(
+    image: ImageModel, sample: Sample, sandwich: Sandwich, tested: Array, device: torch.device = CPU
 ) -> Array:
-    """C(X'X)⁻¹ (Σ_g s_g s_g') (X'X)⁻¹C' with scores s_g = Σ_i x_i' scale_i u_i over the scans of one code."""
-    order = np.argsort(codes, kind="stable")
-    codes, ordered = codes[order], sample.take(order)
-    # X(X'X)⁻¹C' by way of QR: the inverse itself would lose digits on an ill-conditioned design.
-    q, r = np.linalg.qr(ordered.x)
-    weights = scale[order, None] * (q @ scipy.linalg.solve_triangular(r, contrast.T, trans="T"))  # (n, q)
+    """Covariance of T'z, (k, k, latents flat), by `sandwich` in one more pass over the store. tested: T (n, k)."""
+    order = np.argsort(sandwich.codes, kind="stable")
+    codes, ordered = sandwich.codes[order], sample.take(order)
     x_on = to_device(ordered.x, device)
     b = to_device(image.coefficients.reshape(len(image.columns), -1), device)
-    weights_on, groups_on = to_device(weights, device), to_device(codes, device)
-    covariance = b.new_zeros((len(contrast), len(contrast), b.shape[1]))
+    weights_on, groups_on = to_device(sandwich.weights(tested)[order], device), to_device(codes, device)
+    covariance = b.new_zeros((tested.shape[1], tested.shape[1], b.shape[1]))
     for block, tile, z in ordered.blocks(device, keep_together=codes):
         z -= x_on[block] @ b[:, tile]
         group, groups = groups_on[block] - codes[block][0], codes[block][-1] - codes[block][0] + 1
@@ -356,7 +348,3 @@ def _sandwich(
                 covariance[i, j, tile] += (left * right).sum(dim=0)
                 covariance[j, i, tile] = covariance[i, j, tile]
     return covariance.cpu().numpy()
-
-
-def _small_sample(n: int, p: int, groups: int) -> float:
-    return groups / (groups - 1) * (n - 1) / (n - p)

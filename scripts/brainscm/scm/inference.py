@@ -14,9 +14,10 @@ import torch
 
 from brainscm.parallel import CPU
 from brainscm.scm.design import Array
-from brainscm.scm.image import LEAST_SQUARES, ImageModel, cluster_covariance, fit_image, hc3_covariance
+from brainscm.scm.image import LEAST_SQUARES, ImageModel, fit_image, robust_covariance, robust_sandwich
 from brainscm.scm.model import Scm
 from brainscm.scm.permutation import Basis, exchange, family_wise_p, max_statistics
+from brainscm.scm.robust import directions
 from brainscm.scm.sample import Sample
 
 TEST_COLUMNS = [
@@ -40,6 +41,7 @@ TEST_COLUMNS = [
     "median_abs_d",
     "max_abs_d",
     "errors",
+    "note",
 ]
 EFFECTS: tuple[Literal["total", "direct"], ...] = ("total", "direct")
 
@@ -48,61 +50,83 @@ EFFECTS: tuple[Literal["total", "direct"], ...] = ("total", "direct")
 class WaldTest:
     """A test of C·B = 0 at every latent; arrays are flat over the latent, NaN where the latent does not vary.
 
-    `statistic` is t (signed) for one row of C, else F with `df1` = rows of C.
+    Attributes:
+        statistic: t (signed) for one row of C, else F with `df1` = rows of C.
+        p: of it, on `df2` degrees of freedom.
+        standard_error: of C·B, for one row of C.
+        partial_r2: share of the variance that the tested columns explain beyond the others, whatever the errors are.
+        reason: why there is no statistic at all; "" if there is.
     """
 
     statistic: Array
     p: Array
     df1: int
-    df2: int
+    df2: float
+    standard_error: Array
+    partial_r2: Array
+    reason: str = ""
 
     @property
     def q(self) -> Array:
         """Benjamini-Hochberg adjusted p."""
         return benjamini_hochberg(self.p)
 
-    @property
-    def partial_r2(self) -> Array:
-        """Share of the variance that the tested columns explain beyond the others: df1 F / (df1 F + df2)."""
-        f = self.statistic**2 if self.df1 == 1 else self.statistic
-        return self.df1 * f / (self.df1 * f + self.df2)
+
+@dataclass(frozen=True)
+class RobustErrors:
+    """The covariance (k, k, latents) of T'z by a sandwich, T'z = U'R·B for the tested directions U.
+
+    Attributes:
+        freedom: η, of that covariance. reason: why it says nothing; "" if it does.
+    """
+
+    covariance: Array
+    freedom: float
+    reason: str = ""
 
 
-def wald_test(
-    image: ImageModel, contrast: Array, covariance: Array | None = None, groups: int | None = None
-) -> WaldTest:
-    """Test C·B = 0.
+def wald_test(image: ImageModel, contrast: Array, robust: RobustErrors | None = None) -> WaldTest:
+    """Test C·B = 0 in the coordinates U'R·B, whose covariance is s²·I where scans err independently.
+
+    With robust errors the statistic is referred to Student's t with η degrees of freedom, or, for k rows of C,
+    (η - k + 1)/(η k) times it to F on k and η - k + 1 (Hotelling's T²; Pustejovsky & Tipton, 2018).
 
     Args:
         image: the fitted image node.
-        contrast: C, (q, p) of full row rank.
-        covariance: of C·B, (q, q, latents), from `cluster_covariance` or `hc3_covariance`; None for the ordinary
-            s²·C(X'X)⁻¹C'.
-        groups: number of participants behind a clustered `covariance`: the test then has groups - 1 degrees of freedom,
-            else n - p.
+        contrast: C, (k, p) of full row rank.
+        robust: from `robust_errors_of`; None for ordinary errors.
     """
-    effect = np.einsum("qp,pl->ql", contrast, image.coefficients.reshape(len(image.columns), -1))
-    q = len(contrast)
-    df2 = image.degrees_of_freedom if groups is None else groups - 1
-    varies = image.residual_variance.reshape(-1) > 0
-    unscaled = contrast @ image.xtx_inverse @ contrast.T
-    if q == 1:
-        variance = image.residual_variance.reshape(-1) * unscaled[0] if covariance is None else covariance[0, 0]
+    turn, length = directions(image.r, contrast)
+    effect = turn.T @ image.r @ image.coefficients.reshape(len(image.columns), -1)  # (k, latents)
+    k, s2 = len(contrast), image.residual_variance.reshape(-1)
+    varies = s2 > 0
+    explained = np.square(effect).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        partial_r2 = np.where(varies, explained / (explained + image.degrees_of_freedom * s2), np.nan)
+    df2 = float(image.degrees_of_freedom) if robust is None else robust.freedom - k + 1
+    reason = "" if robust is None else robust.reason
+    if not reason and df2 < 1 - 1e-6:
+        reason = f"there are too few participants to test {k} columns together"
+    nothing = np.full(len(s2), np.nan)
+    if reason:
+        return WaldTest(nothing, nothing, k, np.nan, nothing, partial_r2, reason)
+    if k == 1:
+        error = np.sqrt(s2 if robust is None else robust.covariance[0, 0])
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(varies, effect[0] / np.sqrt(variance), np.nan)
-        return WaldTest(t, two_sided_p(t, df2), 1, df2)
-    f = np.full(effect.shape[1], np.nan)
-    if covariance is None:
-        solved = np.linalg.solve(unscaled, effect[:, varies])
-        f[varies] = np.einsum("ql,ql->l", effect[:, varies], solved) / image.residual_variance.reshape(-1)[varies] / q
+            t = np.where(varies, effect[0] / error, np.nan)
+        return WaldTest(t, two_sided_p(t, df2), 1, df2, length[0, 0] * error, partial_r2)
+    f = nothing.copy()
+    if robust is None:
+        f[varies] = explained[varies] / s2[varies] / k
     else:
-        usable = varies & (np.linalg.det(np.moveaxis(covariance, 2, 0)) > 0)
-        solved = np.linalg.solve(np.moveaxis(covariance, 2, 0)[usable], effect.T[usable][..., None])[..., 0]
-        f[usable] = np.einsum("lq,lq->l", effect.T[usable], solved) / q
-    return WaldTest(f, scipy.special.fdtrc(q, df2, f), q, df2)
+        covariance = np.moveaxis(robust.covariance, 2, 0)
+        usable = varies & (np.linalg.det(covariance) > 0)
+        solved = np.linalg.solve(covariance[usable], effect.T[usable][..., None])[..., 0]
+        f[usable] = np.einsum("lk,lk->l", effect.T[usable], solved) * df2 / (robust.freedom * k)
+    return WaldTest(f, scipy.special.fdtrc(k, df2, f), k, df2, nothing, partial_r2)
 
 
-def two_sided_p(t: Array, df: int) -> Array:
+def two_sided_p(t: Array, df: float) -> Array:
     """P(|T| > |t|) of Student's t with `df` degrees of freedom; NaN stays NaN.
 
     Below 32 by cubics of log P between close knots, right to 10⁻⁹ of itself: a latent has more values of t than there
@@ -178,7 +202,7 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
         `min_p_fwe` (family-wise, by permutation of the ordinary statistic), `permutations`, `exchanged` (what),
         `median_partial_r2`, `max_partial_r2`, `max_f2` (Cohen's f² = R²/(1 - R²)), `median_abs_d` and
         `max_abs_d` (of `standardised_effect`; NaN for joint), `errors` (ordinary, hc3, clustered by
-        participant, random intercept).
+        participant, random intercept), `note` (why a contrast has no statistic).
     """
     image = scm.image
     if image.estimator != LEAST_SQUARES:
@@ -188,17 +212,17 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
     largest = max_statistics(sample, [c for *_, c in declared], count, scm.seed, device)
     records = []
     for (contrast, effect, c), reached in zip(declared, largest, strict=True):
-        covariance, groups, errors = robust_covariance(scm.options.image.errors, image, c, sample, device)
+        robust, errors = robust_errors_of(scm.options.image.errors, image, c, sample, device)
         if errors == "ordinary" and sample.is_repeated:
             errors = "random intercept"
-        test = wald_test(image, c, covariance, groups)
-        tested = np.isfinite(test.p)
-        if not tested.any():
+        test = wald_test(image, c, robust)
+        varies = np.isfinite(test.partial_r2)
+        if not varies.any():
             continue
-        q = test.q[tested]
-        d = np.abs(standardised_effect(image, c)[tested]) if effect != "joint" else np.array([np.nan])
-        r2 = test.partial_r2[tested]
-        family_wise = family_wise_p(wald_test(image, c).partial_r2, reached)[tested] if count else np.array([np.nan])
+        q = test.q[varies]
+        d = np.abs(standardised_effect(image, c)[varies]) if effect != "joint" else np.array([np.nan])
+        r2 = test.partial_r2[varies]
+        family_wise = family_wise_p(test.partial_r2, reached)[varies] if count else np.array([np.nan])
         records.append(
             {
                 "contrast": contrast,
@@ -206,10 +230,10 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
                 "statistic": "F" if effect == "joint" else "t",
                 "df1": test.df1,
                 "df2": test.df2,
-                "latents": int(tested.sum()),
-                "share_q05": float((q < 0.05).mean()),
-                "max_abs_statistic": float(np.abs(test.statistic[tested]).max()),
-                "min_p": float(test.p[tested].min()),
+                "latents": int(varies.sum()),
+                "share_q05": np.nan if test.reason else float((q < 0.05).mean()),
+                "max_abs_statistic": float(np.abs(test.statistic[varies]).max()),
+                "min_p": float(test.p[varies].min()),
                 "min_q": float(q.min()),
                 "share_fwe05": float((family_wise < 0.05).mean()) if count else np.nan,
                 "min_p_fwe": float(family_wise.min()),
@@ -221,25 +245,33 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
                 "median_abs_d": float(np.median(d)),
                 "max_abs_d": float(d.max()),
                 "errors": errors,
+                "note": f"not tested: {test.reason}" if test.reason else None,
             }
         )
     return pd.DataFrame(records, columns=TEST_COLUMNS)
 
 
-def robust_covariance(
+def robust_errors_of(
     errors: Literal["ordinary", "hc3"],
     image: ImageModel,
     contrast: Array,
     sample: Sample,
     device: torch.device = CPU,
-) -> tuple[Array | None, int | None, str]:
-    """The covariance of C·B and the number of clusters as `wald_test` takes them, and what they are in words."""
-    if sample.is_clustered:
-        covariance = cluster_covariance(image, contrast, sample, device)
-        return covariance, len(set(sample.clusters)), "clustered by participant"
-    if errors == "hc3":
-        return hc3_covariance(image, contrast, sample, device), None, "hc3"
-    return None, None, "ordinary"
+) -> tuple[RobustErrors | None, str]:
+    """The errors of a contrast as `wald_test` takes them, and what they are in words."""
+    q, r = np.linalg.qr(sample.x)
+    sandwich = robust_sandwich(sample, q, errors == "hc3")
+    if sandwich is None:
+        return None, "ordinary"
+    tested = q @ directions(r, contrast)[0]
+    words = "clustered by participant" if sample.is_clustered else "hc3"
+    decider = sandwich.decider(tested)
+    if decider is not None:
+        nothing = np.full((tested.shape[1], tested.shape[1], image.residual_variance.size), np.nan)
+        reason = f"{sample.participants[decider]} alone decides some of it, so that its error cannot be known"
+        return RobustErrors(nothing, np.nan, reason), words
+    covariance = robust_covariance(image, sample, sandwich, tested, device)
+    return RobustErrors(covariance, sandwich.freedom(tested)), words
 
 
 def _declared(scm: Scm) -> Iterable[tuple[str, str, Array]]:

@@ -25,7 +25,7 @@ from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import Graph, is_relative, read_graph
 from brainscm.scm.image import DRAWS, ImageModel, fit_image
-from brainscm.scm.nodes import NodeModel, fit_node, load_node
+from brainscm.scm.nodes import NODE_COLUMNS, NodeModel, fit_node, load_node
 from brainscm.scm.sample import Rows, Sample
 from brainscm.scm.support import support
 from brainscm.scm.weighting import Weighting, random_intercept, variance_by
@@ -133,9 +133,8 @@ class Scm:
         """Write `covariates.tsv`, `nodes.tsv`, `node_models.npz` and `image_model.npz`."""
         folder.mkdir(parents=True, exist_ok=True)
         write_table(self.training, folder / "covariates.tsv")
-        columns = ["node", "family", "formula", "term", "estimate", "standard_error", "z", "p", "ci95_low", "ci95_high"]
         tables = [node.table() for node in self.nodes.values()]
-        write_table(pd.concat(tables) if tables else pd.DataFrame(columns=columns), folder / "nodes.tsv")
+        write_table(pd.concat(tables) if tables else pd.DataFrame(columns=NODE_COLUMNS), folder / "nodes.tsv")
         identity = "" if self.identity is None else self.identity.model_dump_json()
         arrays: dict[str, NDArray] = {"seed": np.array(self.seed), "identity": np.array(identity)}
         for name, node in self.nodes.items():

@@ -22,6 +22,11 @@ from brainscm.scm.graph import Graph
 
 logger = logging.getLogger("brainscm")
 
+NODE_COLUMNS = [
+    "node", "family", "formula", "term", "estimate", "standard_error", "t", "df", "p", "ci95_low", "ci95_high",
+    "dispersion", "note",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class NodeModel:
@@ -33,6 +38,7 @@ class NodeModel:
         levels: of a discrete node, reference first.
         terms: name of each parameter.
         parameters: (k,); covariance: (k, k), robust to several scans a participant where there are such.
+        freedom: (k,) degrees of freedom of each parameter's variance; NaN where one participant alone decides it.
         dispersion: residual variance (gaussian), squared coefficient of variation (gamma), else 1.
         note: what the user should know about the fit; "" if nothing.
     """
@@ -44,6 +50,7 @@ class NodeModel:
     terms: tuple[str, ...]
     parameters: Array
     covariance: Array
+    freedom: Array
     dispersion: float
     note: str = ""
 
@@ -84,6 +91,7 @@ class NodeModel:
             "terms": np.array(self.terms),
             "parameters": self.parameters,
             "covariance": self.covariance,
+            "freedom": self.freedom,
             "dispersion": np.array(self.dispersion),
             "note": np.array(self.note),
         }
@@ -95,10 +103,11 @@ class NodeModel:
         return replace(self, parameters=self.parameters + step)
 
     def table(self) -> pd.DataFrame:
-        """The table that a statistician expects: estimate, standard error, z, p and 95 % interval of each parameter."""
+        """The table that a statistician expects: estimate, standard error, t, p and 95 % interval of each parameter."""
         error = np.sqrt(np.diag(self.covariance))
         with np.errstate(divide="ignore", invalid="ignore"):
-            z = self.parameters / error
+            t = self.parameters / error
+        half = scipy.stats.t.ppf(0.975, self.freedom) * error
         return pd.DataFrame(
             {
                 "node": self.name,
@@ -107,13 +116,15 @@ class NodeModel:
                 "term": self.terms,
                 "estimate": self.parameters,
                 "standard_error": error,
-                "z": z,
-                "p": 2 * scipy.stats.norm.sf(np.abs(z)),
-                "ci95_low": self.parameters - 1.959963984540054 * error,
-                "ci95_high": self.parameters + 1.959963984540054 * error,
+                "t": t,
+                "df": self.freedom,
+                "p": 2 * scipy.stats.t.sf(np.abs(t), self.freedom),
+                "ci95_low": self.parameters - half,
+                "ci95_high": self.parameters + half,
                 "dispersion": self.dispersion,
                 "note": self.note or None,
-            }
+            },
+            columns=NODE_COLUMNS,
         )
 
 
@@ -142,7 +153,16 @@ def fit_node(
         logger.warning("node %s: %s", name, fitted.note)
     terms = FAMILIES[family].terms(design.columns, levels or ())
     return NodeModel(
-        name, family, design, levels, terms, fitted.parameters, fitted.covariance, fitted.dispersion, fitted.note
+        name=name,
+        family=family,
+        design=design,
+        levels=levels,
+        terms=terms,
+        parameters=fitted.parameters,
+        covariance=fitted.covariance,
+        freedom=fitted.freedom,
+        dispersion=fitted.dispersion,
+        note=fitted.note,
     )
 
 
@@ -172,6 +192,7 @@ def load_node(
         terms=terms,
         parameters=stored["parameters"],
         covariance=stored["covariance"],
+        freedom=stored["freedom"],
         dispersion=float(stored["dispersion"]),
         note=str(stored["note"]),
     )

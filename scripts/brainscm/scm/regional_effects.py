@@ -11,7 +11,7 @@ import scipy.stats
 
 from brainscm.scm.design import Array
 from brainscm.scm.image import fit_image
-from brainscm.scm.inference import EFFECTS, robust_covariance, standardised_effect
+from brainscm.scm.inference import EFFECTS, robust_errors_of, standardised_effect, wald_test
 from brainscm.scm.model import Scm
 from brainscm.scm.sample import Sample
 
@@ -102,18 +102,15 @@ def finished(records: Sequence[dict[str, object]]) -> pd.DataFrame:
     return found
 
 
-def _glm(scm: Scm, row: Array, drawn_rows: Array, sample: Sample) -> tuple[float, float, int, float]:
+def _glm(scm: Scm, row: Array, drawn_rows: Array, sample: Sample) -> tuple[float, float, float, float]:
     """Effect of the contrast `row` (p,) on one volume, its standard error, degrees of freedom and Cohen's d."""
     c = row[None]
     fitted = fit_image(sample, seed=scm.seed, drawn=False)
-    covariance, groups, _ = robust_covariance(scm.options.image.errors, fitted, c, sample)
-    if covariance is None:
-        covariance = (c @ fitted.xtx_inverse @ c.T)[..., None] * fitted.residual_variance
+    test = wald_test(fitted, c, robust_errors_of(scm.options.image.errors, fitted, c, sample)[0])
     b = fitted.coefficients[:, 0]
     passed_on = float(np.var(drawn_rows @ b, ddof=1)) if len(drawn_rows) else 0.0
-    freedom = fitted.degrees_of_freedom if groups is None else groups - 1
-    error = float(np.sqrt(covariance[0, 0, 0] + passed_on))
-    return float(row @ b), error, freedom, float(standardised_effect(fitted, c)[0])
+    error = float(np.hypot(test.standard_error[0], np.sqrt(passed_on)))
+    return float(row @ b), error, test.df2, float(standardised_effect(fitted, c)[0])
 
 
 def _average_change(scm: Scm, contrast: str, effect: Literal["total", "direct"]) -> tuple[Array, dict[str, float]]:

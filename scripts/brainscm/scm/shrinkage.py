@@ -46,14 +46,14 @@ class Spectrum:
     shares: Array
     part: NDArray[np.intp]
 
-    def shrink(self, maps: NDArray[np.floating], power: float = 1.0) -> Array:
-        """Maps (p, *latent), shrunk by K^power: 1 for B, ½ for draws of its error."""
+    def shrink(self, maps: NDArray[np.floating]) -> Array:
+        """Maps (p, *latent), shrunk by K."""
         turned = (self.turn @ maps.reshape(len(maps), -1)).reshape(len(maps), len(self.part), -1)
         r = self.shares.shape[-1]
         turned[1 + r :] = 0
         for part, (axes, shares) in enumerate(zip(self.axes, self.shares, strict=True)):
             own = np.ix_(range(1, 1 + r), self.part == part)
-            along = np.einsum("lij,icl->ljc", axes, turned[own]) * shares[..., None] ** power
+            along = np.einsum("lij,icl->ljc", axes, turned[own]) * shares[..., None]
             turned[own] = np.einsum("lij,ljc->icl", axes, along)
         return np.asarray(scipy.linalg.solve(self.turn, turned.reshape(len(maps), -1)).reshape(maps.shape))
 

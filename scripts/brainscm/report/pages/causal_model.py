@@ -15,7 +15,7 @@ from brainscm.report.graph import draw_graph
 from brainscm.report.study import Study
 
 COEFFICIENTS = {
-    "term": "Term", "estimate": "Estimate", "standard_error": "Standard error", "z": "z", "p": "p",
+    "term": "Term", "estimate": "Estimate", "standard_error": "Standard error", "t": "t", "df": "df", "p": "p",
     "ci95_low": "95 % from", "ci95_high": "to",
 }  # fmt: skip
 TESTS = {
