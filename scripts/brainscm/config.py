@@ -260,7 +260,7 @@ class AutoencoderOptions(Options):
     """Where training runs; `auto` takes a GPU where there is one."""
 
 
-Family = Literal["gaussian", "gamma", "poisson", "binomial", "multinomial", "ordered"]
+Family = Literal["gaussian", "gamma", "poisson", "negbinomial", "binomial", "multinomial", "ordered"]
 
 
 @dataclass(frozen=True)
@@ -285,6 +285,7 @@ FAMILY_VALUES: dict[str, Numbers | Levels] = {
     "gaussian": Numbers(),
     "gamma": Numbers("values above 0", above=0),
     "poisson": Numbers("counts (0, 1, 2, ...)", above=-1, whole=True),
+    "negbinomial": Numbers("counts (0, 1, 2, ...)", above=-1, whole=True),
     "binomial": Levels("two levels", most=2),
     "multinomial": Levels(),
     "ordered": Levels(),
@@ -307,8 +308,9 @@ class NodeOptions(Options):
     formula: str | None = None
     """The node's parents, as a formula like `age + sex`. A node without one is exogenous."""
     family: Family | None = None
-    """Distribution of a node with a formula: gamma for positive numbers (log link), poisson for counts, binomial for
-    two levels. By default gaussian for numbers, binomial or multinomial for levels."""
+    """Distribution of a node with a formula: gamma for positive numbers (log link), poisson or negbinomial for counts
+    (their variance equal to their mean, or above), binomial for two levels. By default gaussian for numbers, binomial
+    or multinomial for levels."""
 
     @field_validator("levels", mode="before")
     @classmethod

@@ -92,6 +92,7 @@ def test_unusable_graph_is_refused_in_one_sentence(options: ScmOptions, words: l
         ([query(do={"sex": "+1"})], ["'+1' is not one of its levels"]),
         ([query(do={"age": math.nan})], ["counterfactuals[0] (q): age: nan is not a finite number"]),
         ([query(do={"lesions": -1})], ["a poisson node has counts (0, 1, 2, ...), not -1"]),
+        ([query(do={"lesions": -0.5})], ["a poisson node has counts (0, 1, 2, ...), not -0.5"]),
         ([query(do={"years": 12})], ["'I(1 / (years - 12))' in scm.nodes.lesions.formula has no value at 12"]),
         ([query(name="older-10"), query(name="older_10")], ["counterfactuals[1]", "overwrite those of 'older-10'"]),
     ],

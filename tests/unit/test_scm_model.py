@@ -18,7 +18,7 @@ from brainscm.errors import ConfigError, ScanError
 from brainscm.images import Grid
 from brainscm.scm.collinearity import variance_inflation
 from brainscm.scm.design import Array, Design
-from brainscm.scm.diagnostics import diagnose
+from brainscm.scm.diagnostics import diagnose, residual_variances
 from brainscm.scm.effects import effect_map, write_effect_maps
 from brainscm.scm.formula import parse_formula
 from brainscm.scm.image import fit_image
@@ -261,10 +261,40 @@ def test_clustered_errors_keep_their_level_where_participants_come_twice() -> No
     scm = Scm.fit(table, z, declared, seed=0)
     tests = contrast_tests(scm, scm.sample(z, range(120))).set_index("effect")
     assert tests.loc["total", "errors"] == "clustered by participant"
-    assert tests.loc["total", "df2"] == 59
+    assert 15 < tests.loc["total", "df2"] < 30  # those of 60 squares of a normal age, whose largest count most
     assert tests.loc["total", "share_q05"] < 0.01
     naive = wald_test(scm.image, np.array([[0, 1.0]]))
     assert (naive.p < 0.05).mean() > 0.1  # what ignoring the pairs would have claimed
+
+
+@pytest.mark.parametrize("errors", ["ordinary", "hc3"])
+def test_residual_variances_that_differ_are_told_and_signs_flipped_beside_robust_errors(errors: str) -> None:
+    rng = np.random.default_rng(0)
+    ids, age, weight = [f"s{i}" for i in range(60)], rng.gamma(2, 10, 60), rng.normal(size=60)
+    table = pd.DataFrame({"scan": ids, "participant": ids, "split": "train", "age": age, "weight": weight})
+    z = np.exp(age / 40)[:, None] * rng.normal(size=(60, 50))
+    declared = ScmOptions.model_validate(
+        {
+            "nodes": {"age": {}, "weight": {}},
+            "image": {"formula": "age + weight", "errors": errors},
+            "contrasts": {"ageing": {"age": [10, 30]}},
+            "permutations": 20,
+        }
+    )
+    scm = Scm.fit(table, z, declared, seed=0)
+    sample = scm.sample(z, range(60))
+    found = residual_variances(scm, sample).set_index("item")
+    assert found.loc["age", "value"] < 1e-4
+    assert found.loc["weight", "value"] > 0.01
+    if errors == "ordinary":
+        assert found.loc["age", "warning"].startswith("the residual variance depends on age (p = ")
+    else:
+        assert found["warning"].isna().all()
+    tests = contrast_tests(scm, sample)
+    assert set(tests["exchanged"]) == {"scans" if errors == "ordinary" else "signs of scans"}
+    assert (tests["min_p_fwe"] > 0).all()
+    quiet = Scm.fit(table, rng.normal(size=(60, 50)), declared, seed=0)
+    assert residual_variances(quiet, quiet.sample(rng.normal(size=(60, 50)), range(60)))["warning"].isna().all()
 
 
 @pytest.mark.parametrize("change", ["months", "renamed", "permuted"])

@@ -19,7 +19,7 @@ from brainscm.scm.nodes import NodeModel, fit_node
 
 N = 400
 LEVELS = {"binomial": ["no", "yes"], "multinomial": ["CN", "MCI", "AD"], "ordered": ["I", "II", "III"]}
-ALL = ["gaussian", "gamma", "poisson", "binomial", "multinomial", "ordered"]
+ALL = ["gaussian", "gamma", "poisson", "negbinomial", "binomial", "multinomial", "ordered"]
 
 GLMS = {
     "gaussian": sm.families.Gaussian(),
@@ -42,6 +42,7 @@ def cohort(n: int = N, seed: int = 0) -> pd.DataFrame:
             "gaussian": 3 * linear + rng.normal(size=n),
             "gamma": np.exp(2 + 0.4 * linear) * rng.gamma(20, 1 / 20, n),
             "poisson": rng.poisson(np.exp(0.5 + 0.5 * linear)),
+            "negbinomial": rng.poisson(np.exp(0.5 + 0.5 * linear) * rng.gamma(2, 1 / 2, n)),
             "binomial": np.array(["no", "yes"])[(linear + rng.logistic(size=n) > 0).astype(int)],
             "multinomial": np.array(LEVELS["multinomial"])[multinomial.argmax(axis=1)],
             "ordered": np.array(LEVELS["ordered"])[np.searchsorted([-0.5, 1.0], linear + rng.logistic(size=n))],
@@ -75,6 +76,11 @@ def peer(family: str, table: pd.DataFrame, cluster: bool = False) -> tuple[Array
         codes = table[family].map({level: i for i, level in enumerate(LEVELS[family])})
         result = sm.MNLogit(codes, x).fit(method="newton", disp=False, **groups)
         return np.ravel(result.params, order="F"), np.ravel(result.bse, order="F")
+    if family == "negbinomial":
+        scale = np.array([1.0, 20.0, 1.0])
+        result = sm.NegativeBinomial(table[family], x / scale).fit(method="bfgs", gtol=1e-8, maxiter=500, disp=False)
+        (*b, alpha), (*errors, error) = result.params, result.bse
+        return np.append(b / scale, np.log(alpha)), np.append(errors / scale, error / alpha)
     result = sm.GLM(table[family], x, family=GLMS[family]).fit(tol=1e-12, **groups)
     return result.params.to_numpy(), result.bse.to_numpy()
 
@@ -84,13 +90,20 @@ def test_fit_equals_statsmodels(family: str) -> None:
     table = cohort()
     node, values = fitted(family, table)
     parameters, errors = peer(family, table)
-    tolerance = 1e-4 if family == "ordered" else 1e-7
+    tolerance = 1e-4 if family in ("ordered", "negbinomial") else 1e-7
     np.testing.assert_allclose(node.parameters, parameters, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(np.sqrt(np.diag(node.covariance)), errors, rtol=max(tolerance, 1e-6))
+    # Of negative binomial counts, the peer's errors are those of the observed information, ours of the expected.
+    rtol = 0.02 if family == "negbinomial" else max(tolerance, 1e-6)
+    np.testing.assert_allclose(np.sqrt(np.diag(node.covariance)), errors, rtol=rtol)
     assert node.table()["term"].is_unique
     x = node.design.matrix(values)
-    scale = sm.GLM(table[family], x, family=GLMS[family]).fit().scale if family in GLMS else 1.0
-    assert node.dispersion == pytest.approx(scale)
+    dispersion = 1.0
+    if family in GLMS:
+        result = sm.GLM(table[family], x, family=GLMS[family]).fit()
+        dispersion = result.pearson_chi2 / result.df_resid if family == "poisson" else result.scale
+    elif family == "negbinomial":
+        dispersion = np.exp(parameters[-1])
+    assert node.dispersion == pytest.approx(dispersion, rel=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gaussian", "gamma", "poisson", "multinomial"])
@@ -173,11 +186,50 @@ def test_counterfactuals_are_distributed_as_the_model_says_under_the_new_parents
         seen = np.array([(new == "I").mean(), new.isin(["I", "II"]).mean()])
         np.testing.assert_allclose(seen, below, atol=0.015)
     else:
-        mean = x @ node.parameters if family == "gaussian" else np.exp(x @ node.parameters)
-        np.testing.assert_allclose(new.mean(), mean.mean(), rtol=0.02)
-        if family == "poisson":
-            np.testing.assert_allclose((new - mean).var(), mean.mean(), rtol=0.08)
-            assert (new % 1 == 0).all()
+        linear = x @ node.parameters[: x.shape[1]]
+        mean = linear if family == "gaussian" else np.exp(linear)
+        np.testing.assert_allclose(new.mean(), mean.mean(), rtol=0.03)
+        if family not in ("poisson", "negbinomial"):
+            return
+        alpha = 0.0 if family == "poisson" else node.dispersion
+        np.testing.assert_allclose((new - mean).var(), (mean + alpha * mean**2).mean(), rtol=0.1)
+        assert (new % 1 == 0).all()
+
+
+def test_counts_far_above_their_mean_have_finite_answers() -> None:
+    """Of a count of 80 with a mean of 2, the distribution function rounds to 1, and its inverse there is infinite."""
+    x = np.array([[1.0], [1.0], [1.0], [1.0]])
+    y = np.array([80.0, 0.0, 3.0, 400.0])
+    for family, parameters in (("poisson", np.log([2.0])), ("negbinomial", np.log([2.0, 0.02]))):
+        noise = FAMILIES[family].abduct(y, x, parameters, [np.random.default_rng(i) for i in range(4)])
+        same = FAMILIES[family].generate(x, noise, parameters)
+        assert same[:3].tolist() == y[:3].tolist()
+        more = FAMILIES[family].generate(x, noise, parameters + np.eye(len(parameters))[0])
+        assert np.isfinite(more).all()
+        assert (more >= same).all()
+        assert more[0] > 90
+
+
+def test_bisection_gives_scipys_quantiles() -> None:
+    x, u = np.ones((300, 1)), np.concatenate([np.linspace(0.001, 0.5, 150), -np.linspace(0.001, 0.499, 150)])
+    quantiles = np.where(u > 0, u, 1 + u)
+    for mean in (0.2, 3.0, 1e5):
+        found = FAMILIES["poisson"].generate(x, u, np.log([mean]))
+        np.testing.assert_array_equal(found, scipy.stats.poisson.ppf(quantiles, mean))
+        found = FAMILIES["negbinomial"].generate(x, u, np.log([mean, 0.5]))
+        np.testing.assert_array_equal(found, scipy.stats.nbinom.ppf(quantiles, 2, 2 / (2 + mean)))
+
+
+def test_counts_that_vary_too_much_for_poisson_are_told_of() -> None:
+    table = cohort()
+    assert fitted("poisson", table)[0].note == ""
+    node, _ = fitted("poisson", table.assign(poisson=table["negbinomial"]))
+    assert node.dispersion > 1.5
+    assert f"{node.dispersion:.2g} times as much as poisson counts" in node.note
+    assert "write family: negbinomial" in node.note
+    even, _ = fitted("negbinomial", table.assign(negbinomial=np.arange(N) % 3))
+    assert "no more than poisson" in even.note
+    assert np.isfinite(even.covariance).all()
 
 
 def test_a_participant_does_not_recover_when_the_odds_of_disease_rise() -> None:
@@ -188,7 +240,7 @@ def test_a_participant_does_not_recover_when_the_odds_of_disease_rise() -> None:
     assert (older != values["binomial"]).sum() > 50
 
 
-@pytest.mark.parametrize("family", ["poisson", "multinomial", "ordered"])
+@pytest.mark.parametrize("family", ["poisson", "negbinomial", "multinomial", "ordered"])
 def test_noise_of_a_scan_depends_on_seed_and_scan_alone(family: str) -> None:
     table = cohort()
     node, values = fitted(family, table)
@@ -208,7 +260,7 @@ def test_the_unit_of_age_changes_no_counterfactual(family: str) -> None:
     years_new = node.counterfactual(values, values.assign(age=70.0), table["scan"], seed=1)
     changed = days_values.assign(age=70.0 * 365.25)
     days_new = days.counterfactual(days_values, changed, table["scan"], seed=1)
-    if family in LEVELS or family == "poisson":
+    if family in (*LEVELS, "poisson", "negbinomial"):
         assert (days_new.astype(str) == years_new.astype(str)).mean() > 0.997
     else:
         np.testing.assert_allclose(days_new, years_new, rtol=1e-6)

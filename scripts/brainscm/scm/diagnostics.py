@@ -10,8 +10,11 @@ from brainscm.parallel import CPU
 from brainscm.scm.collinearity import collinearity
 from brainscm.scm.design import Array
 from brainscm.scm.image import LEAST_SQUARES, fit_image
+from brainscm.scm.inference import robust_errors_of, wald_test
 from brainscm.scm.model import Scm
-from brainscm.scm.sample import Rows
+from brainscm.scm.robust import FITTED
+from brainscm.scm.sample import Rows, Sample
+from brainscm.scm.weighting import row_squares
 
 FEW_PARTICIPANTS = 10
 
@@ -105,6 +108,38 @@ def held_out(scm: Scm, table: pd.DataFrame, latents: Rows, device: torch.device 
             words = f"{name} predicts {scans} {better} than least squares"
         rows.append(("held_out_r2", name, 1 - error / total, words or None))
     return pd.DataFrame(rows, columns=columns)
+
+
+def residual_variances(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.DataFrame:
+    """Does the residual variance depend on a parent of the image? Rows like those of `diagnose`, with p as the value.
+
+    The logarithm of each scan's summed squares of residuals, over 1 - leverage, is regressed on the image's design; p
+    is of all columns of the node, with errors as those of the tests, clustered by participant where scans are.
+
+    Args:
+        sample: as `Scm.sample` gives it, weighed as in the fit.
+    """
+    q, x = np.linalg.qr(sample.x)[0], scm.design_matrix(scm.training)
+    free = 1 - np.square(q).sum(axis=1)
+    used = free > FITTED  # a scan that alone decides a coefficient has no residual
+    squares = np.log(np.maximum(row_squares(q, sample, device)[used] / free[used], np.finfo(float).tiny))
+    log = Sample.of(x[used], sample.columns, squares[:, None], np.asarray(sample.participants)[used].tolist())
+    names, rows = scm.graph.image.names, []
+    held = scm.options.image.errors == "hc3" or sample.is_clustered
+    if np.linalg.matrix_rank(x[used]) < x.shape[1] or used.sum() <= x.shape[1]:
+        names = ()
+    model = fit_image(log, seed=scm.seed, drawn=False) if names else scm.image
+    for name in names:
+        columns = np.eye(x.shape[1])[[i for i, nodes in enumerate(scm.design.nodes) if name in nodes]]
+        p = float(wald_test(model, columns, robust_errors_of("ordinary", model, columns, log)[0]).p[0])
+        warning = ""
+        if p < 0.05 / len(names) and not held:
+            warning = (
+                f"the residual variance depends on {name} (p = {p:.2g}), so that p-values of the contrasts, also "
+                "family-wise ones, may be far too small; write scm.image.errors: hc3"
+            )
+        rows.append(("residual_variance_p", name, p, warning or None))
+    return pd.DataFrame(rows, columns=["check", "item", "value", "warning"])
 
 
 def _weights(scm: Scm) -> list[tuple[str, str, float, str]]:

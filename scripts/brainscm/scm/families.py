@@ -19,6 +19,7 @@ import scipy.linalg
 import scipy.optimize
 import scipy.special
 import scipy.stats
+from numpy.typing import NDArray
 
 from brainscm.scm.design import Array
 from brainscm.scm.robust import CR2, Sandwich, directions
@@ -27,6 +28,10 @@ from brainscm.scm.robust import CR2, Sandwich, directions
 PRIOR_SD = 2.5
 # No real cohort moves a logit by this much within one standard deviation: the levels are separated.
 SEPARATED = 10.0
+# Counts that vary by this factor more, or less, than a poisson node's are told of.
+OVERDISPERSED = 1.5
+LEAST_ALPHA = 1e-6
+MOST = 2.0**50  # no count is larger
 
 Generators = Iterable[np.random.Generator]  # one a scan
 
@@ -112,7 +117,10 @@ class Gamma:
 
 
 class Poisson:
-    """y = F⁻¹(u; exp(x·b)); the noise is the quantile u, uniform between F(y - 1) and F(y)."""
+    """y = F⁻¹(u; exp(x·b)); the noise is the quantile u, uniform between F(y - 1) and F(y).
+
+    From the median on, u is kept as -(1 - u): of a count far above its mean, F rounds to 1 and 1 - F does not.
+    """
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return tuple(columns)
@@ -120,18 +128,94 @@ class Poisson:
     def fit(self, x: Array, y: Array, participants: pd.Series) -> Fit:
         from statsmodels.genmod import families
 
-        return _fit_glm(families.Poisson(), x, y, participants)
+        fit = _fit_glm(families.Poisson(), x, y, participants)
+        mean, freedom = np.exp(_linear(x, fit.parameters)), len(x) - x.shape[1]
+        dispersion = float((np.square(y - mean) / mean).sum() / freedom)
+        chance = 2 * np.sqrt(2 / freedom)
+        note = ""
+        if dispersion > max(OVERDISPERSED, 1 + chance):
+            note = (
+                f"its counts vary {dispersion:.2g} times as much as poisson counts do, so that standard errors are too "
+                "small and answers too sure; write family: negbinomial"
+            )
+        elif dispersion < min(1 / OVERDISPERSED, 1 - chance):
+            note = f"its counts vary only {dispersion:.2g} times as much as poisson counts do; errors are too large"
+        return replace(fit, dispersion=dispersion, note=note)
 
     def abduct(self, y: Array, x: Array, parameters: Array, rng: Generators) -> Array:
-        mean = np.exp(_linear(x, parameters))
-        low, high = scipy.stats.poisson.cdf(y - 1, mean), scipy.stats.poisson.cdf(y, mean)
-        return low + (high - low) * np.array([r.uniform() for r in rng])
+        uniform = np.array([r.uniform() for r in rng])
+        (below, above), (to, beyond) = (self._tails(k, x, parameters) for k in (y - 1, y))
+        u = below + (to - below) * uniform
+        v = np.maximum(above - (above - beyond) * uniform, np.finfo(float).tiny)
+        return np.where(below < 0.5, u, -v)
 
     def generate(self, x: Array, noise: Array, parameters: Array) -> Array:
-        return scipy.stats.poisson.ppf(noise, np.exp(_linear(x, parameters)))
+        """The smallest count whose F is at least u, by bisection."""
+
+        def reaches(k: Array) -> NDArray[np.bool_]:
+            to, beyond = self._tails(k, x, parameters)
+            return np.asarray(np.where(noise >= 0, to >= noise, beyond <= -noise), dtype=np.bool_)
+
+        low, high = np.full(len(x), -1.0), np.ones(len(x))
+        while not (enough := reaches(high) | (high > MOST)).all():
+            low, high = np.where(enough, low, high), np.where(enough, high, 2 * high)
+        while (high - low > 1).any():
+            middle = np.floor((low + high) / 2)
+            enough = reaches(middle)
+            low, high = np.where(enough, low, middle), np.where(enough, np.maximum(middle, low + 1), high)
+        return high
 
     def expected(self, x: Array, parameters: Array) -> Array:
         return np.floor(np.exp(_linear(x, parameters)))
+
+    def _tails(self, k: Array, x: Array, parameters: Array) -> tuple[Array, Array]:
+        """P(Y ≤ k) and P(Y > k)."""
+        mean = np.exp(_linear(x, parameters))
+        return scipy.special.gammaincc(k + 1, mean), scipy.special.gammainc(k + 1, mean)
+
+
+class NegativeBinomial(Poisson):
+    """Counts of mean m = exp(x·b) and variance m + α m²; the noise is their quantile. The last parameter is log α."""
+
+    def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
+        return (*columns, "log dispersion")
+
+    def fit(self, x: Array, y: Array, participants: pd.Series) -> Fit:
+        """By the profile likelihood of log α; b and α are told by independent halves of the information."""
+        from statsmodels.genmod import families
+
+        def of(log_alpha: float) -> Fit:
+            return _fit_glm(families.NegativeBinomial(alpha=np.exp(log_alpha)), x, y, participants)
+
+        def loss(log_alpha: float) -> float:
+            size, mean = np.exp(-log_alpha), np.exp(_linear(x, of(log_alpha).parameters))
+            return -float(scipy.stats.nbinom.logpmf(y, size, size / (size + mean)).sum())
+
+        bounds = (np.log(LEAST_ALPHA), np.log(1e3))
+        best = float(scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+        fit, step, note, variance = of(best), 0.05, "", 0.0
+        curvature = (loss(best + step) - 2 * loss(best) + loss(best - step)) / step**2
+        if best < np.log(10 * LEAST_ALPHA) or not curvature > 0:
+            note = "its counts vary no more than poisson counts do; write family: poisson"
+        else:
+            variance = 1 / curvature
+        return Fit(
+            np.append(fit.parameters, best),
+            scipy.linalg.block_diag(fit.covariance, variance),
+            np.append(fit.freedom, fit.freedom.max()),
+            float(np.exp(best)),
+            note,
+        )
+
+    def expected(self, x: Array, parameters: Array) -> Array:
+        """The most probable count."""
+        return np.floor(np.exp(_linear(x, parameters[:-1])) * max(1 - np.exp(parameters[-1]), 0))
+
+    def _tails(self, k: Array, x: Array, parameters: Array) -> tuple[Array, Array]:
+        size, mean, some = np.exp(-parameters[-1]), np.exp(_linear(x, parameters[:-1])), np.maximum(k, 0)
+        to = scipy.special.betainc(size, some + 1, size / (size + mean))
+        beyond = scipy.special.betainc(some + 1, size, mean / (size + mean))
+        return np.where(k < 0, 0.0, to), np.where(k < 0, 1.0, beyond)
 
 
 class Logit:
@@ -215,6 +299,7 @@ FAMILIES: dict[str, Family] = {
     "gaussian": Gaussian(),
     "gamma": Gamma(),
     "poisson": Poisson(),
+    "negbinomial": NegativeBinomial(),
     "binomial": Logit(),
     "multinomial": Logit(),
     "ordered": Ordered(),

@@ -170,7 +170,7 @@ def _check_value(options: ScmOptions, graph: Graph, where: str, node: str, value
         return
     if not math.isfinite(value):
         raise ConfigError(f"{where}: {node}: {value} is not a finite number; write it like {{{node}: 70}}.")
-    if isinstance(wanted, Numbers) and value <= wanted.above:
+    if isinstance(wanted, Numbers) and (value <= wanted.above or (wanted.whole and value % 1)):
         raise ConfigError(f"{where}: {node}: a {family} node has {wanted.needed}, not {value:g}; ask for one of them.")
     for key, formula in graph.written.items():
         for expression, asked in formula.transforms:

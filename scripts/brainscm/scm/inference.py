@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ from brainscm.scm.model import Scm
 from brainscm.scm.permutation import Basis, exchange, family_wise_p, max_statistics
 from brainscm.scm.robust import directions
 from brainscm.scm.sample import Sample
+from brainscm.scm.sign_flips import flipped_maxima
 
 TEST_COLUMNS = [
     "contrast",
@@ -199,9 +200,9 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
     Returns:
         One row a test: `contrast`, `effect` (total, direct, or joint for F), `statistic` (t or F), `df1`, `df2`,
         `latents` tested, `share_q05` (share with q < 0.05), `max_abs_statistic`, `min_p`, `min_q`, `share_fwe05` and
-        `min_p_fwe` (family-wise, by permutation of the ordinary statistic), `permutations`, `exchanged` (what),
-        `median_partial_r2`, `max_partial_r2`, `max_f2` (Cohen's f² = R²/(1 - R²)), `median_abs_d` and
-        `max_abs_d` (of `standardised_effect`; NaN for joint), `errors` (ordinary, hc3, clustered by
+        `min_p_fwe` (family-wise, by permutation of the ordinary statistic, or beside `errors: hc3` by sign-flipping),
+        `permutations`, `exchanged` (what), `median_partial_r2`, `max_partial_r2`, `max_f2` (Cohen's f² = R²/(1 - R²)),
+        `median_abs_d` and `max_abs_d` (of `standardised_effect`; NaN for joint), `errors` (ordinary, hc3, clustered by
         participant, random intercept), `note` (why a contrast has no statistic).
     """
     image = scm.image
@@ -209,9 +210,15 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
         image = fit_image(sample, seed=scm.seed, device=device, drawn=False)
     declared = list(_declared(scm))
     count = scm.options.permutations
-    largest = max_statistics(sample, [c for *_, c in declared], count, scm.seed, device)
+    contrasts, flipped = [c for *_, c in declared], scm.options.image.errors == "hc3" and count > 0
+    statistics: Sequence[Array | None] = [None] * len(declared)
+    if flipped:
+        by_scores, largest = flipped_maxima(sample, contrasts, count, scm.seed, device)
+        statistics = list(by_scores)
+    else:
+        largest = max_statistics(sample, contrasts, count, scm.seed, device)
     records = []
-    for (contrast, effect, c), reached in zip(declared, largest, strict=True):
+    for (contrast, effect, c), statistic, reached in zip(declared, statistics, largest, strict=True):
         robust, errors = robust_errors_of(scm.options.image.errors, image, c, sample, device)
         if errors == "ordinary" and sample.is_repeated:
             errors = "random intercept"
@@ -222,7 +229,11 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
         q = test.q[varies]
         d = np.abs(standardised_effect(image, c)[varies]) if effect != "joint" else np.array([np.nan])
         r2 = test.partial_r2[varies]
-        family_wise = family_wise_p(test.partial_r2, reached)[varies] if count else np.array([np.nan])
+        observed = test.partial_r2 if statistic is None else statistic
+        family_wise = family_wise_p(observed, reached)[varies] if count else np.array([np.nan])
+        exchanged = exchange(sample.participants, Basis.of(sample.x, c).tested)[0]
+        if flipped:
+            exchanged = "signs of participants" if sample.is_repeated else "signs of scans"
         records.append(
             {
                 "contrast": contrast,
@@ -238,7 +249,7 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
                 "share_fwe05": float((family_wise < 0.05).mean()) if count else np.nan,
                 "min_p_fwe": float(family_wise.min()),
                 "permutations": count,
-                "exchanged": exchange(sample.participants, Basis.of(sample.x, c).tested)[0] if count else None,
+                "exchanged": exchanged if count else None,
                 "median_partial_r2": float(np.median(r2)),
                 "max_partial_r2": float(r2.max()),
                 "max_f2": float(r2.max() / (1 - r2.max())),

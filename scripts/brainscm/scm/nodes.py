@@ -39,7 +39,8 @@ class NodeModel:
         terms: name of each parameter.
         parameters: (k,); covariance: (k, k), robust to several scans a participant where there are such.
         freedom: (k,) degrees of freedom of each parameter's variance; NaN where one participant alone decides it.
-        dispersion: residual variance (gaussian), squared coefficient of variation (gamma), else 1.
+        dispersion: residual variance (gaussian), squared coefficient of variation (gamma), Pearson's χ² over its
+            degrees of freedom (poisson), α of the variance m + α m² (negbinomial), else 1.
         note: what the user should know about the fit; "" if nothing.
     """
 

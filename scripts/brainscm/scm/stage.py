@@ -16,7 +16,7 @@ from brainscm.latents.store import LatentStore
 from brainscm.parallel import CPU
 from brainscm.regions import REGIONS, MeasureRegions
 from brainscm.scans import ScanTable
-from brainscm.scm.diagnostics import diagnose, held_out
+from brainscm.scm.diagnostics import diagnose, held_out, residual_variances
 from brainscm.scm.effects import write_effect_maps
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm
@@ -63,7 +63,8 @@ def run(
     sample = scm.sample(store.latents, store.rows(scm.training["scan"]))
     write_table(contrast_tests(scm, sample, device), folder / "tests.tsv")
     diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
-    write_table(pd.concat([diagnosed, held_out(scm, table, store.latents, device)]), folder / "diagnostics.tsv")
+    further = [residual_variances(scm, sample, device), held_out(scm, table, store.latents, device)]
+    write_table(pd.concat([diagnosed, *further]), folder / "diagnostics.tsv")
 
     measured = measured_effects(scm, table, [region.name for region in REGIONS])
     decoded = write_effect_maps(scm, encoder, scans.grid, measure, brain_mask, folder / "effects")

@@ -58,6 +58,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             for node, formula in formulas.items()
         ],
         "findings": _findings(study),
+        "cautions": _cautions(study),
         "diagnostics": diagnostics["rows"],
         "diagnostic_columns": diagnostics["columns"],
         "tests": tests["rows"],
@@ -90,6 +91,15 @@ def _findings(study: Study) -> list[str]:
     if condition is not None and not any("collinear" in warning or "VIF" in warning for warning in warnings):
         sentences.append(f"The image's covariates can be told apart (condition number {condition:.3g}).")
     return sentences + [f"{warning[0].upper()}{warning[1:]}." for warning in warnings]
+
+
+def _cautions(study: Study) -> list[str]:
+    """What stands beside the p-values: where residual variances differ, and contrasts that could not be tested."""
+    diagnostics, tests = study.diagnostics, study.tests
+    found = diagnostics[diagnostics["check"] == "residual_variance_p"]["warning"].dropna().tolist()
+    noted = tests[tests["note"].notna()] if "note" in tests else tests.iloc[:0]
+    found += [f"{row['contrast']} ({row['effect']}): {row['note']}" for _, row in noted.iterrows()]
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in found]
 
 
 def _effects(study: Study, gallery: Gallery | None) -> list[Context]:
