@@ -301,15 +301,19 @@ def test_a_polynomial_is_orthonormal_and_spans_the_powers() -> None:
 def test_a_formula_tells_where_it_has_no_value() -> None:
     formula = parse_formula("cr(log(age), df=3) + I(1 / (tiv - 5)) * scale(sqrt(v) + w) + exp(-1 / a) + log(b + c)", "")
     assert formula.transforms == (
-        ("log(age)", "age"),
-        ("I(1 / (tiv - 5))", "tiv"),
-        ("sqrt(v)", "v"),
-        ("exp(-1 / a)", "a"),
+        ("log(age)", ("age",)),
+        ("I(1 / (tiv - 5))", ("tiv",)),
+        ("sqrt(v) + w", ("v", "w")),
+        ("sqrt(v)", ("v",)),
+        ("exp(-1 / a)", ("a",)),
+        ("log(b + c)", ("b", "c")),
+        ("b + c", ("b", "c")),
     )
-    assert has_value("log(age)", "age", 1)
-    assert not has_value("log(age)", "age", 0)
-    assert not has_value("I(1 / (tiv - 5))", "tiv", 5)
-    assert has_value("exp(-1 / a)", "a", 0)
+    assert has_value("log(age)", pd.DataFrame({"age": [1.0, 0.0]})).tolist() == [True, False]
+    assert has_value("I(1 / (tiv - 5))", pd.DataFrame({"tiv": [5.0, 6.0]})).tolist() == [False, True]
+    assert has_value("exp(-1 / a)", pd.DataFrame({"a": [0.0]})).all()
+    pair = pd.DataFrame({"age": [60.0, 40.0], "onset": [50.0, 50.0]})
+    assert has_value("log(age - onset)", pair).tolist() == [True, False]
 
 
 # Fuzzing. Whatever the string: nothing runs, and either it is refused, or a scan's row does not depend on other scans.

@@ -1,5 +1,6 @@
 """The declared graph: what is refused before any work, and in which words."""
 
+import contextlib
 import logging
 import math
 from typing import Any
@@ -174,6 +175,34 @@ def test_what_would_fail_after_a_night_of_preprocessing_is_found_in_the_cohort_t
     table.loc[:7, "age"] = None
     with pytest.raises(ConfigError, match="no training scan has a value of 'age'"):
         check_values(scm(), [], table)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"do": {"age": "-20"}}, r"\(q\): 'log\(age - onset\)' in scm.image.formula would have no value for sub-1;"),
+        ({"do": {"age": "-20"}, "scans": ["sub-3"]}, None),
+        ({"do": {"age": 45, "onset": 44}}, None),
+        (
+            {"do": {"weight": "-6"}},
+            r"weight: '-6' gives sub-1 -1, and a gamma node has values above 0; ask for a smaller",
+        ),
+        ({"do": {"falls": "+0.5"}}, r"falls: '\+0.5' gives sub-0 1.5, and a poisson node has counts"),
+        ({"do": {"sex": "M"}}, None),
+    ],
+)
+def test_changes_that_leave_a_domain_are_found_in_the_cohort_table(asked: dict[str, Any], words: str | None) -> None:
+    table = participants(
+        age=[80, 60, 75, 90], onset=[50, 45, 50, 60], weight=[7, 5, 8, 9], falls=[1, 0, 3, 2], sex=["F", "M"] * 2
+    ).assign(split="test")
+    nodes = {
+        "age": {}, "onset": {}, "sex": {}, "weight": {"formula": "sex", "family": "gamma"},
+        "falls": {"formula": "sex", "family": "poisson"},
+    }  # fmt: skip
+    options = scm(nodes, "log(age - onset) + weight + falls")
+    training = pd.concat([table, table.assign(split="train")])
+    with pytest.raises(ConfigError, match=words) if words else contextlib.nullcontext():
+        check_values(options, [query(**asked)], training)
 
 
 def test_a_node_finds_its_column() -> None:

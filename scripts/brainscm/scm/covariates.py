@@ -14,6 +14,7 @@ import pandas as pd
 
 from brainscm.config import Levels, NodeOptions, Numbers, QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
+from brainscm.scm.design import has_value
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import declared_values, is_relative, read_graph, too_many_levels
 
@@ -174,6 +175,59 @@ def check_values(options: ScmOptions, queries: Iterable[QueryOptions], table: pd
         column = node_column(node, options, table)
         if column in table and table[column].notna().any():
             _typed(where, value, _levels(node, options, table[column]))
+    for query in queries:
+        _check_domain(options, query, table)
+
+
+def check_change(where: str, node: NodeOptions, name: str, change: Scalar, changed: pd.Series) -> None:
+    """Check that a relative change leaves every scan a value that the node's family takes. changed: by scan.
+
+    Raises:
+        ConfigError: it gives some scan another, such as a negative volume.
+    """
+    wanted = declared_values(node)
+    if not isinstance(wanted, Numbers):
+        return
+    refused = changed[(changed <= wanted.above) | (wanted.whole & (changed % 1 != 0) & changed.notna())]
+    if len(refused):
+        raise ConfigError(
+            f"{where}: {name}: '{change}' gives {refused.index[0]} {refused.iloc[0]:.4g}, and a {node.family} node has "
+            f"{wanted.needed}; ask for a smaller change, or of fewer scans."
+        )
+
+
+def _check_domain(options: ScmOptions, query: QueryOptions, table: pd.DataFrame) -> None:
+    """Check that each scan that a query asks keeps a value in every formula, as far as the table tells."""
+    where, graph = f"config: counterfactuals ({query.name})", read_graph(options)
+    asked = table
+    if isinstance(query.scans, list):
+        wanted = {each for name in query.scans for each in (name, f"sub-{name}")}
+        asked = table[table["scan"].isin(wanted) | table["participant"].isin(wanted)]
+    elif query.scans == "test" and "split" in table:
+        asked = table[table["split"] == "test"]
+    if asked.empty:
+        return
+    columns = {name: node_column(name, options, table) for name in options.nodes}
+    numeric = [name for name, c in columns.items() if c in table and _levels(name, options, table[c]) is None]
+    values = pd.DataFrame({name: pd.to_numeric(asked[columns[name]], errors="coerce") for name in numeric}, dtype=float)
+    values.index = pd.Index(asked["scan"])
+    changed = values.copy()
+    for name, value in query.do.items():
+        if name in numeric:
+            changed[name] = values[name] + float(value) if is_relative(value) else float(value)
+            if is_relative(value):
+                check_change(where, options.nodes[name], name, value, changed[name])
+    moved = set() if query.effect == "direct" else set(graph.descendants(tuple(query.do)))
+    for key, formula in graph.written.items():
+        for expression, names in formula.transforms:
+            if not set(query.do).intersection(names) or not set(numeric).difference(moved).issuperset(names):
+                continue
+            lost = has_value(expression, values) & ~has_value(expression, changed)
+            if lost.any():
+                raise ConfigError(
+                    f"{where}: '{expression}' in {key} would have no value for {values.index[int(np.argmax(lost))]}; "
+                    "ask for a smaller change, or of fewer scans."
+                )
 
 
 def _levels(name: str, options: ScmOptions, column: pd.Series) -> Names | None:

@@ -127,14 +127,12 @@ class Design:
             return np.ascontiguousarray(self._spec.get_model_matrix(values, context=_CONTEXT), dtype=np.float64)
 
 
-def has_value(expression: str, node: str, value: float) -> bool:
-    """Whether one of a formula's `transforms` has a value at a node's: `log(age)` has none at 0."""
+def has_value(expression: str, values: pd.DataFrame) -> NDArray[np.bool_]:
+    """For which rows one of a formula's `transforms` has a value, (n,): `log(age)` has none at 0."""
     factor = FormulaicFormula([Term([Factor(expression, eval_method="python")])])
     with np.errstate(all="ignore"):
-        column = ModelSpec(formula=factor, na_action="ignore").get_model_matrix(
-            pd.DataFrame({node: [float(value)]}), context=_CONTEXT
-        )
-    return bool(np.isfinite(np.asarray(column, dtype=np.float64)).all())
+        column = ModelSpec(formula=factor, na_action="ignore").get_model_matrix(values, context=_CONTEXT)
+    return np.asarray(np.isfinite(np.asarray(column, dtype=np.float64)).all(axis=1))
 
 
 def _check_rank(x: Array, columns: tuple[str, ...], where: str) -> None:

@@ -124,14 +124,14 @@ def residual_variances(scm: Scm, sample: Sample, device: torch.device = CPU) -> 
     used = free > FITTED  # a scan that alone decides a coefficient has no residual
     squares = np.log(np.maximum(row_squares(q, sample, device)[used] / free[used], np.finfo(float).tiny))
     log = Sample.of(x[used], sample.columns, squares[:, None], np.asarray(sample.participants)[used].tolist())
-    names, rows = scm.graph.image.names, []
-    held = scm.options.image.errors == "hc3" or sample.is_clustered
+    columns = ["check", "item", "value", "warning"]
     if np.linalg.matrix_rank(x[used]) < x.shape[1] or used.sum() <= x.shape[1]:
-        names = ()
-    model = fit_image(log, seed=scm.seed, drawn=False) if names else scm.image
+        return pd.DataFrame(columns=columns)
+    model, names, rows = fit_image(log, seed=scm.seed, drawn=False), scm.graph.image.names, []
+    held = scm.options.image.errors == "hc3" or sample.is_clustered
     for name in names:
-        columns = np.eye(x.shape[1])[[i for i, nodes in enumerate(scm.design.nodes) if name in nodes]]
-        p = float(wald_test(model, columns, robust_errors_of("ordinary", model, columns, log)[0]).p[0])
+        own = np.eye(x.shape[1])[[i for i, nodes in enumerate(scm.design.nodes) if name in nodes]]
+        p = float(wald_test(model, own, robust_errors_of("ordinary", model, own, log)[0]).p[0])
         warning = ""
         if p < 0.05 / len(names) and not held:
             warning = (
@@ -139,7 +139,7 @@ def residual_variances(scm: Scm, sample: Sample, device: torch.device = CPU) -> 
                 "family-wise ones, may be far too small; write scm.image.errors: hc3"
             )
         rows.append(("residual_variance_p", name, p, warning or None))
-    return pd.DataFrame(rows, columns=["check", "item", "value", "warning"])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _weights(scm: Scm) -> list[tuple[str, str, float, str]]:

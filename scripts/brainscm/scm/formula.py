@@ -58,14 +58,15 @@ class Formula:
         text: as written in the config.
         names: the nodes that it names, in order of appearance.
         categorical: those of them that it wraps in `C()`.
-        transforms: (expression, node) of what it computes of one node without training scans, such as `log(age)`.
+        transforms: (expression, nodes) of what it computes without training scans, such as `log(age - onset)`; of
+            several nodes, parts of one node, too.
         terms: its checked terms; a design matrix is made of these, not of the text.
     """
 
     text: str
     names: tuple[str, ...]
     categorical: frozenset[str]
-    transforms: tuple[tuple[str, str], ...]
+    transforms: tuple[tuple[str, tuple[str, ...]], ...]
     terms: tuple[Term, ...]
 
 
@@ -355,14 +356,15 @@ def _names(tree: ast.expr | None) -> list[str]:
     return [node.id for node in sorted(found, key=lambda node: node.col_offset) if is_name(node.id)]
 
 
-def _transforms(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """The largest parts of an expression that compute something of one node's value alone."""
+def _transforms(node: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The largest parts of an expression that compute something of values alone, and their parts of one node."""
     if isinstance(node, ast.Call | ast.BinOp):
-        names = set(_names(node))
+        names = tuple(dict.fromkeys(_names(node)))
         called = {_called(call) for call in ast.walk(node) if isinstance(call, ast.Call)}
-        if len(names) == 1 and called <= {"I", *ELEMENTWISE}:
-            yield ast.unparse(node), names.pop()
-            return
+        if names and called <= {"I", *ELEMENTWISE}:
+            yield ast.unparse(node), names
+            if len(names) == 1:
+                return
     for child in ast.iter_child_nodes(node):
         yield from _transforms(child)
 

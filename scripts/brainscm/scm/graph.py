@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+import pandas as pd
+
 from brainscm.config import FAMILY_VALUES, Levels, NodeOptions, Numbers, QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.scm.design import has_value
@@ -173,8 +175,8 @@ def _check_value(options: ScmOptions, graph: Graph, where: str, node: str, value
     if isinstance(wanted, Numbers) and (value <= wanted.above or (wanted.whole and value % 1)):
         raise ConfigError(f"{where}: {node}: a {family} node has {wanted.needed}, not {value:g}; ask for one of them.")
     for key, formula in graph.written.items():
-        for expression, asked in formula.transforms:
-            if asked == node and not has_value(expression, node, value):
+        for expression, names in formula.transforms:
+            if names == (node,) and not has_value(expression, pd.DataFrame({node: [float(value)]})).all():
                 raise ConfigError(
                     f"{where}: {node}: '{expression}' in {key} has no value at {value:g}; ask within its domain."
                 )

@@ -20,7 +20,7 @@ from brainscm.errors import BrainSCMError, ConfigError, ScanError
 from brainscm.files import whole
 from brainscm.identity import Identity
 from brainscm.parallel import CPU
-from brainscm.scm.covariates import Covariates
+from brainscm.scm.covariates import Covariates, check_change
 from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import Graph, is_relative, read_graph
@@ -181,7 +181,7 @@ class Scm:
 
         Args:
             table: factual rows.
-            do: node → new value, or a change such as "+10".
+            do: node → new value, or a change such as "+10" of the scan's own value, whatever else is set.
             effect: `total` lets the intervention run through the nodes that it causes; `direct` holds them.
 
         Returns:
@@ -206,6 +206,8 @@ class Scm:
                 changed[node] = pd.Categorical([typed] * len(table), categories=factual[node].cat.categories)
             elif is_relative(typed):
                 changed[node] = factual[node] + float(typed)
+                by_scan = pd.Series(changed[node].to_numpy(), index=table["scan"])
+                check_change("config: do", self.options.nodes[node], node, value, by_scan)
             else:
                 changed[node] = float(typed)
         if effect == "total":
