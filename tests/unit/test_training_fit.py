@@ -23,6 +23,7 @@ from brainscm.training.reconstruction import reconstruction_table
 from brainscm.training.task import TrainingTask
 from brainscm.training.trainer import Trainer
 from brainscm.training.volume_store import VolumeStore
+from made_up_measure import measured_by
 from made_up_scans import GRID, write_image, write_scans
 
 SPLITS = ["train"] * 4 + ["validation"] + ["test"] * 2
@@ -172,7 +173,8 @@ def test_a_new_encoder_is_a_module_of_its_own(folder, monkeypatch):
     assert torch.equal(loaded.decode(loaded.encode(volumes)), encoder.decode(encoder.encode(volumes)))
 
 
-def measure(volume, mask, head_size=1.0):
+@measured_by
+def measure(volume, mask, head_size):
     return {"brain": float(volume[mask].sum()), "everything": float(volume.sum())}
 
 
