@@ -11,7 +11,7 @@ with job(snakemake):
     from brainscm.evaluation.inputs import EvaluationInputs
     from brainscm.evaluation.stage import run
     from brainscm.preprocess.template import load_template
-    from brainscm.preprocess.tissues import SegmentRegions
+    from brainscm.preprocess.tissues import MeasureTissues
 
     source, params = snakemake.input, snakemake.params
     torch.set_num_threads(snakemake.threads)
@@ -23,6 +23,6 @@ with job(snakemake):
         queries=[QueryOptions.model_validate(query) for query in params.queries],
         bids_dir=Path(params.bids_dir),
         components=params.components,
-        measure=SegmentRegions(load_template(read_template(params.template), params.preprocess["voxel_mm"])),
+        measure=MeasureTissues(load_template(read_template(params.template), params.preprocess["voxel_mm"])),
     )
     run(inputs, params.seed, Path(snakemake.output.summary).parent)

@@ -12,7 +12,7 @@ with job(snakemake):
     from brainscm.latents.store import LatentStore
     from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
-    from brainscm.preprocess.tissues import SegmentRegions
+    from brainscm.preprocess.tissues import MeasureTissues
     from brainscm.scans import ScanTable
     from brainscm.scm.stage import run
 
@@ -27,7 +27,7 @@ with job(snakemake):
         encoder=load_encoder(Path(source.model), device.type),
         encoder_identity=encoder_identity(Path(source.model)),
         options=ScmOptions.model_validate(params.options),
-        measure=SegmentRegions(template),
+        measure=MeasureTissues(template),
         brain_mask=template.brain_mask,
         seed=params.seed,
         folder=Path(params.scm_dir),

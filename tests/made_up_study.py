@@ -33,6 +33,7 @@ from brainscm.scm.model import Scm
 from brainscm.scm.stage import run as fit_scm
 from brainscm.tables import write_table
 from brainscm.training.reconstruction import reconstruction_table
+from made_up_measure import measured_by
 
 SHAPE = (24, 32, 24)
 VOXEL_MM = 6.0
@@ -87,7 +88,8 @@ def draw_brain(
     return np.where(mask, volume, 0).astype(np.float32), mask
 
 
-def measure(volume: np.ndarray, mask: np.ndarray, head_size: float = 1.0) -> dict[str, float]:
+@measured_by
+def measure(volume: np.ndarray, mask: np.ndarray, head_size: float) -> dict[str, float]:
     """Regional volumes in ml by fixed thresholds; brains are drawn, and measured, in one size."""
     ml = VOXEL_MM**3 / 1000
     inside = volume[mask]
@@ -213,7 +215,7 @@ def _preprocess(folder: Path, scan: str, age: float, number: int, rng: np.random
         picture.resize((160, 120)).save(figures / f"{scan}_{kind}.png")
     to_template = anat / f"{scan}_from-T1w_to-Drawn_mode-image_xfm.mat"
     write_matrix(np.eye(4), folder / "preproc" / to_template)  # brains are drawn in template space
-    measured = {f"{region}_ml": value for region, value in measure(volume, mask).items()}
+    measured = {f"{region}_ml": value for region, value in measure(volume, mask).volumes_ml(volume).items()}
     measured["mask_volume_ml"] = float(mask.sum() * VOXEL_MM**3 / 1000)
     files = {"preproc_t1w": str(image), "template_mask": str(brain_mask), "to_template": str(to_template)}
     return {**row, **measured, **files}

@@ -1,7 +1,7 @@
 """The regions whose volumes are measured: what they are called, and how one measures them.
 
-A region is measured in every preprocessed scan and every counterfactual by one function (`preprocess.tissues`). A node
-of the graph may be named after it, with or without its unit (`ventricles` or `ventricles_ml`).
+Every preprocessed scan has one measure of its regions (`preprocess.tissues`), and its counterfactuals are measured by
+it, too. A node of the graph may be named after a region, with or without its unit (`ventricles` or `ventricles_ml`).
 """
 
 from __future__ import annotations
@@ -68,13 +68,29 @@ MEASURED = frozenset({*(region.name for region in REGIONS), "head_size"})
 LABELS = {region.name: region.label for region in REGIONS}
 
 
+class RegionMeasure(Protocol):
+    """Measures regions as they are in one scan, and in every image that stands in its place.
+
+    What it holds of the scan, and first of all how bright its tissues are, is held for its counterfactuals, its true
+    answer, its reconstruction and its follow-ups. Found anew in each of them it would slide along with what changed.
+    """
+
+    def volumes_ml(self, volume: Volume) -> dict[str, float]:
+        """Volumes in ml by region, of the scan (x, y, z) or of what stands in its place, inside the scan's mask."""
+        ...
+
+    def at(self, mask: Mask, head_size: float) -> RegionMeasure:
+        """The same measure for another scan of this participant, which has its own mask and head size."""
+        ...
+
+
 class MeasureRegions(Protocol):
-    """Volumes in ml by region of a template-space volume (x, y, z), a scan's or a counterfactual's.
+    """Makes the measure of a *factual* scan (x, y, z, template space); never give it a counterfactual.
 
     `head_size` is the determinant of the map from scan to template: 1 for what is not brought to a scan's own space.
     """
 
-    def __call__(self, volume: Volume, mask: Mask, head_size: float = 1.0) -> dict[str, float]: ...
+    def __call__(self, factual: Volume, mask: Mask, head_size: float = 1.0) -> RegionMeasure: ...
 
 
 def region_label(name: str) -> str:

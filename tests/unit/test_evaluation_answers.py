@@ -1,5 +1,6 @@
 """Which counterfactuals are scored: those that were written where there are any, the rest as predicted here."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from brainscm.identity import Identity
 from brainscm.images import Grid, write_volume
 from brainscm.regions import COMPARED
 from brainscm.tables import write_table
+from made_up_measure import MadeUpMeasure
 
 SHAPE = (8, 8, 8)
 GRID = Grid(SHAPE, np.eye(4))
@@ -51,7 +53,7 @@ class Adds:
         return np.full((len(step), 1, *SHAPE), self.amount * step[0, 0])
 
 
-def measure(volume, mask, head_size=1.0):
+def sums(volume, mask, head_size):
     return dict.fromkeys(COMPARED, float(volume.sum()))
 
 
@@ -61,7 +63,8 @@ METHODS = Methods(
     pca_glm=Method("pca_glm", Halving(SHAPE), Adds(1.0)),
     latent_glm=Method("latent_glm", Halving(SHAPE), Adds(1.0)),
 )
-SCAN = Scan(np.where(MASK, 1, 0).astype(np.float32), MASK, np.where(MASK, 1, 0).astype(np.float32)[None], 1.0)
+ONES = np.where(MASK, 1, 0).astype(np.float32)
+SCAN = Scan(ONES, MASK, ONES[None], MadeUpMeasure(sums, MASK, 1.0))
 TRUTH = Truth(np.where(MASK, 3, 0).astype(np.float32), {})
 WHERE = MASK.sum()
 
@@ -73,7 +76,7 @@ def prepared(decode: str, source: str = "simulated") -> PreparedCase:
 
 def answers(case: PreparedCase, truth: Truth | None = None, with_ceilings: bool = False, written=WRITTEN):
     """By method and decoding."""
-    encoded = EncodedScan.of(SCAN, METHODS, measure)
+    encoded = EncodedScan.of(SCAN, METHODS)
     inputs = SimpleNamespace(written=SimpleNamespace(find=lambda scan, query: written))
     found = [*answer(case, encoded, inputs, METHODS, truth, with_ceilings)]
     assert len({(each.method, each.decode) for each in found}) == len(found)
@@ -127,7 +130,7 @@ def test_without_ceilings_the_truth_is_not_encoded():
 
 
 def test_a_change_starts_from_what_its_decoding_makes_of_the_scan():
-    encoded = EncodedScan.of(SCAN, METHODS, measure)
+    encoded = EncodedScan.of(SCAN, METHODS)
     start = {decode: regions["gm"] for decode, regions in encoded.start_ml.items()}
     assert start == {"none": WHERE, "residual": WHERE, "direct": 1.5 * WHERE, "quantized": 1.5 * WHERE}
     assert encoded.own_ml["gm"] == WHERE
@@ -135,7 +138,7 @@ def test_a_change_starts_from_what_its_decoding_makes_of_the_scan():
 
 
 def test_the_stored_latent_is_taken_and_not_made_anew():
-    stored = Scan(SCAN.volume, MASK, np.full((1, *SHAPE), 5, np.float32), 1.0)
+    stored = replace(SCAN, latent=np.full((1, *SHAPE), 5, np.float32))
     factuals = METHODS.encode(stored)
     assert (factuals["latent_glm"].latents == 5).all()
     assert torch.equal(factuals["pca_glm"].latents[0, 0], torch.from_numpy(SCAN.volume))

@@ -11,6 +11,7 @@ from brainscm.errors import ScanError
 from brainscm.evaluation.calibration import CALIBRATION_PARTICIPANTS, calibrate, calibration_scans
 from brainscm.evaluation.scan import Counterfactual, Scan
 from brainscm.regions import COMPARED
+from made_up_measure import MadeUpMeasure
 
 OLDER = QueryOptions(name="older", do={"age": "+20"})
 SHAPE = (4, 4, 4)
@@ -42,7 +43,7 @@ def test_training_participants_fill_up_what_the_validation_split_leaves():
     assert len(many) == CALIBRATION_PARTICIPANTS
 
 
-def measure(volume, mask, head_size=1.0):
+def sums(volume, mask, head_size):
     """The sum of the whole volume, as a segmentation that looks beyond the mask might give it."""
     return dict.fromkeys(COMPARED, float(volume.sum()))
 
@@ -66,7 +67,8 @@ def test_the_excess_is_what_is_measured_in_the_brain_beyond_what_is_expected():
     def read_scan(scan):
         if scan == lost:
             raise ScanError("gone")
-        return Scan(np.where(MASK, rng.random(SHAPE), 0).astype(np.float32), MASK, np.zeros(1), 1.0)
+        volume = np.where(MASK, rng.random(SHAPE), 0).astype(np.float32)
+        return Scan(volume, MASK, np.zeros(1), MadeUpMeasure(sums, MASK, 1.0))
 
     def expect(query, asked, draws):
         step = asked["scan"].map(expected).to_numpy()[:, None]
@@ -76,7 +78,7 @@ def test_the_excess_is_what_is_measured_in_the_brain_beyond_what_is_expected():
         compared=(Adds("voxel_glm", 0.25), Adds("latent_glm", 1.0)),
         encode=lambda scan: dict.fromkeys(("voxel_glm", "latent_glm"), scan.volume),
     )
-    inputs = SimpleNamespace(scans=SimpleNamespace(usable=table), read_scan=read_scan, measure=measure)
+    inputs = SimpleNamespace(scans=SimpleNamespace(usable=table), read_scan=read_scan)
     regional = SimpleNamespace(regions=COMPARED, expect=expect)
     found = calibrate({"older": OLDER}, inputs, methods, regional)["older"]
     assert found["voxel_glm"].bias_ml[0] == pytest.approx(8 * 0.25 - 3, abs=1e-5)

@@ -14,6 +14,7 @@ from brainscm.evaluation.scoring import (
 )
 from brainscm.evaluation.truth import Truth
 from brainscm.regions import COMPARED
+from made_up_measure import MadeUpMeasure
 
 ABOUT = {"method": "latent_glm"}
 SHAPE = (8, 8, 8)
@@ -24,12 +25,17 @@ def values(rows) -> dict[tuple[str, str | None], float]:
     return {(row["metric"], row.get("region")): row["value"] for row in rows}
 
 
+def sums(volume, mask, head_size):
+    return dict.fromkeys([*COMPARED, "brain"], float(volume[mask].sum()) / head_size)
+
+
 @pytest.fixture
 def scan() -> Scan:
     rng = np.random.default_rng(0)
     mask = np.zeros(SHAPE, bool)
     mask[1:-1, 1:-1, 1:-1] = True
-    return Scan(rng.random(SHAPE).astype(np.float32) * mask, mask, np.zeros((1, 1, 1, 1), np.float32), head_size=2.0)
+    volume = rng.random(SHAPE).astype(np.float32) * mask
+    return Scan(volume, mask, np.zeros((1, 1, 1, 1), np.float32), MadeUpMeasure(sums, mask, head_size=2.0))
 
 
 def test_changes_and_errors_are_after_minus_before():
@@ -68,8 +74,5 @@ def test_agreement_is_with_the_truth_and_reconstruction_with_the_scan(scan):
 
 
 def test_regions_are_measured_in_the_scans_mask_and_own_size(scan):
-    def measure(volume, mask, head_size=1.0):
-        return dict.fromkeys([*COMPARED, "brain"], float(volume[mask].sum()) / head_size)
-
-    found = scan.regions_ml(np.ones(SHAPE, np.float32), measure)
+    found = scan.regions_ml(np.ones(SHAPE, np.float32))
     assert found == dict.fromkeys(COMPARED, scan.mask.sum() / 2)

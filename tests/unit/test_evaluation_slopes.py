@@ -10,6 +10,7 @@ from brainscm.evaluation.scan import Counterfactual, Scan
 from brainscm.evaluation.slopes import counterfactual_changes, regional_slopes
 from brainscm.regions import COMPARED
 from brainscm.scm.model import Scm
+from made_up_measure import MadeUpMeasure
 
 OPTIONS = {
     "nodes": {
@@ -122,6 +123,10 @@ def changes_of(rows: list[dict[str, object]]) -> pd.DataFrame:
             raise ScanError("cut short")
         return Counterfactual(np.full(SHAPE, 5, np.float32), np.full(SHAPE, 2, np.float32))
 
+    def sums(volume, mask, head_size):
+        return dict.fromkeys(COMPARED, float(volume[mask].sum()) / head_size)
+
+    mask = np.ones(SHAPE, bool)
     inputs = SimpleNamespace(
         queries=[
             QueryOptions(name="older", do={"age": "+20"}),
@@ -131,8 +136,7 @@ def changes_of(rows: list[dict[str, object]]) -> pd.DataFrame:
         scm=SimpleNamespace(covariates=SimpleNamespace(ranges={"age": (20, 80)})),
         scans=SimpleNamespace(usable=pd.DataFrame({"scan": ["s1", "s2", "s9"]})),
         written=SimpleNamespace(made=pd.DataFrame(rows), read=read),
-        read_scan=lambda scan: Scan(np.zeros(SHAPE, np.float32), np.ones(SHAPE, bool), np.zeros(1), head_size=2.0),
-        measure=lambda volume, mask, head_size: dict.fromkeys(COMPARED, float(volume[mask].sum()) / head_size),
+        read_scan=lambda scan: Scan(np.zeros(SHAPE, np.float32), mask, np.zeros(1), MadeUpMeasure(sums, mask, 2.0)),
     )
     return counterfactual_changes(inputs)
 

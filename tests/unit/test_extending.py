@@ -97,7 +97,7 @@ CHECKS = {
         from brainscm.config import QueryOptions
         from brainscm.evaluation.answers import EncodedScan
         assert QueryOptions(name="older", do={"age": "+10"}, decode="doubled").decode == "doubled"
-        encoded = EncodedScan.of(answers.SCAN, answers.METHODS, answers.measure)
+        encoded = EncodedScan.of(answers.SCAN, answers.METHODS)
         assert encoded.start_ml["doubled"] == encoded.own_ml
         found = answers.answers(answers.prepared("residual"), written=None)
         twice, once = found["latent_glm", "doubled"].difference, found["latent_glm", "residual"].difference
@@ -119,11 +119,11 @@ CHECKS = {
     "A region": """
         import numpy as np
         from brainscm.preprocess.template import EMBEDDED, load_template
-        from brainscm.preprocess.tissues import SegmentRegions
+        from brainscm.preprocess.tissues import MeasureTissues
         from brainscm.qc.measures import MEASURES
         template = load_template(EMBEDDED, 4.0)
         brain = (0.7 * template.gm + 1.0 * template.wm + 0.25 * template.csf).astype(np.float32)
-        measured = SegmentRegions(template)(brain, template.brain_mask)
+        measured = MeasureTissues(template)(brain, template.brain_mask).volumes_ml(brain)
         assert 0.4 < measured["left_ventricles"] / measured["ventricles"] < 0.6
         assert MEASURES["left_ventricles_ml"].label == "Left ventricles"
         """,

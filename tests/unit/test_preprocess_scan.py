@@ -19,7 +19,7 @@ from brainscm.preprocess.itk import read_matrix, write_matrix
 from brainscm.preprocess.register import register_brain
 from brainscm.preprocess.scan import preprocess_scan
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
-from brainscm.preprocess.tissues import SegmentRegions
+from brainscm.preprocess.tissues import MeasureTissues
 from brainscm.qc.limits import apply_limits
 from brainscm.qc.measures import MEASURES
 from brainscm.resampling import sample
@@ -160,7 +160,7 @@ def test_brain_lies_on_the_templates(done: dict[str, Any], template: Template) -
     assert np.linalg.norm(error, axis=0).max() < 2.5
 
 
-def test_segmentation_is_the_most_probable_tissue_of_each_voxel_of_the_brain(done: dict[str, Any]) -> None:
+def test_segmentation_is_the_largest_share_of_each_voxel_of_the_brain(done: dict[str, Any]) -> None:
     labels, affine = read(done, "dseg")
     np.testing.assert_allclose(affine, read(done, "template_mask")[1])
     assert labels.dtype == np.uint8
@@ -168,6 +168,14 @@ def test_segmentation_is_the_most_probable_tissue_of_each_voxel_of_the_brain(don
     assert not labels[~mask].any()
     maps = np.stack([read(done, f"{tissue}_probseg")[0] for tissue in ("gm", "wm", "csf")])
     np.testing.assert_array_equal(labels[mask], 1 + maps[:, mask].argmax(axis=0))
+
+
+def test_shares_add_up_to_the_volumes_that_are_told(done: dict[str, Any]) -> None:
+    status = done["status"]
+    for tissue in ("gm", "wm", "csf"):
+        share, affine = read(done, f"{tissue}_probseg")
+        own_ml = share.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000 / status["metrics"]["head_size"]
+        assert status["volumes_ml"][tissue] == pytest.approx(own_ml, rel=1e-4)
 
 
 def test_every_measure_of_a_scan_is_registered_and_every_limit_is_measured(done: dict[str, Any]) -> None:
@@ -186,7 +194,7 @@ def test_transforms_are_each_others_inverse(done: dict[str, Any]) -> None:
 
 def test_volumes_are_those_of_the_small_head(done: dict[str, Any], template: Template) -> None:
     assert done["status"]["metrics"]["head_size"] == pytest.approx(SHRINK**-3, rel=0.03)
-    whole = SegmentRegions(template)(template.brain, template.brain_mask)
+    whole = MeasureTissues(template)(template.brain, template.brain_mask).volumes_ml(template.brain)
     for region in ("gm", "wm", "brain", "ventricles"):
         assert done["status"]["volumes_ml"][region] == pytest.approx(whole[region] * SHRINK**3, rel=0.15), region
 

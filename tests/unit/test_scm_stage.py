@@ -19,6 +19,7 @@ from brainscm.scans import ScanTable
 from brainscm.scm.model import load_scm
 from brainscm.scm.stage import run
 from brainscm.tables import read_table, write_table
+from made_up_measure import measured_by
 
 GRID = (4, 4, 4)
 LATENT = (3, 6, 4, 4)
@@ -56,7 +57,8 @@ class Fixed(Unaligned):
         return (latents.flatten(1) @ self.weights).reshape(-1, 1, *GRID)
 
 
-def measure(volume: np.ndarray, mask: np.ndarray, head_size: float = 1.0) -> dict[str, float]:
+@measured_by
+def measure(volume: np.ndarray, mask: np.ndarray, head_size: float) -> dict[str, float]:
     return {"gm": float(volume[mask].sum()) / head_size}
 
 

@@ -18,6 +18,7 @@ from brainscm.training.reconstruction import reconstruction_table
 from brainscm.training.task import TrainingTask
 from brainscm.training.trainer import Trainer
 from brainscm.training.volume_store import VolumeStore
+from made_up_measure import measured_by
 from made_up_scans import GRID, write_image, write_scans
 
 SPLITS = ["train"] * 4 + ["validation"] + ["test"] * 2
@@ -123,7 +124,8 @@ def test_a_task_survives_its_file(folder):
     assert TrainingTask.model_validate_json(task.model_dump_json()) == task
 
 
-def measure(volume, mask, head_size=1.0):
+@measured_by
+def measure(volume, mask, head_size):
     return {"brain": float(volume[mask].sum()), "everything": float(volume.sum())}
 
 

@@ -26,7 +26,7 @@ class DrawnTemplate:
 def template(monkeypatch):
     asked = []
     monkeypatch.setattr(brainscm.training.stage, "load_template", lambda *args: asked.append(args) or DrawnTemplate)
-    monkeypatch.setattr(brainscm.training.stage, "SegmentRegions", lambda template: measure)
+    monkeypatch.setattr(brainscm.training.stage, "MeasureTissues", lambda template: measure)
     return asked
 
 

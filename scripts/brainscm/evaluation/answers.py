@@ -16,7 +16,6 @@ from brainscm.evaluation.questions import PreparedCase
 from brainscm.evaluation.scan import Counterfactual, Scan
 from brainscm.evaluation.truth import Truth
 from brainscm.images import Volume
-from brainscm.regions import MeasureRegions
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,16 @@ class EncodedScan:
     start_ml: Mapping[str, Mapping[str, float]]
 
     @classmethod
-    def of(cls, scan: Scan, methods: Methods, measure: MeasureRegions) -> EncodedScan:
+    def of(cls, scan: Scan, methods: Methods) -> EncodedScan:
         factuals = methods.encode(scan)
         latent = factuals["latent_glm"]
         decoded = {name: factuals[name].decoded[0, 0].numpy() * scan.mask for name in ("pca_glm", "latent_glm")}
-        decoded_ml = {name: scan.regions_ml(volume, measure) for name, volume in decoded.items()}
-        own_ml = scan.regions_ml(scan.volume, measure)
+        decoded_ml = {name: scan.regions_ml(volume) for name, volume in decoded.items()}
+        own_ml = scan.regions_ml(scan.volume)
         start_ml = {"none": own_ml, "residual": own_ml, "direct": decoded_ml["latent_glm"]}
         for decode in (name for name in STRATEGIES if name not in start_ml):
             unchanged, _ = STRATEGIES[decode](latent, torch.zeros_like(latent.latents))
-            start_ml[decode] = scan.regions_ml(unchanged[0, 0].numpy() * scan.mask, measure)
+            start_ml[decode] = scan.regions_ml(unchanged[0, 0].numpy() * scan.mask)
         return cls(scan, factuals, decoded, decoded_ml, start_ml)
 
     @property

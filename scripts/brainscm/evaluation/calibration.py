@@ -40,7 +40,7 @@ def calibrate(
         except ScanError as error:
             logger.warning("%s: not used for calibration: %s", name, error)
             return {}
-        before = scan.regions_ml(scan.volume, inputs.measure)
+        before = scan.regions_ml(scan.volume)
         factuals = methods.encode(scan)
         found: dict[str, Array] = {}
         for query, each in expected.items():
@@ -49,7 +49,7 @@ def calibrate(
             rows = []
             for method in methods.compared:
                 made = method.predict(factuals[method.name], each.step[at]).masked(scan.mask)
-                after = scan.regions_ml(made.volume, inputs.measure)
+                after = scan.regions_ml(made.volume)
                 rows.append([after[region] - before[region] for region in regional.regions])
             found[query] = np.array(rows) - each.change_ml[at]
         return found

@@ -94,7 +94,7 @@ class Evaluator:
         except ScanError as error:
             logger.warning("%s: not evaluated: %s", asked.scan, error)
             return scores
-        encoded = EncodedScan.of(scan, self.methods, self.inputs.measure)
+        encoded = EncodedScan.of(scan, self.methods)
         for method, decoded in encoded.decoded.items():
             about = {"source": "reconstruction", "method": method, "decode": "none"}
             about |= {"scan": asked.scan, "participant": asked.participant}
@@ -126,7 +126,7 @@ class Evaluator:
         scan, made = encoded.scan, given.made
         about = {**prepared.about, "method": given.method, "decode": given.decode}
         is_scan = given.method == "persistence"
-        after_ml = encoded.own_ml if is_scan else scan.regions_ml(made.volume, self.inputs.measure)
+        after_ml = encoded.own_ml if is_scan else scan.regions_ml(made.volume)
         rows = score_change(about, after_ml, encoded.start_ml[given.decode])
         rows += score_effectiveness(about, after_ml, prepared.targets_ml)
         if truth is not None:

@@ -36,7 +36,7 @@ class EvaluationInputs:
         queries: of the config.
         bids_dir: where the simulator's answers lie, if there are any.
         components: of the PCA baseline.
-        measure: what gave the `<region>_ml` columns of the scans.
+        measure: what gave the `<region>_ml` columns of the scans. Images are measured by their `Scan`.
     """
 
     scm: Scm
@@ -95,12 +95,9 @@ class EvaluationInputs:
         Raises:
             ScanError: it, its mask or its latent cannot be read.
         """
-        return Scan(
-            volume=self.scans.volume(scan),
-            mask=self.scans.mask(scan),
-            latent=self.store.of(scan),
-            head_size=float(self.scans.require(scan)["head_size"]),
-        )
+        volume, mask = self.scans.volume(scan), self.scans.mask(scan)
+        measure = self.measure(volume, mask, self._head_size(scan))
+        return Scan(volume=volume, mask=mask, latent=self.store.of(scan), measure=measure)
 
     def read_truth(self, case: Case, scan: Scan) -> Truth | None:
         """The answer to a case that starts from `scan`; None where it is not known.
@@ -111,10 +108,14 @@ class EvaluationInputs:
         if case.source == "unanswered":
             return None
         if case.source == "follow-up":
-            later = self.scans.require(case.answer)
-            volume = self.scans.volume(case.answer) * scan.mask
-            return Truth(volume, {region: float(later[f"{region}_ml"]) for region in COMPARED})
+            later = self.scans.volume(case.answer)
+            measure = scan.measure.at(self.scans.mask(case.answer), self._head_size(case.answer))
+            found = measure.volumes_ml(later)
+            return Truth(later * scan.mask, {region: found[region] for region in COMPARED})
         raw, answer = read_raw(self.scans.require(case.scan)["path"]), read_raw(case.answer)
         to_scan = read_matrix(self.scans.path(case.scan, "to_template"))
         volume = true_volume(scan.volume, scan.mask, raw, answer, to_scan, self.scans.grid)
-        return Truth(volume, scan.regions_ml(volume, self.measure))
+        return Truth(volume, scan.regions_ml(volume))
+
+    def _head_size(self, scan: str) -> float:
+        return float(self.scans.require(scan)["head_size"])

@@ -3,7 +3,7 @@
 The truth of a counterfactual is never seen, so nothing can be conformed to it. What can be seen is how far the change
 that is *measured on the counterfactual volume* lies from the change that the causal model's own regression of that
 region *expects*, for the same question put to participants of the training and validation splits. That distance, its
-mean and its standard deviation over participants, is the error of encoding, decoding and segmentation; the
+mean and its standard deviation over participants, is the error of encoding, decoding and measuring; the
 regression's parameters and the noise that abduction leaves open add theirs.
 """
 

@@ -8,21 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainscm.images import Mask, Volume
-from brainscm.regions import COMPARED, MeasureRegions
+from brainscm.regions import COMPARED, RegionMeasure
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One usable scan: volume and mask (x, y, z), latent (c, x', y', z'), and its scaling to the template."""
+    """One usable scan: volume and mask (x, y, z), latent (c, x', y', z'), and the measure of its regions."""
 
     volume: Volume
     mask: Mask
     latent: NDArray[np.float32]
-    head_size: float
+    measure: RegionMeasure
 
-    def regions_ml(self, volume: Volume, measure: MeasureRegions) -> dict[str, float]:
+    def regions_ml(self, volume: Volume) -> dict[str, float]:
         """The compared regions' volumes (ml) in the scan's own volume, or in one that stands in its place."""
-        found = measure(volume, self.mask, self.head_size)
+        found = self.measure.volumes_ml(volume)
         return {region: found[region] for region in COMPARED}
 
 

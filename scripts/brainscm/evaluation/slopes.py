@@ -54,8 +54,8 @@ def counterfactual_changes(inputs: EvaluationInputs) -> pd.DataFrame:
         except ScanError as error:
             logger.warning("%s: its slope is left out: %s", row["scan"], error)
             return None
-        before = scan.regions_ml(counterfactual.start, inputs.measure)
-        after = scan.regions_ml(counterfactual.volume, inputs.measure)
+        before = scan.regions_ml(counterfactual.start)
+        after = scan.regions_ml(counterfactual.volume)
         changes = {f"{region}_ml": after[region] - before[region] for region in after}
         return {**{key: row[key] for key in ASKED}, "node": node, "step": step, **changes}
 

@@ -25,7 +25,7 @@ from brainscm.preprocess.register import find_start, register_brain, register_he
 from brainscm.preprocess.runs import read_session
 from brainscm.preprocess.skullstrip import brain_surface, signed_distance
 from brainscm.preprocess.template import Template, load_template
-from brainscm.preprocess.tissues import segment_tissues, tissue_volumes
+from brainscm.preprocess.tissues import Levels, segment_tissues, tissue_volumes
 from brainscm.qc import measures
 from brainscm.qc.status import ScanStatus, software_versions, status_path
 from brainscm.resampling import gaussian_for_voxels, sample
@@ -70,10 +70,10 @@ DERIVATIVES = (
         np.uint8,
         on_raw_grid=True,
     ),
-    Derivative("gm_probseg", {"label": "GM"}, "probseg", "Probability of grey matter"),
-    Derivative("wm_probseg", {"label": "WM"}, "probseg", "Probability of white matter"),
-    Derivative("csf_probseg", {"label": "CSF"}, "probseg", "Probability of cerebrospinal fluid"),
-    Derivative("dseg", {}, "dseg", "The most probable tissue; dseg.tsv names the labels", {}, np.uint8),
+    Derivative("gm_probseg", {"label": "GM"}, "probseg", "Share of grey matter"),
+    Derivative("wm_probseg", {"label": "WM"}, "probseg", "Share of white matter"),
+    Derivative("csf_probseg", {"label": "CSF"}, "probseg", "Share of cerebrospinal fluid"),
+    Derivative("dseg", {}, "dseg", "The tissue with the largest share; dseg.tsv names the labels", {}, np.uint8),
 )
 
 
@@ -277,7 +277,8 @@ def _bring_to_template(
         tissues = segment_tissues(volume / rough_peak, mask, template)
         peak = white_peak(volume[tissues.wm > 0.95])
         volume /= peak
-        status.volumes_ml |= tissue_volumes(tissues, template, status.metrics["head_size"])
+        shares = Levels.of(volume, tissues, template).shares(volume, mask)
+        status.volumes_ml |= tissue_volumes(shares, template, status.metrics["head_size"])
         status.metrics |= measures.image_metrics(
             volume, mask, tissues.gm, tissues.wm, template.brain, template.brain_mask
         )
@@ -286,10 +287,10 @@ def _bring_to_template(
     arrays = {
         "preproc_t1w": volume,
         "template_mask": mask,
-        "gm_probseg": tissues.gm,
-        "wm_probseg": tissues.wm,
-        "csf_probseg": tissues.csf,
-        "dseg": tissues.labels(mask),
+        "gm_probseg": shares.gm,
+        "wm_probseg": shares.wm,
+        "csf_probseg": shares.csf,
+        "dseg": shares.labels(mask),
     }
     return {role: Image(data, template.affine) for role, data in arrays.items()}
 

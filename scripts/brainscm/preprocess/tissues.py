@@ -1,8 +1,12 @@
-"""Grey matter, white matter and CSF on the template's grid: one segmentation for scans and counterfactuals alike."""
+"""Grey matter, white matter and CSF on the template's grid, and the volumes of regions made of them.
+
+A segmentation finds the brightness of each tissue in a scan. Those levels are then held for every image that stands in
+the scan's place: fitted anew to each, they would slide along with what moved and hide it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +17,22 @@ from brainscm.preprocess.template import Template
 from brainscm.regions import REGIONS, TISSUE_LABELS, Region
 
 MRF_WEIGHT = 1.5
+SURE = 0.9  # posterior of a voxel that is taken for pure
+MIN_MIDDLE = 20  # voxels that a median is taken over
+MIN_CONTRAST = 0.02  # between neighbouring levels, as a share of white matter's
+WINDOW = 0.25  # of the way from one level to the next; wider ones reach into thin cortex and sulci, and see less
 
 
 @dataclass(frozen=True)
 class Tissues:
-    """Posterior probabilities (x, y, z), float32; they sum to 1 inside the mask and are 0 outside."""
+    """Shares of the voxels, or posterior probabilities: (x, y, z), float32, 1 in sum inside the mask and 0 outside."""
 
     gm: np.ndarray
     wm: np.ndarray
     csf: np.ndarray
 
     def labels(self, mask: Mask) -> npt.NDArray[np.uint8]:
-        """The most probable tissue inside a mask, by its number in `TISSUE_LABELS`; 0 outside."""
+        """The tissue with the largest share inside a mask, by its number in `TISSUE_LABELS`; 0 outside."""
         maps = np.stack([getattr(self, tissue) for tissue in TISSUE_LABELS])
         numbers = np.array(list(TISSUE_LABELS.values()), np.uint8)
         return np.where(mask, numbers[maps.argmax(axis=0)], 0).astype(np.uint8)
@@ -34,7 +42,7 @@ def segment_tissues(volume: np.ndarray, mask: np.ndarray, template: Template, it
     """Three Gaussians fitted by expectation-maximisation, with the template's tissue priors and a Markov random field.
 
     The model of Atropos (Avants et al. 2011, doi 10.1007/s12021-011-9109-y) with a mean-field neighbourhood term, on
-    NumPy arrays: about a second where Atropos takes ten, so that every counterfactual can be measured.
+    NumPy arrays: about a second where Atropos takes ten.
 
     Args:
         volume: (x, y, z) template-space intensities, white-matter peak at 1.
@@ -63,6 +71,70 @@ def segment_tissues(volume: np.ndarray, mask: np.ndarray, template: Template, it
     return Tissues(gm=whole[0], wm=whole[1], csf=whole[2])
 
 
+@dataclass(frozen=True)
+class Levels:
+    """How bright the tissues of one scan are, in its own units."""
+
+    csf: float
+    gm: float
+    wm: float
+
+    @classmethod
+    def of(cls, volume: Volume, tissues: Tissues, template: Template) -> Levels:
+        """Find them in a scan, (x, y, z) in template space, from its own segmentation.
+
+        Grey and white matter: means of their class. CSF: in the middle of the ventricles, since that of thin sulci is
+        mixed with their walls, and the more so the thinner they are; that would hide atrophy.
+        """
+        gm, wm, csf = (_mean(volume, weights) for weights in (tissues.gm, tissues.wm, tissues.csf))
+        fluid = (tissues.csf > SURE) & template.ventricles
+        middle = volume[ndimage.binary_erosion(fluid)]
+        if len(middle) >= MIN_MIDDLE:
+            csf = float(np.median(middle))
+        elif len(volume[fluid]) >= MIN_MIDDLE:
+            csf = float(np.percentile(volume[fluid], 25))
+        # A scan that is no T1w has other levels; it is measured badly, but with numbers.
+        gm = min(gm, (1 - MIN_CONTRAST) * wm)
+        return cls(csf=min(csf, gm - MIN_CONTRAST * wm), gm=gm, wm=wm)
+
+    def shares(self, volume: Volume, mask: Mask) -> Tissues:
+        """Share out the voxels inside a mask: the border of two tissues lies half way between their levels.
+
+        Across a border's narrow `WINDOW` the share rises linearly with brightness, so that the change of a volume is a
+        boundary shift integral (Freeborough and Fox 1997, doi 10.1109/42.640753): it follows a border within a voxel.
+        """
+        brain = mask * _rise(volume, self.csf, self.gm)
+        wm = mask * _rise(volume, self.gm, self.wm)
+        return Tissues(gm=brain - wm, wm=wm, csf=mask - brain)
+
+
+@dataclass(frozen=True)
+class TissueMeasure:
+    """Measures regions with the levels, mask and head size of one scan (see `regions.RegionMeasure`)."""
+
+    template: Template
+    levels: Levels
+    mask: Mask
+    head_size: float
+
+    def volumes_ml(self, volume: Volume) -> dict[str, float]:
+        return tissue_volumes(self.levels.shares(volume, self.mask), self.template, self.head_size)
+
+    def at(self, mask: Mask, head_size: float) -> TissueMeasure:
+        return replace(self, mask=mask, head_size=head_size)
+
+
+@dataclass(frozen=True)
+class MeasureTissues:
+    """Makes the measure of a scan by finding the levels of its tissues (see `regions.MeasureRegions`)."""
+
+    template: Template
+
+    def __call__(self, factual: Volume, mask: Mask, head_size: float = 1.0) -> TissueMeasure:
+        tissues = segment_tissues(factual, mask, self.template)
+        return TissueMeasure(self.template, Levels.of(factual, tissues, self.template), mask, head_size)
+
+
 def tissue_volumes(tissues: Tissues, template: Template, head_size: float) -> dict[str, float]:
     """Volumes of `REGIONS` in the scan's own space, ml: template-space sums divided by `head_size`."""
     to_ml = template.voxel_ml / head_size
@@ -71,19 +143,18 @@ def tissue_volumes(tissues: Tissues, template: Template, head_size: float) -> di
         maps = [getattr(tissues, tissue) for tissue in region.tissues]
         if region.within:
             maps = [tissue[getattr(template, region.within)] for tissue in maps]
-        return sum(float(tissue.sum()) for tissue in maps) * to_ml
+        return sum(float(tissue.sum(dtype=np.float64)) for tissue in maps) * to_ml
 
     return {region.name: volume(region) for region in REGIONS}
 
 
-@dataclass(frozen=True)
-class SegmentRegions:
-    """Measures regions as preprocessing does: by segmenting the volume into tissues (see `regions.MeasureRegions`)."""
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+    return float((values * weights).sum(dtype=np.float64) / (weights.sum(dtype=np.float64) + 1e-6))
 
-    template: Template
 
-    def __call__(self, volume: Volume, mask: Mask, head_size: float = 1.0) -> dict[str, float]:
-        return tissue_volumes(segment_tissues(volume, mask, self.template), self.template, head_size)
+def _rise(volume: np.ndarray, dark: float, bright: float) -> np.ndarray:
+    """0 where a volume is dark, 1 where it is bright, linear within the window around half way."""
+    return np.clip(0.5 + (volume - (dark + bright) / 2) / (WINDOW * (bright - dark)), 0, 1).astype(np.float32)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:

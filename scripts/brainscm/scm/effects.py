@@ -49,7 +49,8 @@ class EffectMap:
     def regions(self, measure: MeasureRegions, brain_mask: Mask) -> dict[str, tuple[float, float, float]]:
         """Each region's volume in the mean brain, its change and how far draws lie from the change, ml."""
         # In template space, as the mean brain is: no head size to divide by.
-        start, *ends = (measure(volume, brain_mask) for volume in (self.before, self.after, *self.drawn))
+        of_mean = measure(self.before, brain_mask)
+        start, *ends = (of_mean.volumes_ml(volume) for volume in (self.before, self.after, *self.drawn))
         regions = {}
         for name, volume_ml in start.items():
             change, *drawn = [end[name] - volume_ml for end in ends]

@@ -34,7 +34,8 @@ def reconstruction_table(encoder: Encoder, scans: ScanTable, measure: MeasureReg
         plain, quantized = encoder.decode(torch.cat([latents, encoder.quantize(latents)]))[:, 0].cpu().numpy()
         errors = {}
         if split != "train":
-            before, after = measure(volume, mask), measure(plain, mask)
+            of_scan = measure(volume, mask)
+            before, after = of_scan.volumes_ml(volume), of_scan.volumes_ml(plain)
             errors = {f"{region}_error_ml": after[region] - before[region] for region in before}
         return {
             "scan": scan,

@@ -13,7 +13,7 @@ from brainscm.encoding.model import encoder_class, save_encoder
 from brainscm.files import write_json
 from brainscm.parallel import choose_device
 from brainscm.preprocess.template import load_template
-from brainscm.preprocess.tissues import SegmentRegions
+from brainscm.preprocess.tissues import MeasureTissues
 from brainscm.tables import write_table
 from brainscm.training.card import make_card
 from brainscm.training.fit import fit_autoencoder
@@ -41,7 +41,7 @@ def run(task: TrainingTask, out_dir: Path, processes: int = 1, mpi: str | None =
     if task.is_aligned:
         encoder = Aligned(fitted.encoder, Alignment.onto(template))
     encoder.to(choose_device(task.options.device))
-    reconstruction = reconstruction_table(encoder, task.scans, SegmentRegions(template))
+    reconstruction = reconstruction_table(encoder, task.scans, MeasureTissues(template))
     identity = save_encoder(encoder, task.identity, out_dir / "model.pt")
     card = make_card(task, fitted, encoder, identity, reconstruction)
     write_json(out_dir / "model.json", card)
