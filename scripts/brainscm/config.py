@@ -134,6 +134,10 @@ class PreprocessOptions(Options):
     input: Literal["auto", "head", "brain"] = "auto"
     """Whether scans are whole heads or skull-stripped brains. `auto` looks at each: where the surroundings are empty
     and what is left has the size of a brain, that is taken for the mask, and brain is registered to brain."""
+    skull_strip: Literal["auto", "ants", "deepbet"] = "auto"
+    """What finds the brain in a whole head. `auto`: the network deepbet says where it is and outlines it, ANTs
+    registers the template from there, and the two outlines are brought together; `ants` searches and registers without
+    a network; `deepbet` takes the network's outline as it is."""
     transform: Literal["rigid", "similarity", "affine"] = "affine"
     """How the analysed image is brought to the template. A rigid transform keeps size and shape, a similarity scales,
     an affine one also scales each axis by itself and shears. Never a deformation: the anatomy is what is analysed."""
@@ -155,6 +159,12 @@ class QualityOptions(Options):
     """Warn where the volume of the intracranial mask is outside these two."""
     volume_fail_ml: Annotated[tuple[float, float], unit("ml")] = (700, 2500)
     """Fail where it is outside these two."""
+    outline_dice_warn: float = Field(0.93, ge=0, le=1)
+    """Warn where the two outlines of the brain, the network's and that of ANTs, have a Dice below this."""
+    mask_fit_warn: float = Field(0.92, ge=0, le=1)
+    """Warn where the Dice of mask and template's mask, after the linear registration, is below this."""
+    mask_fit_fail: float = Field(0.87, ge=0, le=1)
+    """Fail below this."""
     border_warn_cm2: Annotated[float, unit("cm²")] = Field(8.0, ge=0)
     """Warn where more of the mask than this lies on the faces of the field of view: the brain is cut off."""
     border_fail_cm2: Annotated[float, unit("cm²")] = Field(60.0, ge=0)

@@ -17,6 +17,7 @@ PYPI_NAME = {"pytorch-gpu": "torch", "pytorch-cpu": "torch", "matplotlib-base": 
 # What modules need without importing it.
 NOT_IMPORTED = {
     "brainscm.cohort.dicom": "dcm2niix",  # the program
+    "brainscm.preprocess.network": "deepbet",  # files in its wheel
     "brainscm.simulation.anatomy": "nilearn",  # a file in its wheel
 }
 PACKAGE_OF = {module: names[0].lower() for module, names in packages_distributions().items()}
@@ -33,7 +34,10 @@ def locked() -> dict[str, str]:
 def pins(environment: str) -> dict[str, str]:
     """The versions of an environment's packages, by their PyPI names."""
     dependencies = yaml.safe_load((ROOT / "envs" / f"{environment}.yaml").read_text())["dependencies"]
-    versions = dict(dependency.split("=") for dependency in dependencies)
+    from_pip = [each for group in dependencies if isinstance(group, dict) for each in group["pip"]]
+    from_conda = [each for each in dependencies if isinstance(each, str) and each != "pip"]
+    versions = dict(dependency.split("=") for dependency in from_conda)
+    versions |= dict(dependency.split("==") for dependency in from_pip)
     del versions["python"]
     return {PYPI_NAME.get(name, name): version for name, version in versions.items()}
 

@@ -273,7 +273,7 @@ def test_unexpected_error_fails_the_scan_not_the_job(
     def explode(*_: object) -> None:
         raise RuntimeError("ITK says no")
 
-    monkeypatch.setattr("brainscm.preprocess.scan.bias_field", explode)
+    monkeypatch.setattr("brainscm.preprocess.brain.bias_field", explode)
     status = preprocess_scan(SCAN, done["raw"], tmp_path, EMBEDDED, OPTIONS, seed=1)
     assert status["status"] == "fail"
     assert "ITK says no" in status["reasons"][0]

@@ -132,8 +132,8 @@ def warp_to_head(targets: Heads, head: Image, affine: np.ndarray, seed: int, lab
     target, mask = targets[4]
     fixed = crop(target, mask.data > 0.5, 12)
     stages = [
-        _stage("SyN[0.2,3,0]", "CC[{f},{m},1,2]", "50x0", "2x1", "1x0"),
-        _stage("SyN[0.2,3,0]", "CC[{f},{m},1,1]", "0x10", "2x1", "1x0"),
+        _stage("SyN[0.25,3,0]", "CC[{f},{m},1,2]", "25x0", "2x1", "1x0"),
+        _stage("SyN[0.25,3,0]", "CC[{f},{m},1,1]", "0x5", "2x1", "1x0"),
     ]
     with tempfile.TemporaryDirectory() as folder:
         files = _run_ants(fixed, head, stages, affine, Path(folder), seed)
@@ -172,7 +172,7 @@ def align_run(reference: Image, run: Image, seed: int) -> np.ndarray:
     left the table, lays centre on centre.
     """
     centres = [centre_of(foreground(head.data), head.affine) for head in (reference, run)]
-    starts = [np.eye(4), _about(np.eye(3), centres[0], centres[1])]
+    starts = [np.eye(4), about(np.eye(3), centres[0], centres[1])]
     fixed = halve(reference)
 
     def agreement(world: np.ndarray) -> float:
@@ -193,12 +193,20 @@ def match_masks(fixed: Image, moving: Image) -> np.ndarray:
         inside = mask.data > 0.5
         centres.append(centre_of(inside, mask.affine))
         volumes.append(inside.sum() * mask.voxel_ml)
-    return _about(np.eye(3) * (volumes[1] / volumes[0]) ** (1 / 3), centres[0], centres[1])
+    return about(np.eye(3) * (volumes[1] / volumes[0]) ** (1 / 3), centres[0], centres[1])
 
 
 def centre_of(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Centre of mass of a mask in world coordinates (3,), mm."""
     return affine[:3, :3] @ np.argwhere(mask).mean(0) + affine[:3, 3]
+
+
+def about(linear: np.ndarray, centre: np.ndarray, goes_to: np.ndarray) -> np.ndarray:
+    """The map (4, 4) with this linear part (3, 3) that takes the point `centre` to `goes_to`."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = goes_to - linear @ centre
+    return matrix
 
 
 def _stage(transform: str, metric: str, iterations: str, shrink: str, smooth: str) -> list[str]:
@@ -236,18 +244,11 @@ def _normalised_mutual_information(a: np.ndarray, b: np.ndarray) -> float:
 def _pose_matrix(pose: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """`pose`: where the template's centre goes (3, mm), rotation (3, degrees about x, y, z), size (percent, log)."""
     linear = Rotation.from_euler("xyz", pose[3:6], degrees=True).as_matrix() * np.exp(pose[6] / 100)
-    return _about(linear, centre, pose[:3])
-
-
-def _about(linear: np.ndarray, centre: np.ndarray, goes_to: np.ndarray) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:3, :3] = linear
-    matrix[:3, 3] = goes_to - linear @ centre
-    return matrix
+    return about(linear, centre, pose[:3])
 
 
 def _nearest(matrix: np.ndarray, kind: TransformKind, centre: np.ndarray) -> np.ndarray:
     """The rigid or similarity map nearest to an affine one, equal to it at `centre` (polar decomposition)."""
     left, _, right = np.linalg.svd(matrix[:3, :3])
     scale = np.linalg.det(matrix[:3, :3]) ** (1 / 3) if kind == "similarity" else 1.0
-    return _about(left @ right * scale, centre, matrix[:3, :3] @ centre + matrix[:3, 3])
+    return about(left @ right * scale, centre, matrix[:3, :3] @ centre + matrix[:3, 3])

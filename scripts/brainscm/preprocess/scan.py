@@ -16,14 +16,14 @@ from brainscm.foreground import foreground
 from brainscm.images import SCANNER, Image, template_code, write_image
 from brainscm.preprocess import figures
 from brainscm.preprocess.atlas import Atlas
+from brainscm.preprocess.brain import OUTSIDE_MM, Brain, find_brain, take_brain
 from brainscm.preprocess.derived import require_files
 from brainscm.preprocess.given import given_outline, read_given_mask
 from brainscm.preprocess.head import RawScan, working_head
-from brainscm.preprocess.intensity import bias_field, white_peak
+from brainscm.preprocess.intensity import white_peak
 from brainscm.preprocess.itk import write_matrix
-from brainscm.preprocess.register import find_start, register_brain, register_head, warp_to_head
+from brainscm.preprocess.register import register_brain
 from brainscm.preprocess.runs import read_session
-from brainscm.preprocess.skullstrip import brain_surface, signed_distance
 from brainscm.preprocess.template import Template, load_template
 from brainscm.preprocess.tissues import Levels, segment_tissues, tissue_volumes
 from brainscm.qc import measures
@@ -32,9 +32,9 @@ from brainscm.resampling import gaussian_for_voxels, sample
 
 MASK_COLOUR = (255, 92, 66)
 TEMPLATE_COLOUR = (72, 202, 228)
-OUTSIDE_MM = -9.0  # distance to the mask beyond the field of view: outside it
-MIN_BRAIN_ML = 100
+OTHER_COLOUR = (255, 209, 72)  # of an outline that was not taken
 SOFTWARE = ("antspyx", "nibabel", "nilearn", "numpy", "scipy")
+NETWORK_SOFTWARE = ("deepbet", "torch")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def preprocess_scan(
         MemoryError: the machine lacks memory, which says nothing about the scan.
     """
     runs = [Path(t1w), *map(Path, further_runs)]
-    software = software_versions(SOFTWARE) | {"threads": str(threads)}
+    used = SOFTWARE if options.skull_strip == "ants" else SOFTWARE + NETWORK_SOFTWARE
+    software = software_versions(used) | {"threads": str(threads)}
     status = ScanStatus(scan, Path(output_dir), "status", software, sources=[bids_uri(run, "raw") for run in runs])
     _remove_earlier_outputs(status)
     with status.working_on(runs[0]):
@@ -157,9 +158,9 @@ def _preprocess(
     with status.step("figures"):  # a first picture, for the report, should a later step fail
         _draw(status, "mask", head, [], foreground(head.data))
     if given is None:
-        brain = _find_brain(status, raw, head, template, atlas, seed)
+        brain = find_brain(status, head, template, atlas, options.skull_strip, seed)
     else:
-        brain = _take_brain(status, raw.volume.with_data(given), head, template, atlas, seed)
+        brain = take_brain(status, raw.volume.with_data(given), head, template, atlas, seed)
     with status.step("mask"):
         native = sample(brain.surface, raw.affine, raw.data.shape, order=1, outside=OUTSIDE_MM) > 0
         status.metrics |= measures.mask_metrics(Image(native, raw.affine))
@@ -176,94 +177,22 @@ def _preprocess(
             raise ScanError(f"{raw.path}: the registration mirrors the brain; look at the scan's orientation")
         status.metrics |= measures.registration_metrics(raw.volume, template.mask_volume, to_scan)
     images = _bring_to_template(status, raw, brain, template, to_scan)
+    status.metrics |= measures.fit_metrics(images["template_mask"].data > 0, template.brain_mask)
     if given is not None:
         status.metrics |= measures.given_metrics(images["template_mask"].data > 0, template.brain_mask)
     with status.step("write"):
         _write_images(status, images | {"native_mask": Image(native, raw.affine)}, template, options.transform)
         _write_matrices(status, template, to_scan)
     with status.step("figures"):
-        _draw(status, "mask", brain.head, [(brain.inside, MASK_COLOUR)], brain.inside)
+        mask = [(brain.inside, MASK_COLOUR)]
+        other = [(brain.other.data > 0, OTHER_COLOUR)] if brain.other else []
+        _draw(status, "mask", brain.head, other + mask, brain.inside)
         outlines = [(template.brain_mask, TEMPLATE_COLOUR), (template.wm > 0.5, TEMPLATE_COLOUR)]
         _draw(status, "registration", images["preproc_t1w"], outlines, template.brain_mask)
 
 
-@dataclass(frozen=True)
-class _Brain:
-    """The brain in a scan, on the working grid.
-
-    Attributes:
-        head: the scan without its bias field.
-        field: the bias field, which `head` was divided by.
-        surface: signed distance (mm, positive inside) to the surface of the intracranial mask.
-        linear: (4, 4), from template to scan, found in the whole head.
-    """
-
-    head: Image
-    field: np.ndarray
-    surface: Image
-    linear: np.ndarray
-
-    @property
-    def inside(self) -> np.ndarray:
-        return self.surface.data > 0
-
-
-def _find_brain(
-    status: ScanStatus, raw: RawScan, head: Image, template: Template, atlas: Atlas | None, seed: int
-) -> _Brain:
-    """Find the brain by registering the template's head, and measure the atlas's regions, which are warped with it."""
-    with status.step("bias_field"):
-        field = bias_field(head, foreground(head.data))
-        head = head.with_data(head.data / field)
-    with status.step("linear"):
-        start = find_start(template.heads, head)
-        status.metrics["start_score"] = start.score
-        linear = register_head(template.heads, head, start.matrix, seed)
-    with status.step("deformable"):
-        warped = warp_to_head(template.heads, head, linear, seed, atlas.labels if atlas else None)
-        status.metrics |= {"jacobian_p01": warped.jacobian[0], "jacobian_p99": warped.jacobian[1]}
-    with status.step("mask"):
-        surface = brain_surface(head.with_data(warped.probability), head)
-        inside = surface.data > 0
-        if inside.sum() * head.voxel_ml < MIN_BRAIN_ML:
-            raise ScanError(
-                f"{raw.path}: no brain was found; look at the scan, and exclude it if it is not a whole-head T1w"
-            )
-        if atlas and warped.labels is not None:
-            status.volumes_ml |= atlas.volumes_ml(head.with_data(warped.labels * inside))
-        within = bias_field(head, inside, shrink_factor=3)
-    return _Brain(head.with_data(head.data / within), field * within, surface, linear)
-
-
-def _take_brain(
-    status: ScanStatus, outline: Image, head: Image, template: Template, atlas: Atlas | None, seed: int
-) -> _Brain:
-    """Take the brain of a scan that was stripped before, and register the template's brain, without a head, to it.
-
-    Args:
-        outline: of the given brain, on the raw scan's grid.
-    """
-    with status.step("linear"):
-        start = find_start(template.stripped, head)
-        status.metrics["start_score"] = start.score
-        linear = register_head(template.stripped, head, start.matrix, seed)
-    with status.step("deformable"):
-        warped = warp_to_head(template.stripped, head, linear, seed, atlas.labels if atlas else None)
-        status.metrics |= {"jacobian_p01": warped.jacobian[0], "jacobian_p99": warped.jacobian[1]}
-    with status.step("mask"):
-        share = outline.with_data(outline.data.astype(np.float32))
-        within = sample(gaussian_for_voxels(share, head.voxel_mm[0]), head.affine, head.data.shape, order=1)
-        surface = head.with_data(signed_distance(head.with_data(within)))
-        inside = surface.data > 0
-        if atlas and warped.labels is not None:
-            status.volumes_ml |= atlas.volumes_ml(head.with_data(warped.labels * inside))
-    with status.step("bias_field"):
-        field = bias_field(head, inside, shrink_factor=3)
-    return _Brain(head.with_data(head.data / field), field, surface, linear)
-
-
 def _bring_to_template(
-    status: ScanStatus, raw: RawScan, brain: _Brain, template: Template, to_scan: np.ndarray
+    status: ScanStatus, raw: RawScan, brain: Brain, template: Template, to_scan: np.ndarray
 ) -> dict[str, Image]:
     """The images in template space, by their role, measured. `to_scan`: (4, 4), from template to scan."""
     with status.step("resample"):
@@ -312,7 +241,8 @@ def _draw(
 
 
 def _write_images(status: ScanStatus, images: Mapping[str, Image], template: Template, transform: str) -> None:
-    common = {"Sources": status.sources, "Software": software_versions(SOFTWARE)}
+    software = {name: version for name, version in status.software.items() if name != "threads"}
+    common = {"Sources": status.sources, "Software": software}
     for each in DERIVATIVES:
         entities, code, where = each.entities, SCANNER, {"SpatialReference": "orig"}
         if not each.on_raw_grid:

@@ -34,12 +34,12 @@ def brain_surface(probability: Image, head: Image) -> Image:
         if slope > 0:
             push = np.where(abs(distance) < 5, np.clip((head.data - border) / slope, -REACH_MM, REACH_MM), 0)
     moved = ndimage.gaussian_filter(np.clip(distance, -6, 6) + OUTWARD_MM + push, SMOOTH_MM / head.voxel_mm[0])
-    return probability.with_data(np.where(_solid(moved > 0), abs(moved), -abs(moved)).astype(np.float32))
+    return probability.with_data(np.where(solid(moved > 0), abs(moved), -abs(moved)).astype(np.float32))
 
 
 def signed_distance(probability: Image) -> np.ndarray:
     """Distance (mm) to where the probability crosses one half, positive inside the largest piece and its holes."""
-    mask = _solid(probability.data > 0.5)
+    mask = solid(probability.data > 0.5)
     distance = np.where(mask, ndimage.distance_transform_edt(mask) - 0.5, 0.5 - ndimage.distance_transform_edt(~mask))
     # Next to the surface the probability says where between two voxels it lies.
     rim = abs(distance) < 1
@@ -47,7 +47,7 @@ def signed_distance(probability: Image) -> np.ndarray:
     return distance * probability.voxel_mm[0]
 
 
-def _solid(mask: np.ndarray) -> np.ndarray:
+def solid(mask: np.ndarray) -> np.ndarray:
     """The largest piece, with its holes filled, so that ventricles are always inside."""
     labels, count = ndimage.label(mask)
     if count > 1:

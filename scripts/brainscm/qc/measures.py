@@ -204,6 +204,41 @@ _OF_A_SCAN = {
         "higher",
         "Similarity (normalised mutual information) of the best starting pose; 1 is none.",
     ),
+    "outline_dice": Measure(
+        "Agreement of the outlines",
+        "",
+        "higher",
+        "Dice of the brain's two outlines, the network's and that of ANTs; 0 where the network sees no brain.",
+        Limits(
+            "below",
+            "the outlines of the brain by the network and by ANTs agree to {value:.2f} (Dice): look at the mask",
+            warn="outline_dice_warn",
+        ),
+    ),
+    "outline_fit": Measure(
+        "Shape of the network's outline",
+        "",
+        "higher",
+        "Dice of the network's outline and the template's mask, laid on it by an affine map.",
+    ),
+    "mask_fit": Measure(
+        "Fit of the mask to the template's",
+        "",
+        "higher",
+        "Dice of the mask and the template's after the linear registration, which looks at intensities only.",
+        Limits(
+            "below",
+            "mask and template agree to {value:.2f} (Dice) after the linear registration: look at the mask",
+            warn="mask_fit_warn",
+            fail="mask_fit_fail",
+        ),
+    ),
+    "size_ratio": Measure(
+        "Mask against head size",
+        "",
+        "neither",
+        "Volume of the mask over that of the template's, after the linear registration.",
+    ),
     "head_size": Measure(
         "Enlargement to the template",
         "",
@@ -397,6 +432,13 @@ def registration_metrics(raw: Image, template_mask: Image, to_scan: np.ndarray) 
         "head_size": 1 / float(np.linalg.det(to_scan[:3, :3])),
         "fov_cut_percent": 100 * float(1 - within.mean()),
     }
+
+
+def fit_metrics(mask: Mask, template_mask: Mask) -> dict[str, float]:
+    """`mask_fit` and `size_ratio` of the mask in template space (x, y, z)."""
+    volumes = float(mask.sum()), float(template_mask.sum())
+    shared = float((mask & template_mask).sum())
+    return {"mask_fit": 2 * shared / sum(volumes), "size_ratio": volumes[0] / volumes[1]}
 
 
 def given_metrics(mask: Mask, template_mask: Mask) -> dict[str, float]:
