@@ -247,6 +247,11 @@ class Scm:
         sample = Sample(x, self.design.columns, latents, rows, participants, clusters)
         return Weighting.of(sample, self.image.row_scale, self.image.row_demean).apply(sample)
 
+    def weighted(self, x: Array) -> Array:
+        """Rows of another design of the training scans, (n, p), weighed as in the fit."""
+        codes = np.unique(self.training["participant"].to_numpy(dtype=str), return_inverse=True)[1]
+        return Weighting(self.image.row_scale, self.image.row_demean, codes).rows(x)
+
     @property
     def draws(self) -> int:
         return DRAWS

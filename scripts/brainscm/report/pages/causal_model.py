@@ -7,12 +7,16 @@ from pathlib import Path
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
+from brainscm.regions import REGIONS as SEGMENTED
 from brainscm.regions import region_label
 from brainscm.report import words
 from brainscm.report.cells import Context, whole_table
 from brainscm.report.gallery import Gallery
 from brainscm.report.graph import draw_graph
 from brainscm.report.study import Study
+from brainscm.scm.implications import ALL, adjustment_warnings, in_words
+
+REGION_NAMES = {name for region in SEGMENTED for name in (region.name, f"{region.name}_ml")}
 
 COEFFICIENTS = {
     "term": "Term", "estimate": "Estimate", "standard_error": "Standard error", "t": "t", "df": "df", "p": "p",
@@ -57,6 +61,8 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             }
             for node, formula in formulas.items()
         ],
+        "graph_findings": _graph_findings(study),
+        "implications": _implications(study),
         "findings": _findings(study),
         "cautions": _cautions(study),
         "diagnostics": diagnostics["rows"],
@@ -72,6 +78,46 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             {"node": node, **whole_table(rows, COEFFICIENTS)} for node, rows in study.nodes.groupby("node", sort=False)
         ],
     }
+
+
+IMPLICATIONS = {
+    "claim": "The graph says", "statistic": "Test", "df1": "df", "df2": "residual df", "value": "Statistic", "p": "p",
+    "p_holm": "Adjusted p", "reason": "Not tested because",
+}  # fmt: skip
+
+
+def _implications(study: Study) -> Context:
+    """The table of what the graph implies."""
+    table = study.implications
+    if table.empty:
+        return {}
+    claims = ["all of the nodes' claims" if row["node"] == ALL else in_words(row) for _, row in table.iterrows()]
+    return whole_table(table.assign(claim=claims), IMPLICATIONS)
+
+
+def _graph_findings(study: Study) -> list[str]:
+    """How the graph fared against the data, and what its adjustment rests on."""
+    table, graph = study.implications, study.graph
+    sentences = []
+    if not table.empty:
+        single = table[table["node"] != ALL]
+        conflicts = single[single["conflict"].astype(str).str.lower() == "true"]
+        tested = int(single["p"].notna().sum())
+        if len(conflicts):
+            sentences.append(
+                f"The data contradict {words.plural(len(conflicts), 'claim')} of the {tested} that could be tested: "
+                "draw an arrow, or say why the two go together otherwise."
+            )
+            for _, row in conflicts.iterrows():
+                sentences.append(f"{in_words(row)}, and does (adjusted p {words.p_value(row['p_holm'])}).")
+        elif tested:
+            sentences.append(
+                f"The data contradict none of the {words.plural(tested, 'claim')} that could be tested. That is no "
+                "proof: a small cohort contradicts little, and the direction of an arrow is not tested."
+            )
+    measured = [name for name in graph.formulas if (study.config.scm.nodes[name].column or name) in REGION_NAMES]
+    sentences += [f"{warning}." for warning in adjustment_warnings(graph, measured)]
+    return [f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences]
 
 
 def _findings(study: Study) -> list[str]:
