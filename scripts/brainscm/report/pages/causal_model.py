@@ -20,18 +20,18 @@ REGION_NAMES = {name for region in SEGMENTED for name in (region.name, f"{region
 
 COEFFICIENTS = {
     "term": "Term", "estimate": "Estimate", "standard_error": "Standard error", "t": "t", "df": "df", "p": "p",
-    "ci95_low": "95 % from", "ci95_high": "to",
+    "ci95_low": "95 % from", "ci95_high": "to", "e_value": "E-value",
 }  # fmt: skip
 TESTS = {
     "contrast": "Contrast", "effect": "Effect", "statistic": "Test", "df1": "df", "df2": "residual df",
     "share_q05": "q < 0.05", "max_abs_statistic": "Largest |t|, F", "min_q": "Smallest q",
     "share_fwe05": "FWE p < 0.05", "min_p_fwe": "Smallest FWE p",
     "median_partial_r2": "Median R²", "max_partial_r2": "Largest R²",
-    "max_abs_d": "Largest |d|",
+    "max_abs_d": "Largest |d|", "max_robustness_value": "Largest RV",
 }  # fmt: skip
 REGIONS = {
     "effect": "Effect", "region": "Region", "source": "From", "estimate_ml": "Change (ml)", "ci95_low_ml": "95 % from",
-    "ci95_high_ml": "to", "estimate_percent": "Change (%)", "cohens_d": "d", "p": "p",
+    "ci95_high_ml": "to", "estimate_percent": "Change (%)", "cohens_d": "d", "robustness_value": "RV", "p": "p",
 }  # fmt: skip
 DIAGNOSTICS = {"check": "Check", "item": "Of", "value": "Value", "warning": "Warning"}
 
