@@ -61,7 +61,7 @@ def main() -> None:
         "participants": len(table),
         "training": len(scm.training),
         "regions": len(regions),
-        "nodes": records(pd.concat([node.table() for node in scm.nodes.values()])),
+        "nodes": records(pd.concat([node.table(scm.training_values) for node in scm.nodes.values()])),
         "tests": records(contrast_tests(scm, scm.sample(volumes, rows))),
         "regional_effects": records(effects),
         "diagnostics": records(pd.concat([diagnose(scm, offered), held_out(scm, table, volumes)])),

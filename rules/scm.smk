@@ -13,6 +13,7 @@ rule fit_scm:
         nodes=f"{RESULTS}/scm/nodes.tsv",
         node_models=f"{RESULTS}/scm/node_models.npz",
         tests=f"{RESULTS}/scm/tests.tsv",
+        implications=f"{RESULTS}/scm/implications.tsv",
         diagnostics=f"{RESULTS}/scm/diagnostics.tsv",
         regional_effects=f"{RESULTS}/scm/regional_effects.tsv",
         effects=directory(f"{RESULTS}/scm/effects"),

@@ -282,6 +282,7 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
         reconstruction=study.reconstruction.head(0),
         nodes=study.nodes.head(0),
         tests=study.tests.head(0),
+        implications=study.implications.head(0),
         diagnostics=study.diagnostics.head(0),
         regional_effects=study.regional_effects.head(0),
         manifest=study.manifest.head(0),
@@ -296,6 +297,35 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
     assert "could not be measured: no truth" in Written(tmp_path / "index.html").text
     assert "There is no known answer to compare with." in Written(tmp_path / "evaluation.html").text
     assert "No query is listed" in Written(tmp_path / "counterfactuals.html").text
+
+
+def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
+    rows = [
+        {"node": "csf", "other": "sex", "given": "age", "statistic": "F", "p": 1e-6, "p_holm": 2e-6, "conflict": True},
+        {"node": "image", "other": "sex", "given": "csf", "statistic": "F", "p": 0.4, "p_holm": 0.4, "conflict": False},
+        {"node": "all together", "statistic": "chi2", "p": 1e-6, "conflict": True},
+    ]
+    table = pd.DataFrame(rows, columns=[*study.implications.columns])
+    told = causal_model.context(replace(study, implications=table), None)
+    assert told["graph_findings"][:2] == [
+        "The data contradict 1 claim of the 2 that could be tested: draw an arrow, or say why the two go together "
+        "otherwise.",
+        "Csf should not depend on sex, given age, and does (adjusted p < 0.001).",
+    ]
+    assert len(told["implications"]["rows"]) == 3
+    kept = causal_model.context(replace(study, implications=table.iloc[1:2]), None)["graph_findings"]
+    assert kept[0].startswith("The data contradict none of the 1 claim that could be tested. That is no proof")
+
+
+def test_differing_residual_variances_stand_beside_the_p_values(study):
+    row = {
+        "check": "residual_variance_p",
+        "item": "age",
+        "value": 1e-5,
+        "warning": "the residual variance depends on age",
+    }
+    warned = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame([row])]))
+    assert "The residual variance depends on age." in causal_model.context(warned, None)["cautions"]
 
 
 def test_methods_say_whether_left_and_right_were_found_to_differ(study):

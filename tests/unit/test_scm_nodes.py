@@ -95,7 +95,7 @@ def test_fit_equals_statsmodels(family: str) -> None:
     # Of negative binomial counts, the peer's errors are those of the observed information, ours of the expected.
     rtol = 0.02 if family == "negbinomial" else max(tolerance, 1e-6)
     np.testing.assert_allclose(np.sqrt(np.diag(node.covariance)), errors, rtol=rtol)
-    assert node.table()["term"].is_unique
+    assert node.table(values)["term"].is_unique
     x = node.design.matrix(values)
     dispersion = 1.0
     if family in GLMS:
@@ -140,7 +140,8 @@ def dense_cr2(x: Array, residual: Array, participants: pd.Series, c: Array) -> t
 
 
 def test_intervals_of_a_small_cohort_are_students() -> None:
-    table = fitted("gaussian", cohort(15).assign(sex=[*"FM"] * 7 + ["F"]))[0].table()
+    node, values = fitted("gaussian", cohort(15).assign(sex=[*"FM"] * 7 + ["F"]))
+    table = node.table(values)
     half = (table["ci95_high"] - table["estimate"]) / table["standard_error"]
     np.testing.assert_allclose(half, scipy.stats.t.ppf(0.975, 12))
     np.testing.assert_allclose(table["p"], 2 * scipy.stats.t.sf(table["t"].abs(), 12))
@@ -287,6 +288,17 @@ def test_draws_have_the_sampling_covariance(family: str) -> None:
     np.testing.assert_allclose(
         np.cov(draws.T) / np.outer(errors, errors), node.covariance / np.outer(errors, errors), atol=0.1
     )
+
+
+def test_e_values_are_those_of_the_odds_ratios_of_a_node_with_two_levels() -> None:
+    table = cohort()
+    node, values = fitted("binomial", table)
+    found = node.table(values)["e_value"]
+    odds = np.exp(node.parameters[1:] * [table["age"].std(ddof=0), 1])  # both levels are common: RR = √OR
+    assert np.isnan(found[0])
+    np.testing.assert_allclose(found[1:], np.sqrt(odds) + np.sqrt(np.sqrt(odds) * (np.sqrt(odds) - 1)))
+    node, values = fitted("gaussian", table)
+    assert node.table(values)["e_value"].isna().all()
 
 
 def test_each_family_of_the_options_has_its_values_and_its_fit() -> None:

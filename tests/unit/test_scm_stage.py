@@ -16,6 +16,7 @@ from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.latents.store import LatentStore
 from brainscm.scans import ScanTable
+from brainscm.scm.implications import COLUMNS as IMPLIED
 from brainscm.scm.model import load_scm
 from brainscm.scm.stage import run
 from brainscm.tables import read_table, write_table
@@ -129,7 +130,9 @@ def test_model_tests_diagnostics_regions_and_maps_are_written(
     assert tests["effect"].tolist() == ["total", "direct", "joint"]
     assert (tests["min_p_fwe"] == 1 / 21).any()
     checks = set(read_table(tmp_path / "diagnostics.tsv")["check"])
-    assert {"training_scans", "held_out_r2", "vif"} <= checks
+    assert {"training_scans", "held_out_r2", "vif", "residual_variance_p"} <= checks
+    implied = read_table(tmp_path / "implications.tsv")
+    assert list(implied.columns) == IMPLIED
     regions = read_table(tmp_path / "regional_effects.tsv").set_index(["source", "effect", "region"])
     both = [("measured", "gm"), ("decoded", "gm")]
     assert set(regions.index) == {

@@ -12,6 +12,7 @@ TABLES = {
     "reconstruction": "autoencoder/reconstruction.tsv",
     "nodes": "scm/nodes.tsv",
     "tests": "scm/tests.tsv",
+    "implications": "scm/implications.tsv",
     "diagnostics": "scm/diagnostics.tsv",
     "regional_effects": "scm/regional_effects.tsv",
     "manifest": "counterfactuals/manifest.tsv",

@@ -44,6 +44,7 @@ class Study:
     reconstruction: pd.DataFrame
     nodes: pd.DataFrame
     tests: pd.DataFrame
+    implications: pd.DataFrame
     diagnostics: pd.DataFrame
     regional_effects: pd.DataFrame
     manifest: pd.DataFrame

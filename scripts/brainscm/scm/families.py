@@ -56,7 +56,12 @@ class Family(Protocol):
     x (n, p) are design rows, y (n,) numbers or levels' numbers.
 
     Each method treats a scan alone as among others.
+
+    Attributes:
+        has_dispersion: whether deviances are in units of a variance that the data tell.
     """
+
+    has_dispersion: bool
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         """Names of the parameters (k,), for a design with these columns; `levels` is empty for numbers."""
@@ -73,9 +78,14 @@ class Family(Protocol):
     def expected(self, x: Array, parameters: Array) -> Any:
         """The mean (n,) at the design rows x; of a discrete family the most probable value."""
 
+    def deviance(self, x: Array, y: Any, parameters: Array) -> float:
+        """-2 × the logarithm of the likelihood, but for what nested models share: it falls as a model fits better."""
+
 
 class Gaussian:
     """y = x·b + e; the noise is the residual e."""
+
+    has_dispersion = True
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return tuple(columns)
@@ -94,9 +104,14 @@ class Gaussian:
     def expected(self, x: Array, parameters: Array) -> Array:
         return _linear(x, parameters)
 
+    def deviance(self, x: Array, y: Array, parameters: Array) -> float:
+        return float(np.square(y - _linear(x, parameters)).sum())
+
 
 class Gamma:
     """y = exp(x·b) e with E(e) = 1; the noise is the ratio e."""
+
+    has_dispersion = True
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return tuple(columns)
@@ -115,12 +130,18 @@ class Gamma:
     def expected(self, x: Array, parameters: Array) -> Array:
         return np.exp(_linear(x, parameters))
 
+    def deviance(self, x: Array, y: Array, parameters: Array) -> float:
+        ratio = y / np.exp(_linear(x, parameters))
+        return float(2 * (ratio - 1 - np.log(ratio)).sum())
+
 
 class Poisson:
     """y = F⁻¹(u; exp(x·b)); the noise is the quantile u, uniform between F(y - 1) and F(y).
 
     From the median on, u is kept as -(1 - u): of a count far above its mean, F rounds to 1 and 1 - F does not.
     """
+
+    has_dispersion = True  # of counts that vary more than poisson's, a likelihood ratio is too large
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return tuple(columns)
@@ -168,6 +189,10 @@ class Poisson:
     def expected(self, x: Array, parameters: Array) -> Array:
         return np.floor(np.exp(_linear(x, parameters)))
 
+    def deviance(self, x: Array, y: Array, parameters: Array) -> float:
+        mean = np.exp(_linear(x, parameters))
+        return float(2 * (scipy.special.xlogy(y, y / mean) - y + mean).sum())
+
     def _tails(self, k: Array, x: Array, parameters: Array) -> tuple[Array, Array]:
         """P(Y ≤ k) and P(Y > k)."""
         mean = np.exp(_linear(x, parameters))
@@ -176,6 +201,8 @@ class Poisson:
 
 class NegativeBinomial(Poisson):
     """Counts of mean m = exp(x·b) and variance m + α m²; the noise is their quantile. The last parameter is log α."""
+
+    has_dispersion = False
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return (*columns, "log dispersion")
@@ -188,8 +215,7 @@ class NegativeBinomial(Poisson):
             return _fit_glm(families.NegativeBinomial(alpha=np.exp(log_alpha)), x, y, participants)
 
         def loss(log_alpha: float) -> float:
-            size, mean = np.exp(-log_alpha), np.exp(_linear(x, of(log_alpha).parameters))
-            return -float(scipy.stats.nbinom.logpmf(y, size, size / (size + mean)).sum())
+            return self.deviance(x, y, np.append(of(log_alpha).parameters, log_alpha)) / 2
 
         bounds = (np.log(LEAST_ALPHA), np.log(1e3))
         best = float(scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
@@ -211,6 +237,10 @@ class NegativeBinomial(Poisson):
         """The most probable count."""
         return np.floor(np.exp(_linear(x, parameters[:-1])) * max(1 - np.exp(parameters[-1]), 0))
 
+    def deviance(self, x: Array, y: Array, parameters: Array) -> float:
+        size, mean = np.exp(-parameters[-1]), np.exp(_linear(x, parameters[:-1]))
+        return -2 * float(scipy.stats.nbinom.logpmf(y, size, size / (size + mean)).sum())
+
     def _tails(self, k: Array, x: Array, parameters: Array) -> tuple[Array, Array]:
         size, mean, some = np.exp(-parameters[-1]), np.exp(_linear(x, parameters[:-1])), np.maximum(k, 0)
         to = scipy.special.betainc(size, some + 1, size / (size + mean))
@@ -224,6 +254,8 @@ class Logit:
     The noise is drawn from its posterior given y: the largest of the sums is Gumbel about the log-sum-exp of the
     logits, the others are Gumbel cut off below it (Oberst & Sontag, 2019, Gumbel-max SCM).
     """
+
+    has_dispersion = False
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"{level}: {column}" for level in levels[1:] for column in columns)
@@ -251,6 +283,10 @@ class Logit:
     def expected(self, x: Array, parameters: Array) -> Any:
         return np.argmax(self._logits(x, parameters), axis=1)
 
+    def deviance(self, x: Array, y: Any, parameters: Array) -> float:
+        logits = self._logits(x, parameters)
+        return float(2 * (scipy.special.logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]).sum())
+
     def _logits(self, x: Array, parameters: Array) -> Array:
         blocks = parameters.reshape(-1, x.shape[1])
         return np.column_stack([np.zeros(len(x)), *(_linear(x, block) for block in blocks)])
@@ -258,6 +294,8 @@ class Logit:
 
 class Ordered:
     """y counts the thresholds below x·b + e with logistic e, drawn from its posterior: cut off between thresholds."""
+
+    has_dispersion = False
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         steps = [f"log step to threshold {a}|{b}" for a, b in itertools.pairwise(levels[1:])]
@@ -288,6 +326,12 @@ class Ordered:
         linear, thresholds = self._parts(x, parameters)
         below = scipy.special.expit(thresholds - linear[:, None])
         return np.argmax(np.diff(below, axis=1, prepend=0, append=1), axis=1)
+
+    def deviance(self, x: Array, y: Any, parameters: Array) -> float:
+        linear, thresholds = self._parts(x, parameters)
+        edges = np.concatenate([[-np.inf], thresholds, [np.inf]])
+        share = scipy.special.expit(edges[y + 1] - linear) - scipy.special.expit(edges[y] - linear)
+        return float(-2 * np.log(np.maximum(share, np.finfo(float).tiny)).sum())
 
     def _parts(self, x: Array, parameters: Array) -> tuple[Array, Array]:
         p = x.shape[1] - 1

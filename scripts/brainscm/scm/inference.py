@@ -19,6 +19,7 @@ from brainscm.scm.model import Scm
 from brainscm.scm.permutation import Basis, exchange, family_wise_p, max_statistics
 from brainscm.scm.robust import directions
 from brainscm.scm.sample import Sample
+from brainscm.scm.sensitivity import robustness_value
 from brainscm.scm.sign_flips import flipped_maxima
 
 TEST_COLUMNS = [
@@ -39,6 +40,7 @@ TEST_COLUMNS = [
     "median_partial_r2",
     "max_partial_r2",
     "max_f2",
+    "max_robustness_value",
     "median_abs_d",
     "max_abs_d",
     "errors",
@@ -202,8 +204,8 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
         `latents` tested, `share_q05` (share with q < 0.05), `max_abs_statistic`, `min_p`, `min_q`, `share_fwe05` and
         `min_p_fwe` (family-wise, by permutation of the ordinary statistic, or beside `errors: hc3` by sign-flipping),
         `permutations`, `exchanged` (what), `median_partial_r2`, `max_partial_r2`, `max_f2` (Cohen's f² = R²/(1 - R²)),
-        `median_abs_d` and `max_abs_d` (of `standardised_effect`; NaN for joint), `errors` (ordinary, hc3, clustered by
-        participant, random intercept), `note` (why a contrast has no statistic).
+        `max_robustness_value`, `median_abs_d` and `max_abs_d` (of `standardised_effect`; NaN for joint), `errors`
+        (ordinary, hc3, clustered by participant, random intercept), `note` (why a contrast has no statistic).
     """
     image = scm.image
     if image.estimator != LEAST_SQUARES:
@@ -253,6 +255,7 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
                 "median_partial_r2": float(np.median(r2)),
                 "max_partial_r2": float(r2.max()),
                 "max_f2": float(r2.max() / (1 - r2.max())),
+                "max_robustness_value": float(robustness_value(r2).max()) if effect != "joint" else np.nan,
                 "median_abs_d": float(np.median(d)),
                 "max_abs_d": float(d.max()),
                 "errors": errors,

@@ -133,7 +133,7 @@ class Scm:
         """Write `covariates.tsv`, `nodes.tsv`, `node_models.npz` and `image_model.npz`."""
         folder.mkdir(parents=True, exist_ok=True)
         write_table(self.training, folder / "covariates.tsv")
-        tables = [node.table() for node in self.nodes.values()]
+        tables = [node.table(self.training_values) for node in self.nodes.values()]
         write_table(pd.concat(tables) if tables else pd.DataFrame(columns=NODE_COLUMNS), folder / "nodes.tsv")
         identity = "" if self.identity is None else self.identity.model_dump_json()
         arrays: dict[str, NDArray] = {"seed": np.array(self.seed), "identity": np.array(identity)}
@@ -246,6 +246,11 @@ class Scm:
         x = self.design_matrix(self.training)
         sample = Sample(x, self.design.columns, latents, rows, participants, clusters)
         return Weighting.of(sample, self.image.row_scale, self.image.row_demean).apply(sample)
+
+    def weighted(self, x: Array) -> Array:
+        """Rows of another design of the training scans, (n, p), weighed as in the fit."""
+        codes = np.unique(self.training["participant"].to_numpy(dtype=str), return_inverse=True)[1]
+        return Weighting(self.image.row_scale, self.image.row_demean, codes).rows(x)
 
     @property
     def draws(self) -> int:

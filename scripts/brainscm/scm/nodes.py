@@ -19,12 +19,13 @@ from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array, Design
 from brainscm.scm.families import FAMILIES
 from brainscm.scm.graph import Graph
+from brainscm.scm.sensitivity import e_value
 
 logger = logging.getLogger("brainscm")
 
 NODE_COLUMNS = [
     "node", "family", "formula", "term", "estimate", "standard_error", "t", "df", "p", "ci95_low", "ci95_high",
-    "dispersion", "note",
+    "e_value", "dispersion", "note",
 ]  # fmt: skip
 
 
@@ -103,8 +104,13 @@ class NodeModel:
         step = vectors @ (np.sqrt(np.maximum(eigenvalues, 0)) * normals)
         return replace(self, parameters=self.parameters + step)
 
-    def table(self) -> pd.DataFrame:
-        """The table that a statistician expects: estimate, standard error, t, p and 95 % interval of each parameter."""
+    def table(self, values: pd.DataFrame) -> pd.DataFrame:
+        """The table that a statistician expects: estimate, standard error, t, p and 95 % interval of each parameter.
+
+        Args:
+            values: of the training scans, for `e_value` of a node with two levels: of a step of one in columns of 0 and
+                1, of a standard deviation in others.
+        """
         error = np.sqrt(np.diag(self.covariance))
         with np.errstate(divide="ignore", invalid="ignore"):
             t = self.parameters / error
@@ -122,11 +128,21 @@ class NodeModel:
                 "p": 2 * scipy.stats.t.sf(np.abs(t), self.freedom),
                 "ci95_low": self.parameters - half,
                 "ci95_high": self.parameters + half,
+                "e_value": self._e_values(values),
                 "dispersion": self.dispersion,
                 "note": self.note or None,
             },
             columns=NODE_COLUMNS,
         )
+
+    def _e_values(self, values: pd.DataFrame) -> Array:
+        if self.family != "binomial" or self.levels is None:
+            return np.full(len(self.parameters), np.nan)
+        x = self.design.matrix(values)
+        steps = np.where(np.isin(x, (0, 1)).all(axis=0), 1.0, x.std(axis=0))
+        found = e_value(np.exp(self.parameters * steps), float((values[self.name] == self.levels[1]).mean()))
+        found[0] = np.nan  # the intercept is no effect
+        return found
 
 
 def fit_node(

@@ -11,13 +11,16 @@ from brainscm.scm.collinearity import collinearity
 from brainscm.scm.covariates import Covariates, node_column
 from brainscm.scm.design import Design
 from brainscm.scm.graph import read_graph
+from brainscm.scm.implications import adjustment_warnings
 from brainscm.visits import add_years_since_baseline
 
 logger = logging.getLogger("brainscm")
 
+HEAD_SIZE = "head_size"  # measured on the scan, too, but no part of the brain that it is a picture of
+
 
 def check_designs(options: ScmOptions, scans: pd.DataFrame) -> None:
-    """Learn each formula on the training scans of the cohort's index, and log what is nearly collinear.
+    """Learn each formula on the training scans of the cohort's index; log what is nearly collinear or ill adjusted.
 
     A formula that names something preprocessing has yet to measure is left for `Scm.fit`, which checks all again.
 
@@ -30,6 +33,10 @@ def check_designs(options: ScmOptions, scans: pd.DataFrame) -> None:
     """
     graph = read_graph(options)
     table = add_years_since_baseline(scans)
+    columns = {name: node_column(name, options, table) for name in options.nodes}
+    measured = [name for name, column in columns.items() if column not in table and column != HEAD_SIZE]
+    for warning in adjustment_warnings(graph, measured):
+        logger.warning("config: %s", warning)
     training = table[table["split"] == "train"]
     for where, formula in graph.written.items():
         if any(node_column(name, options, table) not in table for name in formula.names):

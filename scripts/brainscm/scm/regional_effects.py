@@ -14,10 +14,11 @@ from brainscm.scm.image import fit_image
 from brainscm.scm.inference import EFFECTS, robust_errors_of, standardised_effect, wald_test
 from brainscm.scm.model import Scm
 from brainscm.scm.sample import Sample
+from brainscm.scm.sensitivity import robustness_value
 
 COLUMNS = [
     "contrast", "effect", "region", "source", "estimate_ml", "standard_error_ml", "ci95_low_ml", "ci95_high_ml",
-    "estimate_percent", "cohens_d", "p", "mean_ml", "scans",
+    "estimate_percent", "cohens_d", "robustness_value", "p", "mean_ml", "scans",
 ]  # fmt: skip
 # Draws of the node models behind the interval of an effect that runs through them.
 DRAWS = 50
@@ -65,6 +66,7 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
                         float(np.std([change[node] for _, change in drawn], ddof=1)),
                         max(freedom, 1),
                         np.nan,
+                        np.nan,
                     )
                 else:
                     continue  # a node that is held, or set, does not respond
@@ -76,6 +78,7 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
                         "source": "measured",
                         **interval(*found[:3]),
                         "cohens_d": found[3],
+                        "robustness_value": found[4],
                         "mean_ml": float(measured[used].mean()),
                         "scans": int(used.sum()),
                     }
@@ -102,15 +105,16 @@ def finished(records: Sequence[dict[str, object]]) -> pd.DataFrame:
     return found
 
 
-def _glm(scm: Scm, row: Array, drawn_rows: Array, sample: Sample) -> tuple[float, float, float, float]:
-    """Effect of the contrast `row` (p,) on one volume, its standard error, degrees of freedom and Cohen's d."""
+def _glm(scm: Scm, row: Array, drawn_rows: Array, sample: Sample) -> tuple[float, float, float, float, float]:
+    """Effect of the contrast `row` (p,) on one volume, standard error, its freedom, Cohen's d and robustness value."""
     c = row[None]
     fitted = fit_image(sample, seed=scm.seed, drawn=False)
     test = wald_test(fitted, c, robust_errors_of(scm.options.image.errors, fitted, c, sample)[0])
     b = fitted.coefficients[:, 0]
     passed_on = float(np.var(drawn_rows @ b, ddof=1)) if len(drawn_rows) else 0.0
     error = float(np.hypot(test.standard_error[0], np.sqrt(passed_on)))
-    return float(row @ b), error, test.df2, float(standardised_effect(fitted, c)[0])
+    d, robustness = standardised_effect(fitted, c)[0], robustness_value(test.partial_r2)[0]
+    return float(row @ b), error, test.df2, float(d), float(robustness)
 
 
 def _average_change(scm: Scm, contrast: str, effect: Literal["total", "direct"]) -> tuple[Array, dict[str, float]]:

@@ -18,6 +18,7 @@ from brainscm.regions import REGIONS, MeasureRegions
 from brainscm.scans import ScanTable
 from brainscm.scm.diagnostics import diagnose, held_out, residual_variances
 from brainscm.scm.effects import write_effect_maps
+from brainscm.scm.implications import implications, in_words
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm
 from brainscm.scm.regional_effects import measured_effects
@@ -46,8 +47,8 @@ def run(
         options: the graph.
         measure: regional volumes, of decoded brains inside the template's `brain_mask`.
         seed: of the workflow.
-        folder: receives the model (see `Scm.save`), `tests.tsv`, `diagnostics.tsv`, `regional_effects.tsv` and the maps
-            in `effects/`.
+        folder: receives the model (see `Scm.save`), `tests.tsv`, `implications.tsv`, `diagnostics.tsv`,
+            `regional_effects.tsv` and the maps in `effects/`.
         device: where the image node is fitted and tested.
 
     Raises:
@@ -62,6 +63,10 @@ def run(
 
     sample = scm.sample(store.latents, store.rows(scm.training["scan"]))
     write_table(contrast_tests(scm, sample, device), folder / "tests.tsv")
+    implied = implications(scm, sample, device)
+    for _, row in implied[implied["conflict"] & implied["other"].notna()].iterrows():
+        logger.warning("the data contradict the graph: %s (p = %.2g)", in_words(row), row["p_holm"])
+    write_table(implied, folder / "implications.tsv")
     diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
     further = [residual_variances(scm, sample, device), held_out(scm, table, store.latents, device)]
     write_table(pd.concat([diagnosed, *further]), folder / "diagnostics.tsv")

@@ -7,27 +7,31 @@ from pathlib import Path
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
+from brainscm.regions import REGIONS as SEGMENTED
 from brainscm.regions import region_label
 from brainscm.report import words
 from brainscm.report.cells import Context, whole_table
 from brainscm.report.gallery import Gallery
 from brainscm.report.graph import draw_graph
 from brainscm.report.study import Study
+from brainscm.scm.implications import ALL, adjustment_warnings, in_words
+
+REGION_NAMES = {name for region in SEGMENTED for name in (region.name, f"{region.name}_ml")}
 
 COEFFICIENTS = {
     "term": "Term", "estimate": "Estimate", "standard_error": "Standard error", "t": "t", "df": "df", "p": "p",
-    "ci95_low": "95 % from", "ci95_high": "to",
+    "ci95_low": "95 % from", "ci95_high": "to", "e_value": "E-value",
 }  # fmt: skip
 TESTS = {
     "contrast": "Contrast", "effect": "Effect", "statistic": "Test", "df1": "df", "df2": "residual df",
     "share_q05": "q < 0.05", "max_abs_statistic": "Largest |t|, F", "min_q": "Smallest q",
     "share_fwe05": "FWE p < 0.05", "min_p_fwe": "Smallest FWE p",
     "median_partial_r2": "Median R²", "max_partial_r2": "Largest R²",
-    "max_abs_d": "Largest |d|",
+    "max_abs_d": "Largest |d|", "max_robustness_value": "Largest RV",
 }  # fmt: skip
 REGIONS = {
     "effect": "Effect", "region": "Region", "source": "From", "estimate_ml": "Change (ml)", "ci95_low_ml": "95 % from",
-    "ci95_high_ml": "to", "estimate_percent": "Change (%)", "cohens_d": "d", "p": "p",
+    "ci95_high_ml": "to", "estimate_percent": "Change (%)", "cohens_d": "d", "robustness_value": "RV", "p": "p",
 }  # fmt: skip
 DIAGNOSTICS = {"check": "Check", "item": "Of", "value": "Value", "warning": "Warning"}
 
@@ -57,6 +61,8 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             }
             for node, formula in formulas.items()
         ],
+        "graph_findings": _graph_findings(study),
+        "implications": _implications(study),
         "findings": _findings(study),
         "cautions": _cautions(study),
         "diagnostics": diagnostics["rows"],
@@ -72,6 +78,46 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             {"node": node, **whole_table(rows, COEFFICIENTS)} for node, rows in study.nodes.groupby("node", sort=False)
         ],
     }
+
+
+IMPLICATIONS = {
+    "claim": "The graph says", "statistic": "Test", "df1": "df", "df2": "residual df", "value": "Statistic", "p": "p",
+    "p_holm": "Adjusted p", "reason": "Not tested because",
+}  # fmt: skip
+
+
+def _implications(study: Study) -> Context:
+    """The table of what the graph implies."""
+    table = study.implications
+    if table.empty:
+        return {}
+    claims = ["all of the nodes' claims" if row["node"] == ALL else in_words(row) for _, row in table.iterrows()]
+    return whole_table(table.assign(claim=claims), IMPLICATIONS)
+
+
+def _graph_findings(study: Study) -> list[str]:
+    """How the graph fared against the data, and what its adjustment rests on."""
+    table, graph = study.implications, study.graph
+    sentences = []
+    if not table.empty:
+        single = table[table["node"] != ALL]
+        conflicts = single[single["conflict"].astype(str).str.lower() == "true"]
+        tested = int(single["p"].notna().sum())
+        if len(conflicts):
+            sentences.append(
+                f"The data contradict {words.plural(len(conflicts), 'claim')} of the {tested} that could be tested: "
+                "draw an arrow, or say why the two go together otherwise."
+            )
+            for _, row in conflicts.iterrows():
+                sentences.append(f"{in_words(row)}, and does (adjusted p {words.p_value(row['p_holm'])}).")
+        elif tested:
+            sentences.append(
+                f"The data contradict none of the {words.plural(tested, 'claim')} that could be tested. That is no "
+                "proof: a small cohort contradicts little, and the direction of an arrow is not tested."
+            )
+    measured = [name for name in graph.formulas if (study.config.scm.nodes[name].column or name) in REGION_NAMES]
+    sentences += [f"{warning}." for warning in adjustment_warnings(graph, measured)]
+    return [f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences]
 
 
 def _findings(study: Study) -> list[str]:

@@ -1,0 +1,169 @@
+"""The declared graph against its data: what each missing arrow implies, tested; and what adjustment asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import torch
+
+from brainscm.errors import ConfigError
+from brainscm.parallel import CPU
+from brainscm.scm.design import Array, Design
+from brainscm.scm.families import FAMILIES
+from brainscm.scm.formula import parse_formula
+from brainscm.scm.graph import Graph
+from brainscm.scm.model import Scm
+from brainscm.scm.permutation import Basis, family_wise_p, max_statistics, permuted_maxima, tiles
+from brainscm.scm.sample import Sample
+
+COLUMNS = ["node", "other", "given", "statistic", "value", "df1", "df2", "p", "p_holm", "conflict", "reason"]
+ALL = "all together"
+LEVEL = 0.05
+
+
+def implications(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.DataFrame:
+    """Test every arrow that the graph leaves out: a node does not depend on an earlier one, given its parents.
+
+    These independences, each of a node and one that it does not cause, given the node's parents, imply all others of
+    the graph (Pearl, 1988). Of a node the generalised linear model is compared with that of its formula and the other
+    node: an F test of the deviances where the family has a dispersion, else the likelihood ratio's χ². Of the image it
+    is the permutation test over the whole latent of the other node's columns. Where participants have several scans
+    the nodes' tests take the first of each. Whether exogenous nodes depend on each other is no claim of the graph.
+
+    Args:
+        scm: the fitted model. sample: its training scans, as `Scm.sample` gives them.
+
+    Returns:
+        One row an independence: `node` ⟂ `other` | `given`, `statistic` (F, chi2 or permutation) with its `value` and
+        degrees of freedom, `p`, `p_holm` (adjusted for all of them; Holm, 1979), `conflict` (p_holm < 0.05) and
+        `reason` why it could not be tested. The row of `all together` is Fisher's combination of the nodes' p
+        (Shipley, 2000).
+    """
+    rows = []
+    for node, other in missing_arrows(scm.graph):
+        given = scm.graph.image.names if node == "image" else scm.graph.parents(node)
+        row: dict[str, object] = {"node": node, "other": other, "given": ", ".join(given)}
+        try:
+            found = _test_image(scm, sample, other, device) if node == "image" else _test_node(scm, node, other)
+        except ConfigError as error:
+            found = {"reason": str(error)}
+        rows.append(row | found)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    tested = table["p"].notna()
+    table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy(dtype=float))
+    table["conflict"] = table["p_holm"].astype(float) < LEVEL
+    of_nodes = table.loc[tested & (table["node"] != "image"), "p"].to_numpy(dtype=float)
+    if len(of_nodes):
+        value = float(-2 * np.log(np.maximum(of_nodes, np.finfo(float).tiny)).sum())
+        p = float(scipy.stats.chi2.sf(value, 2 * len(of_nodes)))
+        whole = {
+            "node": ALL,
+            "statistic": "chi2",
+            "value": value,
+            "df1": 2 * len(of_nodes),
+            "p": p,
+            "conflict": p < LEVEL,
+        }
+        table = pd.DataFrame([*table.to_dict("records"), whole], columns=COLUMNS)
+    return table
+
+
+def missing_arrows(graph: Graph) -> list[tuple[str, str]]:
+    """(node, other): the other comes before the node, and no arrow leads from it to the node."""
+    before: list[str] = []
+    pairs = []
+    for node, formula in graph.formulas.items():
+        if formula is not None:
+            pairs += [(node, other) for other in before if other not in formula.names]
+        before.append(node)
+    return pairs + [("image", other) for other in before if other not in graph.image.names]
+
+
+def adjustment_warnings(graph: Graph, measured: Collection[str]) -> list[str]:
+    """What the image formula conditions on, or leaves out, that the declared graph alone shows to be in question.
+
+    Args:
+        measured: nodes that are regional volumes of the scan itself.
+    """
+    warnings = []
+    for name in graph.image.names:
+        if name in measured and name in graph.exogenous:
+            warnings.append(
+                f"scm.nodes.{name}: it is measured on the scan and has no formula, so that no intervention moves it "
+                "and every effect on the image is what goes beside it; give it a formula of what causes it"
+            )
+        left_out = [parent for parent in graph.parents(name) if parent not in graph.image.names]
+        if left_out:
+            warnings.append(
+                f"scm.image.formula: it holds {name} and leaves out what {name} depends on ({', '.join(left_out)}); if "
+                f"that acts on the image by another way too, the effects of the other causes of {name} are biased"
+            )
+    return warnings
+
+
+def in_words(implication: pd.Series) -> str:
+    """`ventricles should not depend on sex, given age, diagnosis`."""
+    given = implication["given"]
+    condition = f", given {given}" if isinstance(given, str) and given else ""
+    return f"{implication['node']} should not depend on {implication['other']}{condition}"
+
+
+def holm(p: Array) -> Array:
+    """Adjusted p that control the family-wise error whatever their dependence (Holm, 1979)."""
+    order = np.argsort(p)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
+def _test_node(scm: Scm, node: str, other: str) -> dict[str, object]:
+    """The node's model against that with `other` in its formula, too."""
+    model, where = scm.nodes[node], f"{node} and {other}"
+    values = scm.training_values[~scm.training["participant"].duplicated().to_numpy()]
+    columns = scm.covariates.columns
+    present = scm.training.loc[values.index, [columns[node], columns[other]]].notna().all(axis=1)
+    values = values[present.to_numpy()]
+    participants = scm.training.loc[values.index, "participant"]
+    family = FAMILIES[model.family]
+    y = values[node].cat.codes.to_numpy() if model.levels is not None else values[node].to_numpy(dtype=float)
+    deviances, ranks = [], []
+    for text in (model.design.formula.text, f"{model.design.formula.text} + {other}"):
+        design = Design.learn(parse_formula(text, where), values, where)
+        x = design.matrix(values)
+        fitted = family.fit(x, y, participants)
+        if not np.isfinite(fitted.parameters).all() or (model.levels is not None and fitted.note):
+            raise ConfigError("the models cannot be told apart on so few participants")
+        deviances.append(family.deviance(x, y, fitted.parameters))
+        ranks.append(len(fitted.parameters))
+    df1, df2 = ranks[1] - ranks[0], len(y) - ranks[1]
+    gain = max(deviances[0] - deviances[1], 0.0)
+    if family.has_dispersion:
+        value = gain / df1 / max(deviances[1] / df2, np.finfo(float).tiny)
+        return {"statistic": "F", "value": value, "df1": df1, "df2": df2, "p": float(scipy.stats.f.sf(value, df1, df2))}
+    return {"statistic": "chi2", "value": gain, "df1": df1, "p": float(scipy.stats.chi2.sf(gain, df1))}
+
+
+def _test_image(scm: Scm, sample: Sample, other: str, device: torch.device) -> dict[str, object]:
+    """The largest partial R² of the other node's columns over the latent, against its permutations."""
+    if not scm.options.permutations:
+        raise ConfigError("no permutations are asked for (scm.permutations)")
+    design = Design.learn(
+        parse_formula(f"{scm.graph.image.text} + {other}", "the image"), scm.training_values, f"the image and {other}"
+    )
+    x = scm.weighted(design.matrix(scm.training_values))
+    held = [design.columns.index(column) for column in scm.design.columns]
+    added = [i for i in range(len(design.columns)) if i not in held]
+    contrast = np.eye(len(design.columns))[added]
+    augmented = replace(sample, x=x, columns=design.columns)
+    basis = Basis.of(x, contrast)
+    found = max(
+        float(permuted_maxima(basis, basis.unit_residuals(tile, device), iter([np.arange(len(x))]))[0])
+        for tile in tiles(augmented)
+    )
+    largest = max_statistics(augmented, [contrast], scm.options.permutations, scm.seed, device)[0]
+    p = float(family_wise_p(np.array([found]), largest)[0])
+    return {"statistic": "permutation", "value": found, "df1": len(added), "p": p}
