@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +76,11 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")
 
 
+def space_fields(template: str, voxel_mm: float) -> dict[str, str]:
+    """What BIDS asks of the side-car of an image on a template's grid, whose name has `space-` and `res-`."""
+    return {"SpatialReference": template, "Resolution": f"{voxel_mm:g} mm isotropic"}
+
+
 def bids_uri(path: Path, dataset: str) -> str:
     """A file of a dataset as a BIDS URI, `bids:<dataset>:sub-X/…`; DatasetLinks says where the dataset lies."""
     parts = path.parts
@@ -88,16 +93,25 @@ def write_dataset_description(
     name: str,
     dataset_type: Literal["raw", "derivative"] = "derivative",
     generated_by: Mapping[str, str] | None = None,
-    links: Mapping[str, str] | None = None,
+    sources: Mapping[str, Path] | None = None,
     further: Mapping[str, Any] | None = None,
+    readme: str = "",
+    ignored: Sequence[str] = (),
 ) -> None:
-    """Write the file that makes a folder a BIDS dataset.
+    """Write the files that make a folder a BIDS dataset: `dataset_description.json`, last, README and `.bidsignore`.
 
     Args:
         generated_by: name and version of the program; BrainSCM if None.
-        links: other datasets that BIDS URIs speak of → where they lie.
+        sources: the datasets that this one is made from, by the name that BIDS URIs give them, and where they lie (an
+            absolute path, or relative to `folder`). Their licence, if they name one, holds for what is made of them.
         further: fields that BIDS does not know.
+        ignored: patterns of files that BIDS has no name for. Folders without a slash: the validator does not take
+            "status/" for the folder itself.
     """
+    if readme:
+        write_text(folder / "README", readme)
+    if ignored:
+        write_text(folder / ".bidsignore", "\n".join(ignored) + "\n")
     program = generated_by or {"Name": "BrainSCM", "Version": brainscm.__version__}
     described: dict[str, Any] = {
         "Name": name,
@@ -105,6 +119,22 @@ def write_dataset_description(
         "DatasetType": dataset_type,
         "GeneratedBy": [dict(program)],
     }
-    if links:
-        described["DatasetLinks"] = dict(links)
+    if sources:
+        urls = {name: path.as_uri() if path.is_absolute() else path.as_posix() for name, path in sources.items()}
+        told = {name: _description(folder / path) for name, path in sources.items()}
+        dois = {name: {"DOI": str(doi)} if (doi := told[name].get("DatasetDOI")) else {} for name in sources}
+        described["DatasetLinks"] = urls
+        described["SourceDatasets"] = [{"URL": url} | dois[name] for name, url in urls.items()]
+        licences = dict.fromkeys(str(licence) for each in told.values() if (licence := each.get("License")))
+        if licences:
+            described["License"] = "; ".join(licences)
     write_json(folder / "dataset_description.json", {**described, **(further or {})})
+
+
+def _description(dataset: Path) -> dict[str, Any]:
+    """What a dataset says of itself; nothing where that cannot be read."""
+    try:
+        described = json.loads((dataset / "dataset_description.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return described if isinstance(described, dict) else {}

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from brainscm.config import Config, CustomTemplate
 from brainscm.errors import BrainSCMError
+from brainscm.files import space_fields
 
 
 class Identity(BaseModel):
@@ -45,6 +46,12 @@ class Identity(BaseModel):
         """Plain values, for a side-car or a rule's parameter; `Identity.model_validate` takes them back."""
         values: dict[str, Any] = json.loads(self.model_dump_json())
         return values
+
+    @property
+    def space(self) -> dict[str, str]:
+        """What BIDS side-cars say of an image in template space."""
+        template = self.template if isinstance(self.template, str) else self.template.name
+        return space_fields(template, self.voxel_mm)
 
     def check(self, other: Identity, here: str, there: str, mend: str) -> None:
         """Make sure that what lies `here`, of this identity, may be used with what lies `there`, of the other.

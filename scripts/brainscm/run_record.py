@@ -34,7 +34,7 @@ def write_run_record(results: Path, command: Sequence[str], checkout: Path, seed
         "succeeded": succeeded,
         "seed": seed,
         "version": brainscm.__version__,
-        "commit": _commit(checkout),
+        "commit": commit_of(checkout),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "host": {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()},
@@ -43,8 +43,8 @@ def write_run_record(results: Path, command: Sequence[str], checkout: Path, seed
     write_json(results / "run.json", record)
 
 
-def _commit(checkout: Path) -> str | None:
-    """The commit of the code, with `-dirty` where files differ from it; None without git or its history."""
+def commit_of(checkout: Path) -> str | None:
+    """The commit of the code in a folder, with `-dirty` where files differ from it; None without git or its history."""
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)

@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import nilearn.image
+import nilearn.masking
 import numpy as np
 import pandas as pd
 import pytest
+from bids import BIDSLayout
 
+from bids_standard import validator_errors
 from brainscm.config import QueryOptions, SimulationOptions
 from brainscm.simulation.cohort import simulate_cohort
 from brainscm.simulation.truth import simulate_truth
@@ -159,6 +163,31 @@ def test_null_intervention_returns_the_scan_itself(finished: tuple[Path, dict[st
         assert np.abs(np.asarray(nib.load(root / row.difference_path).dataobj)).max() < 1e-6
     for row in done[done["query"] == "older20"].itertuples():
         assert np.abs(np.asarray(nib.load(root / row.difference_path).dataobj)).max() > 1e-3
+
+
+@pytest.mark.parametrize("derivatives", ["preproc", "counterfactuals"])
+def test_the_validator_of_bids_finds_no_error_in_what_is_written(
+    finished: tuple[Path, dict[str, Any], int], derivatives: str
+) -> None:
+    assert validator_errors(finished[0] / "results" / derivatives) == []
+
+
+def test_pybids_finds_what_is_written_and_nilearn_computes_with_it(finished: tuple[Path, dict[str, Any], int]) -> None:
+    folder, _, _ = finished
+    results = folder / "results"
+    layout = BIDSLayout(folder / "bids", derivatives=[results / "preproc", results / "counterfactuals"])
+    of_image = {"suffix": "T1w", "extension": ".nii.gz"}
+    made = layout.get(desc="older20", **of_image)
+    assert made
+    for counterfactual in made:
+        same = {key: counterfactual.entities[key] for key in ("subject", "session", "space", "res")}
+        (difference,) = layout.get(desc="older20Difference", **same, **of_image)
+        (scan,) = layout.get(desc="preproc", **same, **of_image)
+        (mask,) = layout.get(desc="brain", suffix="mask", extension=".nii.gz", **same)
+        assert counterfactual.get_metadata()["Do"] == {"age": "+20"}
+        factual = nilearn.image.math_img("after - change", after=counterfactual.path, change=difference.path)
+        inside = nilearn.masking.apply_mask([factual, scan.path], mask.path)
+        np.testing.assert_allclose(inside[0], inside[1], atol=1e-5)
 
 
 def test_summary_and_report_stand(finished: tuple[Path, dict[str, Any], int]) -> None:

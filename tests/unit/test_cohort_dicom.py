@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import shutil
 import struct
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_standard import validator_errors
 from brainscm.cohort.dicom import KEPT_FIELDS, convert_dicom
 from brainscm.cohort.index import index_cohort
 from brainscm.config import CohortOptions
@@ -40,6 +43,7 @@ class Scanned:
     slice_mm: int = 2
     patient: str = "Somebody^Known"
     tags: tuple[tuple[int, int, str, str], ...] = ()
+    noise: bool = False  # so that it cannot be compressed
 
 
 def write_slice(path: Path, scanned: Scanned, index: int) -> None:
@@ -48,6 +52,8 @@ def write_slice(path: Path, scanned: Scanned, index: int) -> None:
     uid = f"{study}.{scanned.number}"
     header = element(0x0002, 0x0010, "UI", b"1.2.840.10008.1.2.1")
     pixels = np.full((32, 32), 100 + index, np.int16)
+    if scanned.noise:
+        pixels = np.random.default_rng(index).integers(0, 4000, (32, 32)).astype(np.int16)
     body = [
         element(0x0008, 0x0008, "CS", scanned.image_type.encode()),
         element(0x0008, 0x0016, "UI", b"1.2.840.10008.5.1.4.1.1.4"),
@@ -150,6 +156,15 @@ def test_converted_folder_is_indexed_like_any_other(converted: Path) -> None:
     assert list(excluded["reason"]) == ["no age"]
 
 
+def test_the_validator_of_bids_finds_no_error_in_what_was_converted(converted: Path, tmp_path: Path) -> None:
+    bids = tmp_path / "bids"
+    shutil.copytree(converted, bids)
+    rows = ["participant_id", *sorted(folder.name for folder in bids.glob("sub-*"))]  # the study's own lacks one
+    (bids / "participants.tsv").write_text("\n".join(rows) + "\n")
+    (bids / "sessions.tsv").write_text("participant_id\tsession_id\tage\nsub-02\tses-1\t42\n")
+    assert validator_errors(bids) == []
+
+
 def test_ids_that_would_clash_and_a_folder_without_scans_are_refused(tmp_path: Path) -> None:
     for name in ("A-1", "A_1"):
         (tmp_path / "clash" / name).mkdir(parents=True)
@@ -182,6 +197,28 @@ NAMED = (  # text that a scanner's staff may have put a name into: group, number
     (0x0040, 0x0254, "LO"),  # procedure step
     (0x0040, 0x0275, "LO"),  # request attributes
 )
+
+
+@pytest.mark.parametrize("full", ["temporary", "bids"])
+def test_a_full_disk_stops_the_conversion_and_blames_no_participant(
+    full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk of 8 kB, where the machine lets us have one."""
+    write_series(tmp_path / "source" / "01", "MPRAGE", 1, noise=True)
+    small = tmp_path / "small"
+    small.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(small)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("only root mounts a small disk")
+    try:
+        if full == "temporary":
+            monkeypatch.setattr("tempfile.tempdir", str(small))
+        bids = (tmp_path if full == "temporary" else small) / "bids"
+        with pytest.raises(BrainSCMError, match=r"cannot be written \(.*; make room in .*TMPDIR"):
+            convert_dicom(tmp_path / "source", bids)
+        assert not (bids / "dataset_description.json").exists()
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 def test_a_name_in_twenty_tags_reaches_no_file(tmp_path: Path) -> None:

@@ -275,6 +275,20 @@ def test_folder_is_a_bids_derivative(cohort: Path) -> None:
     assert "qc.tsv" in (cohort / "README").read_text()
 
 
+def test_the_licence_and_identifier_of_the_raw_scans_are_passed_on(cohort: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw data"
+    raw.mkdir()
+    told = {"License": "CC0", "DatasetDOI": "doi:10.1000/182"}
+    (raw / "dataset_description.json").write_text(json.dumps(told))
+    scans = read_table(cohort / "scans.tsv")
+    scans["path"] = [str(raw / name / "anat" / f"{name}_T1w.nii.gz") for name in scans["scan"]]
+    write_table(scans, cohort / "scans.tsv")
+    collect(cohort)
+    description = json.loads((cohort / "dataset_description.json").read_text())
+    assert description["License"] == "CC0"
+    assert description["SourceDatasets"] == [{"URL": raw.as_uri(), "DOI": "doi:10.1000/182"}]
+
+
 def test_promised_image_that_is_gone_names_scan_and_command(cohort: Path) -> None:
     (cohort / "sub-03/anat/sub-03_desc-preproc_T1w.nii.gz").unlink()
     with pytest.raises(BrainSCMError, match=r"sub-03: .* is gone; rerun it with: snakemake .*sub-03.json"):

@@ -17,7 +17,9 @@ from markupsafe import Markup
 
 import made_up_study
 from brainscm.report import pictures, render
-from brainscm.report.pages import causal_model, cohort, counterfactuals, evaluation, methods, overview, scan, training
+from brainscm.report.methods_text import methods_text
+from brainscm.report.pages import causal_model, cohort, counterfactuals, evaluation, overview, scan, training
+from brainscm.report.references import REFERENCES
 from brainscm.report.render import PAGES, Page, render_report
 from brainscm.report.study import Study
 from brainscm.report.words import number, signed
@@ -329,10 +331,14 @@ def test_differing_residual_variances_stand_beside_the_p_values(study):
 
 
 def test_methods_say_whether_left_and_right_were_found_to_differ(study):
-    assert methods.context(study, None)["sides_differ"] is None  # nobody compared them
+    told = "do not stand out as different between the hemispheres"
+    spectral = study.config.scm.image.model_copy(update={"shrinkage": "spectral"})
+    config = study.config.model_copy(update={"scm": study.config.scm.model_copy(update={"image": spectral})})
+    study = replace(study, config=config)
+    assert told not in " ".join(methods_text(study).text.split())  # nobody compared them
     row = {"check": "sides_differ", "item": "image", "value": 0.0, "warning": None}
     compared = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame([row])]))
-    assert methods.context(compared, None)["sides_differ"] is False
+    assert told in " ".join(methods_text(compared).text.split())
 
 
 def test_a_lost_volume_costs_one_picture_and_says_so(study):
@@ -364,10 +370,26 @@ def test_the_autoencoders_headline_is_the_test_splits(study):
     ]
 
 
-def test_methods_name_the_template_and_grid_of_the_scans_that_were_encoded(report):
-    text = Written(report / "methods.html").text
+def test_methods_name_the_template_and_grid_of_the_scans_that_were_encoded(report, study):
+    text = " ".join(Written(report / "methods.html").text.split())
     assert "target made from Drawn" in text
-    assert "an affine transform at\n6 mm" in text
+    assert "an affine transform at 6 mm" in text
+    # The same words as a text, with what it cites.
+    markdown = " ".join((report / "methods.md").read_text().split())
+    assert "(N4; Tustison et al. 2010)" in markdown
+    assert "- Tustison Nicholas J., Avants Brian B.," in markdown
+    assert "https://doi.org/10.48550/arXiv.2409.05585" in markdown
+    assert f"{len(study.scans.rows)} T1-weighted scans of 15 participants" in markdown
+    assert "kind: pca" in markdown
+    assert "VQ-VAE" not in markdown.partition("## References")[0]  # the study's encoder is another
+
+
+def test_every_work_that_is_cited_is_in_the_bibliography_and_no_other(report):
+    keys = re.findall(r"^@\w+\{(\w+),$", (report / "citation.bib").read_text(), flags=re.MULTILINE)
+    text = " ".join((report / "methods.md").read_text().partition("## References")[0].split())
+    assert {"peng2024", "brainscm", "tustison2010", "pearl2009"} <= set(keys)
+    assert set(keys) == {key for key, work in REFERENCES.items() if work.cited in text}
+    assert len(keys) == len(set(keys))
 
 
 def test_differences_of_a_query_share_a_scale_that_holds_nearly_all_of_them(study):

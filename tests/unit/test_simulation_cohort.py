@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_standard import validator_errors
 from brainscm.cohort.bids import find_t1w
 from brainscm.config import QueryOptions, SimulationOptions
 from brainscm.errors import BrainSCMError
@@ -43,6 +44,11 @@ def bids(tmp_path_factory) -> Path:
 
 def scan_path(bids: Path, participant: str, session: str = "ses-01") -> Path:
     return bids / participant / session / "anat" / f"{participant}_{session}_T1w.nii.gz"
+
+
+def test_the_validator_of_bids_finds_no_error(bids):
+    assert validator_errors(bids) == []
+    assert validator_errors(bids / "derivatives" / "truth") == []  # with --recursive its .bidsignore does not count
 
 
 def test_any_number_of_workers_in_any_order_gives_the_same_bytes(bids, tmp_path):

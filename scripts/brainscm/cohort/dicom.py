@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import logging
@@ -30,6 +31,7 @@ logger = logging.getLogger("brainscm")
 NO_MAGNITUDE = re.compile(r"_(ph|real|imaginary)[a-z]?$|_ROI\d*$")
 REPLACED = re.compile(r"_(Eq|Tilt)(_\d+)?$")  # dcm2niix's own repair of a series, beside the series as it came
 MIN_SLICES = 16  # fewer is a localiser
+LEAST_ROOM = 2**26  # bytes: a head of 0.5 mm
 # What of a side-car says how the image was made, and nothing of whom or where. Whatever else there is stays behind.
 KEPT_FIELDS = (
     "Modality", "MagneticFieldStrength", "Manufacturer", "ManufacturersModelName", "MRAcquisitionType",
@@ -41,6 +43,9 @@ KEPT_FIELDS = (
     "InPlanePhaseEncodingDirectionDICOM", "ConversionSoftware", "ConversionSoftwareVersion",
 )  # fmt: skip
 HEADER_TEXTS = ((4, 14), (14, 32), (148, 228), (228, 252), (328, 344))  # NIfTI-1: data_type, db_name, descrip, …
+
+
+Folder = tuple[str, str, Path]  # participant, session or "", where its files lie
 
 
 @dataclass
@@ -64,11 +69,21 @@ def convert_dicom(dicom_dir: Path, bids_dir: Path, threads: int = 1) -> pd.DataF
         has a row that says why it was taken or not; a folder that cannot be converted has one without a series.
 
     Raises:
-        BrainSCMError: there is no folder, two folders would have one id, or no folder holds a T1w.
+        BrainSCMError: there is no folder, two folders would have one id, no folder holds a T1w, or a disk is full.
     """
     if not dicom_dir.is_dir():
         raise BrainSCMError(f"dicom_dir: {dicom_dir} is not a folder; set it to one that holds a folder a participant")
     folders = _folders(dicom_dir)
+    try:
+        return _convert(folders, dicom_dir, bids_dir, threads)
+    except OSError as error:
+        raise BrainSCMError(
+            f"dicom_dir: the conversion stopped, since files cannot be written ({error.strerror}); make room in "
+            f"{bids_dir} and, for temporary files, in {tempfile.gettempdir()} (TMPDIR), then run again"
+        ) from error
+
+
+def _convert(folders: Sequence[Folder], dicom_dir: Path, bids_dir: Path, threads: int) -> pd.DataFrame:
     for path in (*bids_dir.glob("sub-*"), bids_dir / "sourcedata"):  # of an earlier call
         shutil.rmtree(path, ignore_errors=True)
     with ThreadPoolExecutor(threads) as pool:
@@ -81,13 +96,13 @@ def convert_dicom(dicom_dir: Path, bids_dir: Path, threads: int = 1) -> pd.DataF
     _write_tables(dicom_dir, bids_dir, [participant for participant, _, _ in folders])
     for row in table[table["warned"]].itertuples():
         logger.warning("%s %s: %s", row.participant, row.session or "", row.told)
-    # Written last: with it the folder is whole.
-    write_dataset_description(bids_dir, dicom_dir.name, "raw", _generator())
+    # Written last: with it the folder is whole. BIDS knows sessions.tsv below each participant only.
+    write_dataset_description(bids_dir, dicom_dir.name, "raw", _generator(), ignored=["sessions.tsv"])
     return table
 
 
-def _folders(dicom_dir: Path) -> list[tuple[str, str, Path]]:
-    """(participant, session or "", folder) of each folder to convert."""
+def _folders(dicom_dir: Path) -> list[Folder]:
+    """What is to be converted."""
     found: dict[tuple[str, str], Path] = {}
     for participant_dir in sorted(path for path in dicom_dir.iterdir() if path.is_dir()):
         participant = "sub-" + _label(participant_dir.name.removeprefix("sub-"))
@@ -175,10 +190,8 @@ def _move(series: Series, stem: Path) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     try:
         content = bytearray(gzip.decompress(series.image.read_bytes()))
-    except (EOFError, OSError, zlib.error) as error:
-        raise BrainSCMError(
-            f"{series.image.parent}: a converted image is cut short; make room for temporary files (TMPDIR)"
-        ) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise OSError(errno.ENOSPC, "a converted image is cut short") from error
     for start, end in HEADER_TEXTS:
         content[start:end] = bytes(end - start)
     with whole(stem.with_name(f"{stem.name}.nii.gz")) as partial:
@@ -226,6 +239,8 @@ def _dcm2niix(*arguments: str) -> str:
         BrainSCMError: it found no DICOM file or could not convert.
     """
     done = _run("-d", "9", "-g", "i", *arguments)  # as deep as it looks, whatever the user's own defaults
+    if done.returncode != 0 and shutil.disk_usage(tempfile.gettempdir()).free < LEAST_ROOM:
+        raise OSError(errno.ENOSPC, "temporary files fill their disk")  # dcm2niix does not say so
     if done.returncode != 0:
         said = re.findall(r"^Error: (.+?)\s*$", done.stdout + done.stderr, flags=re.MULTILINE)
         why = said[-1] if said else f"dcm2niix ended with code {done.returncode}"

@@ -33,6 +33,12 @@ from brainscm.scm.model import Scm
 logger = logging.getLogger("brainscm")
 
 LOG_SECONDS = 30
+README = """Counterfactual T1w scans made by BrainSCM: what each scan would look like under an intervention.
+
+manifest.tsv has a row a scan and query: whether it was made, the values of all nodes before and after, and the files.
+Of each query there are three images in template space, desc-<query> (the counterfactual), desc-<query>Difference (it
+minus the preprocessed scan) and desc-<query>Uncertainty (standard deviation over draws of the fitted parameters).
+"""
 
 ManifestRows = dict[tuple[str, str], dict[str, Any]]  # by query and scan
 
@@ -83,8 +89,14 @@ def synthesize(
     scans = scans.leave_out(store.lacking(scans.rows["scan"])).leave_out(scm.problems(scans.rows))
     # Everything that can fail for a reason of the config fails here, before the first volume.
     plans = [plan_for(scm, scans, query) for query in queries]
-    identity = {"Identity": store.identity.as_json()}
-    write_dataset_description(out_dir, "BrainSCM counterfactuals", links={"preproc": "../preproc"}, further=identity)
+    write_dataset_description(
+        out_dir,
+        "BrainSCM counterfactuals",
+        sources={"preproc": Path("../preproc")},
+        further={"Identity": store.identity.as_json()},
+        readme=README,
+        ignored=["manifest.tsv"],
+    )
     made = _answer_all(_Synthesis(scm, encoder, scans, store, plans, out_dir))
     rows = [made[plan.query.name, scan] for plan in plans for scan in plan.asked]
     manifest = manifest_table(rows, list(scm.covariates.columns))
@@ -161,6 +173,7 @@ class _Synthesis:
         """Write the three volumes, each with its side-car, and return their paths relative to `out_dir`."""
         told = {
             "Sources": [bids_uri(source, "preproc")],
+            **self.store.identity.space,
             "SkullStripped": True,
             "Query": query.name,
             "Do": query.do,

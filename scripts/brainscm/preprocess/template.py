@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from brainscm.config import CustomTemplate
 from brainscm.errors import ConfigError
-from brainscm.files import whole
+from brainscm.files import space_fields, whole
 from brainscm.images import Grid, Image, template_code
 from brainscm.landmarks import MEDIAL_TEMPORAL_MM, distance_to_hippocampus
 from brainscm.preprocess.register import match_masks, register_brain
@@ -69,7 +69,7 @@ class Template:
     @property
     def described(self) -> dict[str, str]:
         """What BIDS side-cars say of an image on this grid."""
-        return {"SpatialReference": self.name, "Resolution": f"{self.voxel_mm:g} mm isotropic"}
+        return space_fields(self.name, self.voxel_mm)
 
     @property
     def voxel_ml(self) -> float:

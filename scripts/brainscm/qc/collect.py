@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from brainscm.config import QualityOptions
-from brainscm.files import write_dataset_description, write_text
+from brainscm.files import write_dataset_description
 from brainscm.qc.limits import apply_limits
 from brainscm.qc.status import read_status
 from brainscm.regions import LABELS, TISSUE_LABELS
@@ -27,8 +27,7 @@ The transforms are ITK's, for ANTs. *_xfm.mat is linear, *_desc-deformable_xfm.n
 linearly registered scan and the template; its side-car says how the two are applied together. *_desc-jacobian_map is
 the deformation's Jacobian determinant, and dseg.tsv names the labels of the segmentations (*_dseg).
 """
-# Not part of BIDS. Folders without a slash: the validator does not take "status/" for the folder itself.
-BIDSIGNORE = "status\nalignment\nfigures\nqc.tsv\n*_xfm.*\n*_desc-jacobian_map.*\n"
+NOT_BIDS = ("status", "alignment", "figures", "qc.tsv", "*_xfm.*", "*_desc-jacobian_map.*")
 
 
 def collect_preprocessing(
@@ -107,9 +106,9 @@ def _compare_within_cohort(rows: list[dict[str, Any]], limits: QualityOptions) -
 def _describe_dataset(preproc_dir: Path, raw_paths: pd.Series) -> None:
     """What makes `preproc/` a BIDS derivatives dataset."""
     roots = {str(path).split("/sub-", 1)[0] for path in raw_paths}
-    links = {"raw": f"file://{min(roots)}"} if roots else {}
-    write_dataset_description(preproc_dir, "BrainSCM preprocessed T1w", links=links)
-    write_text(preproc_dir / ".bidsignore", BIDSIGNORE)
-    write_text(preproc_dir / "README", README)
+    sources = {"raw": Path(min(roots))} if roots else {}
+    write_dataset_description(
+        preproc_dir, "BrainSCM preprocessed T1w", sources=sources, readme=README, ignored=NOT_BIDS
+    )
     labels = [(0, "background", "BG"), *((k, LABELS[name], name.upper()) for name, k in TISSUE_LABELS.items())]
     write_table(pd.DataFrame(labels, columns=["index", "name", "abbreviation"]), preproc_dir / "dseg.tsv")

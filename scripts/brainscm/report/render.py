@@ -17,8 +17,10 @@ from markupsafe import Markup
 from brainscm import __version__
 from brainscm.files import write_text
 from brainscm.report import pictures
+from brainscm.report.assets import ASSETS, TEMPLATES
 from brainscm.report.cells import Context, embedded
 from brainscm.report.gallery import Gallery
+from brainscm.report.methods_text import methods_text
 from brainscm.report.pages import causal_model, cohort, counterfactuals, evaluation, methods, overview, scan, training
 from brainscm.report.study import Study
 
@@ -47,12 +49,11 @@ PAGES = (
     Page("evaluation.html", "Evaluation", evaluation.context),
     Page("methods.html", "Methods", methods.context),
 )
-ASSETS = Path(__file__).resolve().parents[3] / "report"  # templates, style and script
 LOG_SECONDS = 30
 
 
 def render_report(study: Study, gallery: Gallery | None, folder: Path, threads: int = 1) -> None:
-    """Write all pages into `folder`; scan pages go to `folder/scans`, one at a time, so that memory stays flat.
+    """Write all pages into `folder`, with the methods as text and what they cite; scan pages go to `folder/scans`.
 
     Args:
         study: the tables of the run.
@@ -62,6 +63,9 @@ def render_report(study: Study, gallery: Gallery | None, folder: Path, threads: 
     """
     writer = _Writer(study, folder)
     _write_scans(writer, study, gallery, threads)
+    text = methods_text(study)
+    write_text(folder / "methods.md", text.markdown(study))
+    write_text(folder / "citation.bib", text.bibtex)
     # The overview, which is the first of them, comes last: Snakemake takes it for the whole report.
     for page in reversed(PAGES):
         writer.write(page.file, f"{page.file}.j2", page.context(study, gallery))
@@ -95,7 +99,7 @@ class _Writer:
     def __init__(self, study: Study, folder: Path) -> None:
         self.folder = folder
         self.environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(ASSETS / "templates"),
+            loader=jinja2.FileSystemLoader(TEMPLATES),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,

@@ -30,6 +30,15 @@ logger = logging.getLogger("brainscm")
 
 TRUTH = "derivatives/truth"
 FIRST = "ses-01"
+README = """Heads that BrainSCM simulated: nobody was scanned.
+
+truth.json has the causal model that they were drawn from, derivatives/truth what real scans do not tell of themselves.
+"""
+README_OF_TRUTH = """What is true of the simulated heads.
+
+nodes.tsv has the values of all nodes of each scan, volumes.tsv its regional volumes (ml), counterfactuals.tsv the
+counterfactual heads (desc-<query>_T1w) that were asked for. desc-truth_dseg.tsv names the labels of the segmentations.
+"""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -194,17 +203,18 @@ def _write_tables(output_dir: Path, participants: list[_Participant], options: S
         write_table(pd.DataFrame(rows), truth / f"{table}.tsv")
     write_table(pd.DataFrame({"index": list(LABELS), "name": list(LABELS.values())}), truth / "desc-truth_dseg.tsv")
     generated_by = {"Name": "BrainSCM simulator"}
-    write_dataset_description(truth, "Truth of the simulated cohort", generated_by=generated_by)
-    write_json(
-        output_dir / "participants.json",
-        {
-            "sex": {"Levels": {"F": "female", "M": "male"}},
-            "age": {"Units": "years"},
-            "site": {"Description": "scanner", "Levels": {"A": "first scanner", "B": "second scanner"}},
-            "diagnosis": {
-                "Levels": {"CN": "cognitively normal", "MCI": "mild cognitive impairment", "AD": "Alzheimer's disease"}
-            },
-        },
+    tables = ("nodes.tsv", "volumes.tsv", "counterfactuals.tsv")
+    write_dataset_description(
+        truth, "Truth of the simulated cohort", generated_by=generated_by, readme=README_OF_TRUTH, ignored=tables
     )
+    diagnoses = {"CN": "cognitively normal", "MCI": "mild cognitive impairment", "AD": "Alzheimer's disease"}
+    of_sessions = {"age": {"Units": "years"}, "diagnosis": {"Levels": diagnoses}}
+    of_participants = {
+        "sex": {"Levels": {"F": "female", "M": "male"}},
+        "site": {"Description": "scanner", "Levels": {"A": "first scanner", "B": "second scanner"}},
+    }
+    write_json(output_dir / "participants.json", of_participants | of_sessions)
+    write_json(output_dir / "sessions.json", of_sessions)
     write_json(output_dir / "truth.json", {"seed": seed, "options": options.model_dump(), **causal_model.declaration()})
-    write_dataset_description(output_dir, "Simulated cohort of raw heads", "raw", generated_by)
+    name = "Simulated cohort of raw heads"
+    write_dataset_description(output_dir, name, "raw", generated_by, readme=README, ignored=["truth.json"])

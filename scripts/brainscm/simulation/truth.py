@@ -12,6 +12,7 @@ import pandas as pd
 
 from brainscm.config import QueryOptions
 from brainscm.errors import BrainSCMError
+from brainscm.files import sidecar, write_json
 from brainscm.parallel import one_thread
 from brainscm.scm.graph import query_label
 from brainscm.simulation import causal_model
@@ -49,7 +50,7 @@ def simulate_truth(bids_dir: Path, scans: Collection[str], queries: list[QueryOp
         workers: number of processes.
     """
     truth = bids_dir / TRUTH
-    for earlier in truth.glob("sub-*/**/*_T1w.nii.gz"):
+    for earlier in truth.glob("sub-*/**/*_T1w.*"):
         earlier.unlink()
     declared = json.loads((bids_dir / "truth.json").read_text())
     first_scans = [f"{name}_{FIRST}" for name in read_table(bids_dir / "participants.tsv")["participant_id"]]
@@ -84,6 +85,9 @@ def _answer_all(task: _Task) -> list[dict[str, Any]]:
                 name = f"{scan}_desc-{query_label(query.name)}_T1w.nii.gz"
                 path = Path(TRUTH, task.participant, FIRST, "anat", name)
                 save(head.image, acquisition, task.bids_dir / path)
+                told = {"Description": "True counterfactual head", "SkullStripped": False}
+                asked = {"Query": query.name, "Do": query.do, "Effect": query.effect}
+                write_json(sidecar(task.bids_dir / path), told | asked)
                 row = {"path": str(path), **row}
             rows.append({"scan": scan, "query": query.name, "effect": query.effect, "do": json.dumps(query.do), **row})
     return rows
