@@ -25,7 +25,7 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        rules.render_report.output.index,
+        rules.render_report.output.pages,
 
 
 localrules:

@@ -53,7 +53,7 @@ rule convert_dicom:
 
 checkpoint index_cohort:
     input:
-        get_bids_tables,
+        get_index_tables,
     output:
         scans=f"{RESULTS}/cohort/scans.tsv",
         excluded=f"{RESULTS}/cohort/excluded.tsv",

@@ -66,6 +66,11 @@ def dicom_content():
     return dicom_fingerprint(Path(config["dicom_dir"]))
 
 
+def get_index_tables(wildcards):
+    """What the index is made from: the cohort's tables and, if `cohort.exclude` names one, the table of ratings."""
+    return [*get_bids_tables(wildcards), *([CONFIG.cohort.ratings] if CONFIG.cohort.ratings else [])]
+
+
 def get_true_answers(wildcards):
     """The true counterfactual heads, where the cohort is simulated; a user's own folder holds its answers itself."""
     return [] if config["bids_dir"] or config["dicom_dir"] else rules.simulate_truth.output.answers

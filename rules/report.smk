@@ -7,7 +7,13 @@ rule render_report:
     input:
         **{name: f"{RESULTS}/{path}" for name, path in INPUTS.items()},
     output:
-        index=report(f"{RESULTS}/report/index.html", category="Report", caption="../report/captions/report.rst"),
+        # A folder, so that `snakemake --report report.zip` takes all pages, which link to one another.
+        pages=report(
+            directory(f"{RESULTS}/report"),
+            htmlindex="index.html",
+            category="Report",
+            caption="../report/captions/report.rst",
+        ),
     log:
         f"{RESULTS}/logs/render_report.log",
     benchmark:
@@ -19,7 +25,7 @@ rule render_report:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        output_dir=subpath(output.index, ancestor=2),
+        output_dir=subpath(output.pages, parent=True),
         config=config,
         code=lambda wildcards: code_fingerprint("render_report"),
     message:

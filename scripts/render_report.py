@@ -16,4 +16,4 @@ with job(snakemake):
     study = Study.read(Path(snakemake.params.output_dir), config)
     template = load_template(config.template, config.preprocess.voxel_mm)
     gallery = Gallery(study, template, load_encoder(Path(snakemake.input.model)))
-    render_report(study, gallery, Path(snakemake.output.index).parent, snakemake.threads)
+    render_report(study, gallery, Path(snakemake.output.pages), snakemake.threads)

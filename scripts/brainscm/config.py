@@ -94,11 +94,18 @@ class CohortOptions(Options):
     `ceagent`, `reconstruction`, `run`, `echo`, `inversion`, `part`, and `suffix` (`UNIT1` takes the uniform images of
     MP2RAGE)."""
     exclude: list[str] | str | dict[str, Scalar | list[Scalar]] = []
-    """Scans to leave out: a list of scan or participant ids, a column that says yes for them, or what they are, in
-    BIDS's words or by columns: `{diagnosis: [AD], acquisition: lowres}`. The others keep their split."""
+    """Scans to leave out: a list of scan or participant ids, a column that says yes for them, what they are, in BIDS's
+    words or by columns: `{diagnosis: [AD], acquisition: lowres}`, or the ratings that the report saved:
+    `ratings.tsv`. The others keep their split."""
     split: SplitOptions = SplitOptions()
     stratify: list[str] = ["age", "sex"]
     """Covariates in which the three parts are made alike: columns of `participants.tsv` or of the sessions tables."""
+
+    @property
+    def ratings(self) -> Path | None:
+        """The table of ratings that `exclude` names, if it does."""
+        is_table = isinstance(self.exclude, str) and self.exclude.endswith(".tsv")
+        return Path(str(self.exclude)).expanduser() if is_table else None
 
 
 class CustomTemplate(Options):

@@ -12,13 +12,13 @@ import pandas as pd
 
 from brainscm.errors import BrainSCMError, ScanError
 from brainscm.images import Displacement, Grid, Mask, Volume, read_displacement, read_mask, read_volume
-from brainscm.tables import read_table
+from brainscm.tables import LEFT_OUT_OF_SCM, read_table
 from brainscm.visits import add_years_since_baseline
 
 SPLITS = ("train", "validation", "test")
 STATUSES = ("pass", "warn", "fail")
 # The columns of scans.tsv that the cohort's index makes; the others are the study's own.
-INDEX = ("scan", "participant", "session", "path", "further_runs", "split")
+INDEX = ("scan", "participant", "session", "path", "further_runs", "split", LEFT_OUT_OF_SCM)
 # The columns of qc.tsv that a study's own tables may have, too, with another meaning.
 QC_STATUS, QC_REASONS = "qc_status", "qc_reasons"
 

@@ -12,6 +12,7 @@ from brainscm.files import whole
 
 IDENTIFIERS = ("scan", "participant", "session", "query", "further_runs")
 RUN_SEPARATOR = ";"  # no BIDS file name holds one
+LEFT_OUT_OF_SCM = "left_out_of_scm"  # in scans.tsv, why a rating leaves a scan out of the causal model alone
 
 Rows = TypeVar("Rows", pd.DataFrame, pd.Series)
 

@@ -12,8 +12,9 @@ import pytest
 from brainscm.cohort.bids import find_t1w
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.cohort.index import Cohort, index_cohort
-from brainscm.config import CohortOptions
+from brainscm.config import CohortOptions, ScmOptions
 from brainscm.errors import BrainSCMError, ConfigError
+from brainscm.scm.covariates import Covariates
 from brainscm.tables import run_paths
 
 
@@ -482,3 +483,48 @@ def test_another_dicom_folder_changes_the_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "participants.tsv").write_text(participants_tsv(1))
     seen.append(dicom_fingerprint(tmp_path))
     assert len(set(seen)) == len(seen)
+
+
+RATINGS = (
+    "scan\trating\texcluded_from\tartefacts\tnote\trater\trated_at\n"
+    "sub-03\texclude\teverything\tmotion, ringing\tblurred in front\tA. Rater\t2026-01-01T10:00:00\n"
+    "sub-05\texclude\tscm\t\t\tA. Rater\t2026-01-01T10:01:00\n"
+    "sub-06\tdoubtful\t\t\t\tA. Rater\t2026-01-01T10:02:00\n"
+)
+
+
+def test_ratings_that_the_report_saved_exclude_from_everything_or_from_the_causal_model(tmp_path: Path) -> None:
+    bids = make_bids(tmp_path / "bids", participants_tsv(12), heads(12))
+    table = tmp_path / "ratings.tsv"
+    table.write_text(RATINGS)
+    before = index_cohort(bids, CohortOptions(), ("age", "sex"), seed=1)
+    cohort = index_cohort(bids, CohortOptions(exclude=str(table)), ("age", "sex"), seed=1)
+
+    assert set(before.scans["scan"]) - set(cohort.scans["scan"]) == {"sub-03"}
+    told = cohort.excluded.set_index("scan")
+    assert told.loc["sub-03", ["excluded_from", "reason"]].tolist() == [
+        "everything", "rated exclude by A. Rater: motion, ringing; blurred in front",
+    ]  # fmt: skip
+    assert told.loc["sub-05", ["excluded_from", "reason"]].tolist() == ["scm", "rated exclude by A. Rater"]
+    assert "sub-06" not in told.index
+    # The others keep their split; the causal model does not use the one that was left out of it.
+    splits = before.scans.set_index("scan")["split"]
+    assert (cohort.scans.set_index("scan")["split"] == splits.drop("sub-03")).all()
+    options = ScmOptions.model_validate({"nodes": {"age": {}}, "image": {"formula": "age"}})
+    problems = Covariates.learn(cohort.scans, options).problems(cohort.scans)
+    assert cohort.scans.loc[problems != "", "scan"].tolist() == ["sub-05"]
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("scan\tnote\nsub-01\tx\n", "no column 'rating'"),
+        ("scan\trating\nsub-01\tbad\n", "the rating 'bad' is none of pass, doubtful, exclude"),
+        ("scan\trating\texcluded_from\nsub-01\texclude\tmodel\n", "'model' is none of everything, scm"),
+    ],
+)
+def test_ratings_that_cannot_be_read_are_refused(tmp_path: Path, written: str, told: str) -> None:
+    bids = make_bids(tmp_path / "bids", participants_tsv(12), heads(12))
+    (tmp_path / "ratings.tsv").write_text(written)
+    with pytest.raises(ConfigError, match=told):
+        index_cohort(bids, CohortOptions(exclude=str(tmp_path / "ratings.tsv")), ("age", "sex"), seed=1)

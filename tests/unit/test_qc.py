@@ -1,6 +1,7 @@
 """Limits turn metrics into pass, warn or fail with a reason; the gather keeps every scan and finds outliers."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,18 @@ from scipy import ndimage
 from brainscm.config import QualityOptions
 from brainscm.errors import BrainSCMError
 from brainscm.images import Image
+from brainscm.provenance import SCRIPTS
 from brainscm.qc.collect import collect_preprocessing, robust_z
 from brainscm.qc.limits import apply_limits
-from brainscm.qc.measures import MEASURES, mask_metrics, raw_metrics, slice_jump
+from brainscm.qc.measures import (
+    MEASURES,
+    given_metrics,
+    image_metrics,
+    mask_metrics,
+    raw_metrics,
+    registration_metrics,
+    slice_jump,
+)
 from brainscm.tables import read_table, write_table
 
 GOOD: dict[str, float | None] = {
@@ -113,6 +123,22 @@ def test_entropy_rises_when_energy_leaks_into_the_air() -> None:
     assert raw_metrics(ghost, brain)[0]["efc"] > raw_metrics(clean, brain)[0]["efc"] + 0.02
     flat = clean.with_data(np.ones((16, 16, 16), np.float32))
     assert raw_metrics(flat, flat.data > 0)[0]["efc"] == pytest.approx(1)
+
+
+def test_every_measure_of_a_scan_is_explained() -> None:
+    """Label, direction and meaning of whatever a scan's jobs measure: the report has words for each column."""
+    sources = [
+        path for stage in ("preprocess", "alignment", "qc") for path in (SCRIPTS / "brainscm" / stage).glob("*.py")
+    ]
+    written = {name for path in sources for name in re.findall(r'\bmetrics\["(\w+)"\]', path.read_text())}
+    assert {"slice_jump", "efc", "start_score", "alignment_similarity"} <= set(MEASURES)
+    assert len(written) > 5
+    head, brain = head_with_air(4.0)
+    mask = Image(brain, head.affine)
+    written |= {*raw_metrics(head, brain)[0], *mask_metrics(mask), *registration_metrics(head, mask, np.eye(4))}
+    written |= {*given_metrics(brain, brain), *image_metrics(head.data, brain, *[head.data] * 3, brain)}
+    assert written <= set(MEASURES)
+    assert all(MEASURES[name].label and MEASURES[name].meaning for name in written)
 
 
 def test_missing_slab_is_measured_as_a_hole() -> None:

@@ -210,11 +210,20 @@ def test_a_scan_page_shows_its_counterfactuals_and_warns_of_extrapolation(report
 
 
 def test_neighbours_follow_the_order_of_the_scans(report, study):
-    names = list(study.rows)
+    names = study.worst_first
     html = (report / "scans" / f"{names[1]}.html").read_text()
-    assert f'rel="prev" href="{names[0]}.html"' in html
-    assert f'rel="next" href="{names[2]}.html"' in html
-    assert 'rel="prev"' not in (report / "scans" / f"{names[0]}.html").read_text()
+    assert f'rel="prev" href="{names[0]}.html">' in html
+    assert f'rel="next" href="{names[2]}.html">' in html
+    assert f'rel="prev" href="{names[0]}.html" hidden>' in (report / "scans" / f"{names[0]}.html").read_text()
+
+
+def test_scans_come_worst_first(study):
+    rows = study.scans.rows.copy()
+    rows.loc["sub-09_ses-1", "mask_volume_ml"] = 20 * rows["mask_volume_ml"].median()
+    order = with_rows(study, rows).worst_first
+    assert order[:4] == ["sub-03_ses-1", "sub-03_ses-2", "sub-05_ses-1", "sub-09_ses-1"]
+    assert study.worst_first[:3] == order[:3]  # two failed, one with a warning
+    assert sorted(order) == sorted(study.rows)
 
 
 def test_the_cohort_page_follows_scans_from_files_to_the_model(report):
@@ -247,7 +256,9 @@ def test_the_cohort_page_describes_each_split_by_its_own_scans(study):
 def test_the_cohorts_table_has_every_scan_in_order_under_the_right_headings(study):
     data = json.loads(cohort.context(study, None)["scans_data"])
     keys = [column["key"] for column in data["columns"]]
-    assert [row[0] for row in data["rows"]] == sorted(study.scans.rows["scan"])
+    assert [row[0] for row in data["rows"]] == study.worst_first
+    assert [column["shown"] for column in data["columns"]] == [True] * 12 + [False] * (len(keys) - 12)
+    assert keys.index("qc_reasons") == 3
     for row in data["rows"]:
         scan = study.scans.rows.loc[row[0]]
         assert row[keys.index("qc_status")] == scan["qc_status"]
@@ -260,7 +271,8 @@ def test_users_text_is_shown_not_run(study):
     hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     data = cohort.context(with_rows(study, study.scans.rows.assign(**{QC_REASONS: hostile})), None)["scans_data"]
     assert "<" not in data
-    assert json.loads(data)["rows"][0][-1] == hostile
+    keys = [column["key"] for column in json.loads(data)["columns"]]
+    assert json.loads(data)["rows"][0][keys.index("qc_reasons")] == hostile
 
 
 def test_ten_thousand_scans_fit_the_group_page(study):
@@ -413,6 +425,68 @@ def test_a_difference_is_shown_within_its_scans_own_brain(study):
     assert shown["difference"] == pictures.signed(volume, gallery.cuts, own, shown["limit"])
 
 
+def test_the_example_is_a_supported_answer_where_there_is_one(study):
+    made = study.made
+    supported = made[made["query"] == "older-by-20"].index[-1]
+    manifest = study.manifest.assign(extrapolation=True, positivity=0)
+    manifest.loc[supported, ["extrapolation", "positivity"]] = [False, 9]
+    gallery = made_up_study.open_gallery(study)
+    example = overview.context(replace(study, manifest=manifest), gallery)["example"]
+    assert example["scan"] == made.loc[supported, "scan"]
+    assert [badge.name for badge in example["badges"]] == ["supported"]
+    assert example["is_supported"]
+    least = overview.context(replace(study, manifest=manifest.assign(extrapolation=True)), gallery)["example"]
+    assert not least["is_supported"]
+
+
+def test_every_figure_of_a_counterfactual_carries_its_badges_and_measured_changes(report, study):
+    pages = [report / "index.html", report / "counterfactuals.html", *(report / "scans").glob("*.html")]
+    for path in pages:
+        html = path.read_text()
+        figures = html.count("counterfactual − scan (white matter = 1): blue is darker, red is brighter, black")
+        assert html.count('<p class="over"><span class="badges"><span class="badge') == figures, path.name
+        unmeasured = html.count("The evaluation did not measure the regions of this answer")
+        assert html.count(">Measured (ml)<") + unmeasured == figures, path.name
+    scan_pages = [path for path in pages if path.stem in set(study.made["scan"])]
+    assert all("older-by-20, counterfactual" in Written(path).text for path in scan_pages)
+
+
+def test_a_picture_is_in_a_page_once(report):
+    for path in report.rglob("*.html"):
+        pictures_in = re.findall(r'src="(data:image/[^"]+)"', path.read_text())
+        assert len(pictures_in) == len(set(pictures_in)), path.name
+        for name in re.findall(r'data-same="([^"]+)"', path.read_text()):
+            assert f'id="{name}"' in path.read_text()
+
+
+def test_few_participants_are_a_sentence_and_coinciding_methods_say_why(study):
+    (simulated, *_) = evaluation.context(study, None)["truths"]
+    assert simulated["too_few"].startswith("BrainSCM reaches PSNR")
+    assert simulated["charts"] == []
+    metrics = study.metrics.copy()
+    metrics.loc[metrics["method"] == "pca_glm", "method"] = "voxel"
+    copied = metrics[metrics["method"] == "voxel_glm"].assign(method="pca_glm")
+    many = pd.concat([metrics[metrics["method"] != "voxel"], copied]).assign(participants=20)
+    (simulated, *_) = evaluation.context(replace(study, metrics=many), None)["truths"]
+    assert simulated["too_few"] is None
+    assert len(simulated["charts"]) > 3
+    assert any(
+        each.startswith("Voxelwise GLM and PCA + GLM coincide: with as many") for each in simulated["coinciding"]
+    )
+
+
+def test_a_split_that_lacks_a_level_and_a_node_without_a_way_to_the_image_are_said(study):
+    rows = study.scans.rows.copy()
+    rows.loc[rows["split"] == "test", "sex"] = "M"
+    assert any(
+        said.startswith("No participant of the test split has sex F, as ")
+        for said in overview.context(with_rows(study, rows), None)["findings"]
+    )
+    scm = study.config.scm.model_copy(update={"image": study.config.scm.image.model_copy(update={"formula": "age"})})
+    found = causal_model.context(replace(study, config=study.config.model_copy(update={"scm": scm})), None)["findings"]
+    assert any(said.startswith("No arrow leads from sex and ventricles to the image") for said in found)
+
+
 def test_a_query_says_how_many_answers_it_has_and_which_scans_have_none(study):
     lacking, scan_without = with_one_answer_less(study)
     shown, _ = counterfactuals.context(lacking, None)["queries"]
@@ -472,7 +546,7 @@ def test_each_truth_has_its_own_means_and_intervals(study):
 
 def test_the_method_that_the_workflow_uses_stands_out(study):
     (simulated, *_) = evaluation.context(study, None)["truths"]
-    assert [row["method"] for row in simulated["rows"] if row["_class"]] == ["BrainSCM (residual)"]
+    assert [row["method"] for row in simulated["rows"] if row["_class"] == "best"] == ["BrainSCM (residual)"]
 
 
 def test_groups_show_each_score_under_its_heading(study):
@@ -554,7 +628,8 @@ def test_a_query_warns_of_answers_that_no_training_participant_is_near(study):
     manifest = study.manifest.assign(positivity=[0, 3, 0, 0] * 2, extrapolation=False)
     (first, _) = counterfactuals.context(replace(study, manifest=manifest), None)["queries"]
     near = manifest[manifest["query"] == first["name"]]["positivity"]
-    assert first["warnings"] == [f"No training participant is near {(near == 0).sum()} of the 4 answers."]
+    assert first["warnings"][:-1] == [f"No training participant is near {(near == 0).sum()} of the 4 answers."]
+    assert first["warnings"][-1].startswith("Under older-by-20 move in the wrong direction: ventricles (")
     assert first["figures"][2]["value"] == number(near.median())
 
 
@@ -628,4 +703,4 @@ def test_the_matrix_colours_what_is_above_and_below_otherwise(study):
     for excess, colour in ((3.0, "above"), (-3.0, "below")):
         one = replace(study, minimality=minimality.assign(excess_ml=excess, noise_ml=2.0))
         shown = evaluation.context(one, None)["matrix"]["rows"][0]
-        assert f'class="heat {colour}" style="--share: 30%"' in shown[minimality["region"].iloc[0]]
+        assert f'class="heat {colour}" style="--share: 22%"' in shown[minimality["region"].iloc[0]]

@@ -60,3 +60,13 @@ def test_scales_end_at_round_numbers(value, limit):
 def test_a_large_picture_file_is_made_smaller(tmp_path):
     Image.new("RGB", (4000, 1000), "white").save(tmp_path / "large.png")
     assert pixels(pictures.from_file(tmp_path / "large.png")).shape == (375, 1500, 3)
+
+
+def test_no_change_is_black():
+    shown = pictures.SIGNED[[127, 128]]
+    assert (shown == 0).all()
+    assert pictures.SIGNED[0][2] > pictures.SIGNED[0][0]  # darker is blue,
+    assert pictures.SIGNED[255][0] > pictures.SIGNED[255][2]  # brighter is red
+    lightness = pictures.SIGNED.astype(int).sum(axis=1)
+    assert (np.diff(lightness[128:]) >= -2).all()
+    assert (np.diff(lightness[:128]) <= 2).all()

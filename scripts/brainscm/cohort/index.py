@@ -13,20 +13,19 @@ import pandas as pd
 
 from brainscm.cohort.bids import SUFFIX, LeftOut, T1wFile, choose_scans, find_t1w
 from brainscm.cohort.covariates import Tables, near_matches, read_tables, some
-from brainscm.cohort.selection import excluded_scans, refuse_files
+from brainscm.cohort.selection import EVERYTHING, SCM, excluded_from_scm, excluded_scans, refuse_files
 from brainscm.cohort.split import split_by_column, split_participants
 from brainscm.cohort.values import Values, is_age, read_values
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.regions import MEASURED
-from brainscm.tables import RUN_SEPARATOR
+from brainscm.tables import LEFT_OUT_OF_SCM, RUN_SEPARATOR
 from brainscm.visits import AGE, BASELINE, SINCE
 
 logger = logging.getLogger("brainscm")
 
 IDENTITY = ("scan", "participant", "session", "path", "further_runs")
 SPLIT = "split"
-EVERYTHING, SCM = "everything", "scm"
 NOTES_SHOWN = 30  # on the terminal; all are in notes.tsv
 
 
@@ -93,7 +92,7 @@ def index_cohort(
 
     _join(scans, tables)
     _check_columns(scans, covariates, measured, tables, bids_dir)
-    unwanted = excluded_scans(options, scans)
+    unwanted, unwanted_by_scm = excluded_scans(options, scans), excluded_from_scm(options, scans)
     notes = [*tables.notes, *_notes_on_files(chosen)]
     own_split = _own_split(scans, unwanted == "", options.split.column, tables, notes)
     columns = [column for column in map(str, scans) if column not in IDENTITY]
@@ -107,6 +106,9 @@ def index_cohort(
         *((item, EVERYTHING) for item in _rows_without_scan(tables, found.files, found.left_out, nearest)),
         *((item, EVERYTHING) for item in _left_out(scans, unwanted)),
     ]
+    left_out += [(item, SCM) for item in _left_out(scans, unwanted_by_scm)]
+    if (unwanted_by_scm != "").any():
+        scans[LEFT_OUT_OF_SCM] = unwanted_by_scm.replace("", None)
     scans = scans[unwanted == ""]
     left_out += [(item, SCM) for item in _incomplete(scans, covariates, values, nearest)]
     excluded = pd.DataFrame(

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from brainscm.cohort.bids import ENTITIES, SUFFIX, T1wFile
 from brainscm.config import CohortOptions
-from brainscm.errors import ConfigError
+from brainscm.errors import BrainSCMError, ConfigError
+from brainscm.tsv import read_tsv
 
+logger = logging.getLogger("brainscm")
+
+# What a scan may be left out of: `excluded_from` in excluded.tsv and in a table of ratings.
+EVERYTHING, SCM = "everything", "scm"
+RATINGS = ("", "pass", "doubtful", EXCLUDE := "exclude")
 YES = frozenset({"1", "1.0", "true", "yes", "y", "x", "exclude", "excluded"})
 NO = frozenset({"0", "0.0", "false", "no", "n", "include", "included"})
 
@@ -55,6 +63,8 @@ def excluded_scans(options: CohortOptions, scans: pd.DataFrame) -> pd.Series:
     """
     reasons = pd.Series("", index=scans.index, dtype=object)
     wanted = options.exclude
+    if options.ratings is not None:
+        return _rated_out(options.ratings, scans, EVERYTHING)
     if isinstance(wanted, list):
         ids = {*scans["scan"], *scans["participant"]}
         for name in wanted:
@@ -78,6 +88,54 @@ def excluded_scans(options: CohortOptions, scans: pd.DataFrame) -> pd.Series:
                 cells = _column(key, scans).astype(object).where(lambda column: column.notna(), None).map(str)
                 reasons[cells.isin(texts)] = f"its {key} is among those of cohort.exclude"
     return reasons
+
+
+def excluded_from_scm(options: CohortOptions, scans: pd.DataFrame) -> pd.Series:
+    """Why a rating leaves a scan out of the causal model alone, by the index of `scans`; "" if it does not."""
+    if options.ratings is None:
+        return pd.Series("", index=scans.index, dtype=object)
+    return _rated_out(options.ratings, scans, SCM)
+
+
+def _rated_out(path: Path, scans: pd.DataFrame, stage: str) -> pd.Series:
+    """The scans that a table of ratings excludes from `stage`, with what the rater said.
+
+    Raises:
+        ConfigError: the table cannot be read, lacks a column, or says what no rating is.
+    """
+    try:
+        ratings = read_tsv(path)
+    except BrainSCMError as error:
+        raise ConfigError(f"config: cohort.exclude: {error}") from error
+    for column in ("scan", "rating"):
+        if column not in ratings:
+            raise ConfigError(
+                f"config: cohort.exclude: {path} has no column '{column}'; save it with the report's button "
+                "“Save ratings.tsv”"
+            )
+    ratings = ratings.reindex(columns=["scan", "rating", "excluded_from", "artefacts", "note", "rater"]).fillna("")
+    for column, known in (("rating", RATINGS), ("excluded_from", ("", EVERYTHING, SCM))):
+        if odd := sorted(set(ratings[column]) - set(known)):
+            raise ConfigError(
+                f"config: cohort.exclude: {path}: the {column} '{odd[0]}' is none of {', '.join(filter(None, known))}"
+            )
+    of_stage = ratings["excluded_from"].replace("", EVERYTHING) == stage
+    out = ratings[(ratings["rating"] == EXCLUDE) & of_stage]
+    ids = {*scans["scan"], *scans["participant"]}
+    for name in out["scan"]:
+        if name not in ids:
+            # A scan that is gone meanwhile needs no exclusion; one that is mistyped would be kept silently.
+            logger.warning("%s: '%s' is no scan of the cohort; %s", path, name, _nearest(name, ids))
+    said = {row["scan"]: _said(row) for row in out.to_dict("records")}
+    own = scans["scan"].map(said)
+    return own.where(own.notna(), scans["participant"].map(said)).fillna("").astype(object)
+
+
+def _said(row: Mapping[Any, str]) -> str:
+    """`rated exclude by A. Rater: motion; ghosts in the frontal lobe`."""
+    told = "; ".join(part for part in (row["artefacts"], row["note"]) if part)
+    rater = f" by {row['rater']}" if row["rater"] else ""
+    return f"rated exclude{rater}" + (f": {told}" if told else "")
 
 
 def _by_entity(options: CohortOptions) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from brainscm.evaluation.methods import Methods
 from brainscm.evaluation.questions import PreparedCase, prepare, queries_to_calibrate
 from brainscm.evaluation.realism import CounterfactualFeatures, image_features
 from brainscm.evaluation.scoring import (
+    bound_change,
     score_agreement,
     score_change,
     score_effectiveness,
@@ -129,8 +130,9 @@ class Evaluator:
         after_ml = encoded.own_ml if is_scan else scan.regions_ml(made.volume)
         rows = score_change(about, after_ml, encoded.start_ml[given.decode])
         rows += score_effectiveness(about, after_ml, prepared.targets_ml)
+        intervals = prepared.intervals(given.method, given.decode, after_ml, self.repeat_sd)
+        rows += bound_change(about, intervals, encoded.own_ml)
         if truth is not None:
-            intervals = prepared.intervals(given.method, given.decode, after_ml, self.repeat_sd)
             rows += score_agreement(about, made, after_ml, truth, scan) + score_intervals(about, intervals, truth)
         if prepared.case.source == "follow-up" or given.method not in encoded.factuals:
             return Scores(rows, [])

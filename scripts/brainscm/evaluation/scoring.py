@@ -69,6 +69,18 @@ def score_intervals(about: Mapping[str, Any], intervals: Mapping[str, RegionInte
     return rows + by_region(about, "interval_width_95_ml", widths)
 
 
+def bound_change(about: Mapping[str, Any], intervals: Mapping[str, RegionInterval], start_ml: Millilitres) -> list[Row]:
+    """The 95 % interval of each region's change, where the method states one; needs no truth."""
+    bounds: list[Row] = []
+    for side, name in ((-1, "low"), (1, "high")):
+        ends = {
+            region: interval.centre_ml + side * interval.half_width(0.95) - start_ml[region]
+            for region, interval in intervals.items()
+        }
+        bounds += by_region(about, f"region_change_{name}_95_ml", ends)
+    return bounds
+
+
 def _minus(after_ml: Millilitres, before_ml: Millilitres) -> dict[str, float]:
     return {region: after_ml[region] - before_ml[region] for region in after_ml}
 

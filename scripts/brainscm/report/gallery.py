@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache, cached_property
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from brainscm.report.study import Study, spaced
 if TYPE_CHECKING:
     from brainscm.preprocess.template import Template
 
+SCANS_KEPT = 8  # at least as many as threads draw pages
 SCALE_SAMPLE = 20  # differences that a query's common colour scale is read from
 
 
@@ -39,13 +40,17 @@ class Gallery:
         brain = np.where(self.template.brain_mask, self.template.brain, 0.0)
         return pictures.grey(brain / np.percentile(brain[brain > 0], 90), self.cuts)
 
+    # A page shows a scan several times: it is read, and drawn, once.
+    @lru_cache(maxsize=SCANS_KEPT)  # noqa: B019 (a gallery lives as long as the report is being made)
     def volume(self, scan: str) -> Volume:
         # On the template's grid: pictures are cut where the template's brain lies.
         return read_volume(self.study.scans.path(scan, "preproc_t1w"), self.grid)
 
+    @lru_cache(maxsize=SCANS_KEPT)  # noqa: B019
     def mask(self, scan: str) -> Mask:
         return self.study.scans.mask(scan)
 
+    @lru_cache(maxsize=SCANS_KEPT)  # noqa: B019
     def scan(self, scan: str) -> str:
         return pictures.grey(self.volume(scan), self.cuts)
 
@@ -55,23 +60,27 @@ class Gallery:
         reconstruction = self.encoder.decode(latent)[0, 0].numpy()
         volume, mask = self.volume(scan), self.mask(scan)
         return {
-            "before": pictures.grey(volume, self.cuts),
+            "before": self.scan(scan),
             "after": pictures.grey(reconstruction, self.cuts),
             "difference": pictures.signed((reconstruction - volume) * mask, self.cuts, mask, limit),
             "limit": limit,
         }
 
     def counterfactual(self, item: Mapping[str, Any], query: QueryOptions) -> dict[str, Any]:
-        """One manifest row as pictures, on the common scale of its query."""
+        """One manifest row as pictures: on the scale that all queries share, and on that of its own query."""
         mask = self.mask(item["scan"])
-        limit, uncertainty_limit = self._limits(query.name)
+        limit, uncertainty_limit = self._shared_limits
+        own_limit, _ = self._limits(query.name)
+        difference = self._result(item["difference_path"])
         drawn = {
             "scan": item["scan"],
             "query": query.name,
             "factual": self.scan(item["scan"]),
             "counterfactual": pictures.grey(self._result(item["path"]), self.cuts),
-            "difference": pictures.signed(self._result(item["difference_path"]), self.cuts, mask, limit),
+            "difference": pictures.signed(difference, self.cuts, mask, limit),
             "limit": limit,
+            "own_difference": pictures.signed(difference, self.cuts, mask, own_limit) if own_limit < limit else None,
+            "own_limit": own_limit,
             "uncertainty": None,
             "uncertainty_limit": uncertainty_limit,
         }
@@ -79,6 +88,36 @@ class Gallery:
             uncertainty = self._result(item["uncertainty_path"])
             drawn["uncertainty"] = pictures.positive(uncertainty, self.cuts, mask, uncertainty_limit)
         return drawn
+
+    def viewer(self, scan: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A scan and its answers as whole volumes for the slice viewer; `items` are rows of the manifest."""
+        mask, low = self.mask(scan), np.array([part.start for part in self.cuts.box])
+        shape = [part.stop - part.start for part in self.cuts.box]
+        limit, uncertainty_limit = self._shared_limits if items else (1.0, 1.0)
+        layers = [{"name": "scan", "kind": "grey", "source": self._sprite(self.volume(scan) / pictures.WHITE)}]
+        for item in items:
+            difference = pictures.signed_unit(self._result(item["difference_path"]), mask, limit)
+            volume = self._result(item["path"]) / pictures.WHITE
+            layers += [
+                {"name": item["query"], "kind": "grey", "source": self._sprite(volume)},
+                {"name": f"{item['query']} − scan", "kind": "signed", "source": self._sprite(difference)},
+            ]
+            if pd.notna(item.get("uncertainty_path")):
+                uncertainty = np.where(mask, self._result(item["uncertainty_path"]) / uncertainty_limit, 0)
+                of_query = f"uncertainty of {item['query']}"
+                layers.append({"name": of_query, "kind": "positive", "source": self._sprite(uncertainty)})
+        return {
+            "shape": shape,
+            "columns": pictures.SPRITE_COLUMNS,
+            "voxel_mm": self.grid.affine.diagonal()[:3].tolist(),
+            "origin_mm": (self.grid.affine[:3, :3] @ low + self.grid.affine[:3, 3]).tolist(),
+            "limits": {"signed": limit, "positive": uncertainty_limit},
+            "layers": layers,
+            "colours": {"signed": pictures.SIGNED.tolist(), "positive": pictures.POSITIVE.tolist()},
+        }
+
+    def _sprite(self, unit: Volume) -> str:
+        return pictures.sprite(unit, self.cuts)
 
     def mean_change(self, item: Mapping[str, Any]) -> float:
         """Mean absolute difference that a manifest row's counterfactual makes."""
@@ -90,6 +129,12 @@ class Gallery:
 
     def effect_limit(self, paths: list[Path]) -> float:
         return _common_limit([read_volume(path, self.grid) for path in paths])
+
+    @cached_property
+    def _shared_limits(self) -> tuple[float, float]:
+        """Colour limits that hold the differences, and the uncertainties, of every query."""
+        differences, uncertainties = zip(*map(self._limits, self.study.made["query"].unique()), strict=True)
+        return max(differences), max(uncertainties)
 
     @cache  # noqa: B019 (a gallery lives as long as the report is being made)
     def _limits(self, query: str) -> tuple[float, float]:

@@ -12,8 +12,23 @@ import numpy as np
 from PIL import Image
 
 TILE_HEIGHT = 168  # pixels
-# Black in the middle: no change is as dark as the space around the brain, whatever the page's theme.
-SIGNED = (matplotlib.colormaps["berlin"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
+WHITE = 1.15  # intensity that is shown as white; white matter is 1
+SPRITE_COLUMNS = 8
+
+
+def _signed_colours() -> np.ndarray:
+    """256 colours from blue over black to red: no change is as black as the space around the brain.
+
+    Matplotlib's "berlin" has a dark red in its middle, which is taken off more and more towards the middle.
+    """
+    along = np.linspace(-1, 1, 256)
+    colours = matplotlib.colormaps["berlin"](np.linspace(0, 1, 256))[:, :3] * 255
+    colours -= (1 - np.abs(along))[:, None] * colours[127:129].max(axis=0)
+    colours[127:129] = 0
+    return np.clip(colours, 0, 255).round().astype(np.uint8)
+
+
+SIGNED = _signed_colours()
 POSITIVE = (matplotlib.colormaps["inferno"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
 
 
@@ -50,19 +65,40 @@ class Cuts:
         return [tile[::-1] for tile in tiles]  # image rows run down, anatomy runs up; left stays left
 
 
-def grey(volume: np.ndarray, cuts: Cuts, white: float = 1.15) -> str:
+def grey(volume: np.ndarray, cuts: Cuts, white: float = WHITE) -> str:
     """Intensities from 0 to `white` as grey; a data URI."""
     return _encode(_join([_resized(tile / white, "L") for tile in cuts.strip(volume)]))
 
 
 def signed(difference: np.ndarray, cuts: Cuts, mask: np.ndarray, limit: float) -> str:
     """A signed map from -limit (blue) over 0 (black) to +limit (red), with the brain's outline; a data URI."""
+    # 127.5 / 255 is one of the two middle colours, both of which are black.
     return _coloured(0.5 + 0.5 * difference / limit, cuts, mask, SIGNED)
 
 
 def positive(values: np.ndarray, cuts: Cuts, mask: np.ndarray, limit: float) -> str:
     """A map from 0 to `limit`, with the brain's outline; a data URI."""
     return _coloured(values / limit, cuts, mask, POSITIVE)
+
+
+def sprite(unit: np.ndarray, cuts: Cuts) -> str:
+    """All axial slices within the box of a volume from 0 to 1 (x, y, z), side by side in rows; a data URI.
+
+    Slice k stands in row k // SPRITE_COLUMNS; a slice's rows are y and its columns x, both from their low end.
+    """
+    box = unit[cuts.box]
+    width, height, depth = box.shape
+    sheet = np.zeros((-(-depth // SPRITE_COLUMNS) * height, SPRITE_COLUMNS * width), dtype=np.uint8)
+    for k in range(depth):
+        row, column = divmod(k, SPRITE_COLUMNS)
+        tile = np.clip(np.nan_to_num(box[:, :, k].T), 0, 1) * 255
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = tile
+    return _encode(Image.fromarray(sheet, "L"))
+
+
+def signed_unit(difference: np.ndarray, mask: np.ndarray, limit: float) -> np.ndarray:
+    """A signed map from -limit to limit as numbers from 0 to 1; outside the mask it is no change."""
+    return np.where(mask, 0.5 + 0.5 * difference / limit, 0.5)
 
 
 def from_file(path: Path, max_width: int = 1500) -> str:

@@ -167,7 +167,8 @@ REFERENCES = {
         Reference(
             "pustejovsky2018",
             "Pustejovsky, James E. and Tipton, Elizabeth",
-            "Small-sample methods for cluster-robust variance estimation and hypothesis testing in fixed effects models",
+            "Small-sample methods for cluster-robust variance estimation and hypothesis testing in fixed effects "
+            "models",
             "Journal of Business & Economic Statistics 36(4), 672-683",
             "2018",
             "10.1080/07350015.2016.1247004",

@@ -66,7 +66,7 @@ def render_report(study: Study, gallery: Gallery | None, folder: Path, threads: 
     text = methods_text(study)
     write_text(folder / "methods.md", text.markdown(study))
     write_text(folder / "citation.bib", text.bibtex)
-    # The overview, which is the first of them, comes last: Snakemake takes it for the whole report.
+    # The overview, which is the first of them, comes last: where it is, the whole report is.
     for page in reversed(PAGES):
         writer.write(page.file, f"{page.file}.j2", page.context(study, gallery))
     logger.info("report of %d scans written to %s", len(study.rows), folder)
@@ -74,14 +74,15 @@ def render_report(study: Study, gallery: Gallery | None, folder: Path, threads: 
 
 def _write_scans(writer: _Writer, study: Study, gallery: Gallery | None, threads: int) -> None:
     """A page a scan, each with links to those before and after it; pages of scans that are gone go."""
-    names = list(study.rows)
+    names = study.worst_first
+    place = {name: number for number, name in enumerate(names, start=1)}
     before, after = [None, *names[:-1]], [*names[1:], None]
     for path in (writer.folder / "scans").glob("*.html"):
         if path.stem not in study.rows:
             path.unlink()
 
     def write(name: str, previous: str | None, following: str | None) -> None:
-        beside = {"previous": previous, "next": following}
+        beside = {"previous": previous, "next": following, "place": f"{place[name]} of {len(names)}"}
         writer.write(f"scans/{name}.html", "scan.html.j2", scan.context(study, gallery, study.rows[name]) | beside)
 
     start = last_log = time.monotonic()
@@ -91,6 +92,20 @@ def _write_scans(writer: _Writer, study: Study, gallery: Gallery | None, threads
                 last_log = time.monotonic()
                 left = (last_log - start) / done * (len(names) - done)
                 logger.info("%d of %d scan pages written, about %.0f min left", done, len(names), left / 60)
+
+
+class _Once:
+    """The source of a picture the first time a page shows it; later ones are filled from that one (report.js)."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, str] = {}
+
+    def __call__(self, source: str) -> Markup:
+        name = self.shown.get(source)
+        if name is not None:
+            return Markup('data-same="{}"').format(name)
+        self.shown[source] = f"picture-{len(self.shown) + 1}"
+        return Markup('src="{}" id="{}"').format(source, self.shown[source])
 
 
 class _Writer:
@@ -105,9 +120,10 @@ class _Writer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        parts: Any = self.environment.get_template("parts.html.j2").module
+        parts: Any = self.environment.get_template("parts.html.j2").make_module({"once": _Once()})
         self.environment.globals |= {
             "study": {"title": f"BrainSCM · {study.name}"},
+            "study_data": embedded({"key": study.key}),
             "pages": PAGES,
             "style": Markup((ASSETS / "style.css").read_text()),
             "script": Markup((ASSETS / "report.js").read_text()),
@@ -121,6 +137,6 @@ class _Writer:
 
     def write(self, file: str, template: str, context: Mapping[str, Any]) -> None:
         path = self.folder / file
-        shared: Context = {"here": file, "root": "../" * file.count("/")}
+        shared: Context = {"here": file, "root": "../" * file.count("/"), "once": _Once()}
         text = self.environment.get_template(template).render(shared | dict(context))
         write_text(path, text)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from brainscm.config import Config
 from brainscm.latents.store import LatentStore
+from brainscm.qc.collect import robust_z
 from brainscm.qc.measures import MEASURES, Measure
+from brainscm.report.changes import Changes, read_changes
 from brainscm.report.inputs import INPUTS, TABLES
 from brainscm.scans import QC_STATUS, ScanTable, records
 from brainscm.scm.graph import Graph, read_graph
@@ -24,6 +27,14 @@ from brainscm.tables import evenly_spaced, read_table
 def spaced(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
     """`evenly_spaced` as records."""
     return records(evenly_spaced(table, count))
+
+
+@dataclass(frozen=True)
+class StandingOut:
+    """The measure by which a scan stands furthest out, "" for none, and how far: robust standard deviations."""
+
+    measure: str
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,17 @@ class Study:
         return folder.name if folder else "simulated cohort"
 
     @property
+    def key(self) -> str:
+        """What a browser keeps ratings of this cohort under: the same after another run, another for other scans."""
+        folder = self.config.bids_dir or self.config.dicom_dir or self.config.work_dir
+        return f"{self.name}-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]}"
+
+    def relative(self, text: str) -> str:
+        """A sentence in which paths begin at the data set, not at the machine's root."""
+        folder = self.config.bids_dir or self.config.dicom_dir or self.config.work_dir
+        return text.replace(f"{folder.absolute()}/", "")
+
+    @property
     def counterfactuals_dir(self) -> Path:
         return self.results / "counterfactuals"
 
@@ -95,9 +117,57 @@ class Study:
         return {row["scan"]: row for row in records(self.cohort)}
 
     @cached_property
+    def worst_first(self) -> list[str]:
+        """All scans: failed, not run, with a warning, passed; among equals the one that stands furthest out first."""
+        severity = {status: place for place, status in enumerate(("fail", "none", "warn", "pass"))}
+        return sorted(
+            self.rows,
+            key=lambda scan: (severity[self.rows[scan][QC_STATUS]], -self.standing_out[scan].distance, scan),
+        )
+
+    @cached_property
+    def standing_out(self) -> dict[str, StandingOut]:
+        """By scan, the measure of quality by which it stands furthest out of the cohort, on the measure's bad side."""
+        furthest = pd.Series(0.0, index=self.cohort["scan"])
+        which = pd.Series("", index=self.cohort["scan"])
+        for column in self.measures:
+            better = self.measure(column).better
+            judged = column in MEASURES and not column.endswith("_z")
+            if not judged or (better == "neither" and self.measure(column).limits is None):
+                continue  # a large brain is no fault
+            z = robust_z(self.cohort.set_index("scan")[column].astype(float))
+            bad = {"higher": -z, "lower": z, "neither": z.abs()}[better].fillna(0.0)
+            which = which.where(bad <= furthest, column)
+            furthest = furthest.where(bad <= furthest, bad)
+        return {
+            str(scan): StandingOut(measure, float(distance))
+            for scan, measure, distance in zip(furthest.index, which, furthest, strict=True)
+        }
+
+    @cached_property
     def made(self) -> pd.DataFrame:
         """The rows of the manifest whose counterfactual exists."""
         return self.manifest[self.manifest["path"].notna()]
+
+    @cached_property
+    def changes(self) -> Changes:
+        """By scan and query, how each region changes; only of what the evaluation measured."""
+        decodes = {query.name: query.decode for query in self.config.counterfactuals}
+        return read_changes(self.metrics, self.scans.rows, decodes)
+
+    @cached_property
+    def coverage(self) -> dict[str, float]:
+        """By query, the share of regional truths that the calibrated 95 % intervals hold, where truths are known."""
+        table = self.metrics
+        own = table[
+            (table["level"] == "mean")
+            & (table["metric"] == "interval_coverage_95")
+            & (table["method"] == "latent_glm")
+            & (table["source"] == "simulated")
+            & table["stratum"].astype(str).str.startswith("query=")
+        ]
+        queries = own["stratum"].str.removeprefix("query=")
+        return dict(zip(queries, own["value"].astype(float), strict=True))
 
     @property
     def fidelity(self) -> list[str]:
@@ -106,7 +176,7 @@ class Study:
             column for column in ("psnr_brain_db", "ssim_brain", "psnr_db", "ssim") if column in self.reconstruction
         ]
 
-    @property
+    @cached_property
     def output_roles(self) -> list[str]:
         """Columns that hold paths of preprocessed files, relative to the folder of preprocessed files."""
         text = self.scans.rows[list(self.scans.measured)].select_dtypes(exclude="number")
@@ -122,6 +192,16 @@ class Study:
     def measure(self, column: str) -> Measure:
         """What a measure is; one that the registry does not list, such as an atlas's region, keeps its name."""
         return MEASURES.get(column, Measure(column.replace("_", " "), unit="", better="neither", meaning=""))
+
+    def limits(self, column: str, kind: Literal["warn", "fail"]) -> list[float]:
+        """Where a measure warns or fails: one number, both ends of a range, or nothing."""
+        limits = self.measure(column).limits
+        option = getattr(limits, kind) if limits else ""
+        if limits is None or not option:
+            return []
+        value = getattr(self.config.quality, option)
+        ends = [float(end) for end in value] if isinstance(value, tuple) else [float(value)]
+        return [-ends[0], ends[0]] if limits.bad == "beyond" else ends
 
     def unit(self, node: str) -> str:
         options = self.config.scm.nodes.get(node)

@@ -45,6 +45,7 @@ SCORES = {
     "interval_coverage_95": Score("Coverage of 95 % intervals", "Coverage", "", "0.95 is right", 2, 0.95),
 }
 FEW_PARTICIPANTS = 20
+TOO_FEW = 5  # participants: a sentence instead of tables and charts
 LIMITS = (
     "A counterfactual is what a fitted model says: not a measurement, and not a diagnosis.",
     "It is causal only as far as the declared graph is right. An unmeasured common cause, or an arrow that is missing "
@@ -119,48 +120,3 @@ def size_of_change(slope: float) -> str:
     if slope > 1.1:
         return f"too large: {slope:.2f} times the true change"
     return f"about the right size ({slope:.2f} of the true change)"
-
-
-def findings(summary: Mapping[str, Any]) -> list[str]:
-    """What the evaluation found, in sentences, from `summary.json` alone."""
-    latent = summary["methods"]["latent_glm"]
-    reasons = latent.get("why_null", {})
-    if latent["change_correlation"] is None:
-        return [
-            "Whether the counterfactuals are right could not be measured: "
-            f"{reasons.get('change_correlation', 'no reason was recorded')}."
-        ]
-    sentences = [
-        f"The predicted change correlates {signed(format(latent['change_correlation'], '.2f'))} with the true one "
-        f"and is {size_of_change(latent['change_slope'])}."
-    ]
-    rivals = {
-        name: method["psnr_brain_db"]
-        for name, method in summary["methods"].items()
-        if name != "latent_glm" and method["psnr_brain_db"] is not None
-    }
-    if latent["psnr_brain_db"] is not None and rivals:
-        best = max(rivals, key=lambda name: rivals[name])
-        margin = latent["psnr_brain_db"] - rivals[best]
-        compared = (
-            f"{margin:.1f} dB nearer to the truth than"
-            if margin >= 0.05
-            else (f"{-margin:.1f} dB further from the truth than" if margin <= -0.05 else "as near to the truth as")
-        )
-        sentences.append(f"Its volumes are {compared} the best baseline ({METHODS.get(best, best)}).")
-    coverage = latent["interval_coverage_95"]
-    if coverage is None:
-        reason = reasons.get("interval_coverage_95", "no reason was recorded")
-        sentences.append(f"Intervals were not evaluated: {reason}.")
-    else:
-        trust = (
-            "as they should" if 0.93 <= coverage <= 0.97 else ("too narrow" if coverage < 0.93 else "wider than needed")
-        )
-        sentences.append(
-            f"Its 95 % intervals of regional volumes hold the truth in {100 * coverage:.0f} % of cases: {trust}."
-        )
-    participants = summary.get("truth", {}).get("participants", FEW_PARTICIPANTS)
-    if participants < FEW_PARTICIPANTS:
-        counted = plural(participants, "participant")
-        sentences.append(f"All this rests on {counted}: another few may give other figures.")
-    return sentences

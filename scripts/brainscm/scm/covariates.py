@@ -17,6 +17,7 @@ from brainscm.errors import ConfigError
 from brainscm.scm.design import has_value
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import declared_values, is_relative, read_graph, too_many_levels
+from brainscm.tables import LEFT_OUT_OF_SCM
 
 MIN_PARTICIPANTS = 2  # a level with one participant in it has no noise to learn from
 MANY_LEVELS = 10  # text in more kinds than this, most of it beginning with a number, was meant as numbers
@@ -51,11 +52,13 @@ class Covariates:
         return cls(columns, levels, ranges, {name: node.unit for name, node in options.nodes.items() if node.unit})
 
     def problems(self, table: pd.DataFrame, imputed: Collection[str] = ()) -> pd.Series:
-        """Say for each row why it cannot be used: a missing covariate, an unseen level; "" where it can.
+        """Say for each row why it cannot be used: left out by a rating, a missing covariate, an unseen level; or "".
 
         A value of the nodes in `imputed` may be missing.
         """
         reasons = pd.Series("", index=table.index)
+        if LEFT_OUT_OF_SCM in table:
+            reasons += table[LEFT_OUT_OF_SCM].map(lambda reason: f"{reason}; " if isinstance(reason, str) else "")
         for name, column in self.columns.items():
             if column not in table:
                 reasons += f"no column '{column}' for {name}; "

@@ -14,6 +14,7 @@ from brainscm.report.cells import Context, whole_table
 from brainscm.report.gallery import Gallery
 from brainscm.report.graph import draw_graph
 from brainscm.report.study import Study
+from brainscm.scm.graph import Graph
 from brainscm.scm.implications import ALL, adjustment_warnings, in_words
 
 REGION_NAMES = {name for region in SEGMENTED for name in (region.name, f"{region.name}_ml")}
@@ -136,6 +137,7 @@ def _findings(study: Study) -> list[str]:
     warnings = table["warning"].dropna().tolist()
     if condition is not None and not any("collinear" in warning or "VIF" in warning for warning in warnings):
         sentences.append(f"The image's covariates can be told apart (condition number {condition:.3g}).")
+    sentences += _without_effect(study.graph)
     return sentences + [f"{warning[0].upper()}{warning[1:]}." for warning in warnings]
 
 
@@ -146,6 +148,23 @@ def _cautions(study: Study) -> list[str]:
     noted = tests[tests["note"].notna()] if "note" in tests else tests.iloc[:0]
     found += [f"{row['contrast']} ({row['effect']}): {row['note']}" for _, row in noted.iterrows()]
     return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in found]
+
+
+def _without_effect(graph: Graph) -> list[str]:
+    """Nodes from which no way leads to the image, and those that reach it through others alone."""
+    apart = [node for node in graph.formulas if not graph.reaches_image([node])]
+    through = [node for node in graph.formulas if node not in apart and node not in graph.image.names]
+    sentences = []
+    if apart:
+        sentences.append(
+            f"No arrow leads from {words.listed(apart)} to the image, at first or second hand: do({apart[0]}) changes "
+            "no voxel, and what differs with it stays in the residual."
+        )
+    if through:
+        sentences.append(
+            f"{words.listed(through)} {'acts' if len(through) == 1 else 'act'} on the image through other nodes alone."
+        )
+    return sentences
 
 
 def _effects(study: Study, gallery: Gallery | None) -> list[Context]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +17,9 @@ EXCLUDED_SHOWN = 500
 LEVELS_SHOWN = 12
 CHARTS = 6
 COVARIATE_COLUMNS = 6
+COLUMNS_SHOWN = 12  # until the reader chooses others
+# A level that so many training participants have should be tested; means further apart are told.
+ABSENT_SHARE, UNLIKE_SD = 0.2, 0.5
 
 
 def context(study: Study, gallery: Gallery | None) -> Context:
@@ -30,20 +34,27 @@ def context(study: Study, gallery: Gallery | None) -> Context:
     columns: list[Context] = [
         {"key": "scan", "label": "Scan", "number": False},
         {"key": QC_STATUS, "label": "Status", "number": False},
+        {"key": "rating", "label": "Rating", "number": False},
+        {"key": QC_REASONS, "label": "Reasons", "number": False},
+        {"key": "stands_out", "label": "Furthest out (robust z)", "number": True},
+        {"key": "stands_out_by", "label": "Measured by", "number": False},
         {"key": "split", "label": "Split", "number": False},
         *({"key": c, "label": study.with_unit(c), "number": c in numeric} for c in shown[:COVARIATE_COLUMNS]),
-        *({"key": strip["key"], "label": strip["label"], "number": True} for strip in strips),
-        {"key": QC_REASONS, "label": "Reasons", "number": False},
+        # Those that decide come first.
+        *(
+            {"key": strip["key"], "label": strip["label"], "number": True}
+            for strip in sorted(strips, key=lambda strip: not (strip["warn"] or strip["fail"]))
+        ),
     ]
-    keys = [column["key"] for column in columns]
-    rows = [[plain(value) for value in row] for row in table.reindex(columns=keys).itertuples(index=False, name=None)]
+    columns = [column | {"shown": place < COLUMNS_SHOWN} for place, column in enumerate(columns)]
+    rows = _rows(study, [column["key"] for column in columns])
     return {
         "lead": (
             f"{words.plural(table['participant'].nunique(), 'participant')}, {words.plural(len(table), 'scan')}: "
             f"{status.get('pass', 0)} passed, {status.get('warn', 0)} with a warning, {status.get('fail', 0)} failed."
         ),
         "flow": charts.flow(steps, "Flow of scans: " + ", ".join(f"{count} {label}" for label, count, _ in steps)),
-        "split_columns": [("covariate", "", ""), *((split, split, "number") for split in SPLITS)],
+        "split_columns": [("covariate", "Covariate", ""), *((split, split, "number") for split in SPLITS)],
         "split_rows": _split_rows(study, numeric, shown),
         "charts": [
             {
@@ -54,12 +65,27 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             }
             for column in numeric[:CHARTS]
         ],
+        "unbalanced": unbalanced(study),
         "notes": study.notes.head(EXCLUDED_SHOWN).fillna("").to_dict("records"),
         "excluded": study.excluded.head(EXCLUDED_SHOWN).fillna("").to_dict("records"),
         "strips": strips,
         "columns": columns,
         "scans_data": embedded({"columns": columns, "strips": strips, "rows": rows}),
     }
+
+
+def _rows(study: Study, keys: list[str]) -> list[list[Any]]:
+    """The cells of every scan, worst first."""
+    out = study.standing_out
+    table = study.cohort.set_index("scan", drop=False).loc[study.worst_first]
+    table["stands_out"] = table["scan"].map(
+        {scan: round(each.distance, 1) for scan, each in out.items() if each.measure}
+    )
+    table["stands_out_by"] = table["scan"].map(
+        {scan: study.measure(each.measure).label for scan, each in out.items() if each.measure}
+    )
+    table = table.reindex(columns=keys)
+    return [[plain(value) for value in row] for row in table.itertuples(index=False, name=None)]
 
 
 def _steps(study: Study) -> list[tuple[str, int, Sequence[str]]]:
@@ -108,6 +134,34 @@ def _split_rows(study: Study, numeric: list[str], shown: list[str]) -> list[Cont
     return rows
 
 
+def unbalanced(study: Study) -> list[str]:
+    """One sentence a covariate in which the test split is unlike the training split."""
+    people = study.cohort.drop_duplicates("participant")
+    train, test = (people[people["split"] == split] for split in ("train", "test"))
+    sentences = []
+    for column in study.scans.covariates:
+        learnt, tested = train[column].dropna(), test[column].dropna()
+        if not len(learnt) or not len(tested):
+            continue
+        if not pd.api.types.is_numeric_dtype(people[column]):
+            shares = learnt.value_counts(normalize=True)
+            absent = [
+                str(level) for level in shares.index if shares[level] >= ABSENT_SHARE and level not in set(tested)
+            ]
+            if absent and len(shares) <= LEVELS_SHOWN:
+                sentences.append(
+                    f"No participant of the test split has {column} {words.listed(absent)}, as "
+                    f"{100 * sum(shares[level] for level in shares.index if str(level) in absent):.0f} % of the "
+                    "training split have: what is found says nothing about them."
+                )
+        elif learnt.std() > 0 and abs(tested.mean() - learnt.mean()) > UNLIKE_SD * learnt.std():
+            means = [f"{words.number(float(part.mean()))} {study.unit(column)}".strip() for part in (tested, learnt)]
+            sentences.append(
+                f"The mean {column} is {means[0]} in the test split, and {means[1]} in the training split."
+            )
+    return sentences
+
+
 def _range(values: pd.Series) -> str:
     values = values.dropna()
     if values.empty:
@@ -118,5 +172,18 @@ def _range(values: pd.Series) -> str:
 
 def _strip(study: Study, column: str) -> Context:
     measure = study.measure(column)
-    hint = "" if measure.better == "neither" else f"{measure.better} is better"
-    return {"key": column, "hint": hint, "label": measure.label, "unit": measure.unit, "meaning": measure.meaning}
+    limits = {kind: study.limits(column, kind) for kind in ("warn", "fail")}
+    said = [] if measure.better == "neither" else [f"{measure.better} is better"]
+    bad = measure.limits.bad if measure.limits else ""
+    for kind, ends in limits.items():
+        if ends:
+            told = f"±{ends[-1]:g}" if bad == "beyond" else "–".join(f"{end:g}" for end in ends)
+            said.append(f"{kind} {bad} {told}")
+    return {
+        "key": column,
+        "hint": "; ".join(said),
+        "label": measure.label,
+        "unit": measure.unit,
+        "meaning": measure.meaning,
+        **limits,
+    }

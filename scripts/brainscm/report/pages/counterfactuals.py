@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from brainscm.config import QueryOptions
 from brainscm.errors import ScanError
+from brainscm.regions import region_label
 from brainscm.report import words
+from brainscm.report.badges import BADGES, badges
 from brainscm.report.cells import Context, plain
+from brainscm.report.changes import Change
 from brainscm.report.gallery import Gallery
+from brainscm.report.headlines import millilitres, wrong_ways
 from brainscm.report.study import Study, spaced
+from brainscm.scans import records
 
 EXAMPLES = 4
 
@@ -20,11 +28,12 @@ EXAMPLES = 4
 def context(study: Study, gallery: Gallery | None) -> Context:
     return {
         "lead": (
-            "Each row of slices is one volume; all differences of a query share one colour scale. The scans shown are "
-            "evenly spaced through the list, not chosen by their appearance. Left is left."
+            "Each row of slices is one volume; the differences of all queries share one colour scale. The scans shown "
+            "are evenly spaced through the list, not chosen by their appearance. Left is left."
             if study.config.counterfactuals
             else "No query is listed in the configuration (counterfactuals:), so there is nothing to show."
         ),
+        "badges": BADGES,
         "queries": [_query(study, gallery, query) for query in study.config.counterfactuals],
     }
 
@@ -40,9 +49,61 @@ def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Co
     except ScanError as error:
         return said | {"problem": str(error)}
     nodes = _nodes(study, item)
-    changes = ", ".join(f"{row['node']} {row['factual']} → {row['counterfactual']}" for row in nodes)
-    caption = f"{item['scan']}: {changes or 'nothing changes, for the scan is as it is asked to be'}."
-    return said | drawn | {"problem": None, "warning": plain(item["warning"]), "nodes": nodes, "caption": caption}
+    regions = study.changes.get((item["scan"], query.name), [])
+    asked = [row for row in nodes if row["node"] in query.do]
+    set_to = ", ".join(f"{row['node']} {row['factual']} → {row['counterfactual']}" for row in asked)
+    caption = f"{item['scan']}: {set_to or 'nothing changes, for the scan is as it is asked to be'}."
+    if largest := [change for change in regions if change.region == "ventricles"]:
+        caption += (
+            f" Ventricles: {millilitres(largest[0].measured_ml)} ml measured, "
+            f"{millilitres(largest[0].expected_ml)} ml expected."
+        )
+    return (
+        said
+        | drawn
+        | {
+            "problem": None,
+            "warning": plain(item["warning"]),
+            "badges": badges(study, item),
+            "nodes": nodes,
+            "regions": regions_table(regions),
+            "caption": caption,
+        }
+    )
+
+
+def regions_table(changes: list[Change]) -> Context | None:
+    """The change of each region: measured on the counterfactual, with its interval, beside expected and true ones."""
+    if not changes:
+        return None
+    columns = [
+        ("region", "Region", ""),
+        ("measured", "Measured (ml)", "number"),
+        ("measured_percent", "(%)", "number"),
+        ("interval", "95 % interval (ml)", "number"),
+        ("expected", "Expected (ml)", "number"),
+        ("expected_percent", "(%)", "number"),
+    ]
+    if any(math.isfinite(change.true_ml) for change in changes):
+        columns += [("true", "True (ml)", "number"), ("true_percent", "(%)", "number")]
+    if any(change.is_wrong_way for change in changes):
+        columns.append(("note", "Note", ""))
+    return {"columns": columns, "rows": [_region_row(change) for change in changes]}
+
+
+def _region_row(change: Change) -> Context:
+    row: Context = {
+        "region": region_label(change.region),
+        "interval": (
+            f"{millilitres(change.low_ml)} to {millilitres(change.high_ml)}" if change.is_bounded else "not calibrated"
+        ),
+        "note": Markup('<strong class="status warn">wrong way</strong>') if change.is_wrong_way else "",
+    }
+    for name in ("measured", "expected", "true"):
+        value = getattr(change, f"{name}_ml")
+        row[name] = millilitres(value) if math.isfinite(value) else "–"
+        row[f"{name}_percent"] = millilitres(change.percent(value)) if math.isfinite(value) else "–"
+    return row
 
 
 def _nodes(study: Study, item: Mapping[str, Any]) -> list[Context]:
@@ -72,12 +133,19 @@ def _query(study: Study, gallery: Gallery | None, query: QueryOptions) -> Contex
         "words": words.intervention(query.do, study.config.scm),
         "settings": f"{query.effect.capitalize()} effect: {responds}. Decoding: {query.decode}.",
         "figures": _figures(study, rows, made),
-        "warnings": _warnings(made),
+        "warnings": _warnings(made) + wrong_ways(study, query.name),
+        "badges": _badge_counts(study, made),
         "answers": [item for item in answers if item["problem"] is None],
         "others": made["scan"].tolist(),
         "others_label": f"The pages of all {words.plural(len(made), 'scan')}",
         "failed": failed[["scan", "reason"]].to_dict("records"),
     }
+
+
+def _badge_counts(study: Study, made: pd.DataFrame) -> list[Context]:
+    """How many of a query's answers carry each badge."""
+    counts = Counter(badge for item in records(made) for badge in badges(study, item))
+    return [{"badge": badge, "count": counts[badge]} for badge in BADGES if counts[badge]]
 
 
 def _pass_through(kept: pd.Series) -> list[Context]:

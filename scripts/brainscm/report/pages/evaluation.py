@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 from markupsafe import Markup
@@ -11,6 +12,8 @@ from brainscm.regions import region_label
 from brainscm.report import charts, words
 from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
+from brainscm.report.headlines import CEILINGS, findings
+from brainscm.report.pages.cohort import unbalanced
 from brainscm.report.study import Study
 from brainscm.scans import records
 
@@ -32,8 +35,8 @@ def context(study: Study, gallery: Gallery | None) -> Context:
     overall = means[means["stratum"] == "all"]
     sources = [source for source in SOURCES if (overall["source"] == source).any()]
     return {
-        "findings": words.findings(study.summary) + slope_findings(study),
-        "truths": [_methods(overall[overall["source"] == source], source) for source in sources],
+        "findings": findings(study) + slope_findings(study) + unbalanced(study),
+        "truths": [_methods(study, overall[overall["source"] == source], source) for source in sources],
         "why_null": _why_null(study),
         "floor": (
             f"For scale: the autoencoder reproduces unchanged test scans at {fidelity['psnr_brain_db']:.1f} dB, "
@@ -62,7 +65,7 @@ def _intervals(overall: pd.DataFrame) -> Context | None:
             if all(key in value.index for key in keys.values()):
                 shown = {f"at_{level}": words.number(float(value[key]), 2) for level, key in keys.items()}
                 rows.append({"method": words.METHODS[method], "truth": source, **shown})
-    columns = [("method", "", ""), ("truth", "Truth", "text")]
+    columns = [("method", "Method", ""), ("truth", "Truth", "text")]
     columns += [(f"at_{level}", f"{level} % interval", "number") for level in (50, 80, 95)]
     return {"columns": columns, "rows": rows} if rows else None
 
@@ -81,7 +84,7 @@ def _matrix(minimality: pd.DataFrame) -> Context | None:
     floor = {region: f"{noise[region]:.1f}" if math.isfinite(noise[region]) else "–" for region in regions}
     rows.append({"query": "noise floor", **floor})
     return {
-        "columns": [("query", "", ""), *((r, f"{region_label(r)} (ml)", "number") for r in regions)],
+        "columns": [("query", "Query", ""), *((r, f"{region_label(r)} (ml)", "number") for r in regions)],
         "rows": rows,
         "words": (
             f"Means over {words.plural(int(own['participants'].max()), 'test participant')}. "
@@ -96,7 +99,7 @@ def _heat(cell: Context) -> Markup:
     measured, expected = (words.signed(f"{cell[f'{kind}_ml']:+.1f}") for kind in ("measured", "expected"))
     share = min(abs(excess) / noise, 3) / 3 if noise > 0 else 0.0
     return Markup('<span class="heat {}" style="--share: {:.0f}%">{}<small>{} for {}</small></span>').format(
-        "above" if excess > 0 else "below", 60 * share, shown, measured, expected
+        "above" if excess > 0 else "below", 45 * share, shown, measured, expected
     )
 
 
@@ -116,14 +119,14 @@ def _realism(table: pd.DataFrame) -> Context | None:
             row["note"] = plain(found["why_null"]) or ""
         rows.append(row)
     columns = [
-        ("query", "", ""),
+        ("query", "Query", ""),
         ("method", "Method", ""),
         ("pairs", "Pairs", "number"),
         ("regions", "Regional volumes: MMD² (95 % of null)", "number"),
         ("image", "Contrast and sharpness: MMD² (95 % of null)", "number"),
     ]
     if any(row["note"] for row in rows):
-        columns.append(("note", "", "text"))
+        columns.append(("note", "Note", "text"))
     return {"columns": columns, "rows": rows}
 
 
@@ -151,15 +154,19 @@ def _per(slope: float, unit: object) -> str:
     return words.signed(f"{slope:+.2g} ml a {per}")
 
 
-def _methods(overall: pd.DataFrame, source: str) -> Context:
-    """The table and the charts of all methods against one kind of truth."""
+def _methods(study: Study, overall: pd.DataFrame, source: str) -> Context:
+    """The table and the charts of all methods against one kind of truth; of very few participants a sentence."""
+    order = {method: place for place, method in enumerate(words.METHODS)}
+    overall = overall[overall["method"].isin(list(order))]
     variants = list(dict.fromkeys(zip(overall["method"], overall["decode"], strict=True)))
+    variants.sort(key=lambda variant: order[variant[0]])
     cells = {(cell["method"], cell["decode"], cell["metric"]): cell for cell in records(overall)}
     estimates: dict[str, list[charts.Estimate]] = {metric: [] for metric in words.SCORES}
     rows = []
     for method, decode in variants:
         label = words.METHODS[method] + (f" ({decode})" if method == "latent_glm" else "")
-        row: Context = {"method": label, "_class": "best" if (method, decode) == ("latent_glm", "residual") else ""}
+        is_own = (method, decode) == ("latent_glm", "residual")
+        row: Context = {"method": label, "_class": "best" if is_own else "ceiling" if method in CEILINGS else ""}
         for metric, score in words.SCORES.items():
             cell = cells.get((method, decode, metric))
             if cell is None:
@@ -167,12 +174,15 @@ def _methods(overall: pd.DataFrame, source: str) -> Context:
                 continue
             value, low, high = (float(cell[column]) for column in ("value", "ci95_low", "ci95_high"))
             row[metric] = words.interval(value, low, high, score.decimals)
-            style = "ours" if method == "latent_glm" else "theirs"
+            style = "ours" if method == "latent_glm" else "ceiling" if method in CEILINGS else "theirs"
             estimates[metric].append(charts.Estimate(label, value, low, high, style))
         rows.append(row)
     participants = int(overall["participants"].max())
     headings = {key: f"{m.short} ({m.unit})" if m.unit else m.short for key, m in words.SCORES.items()}
+    too_few = participants < words.TOO_FEW
     return {
+        "too_few": _in_a_sentence(cells) if too_few else None,
+        "coinciding": _coinciding(study, cells),
         "words": (
             f"Truth: {SOURCES[source]}; {words.plural(int(overall['scans'].max()), 'scan')} of "
             f"{words.plural(participants, 'participant')}."
@@ -186,9 +196,68 @@ def _methods(overall: pd.DataFrame, source: str) -> Context:
                 "caption": f"{score.name}{f' ({score.unit})' if score.unit else ''}: {score.better}",
             }
             for key, score in words.SCORES.items()
-            if estimates[key]
+            if estimates[key] and not too_few
         ],
     }
+
+
+Cells = Mapping[tuple[str, str, str], Context]  # by method, decoding and metric
+
+
+def _in_a_sentence(cells: Cells) -> str:
+    """BrainSCM beside the best baseline, where there are too few participants to compare methods."""
+
+    def value(method: str, decode: str, metric: str) -> float:
+        return float(cells.get((method, decode, metric), {"value": math.nan})["value"])
+
+    own = {metric: value("latent_glm", "residual", metric) for metric in words.SCORES}
+    told = []
+    for metric in ("psnr_brain_db", "change_correlation", "change_slope"):
+        score = words.SCORES[metric]
+        if math.isfinite(own[metric]):
+            told.append(f"{score.short} {words.signed(f'{own[metric]:.{score.decimals}f}')} {score.unit}".strip())
+    rivals = {
+        method: float(cell["value"])
+        for (method, _, metric), cell in cells.items()
+        if metric == "psnr_brain_db" and method not in (*CEILINGS, "latent_glm")
+    }
+    sentence = f"BrainSCM reaches {words.listed(told)}" if told else "Nothing could be measured"
+    if rivals:
+        best = max(rivals, key=lambda name: rivals[name])
+        sentence += f"; the nearest baseline to the truth, {words.METHODS[best]}, has PSNR {rivals[best]:.1f} dB"
+    return f"{sentence}. So few participants cannot tell methods apart."
+
+
+def _coinciding(study: Study, cells: Cells) -> list[str]:
+    """One sentence a pair of baselines whose figures are the same, with the reason."""
+    variants = list(dict.fromkeys((method, decode) for method, decode, _ in cells if method not in CEILINGS))
+    sentences = []
+    for place, first in enumerate(variants):
+        for second in variants[place + 1 :]:
+            pairs = [
+                (float(cells[(*first, metric)]["value"]), float(cells[(*second, metric)]["value"]))
+                for metric in words.SCORES
+                if (*first, metric) in cells and (*second, metric) in cells
+            ]
+            if len(pairs) > 1 and all(math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-6) for a, b in pairs):
+                names = [
+                    words.METHODS[method] + (f" ({decode})" if method == "latent_glm" else "")
+                    for method, decode in (first, second)
+                ]
+                sentences.append(f"{words.listed(names)} coincide{_why_they_coincide(study, first[0], second[0])}.")
+    return sentences
+
+
+def _why_they_coincide(study: Study, first: str, second: str) -> str:
+    if {first, second} == {"voxel_glm", "pca_glm"}:
+        scans = len(study.scans.of_split("train"))
+        return (
+            f": with as many components as {words.plural(scans, 'training scan')} can give, PCA loses nothing of what "
+            "a linear model of these scans can move"
+        )
+    if first == second == "latent_glm":
+        return ": where the encoder has no codebook, quantised decoding changes nothing"
+    return " on these scans"
 
 
 def _why_null(study: Study) -> list[str]:
@@ -236,7 +305,7 @@ def _slopes(table: pd.DataFrame) -> list[Context]:
                     ("same_mask", "At one mask volume", "number"),
                     ("within", "Counterfactuals", "number"),
                     ("ratio", "Ratio", "number"),
-                    *([("note", "", "text")] if any(plain(row["why_null"]) for row in found) else []),
+                    *([("note", "Note", "text")] if any(plain(row["why_null"]) for row in found) else []),
                 ],
                 "rows": [_slope_row(row, *groups[region_label(row["region"])]) for row in found],
             }
@@ -277,7 +346,7 @@ def _axioms(overall: pd.DataFrame) -> Context | None:
         rows.append(row)
     return {
         "columns": [
-            ("axiom", "", ""),
+            ("axiom", "Rule", ""),
             ("residual_l1", "Residual decoding: mean |error|", "number"),
             ("residual_ssim", "SSIM", "number"),
             ("direct_l1", "Direct decoding: mean |error|", "number"),
@@ -314,7 +383,7 @@ def _strata(means: pd.DataFrame, sources: list[str]) -> list[Context]:
             }
         )
     columns = [
-        ("level", "", ""),
+        ("level", "Group", ""),
         ("truth", "Truth", ""),
         ("participants", "Participants", "number"),
         ("correlation", "BrainSCM: correlation", "number"),

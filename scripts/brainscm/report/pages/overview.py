@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
 from brainscm.report import words
+from brainscm.report.badges import burden
 from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
+from brainscm.report.headlines import findings, headline_figures
+from brainscm.report.pages.cohort import unbalanced
 from brainscm.report.pages.counterfactuals import answer
 from brainscm.report.pages.evaluation import slope_findings
 from brainscm.report.study import Study, spaced
@@ -35,7 +39,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             },
             *_headline(study),
         ],
-        "findings": words.findings(study.summary) + slope_findings(study),
+        "findings": findings(study) + slope_findings(study) + unbalanced(study),
         "questions": _questions(study),
         "example": _example(study, gallery),
         "failures": failures[:FAILURES_SHOWN],
@@ -45,22 +49,24 @@ def context(study: Study, gallery: Gallery | None) -> Context:
 
 
 def _example(study: Study, gallery: Gallery | None) -> Context | None:
-    """Of a few scans, evenly spaced, the one that the first answered query changes most: an answer that can be seen."""
+    """An answer that the data support and that can be seen: of a few, evenly spaced, the one that changes most.
+
+    They are of the first query with the best supported answers.
+    """
     if gallery is None or study.made.empty:
         return None
-    sample = spaced(study.made[study.made["query"] == study.made["query"].iloc[0]], EXAMPLE_SAMPLE)
+    burdens = pd.Series([burden(study, item) for item in records(study.made)], index=study.made.index)
+    best = study.made[burdens == burdens.min()]
+    sample = spaced(best[best["query"] == best["query"].iloc[0]], EXAMPLE_SAMPLE)
     try:
-        example = answer(study, gallery, max(sample, key=gallery.mean_change))
+        example = answer(study, gallery, max(sample, key=gallery.mean_change)) | {"is_supported": not burdens.min()}
     except ScanError:
         return None  # the counterfactuals page says what is lost
     return example if example["problem"] is None else None
 
 
 def _headline(study: Study) -> list[Context]:
-    latent = study.summary["methods"]["latent_glm"]
-    reasons = latent.get("why_null", {})
     fidelity = study.summary["reconstruction"]["psnr_brain_db"]
-    correlation, slope = latent["change_correlation"], latent["change_slope"]
     return [
         {
             "label": "Reconstruction, test split",
@@ -69,16 +75,7 @@ def _headline(study: Study) -> list[Context]:
             if fidelity is not None
             else "no usable test scan",
         },
-        {
-            "label": "Agreement with the truth",
-            "value": None if correlation is None else words.signed(f"{correlation:.2f}"),
-            "note": reasons.get("change_correlation", "correlation of predicted and true change"),
-        },
-        {
-            "label": "Size of the change",
-            "value": None if slope is None else words.signed(f"{slope:.2f}"),
-            "note": reasons.get("change_slope", "of the true change; 1 is right"),
-        },
+        *headline_figures(study),
     ]
 
 

@@ -10,12 +10,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
+from brainscm.qc.limits import apply_limits
 from brainscm.report import pictures, words
-from brainscm.report.cells import Context, plain
+from brainscm.report.cells import Context, embedded, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.pages.counterfactuals import answer
 from brainscm.report.study import Study
-from brainscm.scans import QC_REASONS, QC_STATUS
+from brainscm.scans import QC_REASONS, QC_STATUS, records
 
 QUALITY_PICTURES = {
     "mask": (
@@ -27,6 +28,11 @@ QUALITY_PICTURES = {
         "The scan in template space under the template's outlines. They should follow the brain and the ventricles.",
     ),
 }
+# What a rater may find, in the order of their keys (1 to 9).
+ARTEFACTS = (
+    "motion", "ringing", "wrap-around", "bias field", "noise", "mask too small", "mask too large", "registration",
+    "lesion",
+)  # fmt: skip
 
 
 def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Context:
@@ -36,17 +42,23 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
     content: Context = {
         "scan": scan,
         "status": row[QC_STATUS],
-        "reasons": plain(row[QC_REASONS]) or "",
+        "reasons": study.relative(plain(row[QC_REASONS]) or ""),
         "facts": _facts(study, row),
+        "artefacts": ARTEFACTS,
         "pictures": _quality_pictures(study, scan),
         "why_no_pictures": "preprocessing stopped before it could draw any.",
         "template": None,
-        "measures": [_standing(study, row, c) for c in (*study.measures, *study.fidelity) if pd.notna(row[c])],
+        "viewer": None,
+        "measures": _measures(study, row),
         "reconstruction": None,
         "why_no_reconstruction": "None: the scan did not reach the autoencoder.",
         "counterfactuals": [answer(study, gallery, item) for item in asked.to_dict("records")],
         "why_no_counterfactuals": "No query asks for this scan.",
-        "files": [(role, f"preproc/{row[role]}") for role in study.output_roles if pd.notna(row[role])],
+        "files": [
+            *((role, f"preproc/{row[role]}") for role in study.output_roles if pd.notna(row[role])),
+            *_counterfactual_files(asked),
+        ],
+        "redo": _redo(study, scan) if row[QC_STATUS] == "fail" else None,
     }
     if gallery is not None and not study.scans.unusable[scan]:
         try:
@@ -55,10 +67,34 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
                 "after": gallery.scan(scan),
                 "name": gallery.template.name,
             }
+            made = records(asked[asked["path"].notna()])
+            content["viewer"] = _viewer(gallery, scan, made) if made else None
             content["reconstruction"] = gallery.reconstruction(scan) | {"caption": fidelity_words(row)}
         except ScanError as error:
             content["why_no_reconstruction"] = str(error)
     return content
+
+
+def _viewer(gallery: Gallery, scan: str, made: list[dict[str, Any]]) -> Context:
+    """What the slice viewer shows, and the limits of its colours."""
+    content = gallery.viewer(scan, made)
+    return {"data": embedded(content), "limits": content["limits"]}
+
+
+def _counterfactual_files(asked: pd.DataFrame) -> list[tuple[str, str]]:
+    """What each query wrote for a scan."""
+    kinds = {"path": "counterfactual", "difference_path": "difference", "uncertainty_path": "uncertainty"}
+    return [
+        (f"{item['query']}, {kind}", f"counterfactuals/{item[column]}")
+        for item in asked.to_dict("records")
+        for column, kind in kinds.items()
+        if pd.notna(item.get(column))
+    ]
+
+
+def _redo(study: Study, scan: str) -> str:
+    """The command that preprocesses a scan again, once its file is mended."""
+    return f"snakemake --cores 1 --force {study.config.output_dir}/preproc/status/{scan}.json"
 
 
 def fidelity_words(row: Mapping[str, Any]) -> str:
@@ -84,11 +120,20 @@ def _quality_pictures(study: Study, scan: str) -> list[Context]:
     return found
 
 
-def _standing(study: Study, row: Mapping[str, Any], column: str) -> Context:
+def _measures(study: Study, row: Mapping[str, Any]) -> list[Context]:
+    """Every measure of a scan; those beyond a limit first, failures before warnings."""
+    known = [column for column in (*study.measures, *study.fidelity) if pd.notna(row[column])]
+    broken = {column: apply_limits({column: row[column]}, study.config.quality) for column in known}
+    order = {"fail": 0, "warn": 1, "pass": 2}
+    shown = sorted(known, key=lambda column: order[broken[column][0]])
+    return [_standing(study, row, column, *broken[column]) for column in shown]
+
+
+def _standing(study: Study, row: Mapping[str, Any], column: str, outcome: str, broken: list[str]) -> Context:
     measure = study.measure(column)
     percentile, z = study.standing(row, column)
     bar = Markup(
-        '<span class="rank" role="img" aria-label="percentile {0:.0f}"><i style="left: calc({0:.0f}% - 1px)"></i>'
+        '<span class="rank {1}" role="img" aria-label="percentile {0:.0f}"><i style="left: calc({0:.0f}% - 1px)"></i>'
         "</span>{0:.0f}"
     )
     value = f"{words.number(plain(row[column]), 4)} {measure.unit}".strip()
@@ -97,8 +142,10 @@ def _standing(study: Study, row: Mapping[str, Any], column: str) -> Context:
     return {
         "label": measure.label,
         "value": value,
-        "percentile": bar.format(percentile) if math.isfinite(percentile) else "–",
+        "_class": outcome if outcome != "pass" else "",
+        "percentile": bar.format(percentile, measure.better) if math.isfinite(percentile) else "–",
         "z": Markup('<strong class="status warn">{}</strong>').format(distance) if odd else distance,
-        "meaning": measure.meaning
+        "meaning": "".join(f"{reason[0].upper()}{reason[1:]}. " for reason in broken)
+        + measure.meaning
         + ("" if measure.better == "neither" else f" {measure.better.capitalize()} is better."),
     }

@@ -57,10 +57,30 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         "regions": _regions(study, reconstruction),
         "histogram": charts.histogram_rows(by_split, "PSNR in the brain (dB)", "Reconstruction PSNR by split"),
         "charts": _curves(study.history),
+        "which_psnr": _which_psnr(study),
         "examples": _examples(study, gallery, parts),
         "why_no_examples": "There are no pictures, because no scan could be used.",
-        "card": [(key.replace("_", " "), _flat(value)) for key, value in study.card.items()],
+        "card": [(key.replace("_", " "), _flat(value, key)) for key, value in study.card.items()],
     }
+
+
+def _which_psnr(study: Study) -> str:
+    """Why the curve of the validation split ends elsewhere than the table says."""
+    if study.config.autoencoder.kind != "vqvae":
+        return ""
+    aligned = study.config.autoencoder.alignment == "deformable"
+    what = (
+        "what the network draws, the appearance of each scan once it is brought to the template’s anatomy"
+        if aligned
+        else "what the network draws at that step"
+    )
+    rest = (
+        "the whole way: the drawn appearance taken back to the scan’s own anatomy and compared with the scan itself, "
+        "which costs some dB more"
+        if aligned
+        else "the weights that were kept, which are those of the best step"
+    )
+    return f"Two PSNRs are shown. The curve measures {what}; the table above measures {rest}."
 
 
 def _span(values: pd.Series) -> str:
@@ -135,9 +155,11 @@ def _examples(study: Study, gallery: Gallery | None, parts: dict[str, pd.DataFra
     return drawn
 
 
-def _flat(value: Any) -> str:
+def _flat(value: Any, name: str = "") -> str:
+    if name == "seed":
+        return str(value)  # a number that counts nothing
     if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_flat(item)}" for key, item in value.items())
+        return ", ".join(f"{key.replace('_', ' ')} {_flat(item, key)}" for key, item in value.items())
     if isinstance(value, list):
         return (
             " × ".join(_flat(item) for item in value)
