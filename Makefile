@@ -5,7 +5,7 @@ CORES  ?= all
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
             $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: demo test test-fast bench bench-truth lint schema clean
+.PHONY: demo test test-fast bench bench-truth bench-real lint schema clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/snakemake --profile profiles/local --cores $(CORES)
@@ -21,12 +21,16 @@ test-fast: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest tests/unit -m "not slow"
 
 bench: $(VENV)/.installed-dev
-	@for script in $(filter-out benchmarks/bench_truth.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/bench_truth.py benchmarks/bench_real.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
 
 # The standing benchmark: an hour on 2 cores (a good hour and a half without AVX-512); go on with the same command after an interruption.
 # SEED=2 evaluates on another cohort; PARTICIPANTS=32 tries it out.
 bench-truth: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/bench_truth.py $(if $(SEED),--seed $(SEED)) $(if $(PARTICIPANTS),--participants $(PARTICIPANTS))
+
+# Real heads: five studies that share their preprocessed scans and each leave out another fifth of the participants.
+bench-real: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/bench_real.py $(BIDS) $(if $(LABELS),--labels $(LABELS)) $(if $(PARTICIPANTS),--participants $(PARTICIPANTS))
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
