@@ -13,6 +13,7 @@ from brainscm.preprocess.derived import derived_files
 from brainscm.provenance import code_fingerprint
 from brainscm.run_record import write_run_record
 from brainscm.run_summary import run_summary
+from brainscm.simulation.anatomies import find_label_maps
 from brainscm.tables import read_table, run_paths
 
 try:
@@ -64,6 +65,15 @@ def bids_content():
 @lru_cache
 def dicom_content():
     return dicom_fingerprint(Path(config["dicom_dir"]))
+
+
+def get_label_maps(wildcards):
+    """The label maps that simulated heads are made from, so that a changed one is seen."""
+    folder = config["simulation"]["anatomies"]
+    try:
+        return [str(path) for path in find_label_maps(Path(folder))] if folder else []
+    except BrainSCMError as error:
+        raise WorkflowError(str(error))
 
 
 def get_true_answers(wildcards):

@@ -21,9 +21,10 @@ from brainscm.errors import BrainSCMError
 from brainscm.files import whole, write_dataset_description, write_json
 from brainscm.parallel import one_thread
 from brainscm.simulation import causal_model
+from brainscm.simulation.anatomies import anatomy_name, draw_label_map, find_label_maps
 from brainscm.simulation.anatomy import CanonicalHead, embedded_head
 from brainscm.simulation.imaging import LABELS, Head, HeadInScanner
-from brainscm.simulation.label_maps import anatomy_name, draw_label_map, find_label_maps, head_of_label_map
+from brainscm.simulation.label_maps import head_of_label_map
 from brainscm.simulation.participant import draw_anatomy
 from brainscm.simulation.scanner import Acquisition, acquire
 from brainscm.tables import write_table

@@ -9,7 +9,7 @@ is drawn with the participant. Sulci, ventricles, hippocampi and all that surrou
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,11 +34,9 @@ from brainscm.simulation.anatomy import (
     distance,
     refine,
 )
-from brainscm.simulation.causal_model import generator
 from brainscm.simulation.deformation import Lattice, interleaved
 from brainscm.simulation.exterior import HEAD_CHANNELS, HEAD_LATTICE, SKIN_MM, noise
 
-SUFFIXES = (".nii", ".nii.gz", ".mgz")
 COARSEST_MM = 1.6  # sulci are lost in larger voxels
 
 LATERAL_VENTRICLES = (4, 43, 5, 44, 31, 63, 136, 137, 163, 164)  # with the choroid plexus
@@ -137,31 +135,6 @@ class Divided:
         for code, value in values.items():
             table[code + MOST] = value
         return sum(table[codes + MOST] for codes in self.codes) / len(self.codes)
-
-
-def find_label_maps(folder: Path) -> list[Path]:
-    """The label maps of `simulation.anatomies`, in order of their names. Raises BrainSCMError if there is none."""
-    found = sorted(path for path in folder.glob("*") if path.name.endswith(SUFFIXES)) if folder.is_dir() else []
-    if not found:
-        raise BrainSCMError(
-            f"simulation.anatomies: {folder} holds no label maps ({', '.join(SUFFIXES)}); name a folder that does."
-        )
-    return found
-
-
-def anatomy_name(path: Path) -> str:
-    """How the tables call the head of a label map."""
-    return path.name.removesuffix(".gz").rsplit(".", 1)[0]
-
-
-def draw_label_map(label_maps: Sequence[Path], seed: int, participant: int) -> Path:
-    """The label map of participant 1, 2, …; no covariate has a part in it.
-
-    As many participants in a row as there are maps have one each, in a random order.
-    """
-    turn, place = divmod(participant - 1, len(label_maps))
-    order = generator(seed, "label maps", str(turn)).permutation(len(label_maps))
-    return label_maps[int(order[place])]
 
 
 @lru_cache(maxsize=1)

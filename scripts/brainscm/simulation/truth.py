@@ -15,9 +15,9 @@ from brainscm.errors import BrainSCMError
 from brainscm.parallel import one_thread
 from brainscm.scm.graph import query_label
 from brainscm.simulation import causal_model
+from brainscm.simulation.anatomies import draw_label_map, find_label_maps
 from brainscm.simulation.cohort import FIRST, TRUTH, head_of, in_ml, save, simulate
 from brainscm.simulation.imaging import Head, HeadInScanner
-from brainscm.simulation.label_maps import draw_label_map, find_label_maps
 from brainscm.simulation.participant import draw_anatomy
 from brainscm.simulation.scanner import acquire
 from brainscm.tables import read_table, write_table
