@@ -15,12 +15,11 @@ from brainscm.config import CohortOptions, Config, SimulationOptions, SplitOptio
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.simulation import cohort, label_maps
 from brainscm.simulation.anatomies import anatomy_name, draw_label_map, find_label_maps
-from brainscm.simulation.anatomy import embedded_head
-from brainscm.simulation.causal_model import draw_nodes, draw_noise
-from brainscm.simulation.imaging import HeadInScanner
+from brainscm.simulation.causal_model import Nodes, draw_nodes, draw_noise
+from brainscm.simulation.imaging import Head, HeadInScanner
 from brainscm.simulation.label_maps import LANDMARKS_MM, head_of_label_map
 from brainscm.simulation.participant import draw_anatomy
-from brainscm.simulation.scanner import acquire
+from brainscm.simulation.scanner import Acquisition, acquire
 from brainscm.tables import read_table
 
 SEED = 4
@@ -116,20 +115,35 @@ def test_participants_of_one_anatomy_are_split_together_unless_the_study_says_ho
     assert own.cohort.split.group is None
 
 
-@pytest.mark.slow
+class QuickHead:
+    """Stands for a head in the scanner: an empty image, and no head at all for one participant."""
+
+    def __init__(self, anatomy: object, acquisition: Acquisition) -> None:
+        self._shape = acquisition.shape
+
+    def read(self, nodes: Nodes) -> Head:
+        if nodes == draw_nodes(draw_noise(SEED, 5)):
+            raise BrainSCMError("it would fold")
+        return Head(np.zeros(self._shape, np.int16), np.zeros(self._shape, np.uint8), {"gm": 1.0})
+
+
 def test_train_and_test_participants_come_from_different_anatomies(tmp_path, monkeypatch):
     maps = tmp_path / "maps"
     maps.mkdir()
-    for path in MAPS[:3]:
+    for path in MAPS:
         (maps / path).touch()
-    # What is tested is who is drawn and told; all heads are the embedded one.
-    monkeypatch.setattr(cohort, "head_of_label_map", lambda _: embedded_head())
-    options = SimulationOptions.model_construct(
-        participants=6, voxel_mm=4.0, follow_up_share=0, truncated_scans=0, anatomies=maps
-    )
+    monkeypatch.setattr(cohort, "head_of_label_map", lambda _: None)
+    monkeypatch.setattr(cohort, "draw_anatomy", lambda *_: None)
+    monkeypatch.setattr(cohort, "HeadInScanner", QuickHead)
+    options = SimulationOptions(participants=20, voxel_mm=4.0, follow_up_share=0, truncated_scans=0, anatomies=maps)
     cohort.simulate_cohort(tmp_path / "bids", options, SEED, workers=1)
-    table = read_table(tmp_path / "bids" / "participants.tsv")
-    assert table["anatomy"].value_counts().to_dict() == {"map-0": 2, "map-1": 2, "map-2": 2}
+    table = read_table(tmp_path / "bids" / "participants.tsv").set_index("participant_id")
+    assert len(table) == 19
+    assert set(table["anatomy"]) == {anatomy_name(path) for path in MAPS}
+    assert table.loc["sub-007", "anatomy"] == anatomy_name(draw_label_map(MAPS, SEED, 7))
+    (refused,) = read_table(tmp_path / "bids" / "derivatives/truth/refused.tsv").itertuples(index=False)
+    assert (refused.scan, refused.reason) == ("sub-005_ses-01", "it would fold")
+
     config = Config.model_validate({"simulation": {"anatomies": str(maps)}})
     scans = index_cohort(tmp_path / "bids", config.cohort, ["age", "sex"], SEED).scans
     assert scans.groupby("anatomy")["split"].nunique().eq(1).all()
