@@ -23,10 +23,10 @@ test-fast: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@for script in $(filter-out benchmarks/bench_truth.py benchmarks/bench_real.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
 
-# The standing benchmark: an hour on 2 cores (a good hour and a half without AVX-512); go on with the same command after an interruption.
-# SEED=2 evaluates on another cohort; PARTICIPANTS=32 tries it out.
+# The standing benchmark: an hour on 2 cores (an hour and a half without AVX-512); go on with the same command after an interruption.
+# ANATOMIES=folder of whole-head label maps, or ANATOMIES=embedded; SEED=2 evaluates on another cohort; PARTICIPANTS=32 tries it out.
 bench-truth: $(VENV)/.installed
-	$(VENV)/bin/python benchmarks/bench_truth.py $(if $(SEED),--seed $(SEED)) $(if $(PARTICIPANTS),--participants $(PARTICIPANTS))
+	$(VENV)/bin/python benchmarks/bench_truth.py $(if $(ANATOMIES),--anatomies $(ANATOMIES)) $(if $(SEED),--seed $(SEED)) $(if $(PARTICIPANTS),--participants $(PARTICIPANTS))
 
 # Real heads: five studies that share their preprocessed scans and each leave out another fifth of the participants.
 bench-real: $(VENV)/.installed

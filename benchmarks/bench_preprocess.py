@@ -97,6 +97,7 @@ def heads(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Pa
             yield scan, path, np.asarray(nib.load(labels).dataobj) > 0
         return
     from brainscm.simulation import causal_model
+    from brainscm.simulation.anatomy import embedded_head
     from brainscm.simulation.imaging import HeadInScanner
     from brainscm.simulation.participant import draw_anatomy
     from brainscm.simulation.scanner import acquire
@@ -105,7 +106,7 @@ def heads(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Pa
         name = f"sub-{number:03d}"
         nodes = causal_model.draw_nodes(causal_model.draw_noise(SEED, number))
         acquisition = acquire(SEED, name, "ses-01", nodes.site, arguments.voxel_mm)
-        head = HeadInScanner(draw_anatomy(SEED, name, nodes.head_size), acquisition).read(nodes)
+        head = HeadInScanner(draw_anatomy(embedded_head(), SEED, name, nodes.head_size), acquisition).read(nodes)
         path = folder / f"{name}_T1w.nii.gz"
         nib.save(nib.Nifti1Image(head.image, acquisition.affine), path)
         yield name, path, head.labels > 0

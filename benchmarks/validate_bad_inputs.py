@@ -28,6 +28,7 @@ from brainscm.preprocess.scan import preprocess_scan
 from brainscm.preprocess.template_files import EMBEDDED
 from brainscm.qc.limits import apply_limits
 from brainscm.simulation import causal_model
+from brainscm.simulation.anatomy import embedded_head
 from brainscm.simulation.imaging import HeadInScanner
 from brainscm.simulation.participant import draw_anatomy
 from brainscm.simulation.scanner import acquire
@@ -91,7 +92,7 @@ def spoil_heads(folder: Path, only: list[str] | None) -> list[str]:
     """Write the spoilt scans; returns their names."""
     nodes = causal_model.draw_nodes(causal_model.draw_noise(SEED, 1))
     acquisition = acquire(SEED, "sub-001", "ses-01", "A", VOXEL_MM)
-    head = HeadInScanner(draw_anatomy(SEED, "sub-001", nodes.head_size), acquisition).read(nodes)
+    head = HeadInScanner(draw_anatomy(embedded_head(), SEED, "sub-001", nodes.head_size), acquisition).read(nodes)
     image, brain, affine = head.image.astype(np.float32), head.labels > 0, acquisition.affine
     made: dict[str, tuple[np.ndarray, np.ndarray]] = {"good": (image, affine)}
 

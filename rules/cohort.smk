@@ -2,6 +2,8 @@
 
 
 rule simulate_cohort:
+    input:
+        get_label_maps,
     output:
         description=f"{WORK}/simulation/bids/dataset_description.json",
     log:

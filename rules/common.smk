@@ -13,6 +13,7 @@ from brainscm.preprocess.derived import derived_files
 from brainscm.provenance import code_fingerprint
 from brainscm.run_record import write_run_record
 from brainscm.run_summary import run_summary
+from brainscm.simulation.anatomies import find_label_maps
 from brainscm.tables import read_table, run_paths
 
 try:
@@ -69,6 +70,15 @@ def dicom_content():
 def get_index_tables(wildcards):
     """What the index is made from: the cohort's tables and, if `cohort.exclude` names one, the table of ratings."""
     return [*get_bids_tables(wildcards), *([CONFIG.cohort.ratings] if CONFIG.cohort.ratings else [])]
+
+
+def get_label_maps(wildcards):
+    """The label maps that simulated heads are made from, so that a changed one is seen."""
+    folder = config["simulation"]["anatomies"]
+    try:
+        return [str(path) for path in find_label_maps(Path(folder))] if folder else []
+    except BrainSCMError as error:
+        raise WorkflowError(str(error))
 
 
 def get_true_answers(wildcards):

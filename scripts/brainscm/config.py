@@ -58,6 +58,9 @@ class SimulationOptions(Options):
     of one head lie apart."""
     truncated_scans: int = Field(1, ge=0)
     """Further participants whose file is cut short, to show what happens to a bad scan."""
+    anatomies: UserPath | None = None
+    """Folder of whole-head label maps of real people (FreeSurfer's numbers; 500 and above outside the brain), which the
+    heads are made from; null: one head that comes along. Participants of one map are in one part of the split."""
 
 
 class SplitOptions(Options):
@@ -73,6 +76,9 @@ class SplitOptions(Options):
     column: str | None = Field(None, min_length=1)
     """Column of `participants.tsv` or of the sessions tables that says `train`, `validation` or `test` for each
     participant. The shares and `stratify` are then not used."""
+    group: str | None = Field(None, min_length=1)
+    """Column that says who belongs together (a family, a site; a simulated participant's `anatomy`): all of a group are
+    in one part. `stratify` is then not used."""
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> SplitOptions:
@@ -460,4 +466,13 @@ class Config(Options):
     def _one_source(self) -> Config:
         if self.bids_dir and self.dicom_dir:
             raise ValueError("bids_dir and dicom_dir are both given; keep the one that holds the scans")
+        return self
+
+    @model_validator(mode="after")
+    def _an_anatomy_lies_in_one_part(self) -> Config:
+        """What is tested was then never seen in training."""
+        split, simulated = self.cohort.split, not (self.bids_dir or self.dicom_dir)
+        if simulated and self.simulation.anatomies and not (split.column or split.group):
+            grouped = split.model_copy(update={"group": "anatomy"})
+            self.cohort = self.cohort.model_copy(update={"split": grouped})
         return self

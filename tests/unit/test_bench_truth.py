@@ -74,9 +74,17 @@ def test_the_study_is_the_one_that_is_declared():
 def test_seed_and_size_reach_the_workflow(monkeypatch):
     commands = []
     monkeypatch.setattr(bench.subprocess, "run", lambda command, **_: commands.append(command))
-    parser_arguments = bench.argparse.Namespace(seed=2, participants=16, cores=2, options=None)
-    bench.run_workflow(Path("/somewhere/truth_seed2"), parser_arguments)
-    (command,) = commands
+    for anatomies in (bench.EMBEDDED, "/maps"):
+        parser_arguments = bench.argparse.Namespace(anatomies=anatomies, seed=2, participants=16, cores=2, options=None)
+        bench.run_workflow(Path("/somewhere/truth_seed2"), parser_arguments)
+    embedded, command = commands
     assert "seed=2" in command
-    assert "simulation={participants: 16}" in command
+    assert 'simulation={"participants": 16}' in embedded
+    assert 'simulation={"anatomies": "/maps", "participants": 16}' in command
     assert str(bench.STUDY) in command
+
+
+def test_the_standing_benchmark_says_that_it_needs_anatomies(monkeypatch):
+    monkeypatch.setattr(bench.sys, "argv", ["bench_truth.py"])
+    with pytest.raises(SystemExit, match="ANATOMIES=folder"):
+        bench.main()

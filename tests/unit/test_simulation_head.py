@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from brainscm.errors import BrainSCMError
 from brainscm.simulation import imaging
-from brainscm.simulation.anatomy import BRAIN_LATTICE, FLOW_LATTICE
+from brainscm.simulation.anatomy import BRAIN_LATTICE, FLOW_LATTICE, embedded_head
 from brainscm.simulation.causal_model import draw_nodes, draw_noise, intervene
 from brainscm.simulation.deformation import Lattice, exponential, jacobian_determinant
 from brainscm.simulation.exterior import HEAD_LATTICE
@@ -35,7 +35,7 @@ def simulate(number: int, voxel_mm: float = VOXEL_MM):
     noise = draw_noise(SEED, number)
     nodes = draw_nodes(noise)
     acquisition = acquire(SEED, str(number), "ses-01", nodes.site, voxel_mm)
-    anatomy = draw_anatomy(SEED, str(number), nodes.head_size)
+    anatomy = draw_anatomy(embedded_head(), SEED, str(number), nodes.head_size)
     return noise, nodes, anatomy, acquisition, HeadInScanner(anatomy, acquisition)
 
 
@@ -60,16 +60,16 @@ def test_an_exponential_is_undone_by_its_negative():
 
 @pytest.mark.parametrize("voxel_mm", [1.0, 3.0])
 def test_no_brain_is_where_none_is_looked_up(voxel_mm):
-    seen, _ = imaging._as_voxels_see(voxel_mm)
-    near = FLOW_LATTICE.sample(imaging._near_brain(), BRAIN_LATTICE.points())[0] > 0
+    seen, _ = imaging._as_voxels_see(embedded_head(), voxel_mm)
+    near = FLOW_LATTICE.sample(imaging._near_brain(embedded_head()), BRAIN_LATTICE.points())[0] > 0
     assert 0.2 < float(near.float().mean()) < 0.8
     assert float(seen[:, ~near].abs().max()) < 1e-6
 
 
 def test_no_exterior_is_where_none_is_looked_up():
-    _, exterior = imaging._as_voxels_see(VOXEL_MM)
+    _, exterior = imaging._as_voxels_see(embedded_head(), VOXEL_MM)
     points = torch.rand(100_000, 3, generator=torch.Generator().manual_seed(1)) * 340 - torch.tensor([170, 170, 220])
-    near = HEAD_LATTICE.sample(imaging._near_exterior(VOXEL_MM), points, "nearest")[0] > 0
+    near = HEAD_LATTICE.sample(imaging._near_exterior(embedded_head(), VOXEL_MM), points, "nearest")[0] > 0
     assert 0.05 < float(near.float().mean()) < 0.5
     assert not HEAD_LATTICE.sample(exterior, points[~near]).any()
 
@@ -79,8 +79,8 @@ def test_the_strengths_do_not_depend_on_where_the_volumes_are_looked_up(particip
     _, nodes, anatomy, _, _ = participant
     nodes = replace(nodes, ventricles=ventricles_ml)
     near = ageing_displacement(anatomy, nodes)
-    everywhere = torch.zeros_like(distance_to_deep())
-    monkeypatch.setattr("brainscm.simulation.participant.distance_to_deep", lambda: everywhere)
+    everywhere = torch.zeros_like(distance_to_deep(anatomy.head))
+    monkeypatch.setattr("brainscm.simulation.participant.distance_to_deep", lambda _: everywhere)
     assert torch.equal(near, ageing_displacement(anatomy, nodes))
 
 

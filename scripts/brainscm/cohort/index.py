@@ -14,7 +14,7 @@ import pandas as pd
 from brainscm.cohort.bids import SUFFIX, LeftOut, T1wFile, choose_scans, find_t1w
 from brainscm.cohort.covariates import Tables, near_matches, read_tables, some
 from brainscm.cohort.selection import EVERYTHING, SCM, excluded_from_scm, excluded_scans, refuse_files
-from brainscm.cohort.split import split_by_column, split_participants
+from brainscm.cohort.split import split_by_column, split_groups, split_participants
 from brainscm.cohort.values import Values, is_age, read_values
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
@@ -268,6 +268,9 @@ def _split(scans: pd.DataFrame, options: CohortOptions, seed: int) -> pd.Series:
         if column not in stratify:
             logger.warning("config: cohort.stratify: no column '%s'; the split is not balanced in it", column)
     by_participant = scans.groupby("participant")
+    if options.split.group:
+        groups = by_participant[_known_column(scans, options.split.group)].first()
+        return scans["participant"].map(split_groups(groups, options.split, seed))
     participants = by_participant[stratify].first() if stratify else by_participant[["scan"]].first()[[]]
     return scans["participant"].map(split_participants(participants, options.split, stratify, seed))
 
@@ -297,3 +300,11 @@ def _tell_left_out(left_out: list[tuple[LeftOut, str]]) -> None:
 def _most_frequent(left_out: list[LeftOut]) -> str:
     (reason, count), *_ = Counter(item.reason for item in left_out).most_common(1)
     return f"{reason} ({count} of {len(left_out)})"
+
+
+def _known_column(scans: pd.DataFrame, column: str) -> str:
+    if column not in scans:
+        nearest = difflib.get_close_matches(column, list(map(str, scans)), n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else "name one that says who belongs together."
+        raise ConfigError(f"config: cohort.split.group: '{column}' is no column of participants.tsv; {hint}")
+    return column

@@ -1,4 +1,5 @@
-"""Divide participants into train, validation and test: alike in the covariates that matter, or as a column says."""
+"""Divide participants into train, validation and test: alike in the covariates that matter, by groups, or as a column
+says."""
 
 from __future__ import annotations
 
@@ -45,6 +46,35 @@ def split_participants(participants: pd.DataFrame, options: SplitOptions, strati
         owed[chosen] -= 1
         assigned[participant] = SPLITS[chosen]
     return assigned.reindex(participants.index)
+
+
+def split_groups(groups: pd.Series, options: SplitOptions, seed: int) -> pd.Series:
+    """Assign each participant to train, validation or test, so that all of a group are in one part.
+
+    Groups are dealt out in random order, each to the part that lacks most of its share; the last ones go to parts that
+    have none yet.
+
+    Args:
+        groups: indexed by participant; who has none is a group of their own.
+
+    Raises:
+        BrainSCMError: too few groups for each part to hold one.
+    """
+    groups = groups.where(groups.notna(), groups.index.to_series()).astype(str)
+    sizes = groups.value_counts().sort_index()
+    if len(sizes) < len(SPLITS):
+        raise BrainSCMError(
+            f"cohort.split.group: {len(sizes)} groups in '{groups.name}' cannot give each of train, validation and "
+            "test at least one; name another column, or leave it out."
+        )
+    lacking = np.array([options.train, options.validation, options.test]) * len(groups)
+    part_of: dict[str, int] = {}
+    for place, group in enumerate(np.random.default_rng(seed).permutation(sizes.index)):
+        empty = sorted(set(range(len(SPLITS))) - set(part_of.values()))
+        open_parts = empty if len(sizes) - place <= len(empty) else range(len(SPLITS))
+        part_of[group] = max(open_parts, key=lambda part: lacking[part])
+        lacking[part_of[group]] -= sizes[group]
+    return groups.map(lambda group: SPLITS[part_of[group]]).rename("split")
 
 
 def split_by_column(scans: pd.DataFrame, column: str, differing: Mapping[str, Collection[str]]) -> pd.Series:

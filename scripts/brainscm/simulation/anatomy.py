@@ -1,4 +1,4 @@
-"""The canonical head: tissue maps made from nilearn's ICBM152 2009a, and the flows that age it.
+"""Heads to simulate from: tissue maps and the flows that age them; the embedded one is nilearn's ICBM152 2009a.
 
 All positions are RAS millimetres of the template's space (Fonov et al., NeuroImage 2011).
 """
@@ -24,13 +24,15 @@ from brainscm.simulation.exterior import HEAD_LATTICE, build_exterior
 BRAIN_BOX_MM = ((-80.0, -114.0, -74.0), (80.0, 80.0, 92.0))
 BRAIN_LATTICE = Lattice.spanning(*BRAIN_BOX_MM, spacing_mm=1.0)
 FLOW_LATTICE = Lattice.spanning(*BRAIN_BOX_MM, spacing_mm=2.0)
+# Where the embedded head's ventricles and temporal region lie, however wide they become.
+DEEP_NODES = ((12, 17, 14), (70, 87, 64))
 TISSUES = ("wm", "csf", "gm", "ventricles", "temporal")
 APPEARANCE = ("shading", "periventricular")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CanonicalHead:
-    """Maps and flows of the head that every simulated participant is a deformation of.
+    """Maps and flows of a head that simulated participants are deformations of. It is compared by identity.
 
     tissues: (channel, x, y, z) on BRAIN_LATTICE, named by TISSUES: four tissue probabilities (csf leaves the ventricles
         out), and the membership of the medial temporal region.
@@ -39,6 +41,8 @@ class CanonicalHead:
     exterior: (channel, x, y, z) on HEAD_LATTICE, named by HEAD_CHANNELS; the rest is air or cranial cavity.
     cavity: (x, y, z) on FLOW_LATTICE, the share of each node that lies within the skull.
     flows: name -> velocity (3, x, y, z) on FLOW_LATTICE, in mm, from a point of the changed head to the canonical one.
+    deep_nodes: the first node of FLOW_LATTICE, and the one after the last, of the block that the ventricles and the
+        temporal region lie in.
     """
 
     tissues: torch.Tensor
@@ -46,42 +50,49 @@ class CanonicalHead:
     exterior: torch.Tensor
     cavity: torch.Tensor
     flows: dict[str, torch.Tensor]
+    deep_nodes: tuple[tuple[int, ...], tuple[int, ...]] = DEEP_NODES
 
 
 @lru_cache(maxsize=1)
-def canonical_head() -> CanonicalHead:
-    """Build the canonical head, once per process (6 s)."""
+def embedded_head() -> CanonicalHead:
+    """Build the head that the simulator brings along, once per process (6 s)."""
     t1 = _template_map("t1")
     depth = _cavity_depth(t1 > 0)
     exterior = build_exterior(_cavity_depth_around(depth))
-    gm, wm, csf = _sharpened(_template_map("gm"), _template_map("wm"), np.clip(_refine(depth) + 0.5, 0, 1))
+    gm, wm, csf = _sharpened(_template_map("gm"), _template_map("wm"), np.clip(refine(depth) + 0.5, 0, 1))
     ventricles = csf * _ventricular_system(csf)
     csf = csf - ventricles
-    to_ventricles = _distance(_coarsen(ventricles) > 0.5)
+    to_ventricles = distance(coarsen(ventricles) > 0.5)
     to_hippocampus = distance_to_hippocampus(FLOW_LATTICE.points().numpy())
-    temporal = _refine(np.clip((MEDIAL_TEMPORAL_MM - to_hippocampus) / 3 + 0.5, 0, 1))
-    appearance = (_shading(t1, gm, wm, csf + ventricles), wm * _refine(np.exp(-to_ventricles / 5)))
+    temporal = refine(np.clip((MEDIAL_TEMPORAL_MM - to_hippocampus) / 3 + 0.5, 0, 1))
+    appearance = (_shading(t1, gm, wm, csf + ventricles), wm * refine(np.exp(-to_ventricles / 5)))
     return CanonicalHead(
         tissues=interleaved(map(torch.from_numpy, (wm, csf, gm, ventricles, temporal))),
         appearance=torch.from_numpy(np.stack(appearance)),
         exterior=torch.from_numpy(exterior),
         cavity=torch.from_numpy(np.clip(depth + 0.5, 0, 1)),
-        flows=_flows(_coarsen(csf), _coarsen(ventricles), depth, to_hippocampus),
+        flows=ageing_flows(coarsen(csf), coarsen(ventricles), _to_lateral(ventricles), depth, to_hippocampus),
     )
 
 
-def _coarsen(volume: Volume) -> Volume:
+def _to_lateral(ventricles: Volume) -> Volume:
+    """Distance in mm to the embedded head's lateral ventricles, on FLOW_LATTICE."""
+    side = np.abs(FLOW_LATTICE.points().numpy()[..., 0])
+    return distance((coarsen(ventricles) > 0.5) & (side > 4))
+
+
+def coarsen(volume: Volume) -> Volume:
     """From BRAIN_LATTICE to FLOW_LATTICE."""
     smooth = torch.from_numpy(ndimage.gaussian_filter(volume, 0.8))
     return BRAIN_LATTICE.sample(smooth[None], FLOW_LATTICE.points())[0].numpy()
 
 
-def _refine(volume: Volume) -> Volume:
+def refine(volume: Volume) -> Volume:
     """From FLOW_LATTICE to BRAIN_LATTICE."""
     return FLOW_LATTICE.sample(torch.from_numpy(volume)[None], BRAIN_LATTICE.points())[0].numpy()
 
 
-def _distance(mask: Mask) -> Volume:
+def distance(mask: Mask) -> Volume:
     """Distance to a mask on FLOW_LATTICE in mm."""
     return (ndimage.distance_transform_edt(~mask) * FLOW_LATTICE.spacing_mm).astype(np.float32)
 
@@ -106,9 +117,9 @@ def _cavity_depth(brain: Mask) -> Volume:
     The cavity is the brain mask closed by 9 mm, with 1.4 mm of subarachnoid fluid around it.
     """
     margin = 6
-    padded = np.pad(_coarsen(brain.astype(np.float32)) > 0.5, margin)
-    closed = _distance(_distance(padded) > 9) > 9
-    depth = (_distance(~closed) - _distance(closed))[(slice(margin, -margin),) * 3]
+    padded = np.pad(coarsen(brain.astype(np.float32)) > 0.5, margin)
+    closed = distance(distance(padded) > 9) > 9
+    depth = (distance(~closed) - distance(closed))[(slice(margin, -margin),) * 3]
     return ndimage.gaussian_filter(depth, 0.7) + 1.4
 
 
@@ -155,7 +166,9 @@ def _shading(t1: Volume, gm: Volume, wm: Volume, csf: Volume) -> Volume:
     return np.clip(smoothed, -0.15, 0.15) * tissue
 
 
-def _flows(csf: Volume, ventricles: Volume, depth_mm: Volume, to_hippocampus: Volume) -> dict[str, torch.Tensor]:
+def ageing_flows(
+    csf: Volume, ventricles: Volume, to_lateral: Volume, depth_mm: Volume, to_hippocampus: Volume
+) -> dict[str, torch.Tensor]:
     """The flows of ageing: each moves a point of the changed head towards where its tissue lies in the canonical one.
 
     ventricles: towards the lateral ventricles, which therefore widen, fading over 20 mm of tissue; the medial temporal
@@ -163,12 +176,12 @@ def _flows(csf: Volume, ventricles: Volume, depth_mm: Volume, to_hippocampus: Vo
     sulci: towards the nearest sulcal fluid, about 1 mm per unit at the surface of the cortex.
     temporal: away from the hippocampal axis, which therefore shrinks, with wider fissures around it.
     All vanish at the inner table of the skull, and all volumes lie on FLOW_LATTICE.
+
+    to_lateral: distance in mm to the lateral ventricles. Where it is negative within them, they can also close.
     """
     inside = np.clip(depth_mm / 6, 0, 1)
-    side = np.abs(FLOW_LATTICE.points().numpy()[..., 0])
-    lateral = _distance((ventricles > 0.5) & (side > 4))
-    reach = np.exp(-lateral / 20) * (1 - 0.85 * np.exp(-0.5 * (to_hippocampus / 14) ** 2)) * inside
-    widening = -2 * _direction(ndimage.gaussian_filter(lateral, 2.6), 1.5) * reach
+    reach = np.exp(-np.maximum(to_lateral, 0) / 20) * (1 - 0.85 * np.exp(-0.5 * (to_hippocampus / 14) ** 2)) * inside
+    widening = -2 * _direction(ndimage.gaussian_filter(to_lateral, 2.6), 1.5) * reach
 
     # Fluid continues beyond the skull, so that the outer surface of the brain, too, draws back from it.
     fluid = np.where(depth_mm < 0.5, 1, csf + 0.5 * ventricles)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import nibabel as nib
 import pandas as pd
@@ -21,7 +21,10 @@ from brainscm.errors import BrainSCMError
 from brainscm.files import whole, write_dataset_description, write_json
 from brainscm.parallel import one_thread
 from brainscm.simulation import causal_model
+from brainscm.simulation.anatomies import anatomy_name, draw_label_map, find_label_maps
+from brainscm.simulation.anatomy import CanonicalHead, embedded_head
 from brainscm.simulation.imaging import LABELS, Head, HeadInScanner
+from brainscm.simulation.label_maps import head_of_label_map
 from brainscm.simulation.participant import draw_anatomy
 from brainscm.simulation.scanner import Acquisition, acquire
 from brainscm.tables import write_table
@@ -40,7 +43,15 @@ nodes.tsv has the values of all nodes of each scan, volumes.tsv its regional vol
 counterfactual heads (desc-<query>_T1w) that were asked for. desc-truth_dseg.tsv names the labels of the segmentations.
 """
 
-Task = TypeVar("Task")
+
+class OfOneHead(Protocol):
+    """Work on a participant whose head is made from a label map, or from the embedded head."""
+
+    @property
+    def label_map(self) -> Path | None: ...
+
+
+Task = TypeVar("Task", bound=OfOneHead)
 Result = TypeVar("Result")
 
 
@@ -51,6 +62,7 @@ class _Task:
     output_dir: Path
     number: int
     participant: str
+    label_map: Path | None
     follow_up: bool
     rescan: bool
     truncated: bool
@@ -62,18 +74,21 @@ def simulate_cohort(output_dir: Path, options: SimulationOptions, seed: int, wor
     """Simulate a cohort of raw heads whose causal model is known, with their true labels, volumes and nodes.
 
     Everything about a scan depends on (seed, participant, session) and the voxel size only: any number of workers gives
-    the same bytes, and a larger cohort contains the smaller one.
+    the same bytes, and a larger cohort contains the smaller one. With label maps it depends on them, too; the column
+    `anatomy` of participants.tsv names each participant's. Where a head cannot be given the volumes that were drawn for
+    a session, the session is left out and refused.tsv says why.
 
     Args:
         output_dir: the BIDS folder to write; a cohort simulated there before is replaced. dataset_description.json is
             written last.
         options: size of the cohort, voxel size, shares of participants with a later session and with a rescan on the
-            same day (another pose and other noise), number of truncated files.
+            same day (another pose and other noise), number of truncated files, label maps.
         workers: number of processes.
 
     Raises:
-        BrainSCMError: `output_dir` holds something else than a simulated cohort.
+        BrainSCMError: `output_dir` holds something else than a simulated cohort, or a label map cannot be used.
     """
+    label_maps = find_label_maps(options.anatomies) if options.anatomies else []
     _make_room(output_dir)
     total = options.participants + options.truncated_scans
     tasks = [
@@ -81,6 +96,7 @@ def simulate_cohort(output_dir: Path, options: SimulationOptions, seed: int, wor
             output_dir=output_dir,
             number=number,
             participant=f"sub-{number:03d}",
+            label_map=draw_label_map(label_maps, seed, number) if label_maps else None,
             follow_up=_chosen(number, options.follow_up_share) and number <= options.participants,
             rescan=_chosen(number, options.rescan_share) and number <= options.participants,
             truncated=number > options.participants,
@@ -116,22 +132,41 @@ class _Participant:
 
     number: int
     row: dict[str, Any]
-    sessions: list[dict[str, Any]]
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     volumes: list[dict[str, Any]] = field(default_factory=list)
 
 
+def head_of(label_map: Path | None) -> CanonicalHead:
+    """The head that a participant is made from."""
+    return head_of_label_map(label_map) if label_map else embedded_head()
+
+
 def simulate(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
-    """The work on each participant, in processes of their own, as they are done; says now and then how far it is."""
+    """The work on each participant, in processes of their own, as they are done; says now and then how far it is.
+
+    One process does all participants of a label map, whose head it prepares once.
+    """
+    of_map: dict[Path | int, list[Task]] = {}
+    for place, task in enumerate(tasks):
+        of_map.setdefault(task.label_map or place, []).append(task)
+    batches = list(of_map.values())
     # joblib's workers start afresh (a forked child of a threaded process may hang) and do not run the caller's main
     # module again, which under Snakemake is the rule's own script.
-    parallel = Parallel(min(workers, len(tasks)) or 1, return_as="generator_unordered")
-    start = time.monotonic()
-    for done, result in enumerate(parallel(delayed(work)(task) for task in tasks), start=1):
-        yield result
-        if done % 10 == 0 or done == len(tasks):
-            left = (time.monotonic() - start) / done * (len(tasks) - done)
-            logger.info("simulated %d of %d participants, about %.0f s left", done, len(tasks), left)
+    parallel = Parallel(min(workers, len(batches)) or 1, return_as="generator_unordered")
+    start, done = time.monotonic(), 0
+    for results in parallel(delayed(_each)(work, batch) for batch in batches):
+        for result in results:
+            yield result
+            done += 1
+            if done % 10 == 0 or done == len(tasks):
+                left = (time.monotonic() - start) / done * (len(tasks) - done)
+                logger.info("simulated %d of %d participants, about %.0f s left", done, len(tasks), left)
+
+
+def _each(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+    return [work(task) for task in tasks]
 
 
 def _simulate_participant(task: _Task) -> _Participant:
@@ -151,21 +186,26 @@ def _simulate_participant(task: _Task) -> _Participant:
             "age": first.age,
             "site": first.site,
             "diagnosis": first.diagnosis,
+            **({"anatomy": anatomy_name(task.label_map)} if task.label_map else {}),
         },
-        sessions=[{"session_id": s, "age": nodes.age, "diagnosis": nodes.diagnosis} for s, nodes in visits.items()],
     )
     with one_thread():
-        anatomy = draw_anatomy(task.seed, task.participant, first.head_size)
+        anatomy = draw_anatomy(head_of(task.label_map), task.seed, task.participant, first.head_size)
         for session, nodes in visits.items():
             scan, anat = f"{task.participant}_{session}", Path(task.participant, session, "anat")
             acquisition = acquire(task.seed, task.participant, session, nodes.site, task.voxel_mm)
             in_scanner = HeadInScanner(anatomy, acquisition)
-            head = in_scanner.read(nodes)
+            try:
+                head = in_scanner.read(nodes)
+            except BrainSCMError as error:
+                participant.refused.append({"scan": scan, "reason": str(error)})
+                continue
             raw = task.output_dir / anat / f"{scan}_T1w.nii.gz"
             save(head.image, acquisition, raw)
             save(head.labels, acquisition, task.output_dir / TRUTH / anat / f"{scan}_desc-truth_dseg.nii.gz")
             if task.truncated:
                 _truncate(raw)
+            participant.sessions.append({"session_id": session, "age": nodes.age, "diagnosis": nodes.diagnosis})
             participant.nodes.append({"scan": scan, **asdict(nodes)})
             participant.volumes.append({"scan": scan, **in_ml(head)})
     return participant
@@ -194,6 +234,11 @@ def _truncate(path: Path) -> None:
 
 def _write_tables(output_dir: Path, participants: list[_Participant], options: SimulationOptions, seed: int) -> None:
     truth = output_dir / TRUTH
+    refused = [row for participant in participants for row in participant.refused]
+    if refused:
+        logger.warning("%d sessions are left out: %s (%s)", len(refused), refused[0]["reason"], refused[0]["scan"])
+        write_table(pd.DataFrame(refused), truth / "refused.tsv")
+    participants = [participant for participant in participants if participant.sessions]
     write_table(pd.DataFrame([participant.row for participant in participants]), output_dir / "participants.tsv")
     for participant in participants:
         name = participant.row["participant_id"]
@@ -218,3 +263,19 @@ def _write_tables(output_dir: Path, participants: list[_Participant], options: S
     write_json(output_dir / "truth.json", {"seed": seed, "options": options.model_dump(), **causal_model.declaration()})
     name = "Simulated cohort of raw heads"
     write_dataset_description(output_dir, name, "raw", generated_by, readme=README, ignored=["truth.json"])
+    write_dataset_description(truth, "Truth of the simulated cohort", generated_by=generated_by)
+    write_json(
+        output_dir / "participants.json",
+        {
+            "sex": {"Levels": {"F": "female", "M": "male"}},
+            "age": {"Units": "years"},
+            "site": {"Description": "scanner", "Levels": {"A": "first scanner", "B": "second scanner"}},
+            "diagnosis": {
+                "Levels": {"CN": "cognitively normal", "MCI": "mild cognitive impairment", "AD": "Alzheimer's disease"}
+            },
+            **({"anatomy": {"Description": "label map that the head is made from"}} if options.anatomies else {}),
+        },
+    )
+    declared = options.model_dump(mode="json", exclude_none=True)
+    write_json(output_dir / "truth.json", {"seed": seed, "options": declared, **causal_model.declaration()})
+    write_dataset_description(output_dir, "Simulated cohort of raw heads", "raw", generated_by)

@@ -27,7 +27,7 @@ def build_exterior(cavity_depth_mm: Volume) -> Volume:
     """
     x, y, z = (axis.astype(np.float32) for axis in np.moveaxis(HEAD_LATTICE.points().numpy(), -1, 0))
     side = np.abs(x)
-    texture, fine_texture = _noise(x.shape, 3.0, seed=1), _noise(x.shape, 1.3, seed=2)
+    texture, fine_texture = noise(x.shape, 3.0, seed=1), noise(x.shape, 1.3, seed=2)
 
     def ellipsoid(centre: tuple[float, ...], radii: tuple[float, ...], mirrored: bool = False) -> Volume:
         """Approximate depth in mm below the surface of an ellipsoid, negative outside."""
@@ -123,7 +123,7 @@ def _smooth_union(depths: list[Volume], blend_mm: float) -> Volume:
     return (highest + blend_mm * np.log(total)).astype(np.float32)
 
 
-def _noise(shape: tuple[int, ...], smoothness: float, seed: int) -> Volume:
+def noise(shape: tuple[int, ...], smoothness: float, seed: int) -> Volume:
     """A smooth random field of unit variance, the same in every head: deformation makes it differ."""
     field = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32), smoothness)
     return field / field.std()

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from brainscm.simulation.anatomy import APPEARANCE, BRAIN_LATTICE, FLOW_LATTICE, TISSUES, canonical_head
+from brainscm.simulation.anatomy import APPEARANCE, BRAIN_LATTICE, FLOW_LATTICE, TISSUES, CanonicalHead
 from brainscm.simulation.causal_model import Nodes
 from brainscm.simulation.deformation import among, interleaved
 from brainscm.simulation.exterior import HEAD_CHANNELS, HEAD_LATTICE
@@ -41,13 +41,15 @@ class HeadInScanner:
         self._acquisition = acquisition
         points = voxel_positions(acquisition) / anatomy.scale + torch.tensor(HEAD_CENTRE_MM)
         points = points + PARTICIPANT_LATTICE.sample(anatomy.displacement, points).movedim(0, -1)
-        self._brain, head = _as_voxels_see(acquisition.voxel_mm)
-        self._around_brain = HEAD_LATTICE.sample(_near_exterior(acquisition.voxel_mm), points, "nearest")[0] > 0
-        exterior = HEAD_LATTICE.sample(head, among(points, self._around_brain))
-        self._exterior = dict(zip(HEAD_CHANNELS, exterior, strict=True))
+        self._brain, exterior = _as_voxels_see(anatomy.head, acquisition.voxel_mm)
+        self._around_brain = (
+            HEAD_LATTICE.sample(_near_exterior(anatomy.head, acquisition.voxel_mm), points, "nearest")[0] > 0
+        )
+        fractions = HEAD_LATTICE.sample(exterior, among(points, self._around_brain))
+        self._exterior = dict(zip(HEAD_CHANNELS, fractions, strict=True))
         in_box = BRAIN_LATTICE.contains(points)
         self._in_brain = torch.zeros_like(in_box)
-        self._in_brain[in_box] = FLOW_LATTICE.sample(_near_brain(), among(points, in_box))[0] > 0
+        self._in_brain[in_box] = FLOW_LATTICE.sample(_near_brain(anatomy.head), among(points, in_box))[0] > 0
         self._brain_points = among(points, self._in_brain)
 
     def read(self, nodes: Nodes) -> Head:
@@ -74,7 +76,7 @@ class HeadInScanner:
 
     def _label(self, points: torch.Tensor) -> tuple[NDArray[np.uint8], dict[str, float]]:
         """Labels and volumes, by the tissue at each voxel's centre."""
-        wm, csf, gm, ventricles, temporal = BRAIN_LATTICE.sample(canonical_head().tissues, points)
+        wm, csf, gm, ventricles, temporal = BRAIN_LATTICE.sample(self._anatomy.head.tissues, points)
         fractions = torch.stack([csf, gm, wm, ventricles])
         highest, label = csf, torch.ones(csf.shape, dtype=torch.uint8)
         for number, fraction in enumerate(fractions[1:], start=2):
@@ -91,31 +93,30 @@ class HeadInScanner:
 
 
 @lru_cache(maxsize=1)
-def _near_brain() -> torch.Tensor:
+def _near_brain(head: CanonicalHead) -> torch.Tensor:
     """1 where there may be brain or its fluid, also in a large voxel's neighbourhood, else 0: (1, x, y, z)."""
-    near = ndimage.binary_dilation(canonical_head().cavity.numpy() > 0, iterations=5)
+    near = ndimage.binary_dilation(head.cavity.numpy() > 0, iterations=5)
     return torch.from_numpy(near.astype(np.float32))[None]
 
 
 @lru_cache(maxsize=1)
-def _near_exterior(voxel_mm: float) -> torch.Tensor:
+def _near_exterior(head: CanonicalHead, voxel_mm: float) -> torch.Tensor:
     """1 where a node or one beside it has some exterior, else 0: (1, x, y, z) on HEAD_LATTICE.
 
     Around a node with 0, interpolation would give exactly 0.
     """
-    _, exterior = _as_voxels_see(voxel_mm)
+    _, exterior = _as_voxels_see(head, voxel_mm)
     near = ndimage.binary_dilation((exterior > 0).any(dim=0).numpy(), np.ones((3, 3, 3)))
     return torch.from_numpy(near.astype(np.float32))[None]
 
 
 @lru_cache(maxsize=1)
-def _as_voxels_see(voxel_mm: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _as_voxels_see(head: CanonicalHead, voxel_mm: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Canonical tissues and appearance, and the canonical exterior, smoothed so that sampling does not alias."""
-    canonical = canonical_head()
     seen = []
     for maps, own_width_mm, lattice in (
-        (interleaved([*canonical.tissues[:4], *canonical.appearance]), 0.35, BRAIN_LATTICE),
-        (interleaved(canonical.exterior), 0.7, HEAD_LATTICE),
+        (interleaved([*head.tissues[:4], *head.appearance]), 0.35, BRAIN_LATTICE),
+        (interleaved(head.exterior), 0.7, HEAD_LATTICE),
     ):
         sigma = np.sqrt(max((0.35 * voxel_mm) ** 2 - own_width_mm**2, 0)) / lattice.spacing_mm
         for channel in maps.numpy():

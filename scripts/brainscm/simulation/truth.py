@@ -16,7 +16,8 @@ from brainscm.files import sidecar, write_json
 from brainscm.parallel import one_thread
 from brainscm.scm.graph import query_label
 from brainscm.simulation import causal_model
-from brainscm.simulation.cohort import FIRST, TRUTH, in_ml, save, simulate
+from brainscm.simulation.anatomies import draw_label_map, find_label_maps
+from brainscm.simulation.cohort import FIRST, TRUTH, head_of, in_ml, save, simulate
 from brainscm.simulation.imaging import Head, HeadInScanner
 from brainscm.simulation.participant import draw_anatomy
 from brainscm.simulation.scanner import acquire
@@ -32,6 +33,7 @@ class _Task:
     bids_dir: Path
     number: int
     participant: str
+    label_map: Path | None
     voxel_mm: float
     seed: int
     queries: list[QueryOptions]
@@ -53,17 +55,21 @@ def simulate_truth(bids_dir: Path, scans: Collection[str], queries: list[QueryOp
     for earlier in truth.glob("sub-*/**/*_T1w.*"):
         earlier.unlink()
     declared = json.loads((bids_dir / "truth.json").read_text())
-    first_scans = [f"{name}_{FIRST}" for name in read_table(bids_dir / "participants.tsv")["participant_id"]]
+    options = declared["options"]
+    label_maps = find_label_maps(Path(options["anatomies"])) if "anatomies" in options else []
+    participants = read_table(bids_dir / "participants.tsv")["participant_id"]
+    numbers = {f"{name}_{FIRST}": int(name.removeprefix("sub-")) for name in participants}
     tasks = [
         _Task(
             bids_dir=bids_dir,
             number=number,
             participant=scan.removesuffix(f"_{FIRST}"),
-            voxel_mm=declared["options"]["voxel_mm"],
+            label_map=draw_label_map(label_maps, declared["seed"], number) if label_maps else None,
+            voxel_mm=options["voxel_mm"],
             seed=declared["seed"],
             queries=queries,
         )
-        for number, scan in enumerate(first_scans, start=1)
+        for scan, number in numbers.items()
         if scan in scans
     ]
     rows = [row for answered in simulate(_answer_all, tasks, workers) for row in answered]
@@ -76,7 +82,7 @@ def _answer_all(task: _Task) -> list[dict[str, Any]]:
     nodes = causal_model.draw_nodes(noise)
     scan, rows = f"{task.participant}_{FIRST}", []
     with one_thread():
-        anatomy = draw_anatomy(task.seed, task.participant, nodes.head_size)
+        anatomy = draw_anatomy(head_of(task.label_map), task.seed, task.participant, nodes.head_size)
         acquisition = acquire(task.seed, task.participant, FIRST, nodes.site, task.voxel_mm)
         in_scanner = HeadInScanner(anatomy, acquisition)
         for query in task.queries:
