@@ -96,7 +96,7 @@ def write_cohort(bids: Path, folder: Path, most: int | None) -> pd.DataFrame:
     rng = np.random.default_rng(SEED)
     fold = np.concatenate([rng.permutation(FOLDS) for _ in range(0, len(table), FOLDS)])[: len(table)]
     for number, name in enumerate(folds()):
-        split = np.where(fold == number, "test", "train")
+        split = np.where(fold == number, "test", "train").astype(object)
         others = np.flatnonzero(fold != number)
         split[others[np.linspace(0, len(others) - 1, VALIDATION).round().astype(int)]] = "validation"
         table[name] = split
