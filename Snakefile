@@ -35,6 +35,7 @@ localrules:
     latents,
     scm,
     counterfactuals,
+    counterfactual_plan,
     evaluation,
     report,
 

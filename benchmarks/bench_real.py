@@ -32,6 +32,7 @@ from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.slopes import counterfactual_changes, regional_slopes
 from brainscm.preprocess.template import load_template
 from brainscm.preprocess.tissues import MeasureTissues
+from brainscm.questions import read_queries
 from brainscm.regions import COMPARED
 from brainscm.tables import read_table, write_table
 
@@ -154,7 +155,7 @@ class Study:
             **{name: self.results / path for name, path in names.items()},
             scm_dir=self.results / "scm",
             scm_options=config.scm,
-            queries=config.counterfactuals,
+            queries=read_queries(config.counterfactuals),
             bids_dir=self.results,
             components=config.autoencoder.components,
             measure=MeasureTissues(template),

@@ -30,6 +30,7 @@ from brainscm.evaluation.truth import read_raw, true_volume
 from brainscm.latents.store import LatentStore
 from brainscm.parallel import side_by_side
 from brainscm.preprocess.itk import read_matrix
+from brainscm.questions import read_queries
 from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
 from brainscm.tables import evenly_spaced
@@ -91,7 +92,7 @@ def evaluate(run: Run, participants: int, candidates: Mapping[str, Candidate]) -
     if not answers.exists():
         sys.exit(f"{answers} is missing: this run of bench-truth was stopped before its true answers; go on with it.")
     scans = run.scans
-    cases = simulated_cases(run.bids_dir, scans.usable, run.study.counterfactuals)
+    cases = simulated_cases(run.bids_dir, scans.usable, read_queries(run.study.counterfactuals))
     asked = evenly_spaced(pd.Series([case.scan for case in cases]).drop_duplicates(), participants).tolist()
     one_of_all = next(iter(candidates.values())).scm  # the design, and with it a question's step, is that of all
     methods = {name: Method(name, each.encoder, each.scm.image) for name, each in candidates.items()}

@@ -11,6 +11,7 @@ from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.preprocess.derived import derived_files
 from brainscm.provenance import code_fingerprint
+from brainscm.questions import evaluated_queries, group_queries, read_queries, source_of
 from brainscm.run_record import write_run_record
 from brainscm.run_summary import run_summary
 from brainscm.simulation.anatomies import find_label_maps
@@ -20,6 +21,7 @@ try:
     for study_file in workflow.overwrite_configfiles:
         check_keys_once(Path(study_file))
     CONFIG = load_config(Path(workflow.basedir), config)
+    QUERIES = read_queries(CONFIG.counterfactuals)
 except BrainSCMError as error:
     raise WorkflowError(str(error))
 
@@ -36,8 +38,12 @@ IS_ALIGNED = config["autoencoder"]["alignment"] == "deformable"
 # What makes two preprocessed scans comparable; a model remembers it and refuses scans made otherwise.
 IDENTITY = Identity.of(CONFIG).as_json()
 
+# The queries of each job of synthesize_counterfactuals, by its label.
+QUESTIONS = group_queries(QUERIES)
+
 
 wildcard_constraints:
+    question=r"[a-zA-Z0-9]+",
     folder=r"sub-[a-zA-Z0-9]+(/ses-[a-zA-Z0-9]+)?",
     scan=r"sub-[a-zA-Z0-9]+(_ses-[a-zA-Z0-9]+)?",
 
@@ -126,6 +132,18 @@ def get_derived(wildcards):
         return []
     found = derived_files(Path(config["derivatives"]), wildcards.scan)
     return [path for paths in found.values() for path in paths]
+
+
+def get_queries(wildcards):
+    """The queries of one question, by its label in file names."""
+    if wildcards.question not in QUESTIONS:
+        raise WorkflowError(f"{wildcards.question} is not a question of this study: {', '.join(QUESTIONS) or 'none'}.")
+    return QUESTIONS[wildcards.question]
+
+
+def as_parameters(queries):
+    """Queries as plain values."""
+    return [query.model_dump(mode="json") for query in queries]
 
 
 def get_statuses(wildcards):

@@ -1,4 +1,4 @@
-"""The counterfactual of each asked scan for each query of the config."""
+"""The counterfactual of each asked scan, a job for each question of the study (or table), and their manifest."""
 
 
 rule synthesize_counterfactuals:
@@ -11,11 +11,12 @@ rule synthesize_counterfactuals:
         node_models=rules.fit_scm.output.node_models,
         image_model=rules.fit_scm.output.image_model,
     output:
-        manifest=f"{RESULTS}/counterfactuals/manifest.tsv",
+        # Not the volumes: Snakemake would remove them before a job that only adds a scan to a question.
+        manifest=f"{RESULTS}/counterfactuals/questions/{{question}}.tsv",
     log:
-        f"{RESULTS}/logs/synthesize_counterfactuals.log",
+        f"{RESULTS}/logs/synthesize_counterfactuals/{{question}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/synthesize_counterfactuals.tsv"
+        f"{RESULTS}/benchmarks/synthesize_counterfactuals/{{question}}.tsv"
     conda:
         "../envs/torch.yaml"
     threads: 4
@@ -24,17 +25,67 @@ rule synthesize_counterfactuals:
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
         scm_dir=subpath(input.image_model, parent=True),
-        counterfactuals_dir=subpath(output.manifest, parent=True),
+        counterfactuals_dir=subpath(output.manifest, ancestor=2),
         scm=config["scm"],
-        queries=config["counterfactuals"],
+        queries=lambda wildcards: as_parameters(get_queries(wildcards)),
         seed=config["seed"],
         code=lambda wildcards: code_fingerprint("synthesize_counterfactuals"),
     message:
-        "Synthesizing counterfactuals"
+        "Synthesizing the counterfactuals of {wildcards.question}"
     script:
         "../scripts/synthesize_counterfactuals.py"
 
 
+rule collect_counterfactuals:
+    input:
+        latents=rules.encode_scans.output.latents,
+        parts=expand(rules.synthesize_counterfactuals.output.manifest, question=QUESTIONS),
+    output:
+        manifest=f"{RESULTS}/counterfactuals/manifest.tsv",
+    log:
+        f"{RESULTS}/logs/collect_counterfactuals.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/collect_counterfactuals.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        nodes=list(config["scm"]["nodes"]),
+        code=lambda wildcards: code_fingerprint("collect_counterfactuals"),
+    message:
+        "Collecting the manifests of all questions"
+    script:
+        "../scripts/collect_counterfactuals.py"
+
+
 rule counterfactuals:
     input:
-        rules.synthesize_counterfactuals.output,
+        rules.collect_counterfactuals.output,
+
+
+# It has no output that Snakemake knows (a benchmark file is one, too), so that it tells whenever it is asked. Of later
+# stages it reads what is there.
+rule counterfactual_plan:
+    input:
+        scans=f"{RESULTS}/cohort/scans.tsv",
+    log:
+        f"{RESULTS}/logs/counterfactual_plan.log",
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
+    params:
+        output_dir=RESULTS,
+        scm=config["scm"],
+        queries=as_parameters(QUERIES),
+        source=source_of(CONFIG.counterfactuals),
+        code=lambda wildcards: code_fingerprint("counterfactual_plan"),
+    message:
+        "Planning the counterfactuals"
+    script:
+        "../scripts/counterfactual_plan.py"

@@ -19,7 +19,7 @@ rule simulate_truth:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         bids_dir=subpath(input.description, parent=True),
-        queries=config["counterfactuals"],
+        queries=as_parameters(evaluated_queries(QUERIES)),
         code=lambda wildcards: code_fingerprint("simulate_truth"),
     message:
         "Simulating the true counterfactuals of the test scans"
@@ -37,7 +37,7 @@ rule evaluate_counterfactuals:
         covariates=rules.fit_scm.output.covariates,
         node_models=rules.fit_scm.output.node_models,
         image_model=rules.fit_scm.output.image_model,
-        manifest=rules.synthesize_counterfactuals.output.manifest,
+        manifest=rules.collect_counterfactuals.output.manifest,
         answers=get_true_answers,
     output:
         summary=report(
@@ -64,7 +64,7 @@ rule evaluate_counterfactuals:
         template=config["template"],
         preprocess=config["preprocess"],
         scm=config["scm"],
-        queries=config["counterfactuals"],
+        queries=as_parameters(evaluated_queries(QUERIES)),
         components=config["autoencoder"]["components"],
         seed=config["seed"],
         code=lambda wildcards: code_fingerprint("evaluate_counterfactuals"),

@@ -7,6 +7,8 @@ from brainscm.job import job
 with job(snakemake):
     from brainscm.cohort.index import index_cohort
     from brainscm.config import Config
+    from brainscm.qc.measures import MEASURES
+    from brainscm.questions import read_queries, source_of
     from brainscm.regions import measured_names
     from brainscm.scm.codes import check_codes
     from brainscm.scm.covariates import check_values
@@ -24,7 +26,9 @@ with job(snakemake):
     # An unknown level in a query, or covariates that tell the same thing, are found here, in the first seconds, not
     # after a night of preprocessing.
     check_codes(config.scm, cohort.scans)
-    check_values(config.scm, config.counterfactuals, cohort.scans)
+    later = {*measured, *(f"{region}_ml" for region in measured), *MEASURES}
+    queries, source = read_queries(config.counterfactuals), source_of(config.counterfactuals)
+    check_values(config.scm, queries, cohort.scans, later, source)
     check_designs(config.scm, cohort.scans)
     for name in ("scans", "excluded", "notes"):
         write_table(getattr(cohort, name), output[name])

@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from brainscm.config import Config
+from brainscm.counterfactuals.collect import collect
 from brainscm.counterfactuals.synthesis import synthesize
 from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
@@ -26,6 +27,7 @@ from brainscm.identity import Identity
 from brainscm.latents.encode import encode_scans
 from brainscm.latents.store import LatentStore
 from brainscm.preprocess.itk import write_matrix
+from brainscm.questions import read_queries
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
 from brainscm.scans import ScanTable
@@ -161,7 +163,7 @@ def open_study(folder: Path, config: Config) -> EvaluationInputs:
         scm_dir=folder / "scm",
         scm_options=config.scm,
         manifest=folder / "counterfactuals" / "manifest.tsv",
-        queries=config.counterfactuals,
+        queries=read_queries(config.counterfactuals),
         bids_dir=folder / "bids",
         components=8,
         measure=measure,
@@ -265,6 +267,7 @@ def write_counterfactuals(out_dir: Path, folder: Path, scm: Scm, config: Config)
     scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
     store = LatentStore.open(folder / "latents" / "latents.zarr")
     model = load_encoder(folder / "autoencoder" / "model.pt")
-    manifest = synthesize(scm, model, store.identity, scans, store, config.counterfactuals, out_dir)
-    write_table(manifest, out_dir / "manifest.tsv")
+    manifest = synthesize(scm, model, store.identity, scans, store, read_queries(config.counterfactuals), out_dir)
+    write_table(manifest, out_dir / "questions" / "all.tsv")
+    collect([out_dir / "questions" / "all.tsv"], list(config.scm.nodes), store.identity, out_dir)
     return out_dir / "manifest.tsv"

@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -21,7 +21,8 @@ def unit(name: str) -> Any:
     return Field(json_schema_extra={"unit": name})
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Scalar = float | int | str
 # A path as one writes it in a terminal: ~ is the home folder.
@@ -394,16 +395,44 @@ class ScmOptions(Options):
     1/(permutations + 1)."""
 
 
-class QueryOptions(Options):
-    """A query is a counterfactual question that is put to each of its scans."""
+Given = TypeVar("Given")
 
+
+class RangeOptions(Options):
+    """Evenly spaced are `{from: 50, to: 90, step: 5}` and, as changes, `{from: "-10", to: "+10", step: 5}`."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    start: float | int | str = Field(alias="from")
+    """The first value, or the first change in quotes."""
+    to: float | int | str
+    """The last one; it is left out where the steps do not meet it."""
+    step: float = Field(gt=0)
+    """From one value to the next."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RangeOptions:
+        ends = self.start, self.to
+        if not all(math.isfinite(value) for end in ends if (value := _number(end)) is not None):
+            raise ValueError("from and to should be finite numbers")
+        if any(_number(end) is None for end in ends) or isinstance(self.start, str) != isinstance(self.to, str):
+            raise ValueError('from and to should be two numbers, like 50 and 90, or two changes, like "-10" and "+10"')
+        if float(self.to) < float(self.start):
+            raise ValueError(f"from {self.start} is above to {self.to}; exchange them")
+        return self
+
+
+class AskedOptions(Options, Generic[Given]):
     name: Name
     """Used in file names (without `-` and `_`) and in the report."""
-    do: dict[str, Scalar] = Field(min_length=1)
+    do: dict[str, Given] = Field(min_length=1)
     """The intervention, `{node: value}`: a number, a level, or a change in quotes (`"+10"`, `"-5.5"`: without them YAML
-    reads `+10` as ten). Several nodes at once make a joint intervention."""
-    scans: Literal["test", "all"] | list[str] = "test"
-    """The scans of the test split, all scans, or a list of scan or participant ids."""
+    reads `+10` as ten). Several nodes at once make a joint intervention. Several values of a node, as a list or
+    evenly spaced, make a trajectory: a member for each value, or for each combination of the values of several nodes.
+    """
+    scans: str | list[str] = "test"
+    """The scans of a split (`train`, `validation`, `test`), `all`, a list of scan or participant ids, or a filter in
+    words of the cohort's table: `"split == 'test' and diagnosis == 'AD' and age > 60"`."""
     effect: Literal["total", "direct"] = "total"
     """With `total` mediators respond to the intervention; with `direct` all other nodes are held."""
     decode: Literal["residual", "direct", "quantized"] = "residual"
@@ -414,7 +443,7 @@ class QueryOptions(Options):
     @classmethod
     def _no_truth_values(cls, do: Any) -> Any:
         for node, value in do.items() if isinstance(do, dict) else ():
-            if isinstance(value, bool):
+            if any(isinstance(each, bool) for each in (value if isinstance(value, list) else [value])):
                 raise ValueError(
                     f'the value of {node} is true or false; YAML reads a bare yes, no, on or off so: write "yes", "no"'
                 )
@@ -422,11 +451,29 @@ class QueryOptions(Options):
 
     @field_validator("do")
     @classmethod
-    def _relative_needs_number(cls, do: dict[str, Scalar]) -> dict[str, Scalar]:
-        for node, value in do.items():
-            if isinstance(value, str) and re.match(r"^[+-]", value) and not re.match(r"^[+-]\d+(\.\d+)?$", value):
-                raise ValueError(f'{{{node}: "{value}"}} is not a number; write a change as "+10" or "-5.5"')
+    def _relative_needs_number(cls, do: dict[str, Any]) -> dict[str, Any]:
+        for node, values in do.items():
+            for value in values if isinstance(values, list) else [values]:
+                if isinstance(value, str) and re.match(r"^[+-]", value) and not re.match(r"^[+-]\d+(\.\d+)?$", value):
+                    raise ValueError(f'{{{node}: "{value}"}} is not a number; write a change as "+10" or "-5.5"')
         return do
+
+
+class QuestionOptions(AskedOptions[Scalar | Annotated[list[Scalar], Field(min_length=1)] | RangeOptions]):
+    """A question is put to each of its scans."""
+
+
+class QueryOptions(AskedOptions[Scalar]):
+    """A question with one value a node, as it is put to scans; `trajectory` names that which it is a member of."""
+
+    trajectory: Name | None = None
+
+
+def _number(value: Scalar) -> float | None:
+    try:
+        return float(value) if not isinstance(value, str) or re.match(r"^[+-]\d", value) else None
+    except ValueError:
+        return None
 
 
 class Config(Options):
@@ -459,8 +506,8 @@ class Config(Options):
     scm: ScmOptions = ScmOptions(
         nodes={"age": NodeOptions(unit="years"), "sex": NodeOptions()}, image=ImageOptions(formula="age + sex")
     )
-    counterfactuals: list[QueryOptions] = []
-    """A list of queries."""
+    counterfactuals: list[QuestionOptions] | UserPath = []
+    """A list of questions, or the path of a table (TSV) with a row a scan and question."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:

@@ -1,6 +1,6 @@
 """Write what readers and editors see of the options, from the models in config.py (`make schema`).
 
-That is config.yaml, its JSON schema, and the page docs/reference/configuration.md.
+That is config.yaml, its JSON schema, that of a table of questions, and the page docs/reference/configuration.md.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
-from brainscm.config import Config
+from brainscm.config import NAME, Config, QueryOptions
+from brainscm.questions import TABLE_COLUMNS
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 120
@@ -65,6 +66,31 @@ def config_schema() -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
+def questions_schema() -> str:
+    """The text of schemas/questions.schema.json: a row of a table of questions, as an object of its cells."""
+    texts: dict[str, dict[str, Any]] = {
+        name: {"type": "string", "description": text} for name, text in TABLE_COLUMNS.items()
+    }
+    texts["name"]["pattern"] = NAME
+    texts["scan"]["pattern"] = texts["participant_id"]["pattern"] = r"^(sub-)?[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?$"
+    texts["session_id"]["pattern"] = r"^((ses-)?[A-Za-z0-9]+|n/a)$"
+    for key in ("effect", "decode"):
+        words = get_args(QueryOptions.model_fields[key].annotation)
+        texts[key] = {"enum": [*words, "n/a"], "description": TABLE_COLUMNS[key]}
+    of_nodes = [name for name in TABLE_COLUMNS if name.endswith("<node>")]
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A row of a table of questions (TSV): a scan and what is asked of it",
+        "type": "object",
+        "properties": {name: text for name, text in texts.items() if name not in of_nodes},
+        "patternProperties": {f"^{name.removesuffix('<node>')}.+$": texts[name] for name in of_nodes},
+        "required": ["name"],
+        "oneOf": [{"required": ["participant_id"]}, {"required": ["scan"]}],
+        "additionalProperties": False,
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
 def default_config() -> str:
     """The text of config.yaml."""
     options = read_options().parts
@@ -80,6 +106,7 @@ def reference_page() -> str:
 FILES: dict[str, Callable[[], str]] = {
     "config.yaml": default_config,
     "schemas/config.schema.json": config_schema,
+    "schemas/questions.schema.json": questions_schema,
     "docs/reference/configuration.md": reference_page,
 }
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from brainscm.config import Config
 from brainscm.errors import ConfigError
 from brainscm.preprocess.template_files import check_template
+from brainscm.questions import read_queries, source_of
 from brainscm.scm.graph import check_graph
 
 # What a value should have been, for pydantic's types of error; its own sentences speak of Python.
@@ -36,6 +37,9 @@ EXPECTED = {
     "too_short": "given at least one entry",
 }
 
+# Types of error that say what is wrong with a value of the right kind; the others say that it is of another kind.
+TELLING = ("value_error", "too_short", "missing")
+
 
 def load_config(folder: Path, study: dict[str, Any]) -> Config:
     """Lay a study's options over the defaults and check the whole.
@@ -56,7 +60,7 @@ def load_config(folder: Path, study: dict[str, Any]) -> Config:
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_sentence(error, merged)) from error
-    check_graph(config.scm, config.counterfactuals)
+    check_graph(config.scm, read_queries(config.counterfactuals), source_of(config.counterfactuals))
     _check_folders(config)
     check_template(config.template)
     return config
@@ -156,7 +160,7 @@ def _check_folders(config: Config) -> None:
 
 def _sentence(error: ValidationError, given: dict[str, Any]) -> str:
     """Tell the first problem of a pydantic error in one sentence, with the nearest known key for a misspelt one."""
-    problems = [(_keys(problem["loc"], given), problem) for problem in error.errors()]
+    problems = [(_keys(problem["loc"], given, problem["type"]), problem) for problem in error.errors()]
     for keys, problem in problems:
         if problem["type"] == "extra_forbidden":
             known = _known_keys(keys[:-1])
@@ -164,7 +168,7 @@ def _sentence(error: ValidationError, given: dict[str, Any]) -> str:
             hint = f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}."
             return f"{_place(keys)}: unknown key; {hint}"
     # Of a value that may be several things each is a problem; the deepest place is the one that was meant.
-    keys, problem = max(problems, key=lambda found: len(found[0]))
+    keys, problem = max(problems, key=lambda found: (len(found[0]), found[1]["type"] in TELLING))
     where = _place(keys)
     if problem["type"] == "missing":
         return f"{where}: missing; add it (see the comments in config.yaml)."
@@ -183,14 +187,17 @@ def _expected(problem: Any) -> str:
     return EXPECTED.get(problem["type"], problem["msg"].removeprefix("Input should be "))
 
 
-def _keys(location: tuple[int | str, ...], given: Any) -> list[int | str]:
-    """The part of a pydantic location that is in the configuration: it also names members of unions and validators."""
+def _keys(location: tuple[int | str, ...], given: Any, error: str) -> list[int | str]:
+    """The part of a pydantic location that is in the configuration, or is missed there.
+
+    A location also names members of unions and validators.
+    """
     keys: list[int | str] = []
     for place, part in enumerate(location):
         known = part in given if isinstance(given, dict) else isinstance(given, list) and part in range(len(given))
         if known:
             given = given[part]
-        elif not isinstance(given, dict) or place < len(location) - 1 or part == "[key]":
+        elif place < len(location) - 1 or error not in ("missing", "extra_forbidden"):
             continue
         keys.append(part)
     return keys

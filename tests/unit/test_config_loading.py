@@ -105,12 +105,40 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "config: counterfactuals\\[0\\].do: .*is not a number",
         ),
         (
-            {"counterfactuals": [{"name": "x", "do": {"age": [50, 80]}}]},
-            "config: counterfactuals\\[0\\].do.age: should be a number",
+            {"counterfactuals": [{"name": "x", "do": {"age": None}}]},
+            "config: counterfactuals\\[0\\].do.age: nothing is written there",
         ),
         (
-            {"counterfactuals": [{"name": "x", "do": {"age": 1}, "scans": "train"}]},
-            "config: counterfactuals\\[0\\].scans: should be 'test' or 'all' or a list",
+            {"counterfactuals": [{"name": "x", "do": {"age": {"from": 50, "to": "+9", "step": 5}}}]},
+            "config: counterfactuals\\[0\\].do.age: from and to should be two numbers, like 50 and 90, or two changes",
+        ),
+        (
+            {"counterfactuals": [{"name": "x", "do": {"age": {"from": 50, "step": 5}}}]},
+            "config: counterfactuals\\[0\\].do.age.to: missing",
+        ),
+        (
+            {"counterfactuals": [{"name": "x", "do": {"age": {"from": 50, "to": 90, "step": 0.01}}}]},
+            "age has more than 1000 values; take larger steps",
+        ),
+        (
+            {"counterfactuals": [{"name": "x", "do": {"age": [50, 50]}}]},
+            "counterfactuals .x.: age: 50 stands twice among its values",
+        ),
+        (
+            {"counterfactuals": [{"name": "x", "do": {"age": 1}}, {"name": "x", "do": {"age": 2}}]},
+            "two questions are called 'x'",
+        ),
+        (
+            {"counterfactuals": "nowhere.tsv"},
+            r"counterfactuals: .*nowhere.tsv is not a file; name a table .TSV. of questions",
+        ),
+        (
+            {"counterfactuals": [{"name": "x", "do": {"age": 1}, "scans": "tests"}]},
+            "config: counterfactuals .x..scans: 'tests' names no scans; did you mean 'test'",
+        ),
+        (
+            {"counterfactuals": [{"name": "x", "do": {"age": 1}, "scans": "age = 60"}]},
+            "config: counterfactuals .x..scans: 'age = 60' cannot be read; write == for",
         ),
         ({"counterfactuals": [{"name": "x", "do": {"ill": True}}]}, 'YAML reads a bare yes.*write "yes"'),
         ({"counterfactuals": [{"name": "x", "do": {"aeg": 3}}]}, "aeg.*'age'"),

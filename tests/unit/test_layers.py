@@ -17,8 +17,6 @@ PACKAGES = (
 ALLOWED = {
     # A study is checked as a whole before any work starts: its template's files and its graph too.
     "brainscm.config_loading": {"brainscm.preprocess.template_files", "brainscm.scm.graph"},
-    # The simulator stands beside the stages; its truth is told as the graph that a study would declare.
-    "brainscm.simulation.truth": {"brainscm.scm.graph"},
 }
 
 Graph = Mapping[str, frozenset[str]]

@@ -406,7 +406,7 @@ def test_every_work_that_is_cited_is_in_the_bibliography_and_no_other(report):
 
 def test_differences_of_a_query_share_a_scale_that_holds_nearly_all_of_them(study):
     gallery = made_up_study.open_gallery(study)
-    query = study.config.counterfactuals[0]
+    query = study.queries[0]
     items = study.made[study.made["query"] == query.name].to_dict("records")
     limits = {gallery.counterfactual(item, query)["limit"] for item in items}
     assert len(limits) == 1
@@ -416,7 +416,7 @@ def test_differences_of_a_query_share_a_scale_that_holds_nearly_all_of_them(stud
 
 def test_a_difference_is_shown_within_its_scans_own_brain(study):
     gallery = made_up_study.open_gallery(study)
-    query = study.config.counterfactuals[0]
+    query = study.queries[0]
     item = study.made[study.made["query"] == query.name].iloc[0].to_dict()
     shown = gallery.counterfactual(item, query)
     volume = np.asarray(nib.load(study.counterfactuals_dir / item["difference_path"]).dataobj)
@@ -490,9 +490,26 @@ def test_a_split_that_lacks_a_level_and_a_node_without_a_way_to_the_image_are_sa
 def test_a_query_says_how_many_answers_it_has_and_which_scans_have_none(study):
     lacking, scan_without = with_one_answer_less(study)
     shown, _ = counterfactuals.context(lacking, None)["queries"]
-    assert (shown["figures"][0]["value"], shown["figures"][0]["note"]) == ("3", "of 4 scans asked")
+    assert (shown["figures"][0]["value"], shown["figures"][0]["note"]) == ("3", "of 4 counterfactuals asked")
     assert shown["failed"] == [{"scan": scan_without, "reason": "it could not be decoded"}]
     assert scan_without not in shown["others"]
+
+
+def test_a_trajectory_is_one_question_with_a_picture_a_member(study, monkeypatch):
+    """The two queries of the made-up study, told to be members of one."""
+    members = [query.model_copy(update={"trajectory": "both"}) for query in study.queries]
+    together = replace(study)
+    monkeypatch.setitem(together.__dict__, "queries", members)
+    (shown,) = counterfactuals.context(together, made_up_study.open_gallery(together))["queries"]
+    assert (shown["name"], shown["figures"][0]["value"]) == ("both", "8")
+    assert [[member["label"] for member in item["members"]] for item in shown["answers"]] == [
+        ["age 20 years higher", "sex M"]
+    ] * 2
+    assert len({member["difference"] for item in shown["answers"] for member in item["members"]}) == 4
+    (row,) = overview.context(together, None)["questions"]
+    assert row["made"] == 8
+    page = scan.context(together, None, together.rows[shown["others"][0]])
+    assert [item["query"] for item in page["counterfactuals"]] == ["both"]
 
 
 def test_slopes_stand_beside_those_across_participants(study):

@@ -11,8 +11,9 @@ import pytest
 
 from brainscm.config import QueryOptions, ScmOptions
 from brainscm.errors import ConfigError
+from brainscm.questions import query_label
 from brainscm.scm.covariates import Covariates, check_table, check_values
-from brainscm.scm.graph import check_graph, query_label, read_graph
+from brainscm.scm.graph import check_graph, read_graph
 from brainscm.scm.precheck import check_designs
 
 NODES = {"age": {}, "sex": {"levels": ["F", "M"]}}
@@ -88,14 +89,17 @@ def test_unusable_graph_is_refused_in_one_sentence(options: ScmOptions, words: l
 @pytest.mark.parametrize(
     ("queries", "words"),
     [
-        ([query(do={"agee": 80})], ["counterfactuals[0] (q)", "'agee' is not a node", "did you mean 'age'"]),
-        ([query(), query(name="r", do={"sex": "X"})], ["counterfactuals[1] (r)", "'X' is not one of its levels"]),
+        ([query(do={"agee": 80})], ["counterfactuals (q)", "'agee' is not a node", "did you mean 'age'"]),
+        ([query(), query(name="r", do={"sex": "X"})], ["counterfactuals (r)", "'X' is not one of its levels"]),
         ([query(do={"sex": "+1"})], ["'+1' is not one of its levels"]),
-        ([query(do={"age": math.nan})], ["counterfactuals[0] (q): age: nan is not a finite number"]),
+        ([query(do={"age": math.nan})], ["counterfactuals (q): age: nan is not a finite number"]),
         ([query(do={"lesions": -1})], ["a poisson node has counts (0, 1, 2, ...), not -1"]),
         ([query(do={"lesions": -0.5})], ["a poisson node has counts (0, 1, 2, ...), not -0.5"]),
         ([query(do={"years": 12})], ["'I(1 / (years - 12))' in scm.nodes.lesions.formula has no value at 12"]),
-        ([query(name="older-10"), query(name="older_10")], ["counterfactuals[1]", "overwrite those of 'older-10'"]),
+        (
+            [query(name="older-10"), query(name="older_10")],
+            ["counterfactuals (older_10)", "overwrite those of 'older-10'"],
+        ),
     ],
 )
 def test_unanswerable_query_is_refused(queries: list[QueryOptions], words: list[str]) -> None:
@@ -170,8 +174,14 @@ def test_what_would_fail_after_a_night_of_preprocessing_is_found_in_the_cohort_t
     check_values(scm({"age": {}, "sex": {}, "gm": {}}, "age + gm"), [query(do={"age": 50})], table)
     participant = str(table["participant"].iloc[0])
     check_values(scm(), [query(do={"age": 50}, scans=[participant, participant.removeprefix("sub-")])], table)
-    with pytest.raises(ConfigError, match="scans: 'sub-99' is no scan or participant"):
+    with pytest.raises(ConfigError, match="scans: 'sub-99' is neither a scan nor a participant"):
         check_values(scm(), [query(do={"age": 50}, scans=["sub-99"])], table)
+    check_values(scm(), [query(do={"age": 50}, scans="age > 25 and sex == 'F'")], table)
+    with pytest.raises(ConfigError, match="no scan has age > 90: it is 20 to 31"):
+        check_values(scm(), [query(do={"age": 50}, scans="age > 90")], table)
+    check_values(scm(), [query(do={"age": 50}, scans="gm_ml > 600")], table, measured=["gm_ml"])
+    with pytest.raises(ConfigError, match="the cohort has no column 'gm'"):
+        check_values(scm(), [query(do={"age": 50}, scans="gm > 600")], table, measured=["gm_ml"])
     table.loc[:7, "age"] = None
     with pytest.raises(ConfigError, match="no training scan has a value of 'age'"):
         check_values(scm(), [], table)

@@ -89,7 +89,16 @@ def test_a_comment_or_a_colour_redoes_nothing(finished: Finished, module: str, a
     assert finished.plan_after(module, added) == {}
 
 
-AFTER_TRAINING = ("encode_scans", "fit_scm", "synthesize_counterfactuals", "evaluate_counterfactuals", "render_report")
+AFTER_TRAINING = (
+    "encode_scans",
+    "fit_scm",
+    "synthesize_counterfactuals",
+    "collect_counterfactuals",
+    "evaluate_counterfactuals",
+    "render_report",
+)
+OLDER, YOUNGER = {"name": "older", "do": {"age": "+10"}}, {"name": "younger", "do": {"age": "-10"}}
+AGEING = {"name": "ageing", "do": {"age": {"from": 50, "to": 90, "step": 5}}, "scans": "split == 'test' and age > 20"}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +107,7 @@ AFTER_TRAINING = ("encode_scans", "fit_scm", "synthesize_counterfactuals", "eval
         ({"quality": {"ncc_warn": 0.5}}, {"collect_preprocessing", "train_autoencoder", *AFTER_TRAINING}),
         ({"autoencoder": {"max_steps": 10}}, {"train_autoencoder", *AFTER_TRAINING}),
         ({"scm": {**GRAPH, "permutations": 9}}, set(AFTER_TRAINING[1:])),
-        ({"counterfactuals": [{"name": "younger", "do": {"age": "-10"}}]}, set(AFTER_TRAINING[2:])),
+        ({"counterfactuals": [YOUNGER]}, set(AFTER_TRAINING[2:])),
     ],
 )
 def test_a_changed_option_redoes_its_stage_and_what_follows(
@@ -107,3 +116,45 @@ def test_a_changed_option_redoes_its_stage_and_what_follows(
     jobs = set(plan(finished.folder, {**finished.study, **options}, checkout=finished.checkout))
     # A changed configuration is looked at again where the cohort is indexed, which takes a second.
     assert jobs - {"all", "index_cohort"} == redone
+
+
+@pytest.mark.parametrize(
+    ("questions", "volumes"),
+    [
+        ([OLDER, YOUNGER], 1),  # one is added
+        ([{**OLDER, "do": {"age": "+20"}}], 1),  # it is changed
+        ([OLDER, AGEING], 1),  # a trajectory is one job
+        ([], 0),  # it is removed, and its files with it
+    ],
+)
+def test_volumes_are_made_of_a_question_that_is_new_or_changed_alone(
+    finished: Finished, questions: list[dict[str, Any]], volumes: int
+) -> None:
+    jobs = plan(finished.folder, {**finished.study, "counterfactuals": questions}, checkout=finished.checkout)
+    assert jobs.get("synthesize_counterfactuals", 0) == volumes
+    assert set(jobs) - {"all", "index_cohort"} <= set(AFTER_TRAINING[2:])
+    assert jobs["collect_counterfactuals"] == 1
+
+
+def test_a_row_of_a_table_redoes_its_own_question_alone(finished: Finished) -> None:
+    table = finished.folder / "questions.tsv"
+    header, rows = "participant_id\tname\tdo_age", ["sub-00\tageing\t50", "sub-00\tageing\t60", "sub-01\tonce\t40"]
+    study = {**finished.study, "counterfactuals": str(table)}
+
+    def jobs_with(*lines: str) -> tuple[int, int]:
+        table.write_text("\n".join([header, *lines]) + "\n")
+        jobs = plan(finished.folder, study, "counterfactuals", checkout=finished.checkout)
+        return jobs.get("synthesize_counterfactuals", 0), jobs.get("collect_counterfactuals", 0)
+
+    for name in ("ageing", "once"):
+        (finished.folder / "results" / "counterfactuals" / "questions" / f"{name}.tsv").write_text("")
+    table.write_text("\n".join([header, *rows]) + "\n")
+    done = run_workflow(finished.folder, study, "--touch", "counterfactuals", "--forceall", checkout=finished.checkout)
+    try:
+        assert done.returncode == 0, done.stdout
+        assert jobs_with(*rows) == (0, 0)
+        assert jobs_with(*rows, "sub-02\tageing\t50") == (1, 1)
+        assert jobs_with(*rows, "sub-02\tanother\t50") == (1, 1)
+        assert jobs_with(*rows[:2]) == (0, 1)
+    finally:
+        run_workflow(finished.folder, finished.study, "--touch", "--forceall", checkout=finished.checkout)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from brainscm.config import QueryOptions
 
-LEADING = ("scan", "participant", "session", "query", "do", "effect", "decode", "status", "reason")
+LEADING = ("scan", "participant", "session", "query", "trajectory", "do", "effect", "decode", "status", "reason")
 TRAILING = (
     "leverage",
     "leverage_ratio",
@@ -30,6 +30,7 @@ def manifest_row(scan: pd.Series, query: QueryOptions, **outcome: Any) -> dict[s
         "participant": scan["participant"],
         "session": scan.get("session"),
         "query": query.name,
+        "trajectory": query.trajectory,
         "do": json.dumps(query.do),
         "effect": query.effect,
         "decode": query.decode,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from brainscm.config import QueryOptions
-from brainscm.errors import ConfigError
+from brainscm.questions import select_scans
 from brainscm.scans import ScanTable
 from brainscm.scm.design import Array
-from brainscm.scm.formula import nearest
+from brainscm.scm.graph import Graph
 from brainscm.scm.model import NOTHING_STANDS_OUT, Scm
 
 
@@ -22,6 +24,7 @@ class Plan:
     Attributes:
         query: as asked. asked: the scans that it selects, also those that cannot be used.
         rows: factual rows of the n that can, indexed by scan id. changed: the same under the intervention.
+        values: the nodes' values of both, in columns `factual_<node>` and `counterfactual_<node>`.
         step: (n, p) change of the image node's design rows.
         drawn_steps: (K, n, p) the same under each draw of the node models' parameters.
         support: one row a scan, see `Scm.support`.
@@ -31,20 +34,27 @@ class Plan:
     asked: tuple[str, ...]
     rows: pd.DataFrame
     changed: pd.DataFrame
+    values: pd.DataFrame
     step: Array
     drawn_steps: Array
     support: pd.DataFrame
 
-    def position(self, scan: str) -> int:
-        """Where a scan that can be used stands among the n."""
-        return self.rows["scan"].tolist().index(scan)
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Where each scan that can be used stands among the n."""
+        return {scan: position for position, scan in enumerate(self.rows["scan"])}
+
+    def told(self, scan: str) -> dict[str, Any]:
+        """What the manifest tells of a scan: the nodes' values, and how the training scans support the answer."""
+        at = self.positions[scan]
+        return {str(column): table[column].iloc[at] for table in (self.values, self.support) for column in table}
 
 
 def plan_for(scm: Scm, scans: ScanTable, query: QueryOptions) -> Plan:
     """Put a query to the scans that it selects, and work it out for those of them that can be used.
 
     Raises:
-        ConfigError: an unknown node, level or scan.
+        ConfigError: an unknown node, level or scan, or a filter that takes no scan.
     """
     asked = select_scans(scans.rows, query)["scan"]
     plan = plan_query(scm, scans.usable[scans.usable["scan"].isin(asked)], query)
@@ -59,44 +69,39 @@ def plan_query(scm: Scm, rows: pd.DataFrame, query: QueryOptions) -> Plan:
         ScanError: a row that cannot be used (see `Scm.problems`).
     """
     factual = scm.design_matrix(rows)
-    changed = scm.intervene(rows, query.do, query.effect)
+    changed, support = outline(scm, rows, query)
     drawn = []
     for k in range(scm.draws):
         mediated = query.effect == "total" and scm.graph.descendants(tuple(query.do))
         drawn_rows = scm.draw(k).intervene(rows, query.do, query.effect) if mediated else changed
         drawn.append(scm.design_matrix(drawn_rows) - factual)
+    values = pd.concat(
+        [scm.values(rows).add_prefix("factual_"), scm.values(changed).add_prefix("counterfactual_")], axis=1
+    )
+    step = scm.design_matrix(changed) - factual
+    return Plan(query, tuple(rows["scan"]), rows, changed, values, step, np.array(drawn), support)
+
+
+def outline(scm: Scm, rows: pd.DataFrame, query: QueryOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows under the intervention, and how far the training scans support each answer, with warnings in words.
+
+    Raises: see `plan_query`.
+    """
+    changed = scm.intervene(rows, query.do, query.effect)
     support = scm.support(changed, tuple(query.do))
-    reaches = scm.graph.reaches_image(query.do) if query.effect == "total" else {*query.do} & {*scm.graph.image.names}
-    if not reaches:
+    if not reaches_image(scm.graph, query):
         _warn(support, f"nothing leads from {', '.join(query.do)} to the image in the graph")
     elif scm.image.is_flat:
         _warn(support, f"no change is shown: {NOTHING_STANDS_OUT}")
-    step = scm.design_matrix(changed) - factual
-    return Plan(query, tuple(rows["scan"]), rows, changed, step, np.array(drawn), support)
+    return changed, support
+
+
+def reaches_image(graph: Graph, query: QueryOptions) -> bool:
+    """Whether the graph lets a query change the image."""
+    if query.effect == "total":
+        return graph.reaches_image(query.do)
+    return not {*query.do}.isdisjoint(graph.image.names)
 
 
 def _warn(support: pd.DataFrame, words: str) -> None:
     support["warning"] = support["warning"].map(lambda before: f"{before}; {words}" if before else words)
-
-
-def select_scans(rows: pd.DataFrame, query: QueryOptions) -> pd.DataFrame:
-    """The rows that a query is put to: the test split, all, or the scans and participants that it lists.
-
-    Raises:
-        ConfigError: a listed id is neither a scan nor a participant of the cohort.
-    """
-    if query.scans == "all":
-        return rows
-    if query.scans == "test":
-        return rows[rows["split"] == "test"]
-    chosen = pd.Series(False, index=rows.index)
-    for wanted in query.scans:
-        is_wanted = rows["scan"].isin([wanted, f"sub-{wanted}"]) | rows["participant"].isin([wanted, f"sub-{wanted}"])
-        if not is_wanted.any():
-            known = [*rows["scan"].astype(str), *rows["participant"].astype(str)]
-            hint = nearest(wanted, known) if len(known) < 20 or "did" in nearest(wanted, known) else "see scans.tsv."
-            raise ConfigError(
-                f"config: counterfactuals ({query.name}).scans: '{wanted}' is neither a scan nor a participant; {hint}"
-            )
-        chosen |= is_wanted
-    return rows[chosen]

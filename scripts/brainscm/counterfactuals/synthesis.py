@@ -1,10 +1,16 @@
-"""Make counterfactual volumes, a scan a thread in memory, with differences, uncertainty and a manifest."""
+"""Make counterfactual volumes, a scan a thread in memory, with differences, uncertainty and a manifest.
+
+Each volume's side-car holds the `Fingerprint` of all that it was made from. Where that is there and the same, a volume
+is kept: so a job that was stopped goes on, and a row that is added to a table is all that is made.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,24 +27,22 @@ from brainscm.counterfactuals.prediction import Factual, predict
 from brainscm.counterfactuals.queries import Plan, plan_for
 from brainscm.encoding.encoder import Encoder
 from brainscm.errors import ScanError
-from brainscm.files import bids_uri, sidecar, write_dataset_description, write_json
+from brainscm.files import bids_uri, sha256, sidecar, write_json
 from brainscm.identity import Identity
 from brainscm.images import Mask, Volume, write_volume
 from brainscm.latents.store import LatentStore
 from brainscm.parallel import device_of, side_by_side
+from brainscm.provenance import options_fingerprint
+from brainscm.questions import query_label
 from brainscm.scans import ScanTable
-from brainscm.scm.graph import query_label
 from brainscm.scm.model import Scm
 
 logger = logging.getLogger("brainscm")
 
 LOG_SECONDS = 30
-README = """Counterfactual T1w scans made by BrainSCM: what each scan would look like under an intervention.
 
-manifest.tsv has a row a scan and query: whether it was made, the values of all nodes before and after, and the files.
-Of each query there are three images in template space, desc-<query> (the counterfactual), desc-<query>Difference (it
-minus the preprocessed scan) and desc-<query>Uncertainty (standard deviation over draws of the fitted parameters).
-"""
+# Of the names of a query's volumes, by column of the manifest.
+SUFFIXES = {"path": "", "difference_path": "Difference", "uncertainty_path": "Uncertainty"}
 
 ManifestRows = dict[tuple[str, str], dict[str, Any]]  # by query and scan
 
@@ -68,14 +72,16 @@ def synthesize(
     store: LatentStore,
     queries: Sequence[QueryOptions],
     out_dir: Path,
+    origin: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """Answer every query for every scan that it selects, and write volumes and side-cars as BIDS derivatives.
+    """Answer queries for every scan that each selects, and write volumes and side-cars as BIDS derivatives.
 
     Args:
         scm: fitted on latents of `encoder`; encoder_identity: what scans that is for.
         scans: of the cohort; `store`: their latents.
-        queries: from the config.
+        queries: of a study, or some of them.
         out_dir: receives the derivatives.
+        origin: what else makes the volumes what they are, for side-cars: code, model files, options, versions.
 
     Returns:
         The manifest. A scan that cannot be done has a row with status `fail` and the reason; the others go on.
@@ -89,15 +95,7 @@ def synthesize(
     scans = scans.leave_out(store.lacking(scans.rows["scan"])).leave_out(scm.problems(scans.rows))
     # Everything that can fail for a reason of the config fails here, before the first volume.
     plans = [plan_for(scm, scans, query) for query in queries]
-    write_dataset_description(
-        out_dir,
-        "BrainSCM counterfactuals",
-        sources={"preproc": Path("../preproc")},
-        further={"Identity": store.identity.as_json()},
-        readme=README,
-        ignored=["manifest.tsv"],
-    )
-    made = _answer_all(_Synthesis(scm, encoder, scans, store, plans, out_dir))
+    made = _answer_all(_Synthesis(scm, encoder, scans, store, plans, out_dir, origin or {}))
     rows = [made[plan.query.name, scan] for plan in plans for scan in plan.asked]
     manifest = manifest_table(rows, list(scm.covariates.columns))
     failed = int((manifest["status"] == "fail").sum())
@@ -129,78 +127,125 @@ class _Synthesis:
     store: LatentStore
     plans: Sequence[Plan]
     out_dir: Path
+    origin: Mapping[str, Any]
+
+    @cached_property
+    def plans_of(self) -> dict[str, list[Plan]]:
+        """What is asked of each scan."""
+        plans: dict[str, list[Plan]] = {}
+        for plan in self.plans:
+            for scan in plan.asked:
+                plans.setdefault(scan, []).append(plan)
+        return plans
 
     @cached_property
     def asked_scans(self) -> list[str]:
         """The scans of which something is asked, in the cohort's order."""
-        asked = {scan for plan in self.plans for scan in plan.asked}
-        return [scan for scan in self.scans.rows["scan"] if scan in asked]
+        return [scan for scan in self.scans.rows["scan"] if scan in self.plans_of]
 
     def answer(self, scan: str) -> ManifestRows:
-        """Make and write the counterfactuals of one scan, which is read once for all queries."""
-        plans = [plan for plan in self.plans if scan in plan.asked]
+        """Make and write the counterfactuals of one scan, which is read, and decoded, once for all queries."""
+        plans = self.plans_of[scan]
         row = self.scans.rows.loc[[scan]].iloc[0]
         try:
             self.scans.require(scan)
-            volume, mask, latent = self.scans.volume(scan), self.scans.mask(scan), self.store.of(scan)
-        except ScanError as error:
+            files = [sha256(self.scans.path(scan, role)) for role in ("preproc_t1w", "template_mask")]
+            fingerprints = {plan.query.name: self._fingerprint(plan, scan, files) for plan in plans}
+            kept = {plan.query.name: self._kept(row, plan.query, fingerprints[plan.query.name]) for plan in plans}
+            factual = mask = None
+            if not all(kept.values()):
+                volume, mask, latent = self.scans.volume(scan), self.scans.mask(scan), self.store.of(scan)
+                device = device_of(self.encoder)
+                volumes, latents = (torch.from_numpy(each).to(device) for each in (volume[None, None], latent[None]))
+                factual = Factual(self.encoder, volumes, latents)
+        except (ScanError, OSError) as error:
             logger.warning("%s: no counterfactual: %s", scan, error)
             failed = {"status": "fail", "reason": str(error)}
             return {(plan.query.name, scan): manifest_row(row, plan.query, **failed) for plan in plans}
-        device = device_of(self.encoder)
-        volumes, latents = (torch.from_numpy(each).to(device) for each in (volume[None, None], latent[None]))
-        factual = Factual(self.encoder, volumes, latents)
-        return {(plan.query.name, scan): self._answer_query(row, plan, factual, mask) for plan in plans}
+        rows = {}
+        for plan in plans:
+            outcome = kept[plan.query.name]
+            if outcome is None:
+                assert factual is not None
+                assert mask is not None
+                outcome = self._make(row, plan, factual, mask, fingerprints[plan.query.name])
+            told = {**plan.told(scan), **outcome}
+            rows[plan.query.name, scan] = manifest_row(row, plan.query, status="pass", **told)
+        return rows
 
-    def _answer_query(self, row: pd.Series, plan: Plan, factual: Factual, mask: Mask) -> dict[str, Any]:
-        position = plan.position(row["scan"])
-        made = make_counterfactual(self.scm, plan, position, factual)
-        values = _node_values(self.scm, plan, position)
-        support = _record(plan.support, position)
-        paths = self._write(made, plan.query, values, support, mask, Path(row["preproc_t1w"]))
-        told = {**values, **support, "pass_through": made.pass_through, **paths}
-        return manifest_row(row, plan.query, status="pass", **told)
+    def _fingerprint(self, plan: Plan, scan: str, files: Sequence[str]) -> str:
+        """A hash of all that makes a volume: the scan, its values, the question, and what all volumes share."""
+        query = plan.query.model_dump(mode="json", exclude={"scans", "trajectory"})
+        values = {key: _plain(value) for key, value in plan.told(scan).items()}
+        made_from = [dict(self.origin), self.store.identity.as_json(), query, values, list(files)]
+        return options_fingerprint(made_from)
 
-    def _write(
-        self,
-        made: Counterfactual,
-        query: QueryOptions,
-        values: dict[str, Any],
-        support: dict[str, Any],
-        mask: Mask,
-        source: Path,
-    ) -> dict[str, str]:
-        """Write the three volumes, each with its side-car, and return their paths relative to `out_dir`."""
+    def _paths(self, row: pd.Series, query: QueryOptions) -> dict[str, Path]:
+        """Where a query's volumes of a scan lie, by column of the manifest, relative to `out_dir`."""
+        source, label = Path(row["preproc_t1w"]), query_label(query.name)
+        return {
+            column: source.parent / source.name.replace("_desc-preproc_", f"_desc-{label}{suffix}_")
+            for column, suffix in SUFFIXES.items()
+        }
+
+    def _kept(self, row: pd.Series, query: QueryOptions, fingerprint: str) -> dict[str, Any] | None:
+        """What the manifest tells of volumes that are there already, made from the same; None where one is not."""
+        paths, share = self._paths(row, query), None
+        for path in paths.values():
+            beside = sidecar(self.out_dir / path)
+            if not beside.exists() or not (self.out_dir / path).exists():
+                return None
+            told = json.loads(beside.read_text(encoding="utf-8"))
+            if told.get("Fingerprint") != fingerprint:
+                return None
+            share = told["PassThrough"]
+        return {"pass_through": share, **{column: path.as_posix() for column, path in paths.items()}}
+
+    def _make(self, row: pd.Series, plan: Plan, factual: Factual, mask: Mask, fingerprint: str) -> dict[str, Any]:
+        """Make and write the three volumes, each with its side-car; what the manifest tells of them."""
+        query, identity = plan.query, self.store.identity
+        made = make_counterfactual(self.scm, plan, plan.positions[row["scan"]], factual)
+        values, support = (
+            {str(column): _plain(table[column].iloc[plan.positions[row["scan"]]]) for column in table}
+            for table in (plan.values, plan.support)
+        )
         told = {
-            "Sources": [bids_uri(source, "preproc")],
-            **self.store.identity.space,
+            "Sources": [bids_uri(Path(row["preproc_t1w"]), "preproc")],
+            **identity.space,
             "SkullStripped": True,
             "Query": query.name,
+            **({"Trajectory": query.trajectory} if query.trajectory else {}),
             "Do": query.do,
             "Effect": query.effect,
             "Decode": query.decode,
-            "NodeValues": {key: _plain(value) for key, value in values.items()},
-            "Extrapolation": bool(support["extrapolation"]),
+            "NodeValues": values,
+            "Extrapolation": support["extrapolation"],
             "Warning": support["warning"],
+            "Support": {key: support[key] for key in ("leverage", "leverage_ratio", "positivity")},
+            "PassThrough": made.pass_through if math.isfinite(made.pass_through) else None,
+            **self.origin,
+            "Fingerprint": fingerprint,
         }
         strategy = (STRATEGIES[query.decode].__doc__ or "").partition("\n")[0]
         kinds = {
-            "path": ("", made.volume, f"Counterfactual T1w. {strategy}"),
-            "difference_path": ("Difference", made.difference, "Signed difference: counterfactual minus factual."),
+            "path": (made.volume, f"Counterfactual T1w. {strategy}"),
+            "difference_path": (made.difference, "Signed difference: counterfactual minus factual."),
             "uncertainty_path": (
-                "Uncertainty",
                 made.uncertainty,
                 f"Root mean square distance of {self.scm.draws} draws of the SCM's parameters, without shrinkage.",
             ),
         }
-        paths = {}
-        for column, (suffix, volume, description) in kinds.items():
-            name = source.name.replace("_desc-preproc_", f"_desc-{query_label(query.name)}{suffix}_")
-            relative = source.parent / name
-            write_volume(self.out_dir / relative, np.where(mask, volume, np.float32(0)), self.scans.grid)
-            write_json(sidecar(self.out_dir / relative), {"Description": description, **told})
-            paths[column] = relative.as_posix()
-        return paths
+        paths = self._paths(row, query)
+        for column, (volume, description) in kinds.items():
+            path = self.out_dir / paths[column]
+            # First away, then written last: a side-car never speaks of another volume than the one beside it.
+            sidecar(path).unlink(missing_ok=True)
+            write_volume(path, np.where(mask, volume, np.float32(0)), self.scans.grid)
+            write_json(sidecar(path), {"Description": description, **told})
+        return {
+            "pass_through": made.pass_through,
+            **{column: path.as_posix() for column, path in paths.items()},
+        }
 
 
 def make_counterfactual(scm: Scm, plan: Plan, position: int, factual: Factual) -> Counterfactual:
@@ -221,17 +266,7 @@ def _volume(tensor: torch.Tensor) -> Volume:
     return tensor[0, 0].cpu().numpy()
 
 
-def _record(table: pd.DataFrame, position: int) -> dict[str, Any]:
-    return {str(column): table[column].iloc[position] for column in table}
-
-
-def _node_values(scm: Scm, plan: Plan, position: int) -> dict[str, Any]:
-    factual = _record(scm.values(plan.rows.iloc[[position]]), 0)
-    changed = _record(scm.values(plan.changed.iloc[[position]]), 0)
-    return {f"factual_{node}": value for node, value in factual.items()} | {
-        f"counterfactual_{node}": value for node, value in changed.items()
-    }
-
-
 def _plain(value: Any) -> Any:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     return float(value) if isinstance(value, int | float | np.number) else str(value)

@@ -36,7 +36,7 @@ class WrittenCounterfactuals:
 
     @classmethod
     def open(cls, manifest: Path, grid: Grid, latents: Identity) -> WrittenCounterfactuals:
-        """Read what `synthesize_counterfactuals` has written beside its manifest.
+        """Read what `collect_counterfactuals` has written beside the manifest.
 
         Args:
             latents: the identity of the study's latents.

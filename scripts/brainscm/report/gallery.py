@@ -16,6 +16,7 @@ from brainscm.encoding.encoder import Encoder
 from brainscm.images import Grid, Mask, Volume, read_volume
 from brainscm.report import pictures
 from brainscm.report.study import Study, spaced
+from brainscm.tables import evenly_spaced
 
 if TYPE_CHECKING:
     from brainscm.preprocess.template import Template
@@ -89,6 +90,13 @@ class Gallery:
             drawn["uncertainty"] = pictures.positive(uncertainty, self.cuts, mask, uncertainty_limit)
         return drawn
 
+    def series(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Manifest rows of one scan, members of a trajectory, as its differences on one scale."""
+        scan = items[0]["scan"]
+        mask, limit = self.mask(scan), max(self._limits(str(item["query"]))[0] for item in items)
+        differences = [pictures.signed(self._result(item["difference_path"]), self.cuts, mask, limit) for item in items]
+        return {"scan": scan, "factual": self.scan(scan), "differences": differences, "limit": limit}
+
     def viewer(self, scan: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A scan and its answers as whole volumes for the slice viewer; `items` are rows of the manifest."""
         mask, low = self.mask(scan), np.array([part.start for part in self.cuts.box])
@@ -132,8 +140,9 @@ class Gallery:
 
     @cached_property
     def _shared_limits(self) -> tuple[float, float]:
-        """Colour limits that hold the differences, and the uncertainties, of every query."""
-        differences, uncertainties = zip(*map(self._limits, self.study.made["query"].unique()), strict=True)
+        """Colour limits that hold the differences, and the uncertainties, of all queries (of many: of a sample)."""
+        queries = evenly_spaced(pd.Series(self.study.made["query"].unique()), SCALE_SAMPLE)
+        differences, uncertainties = zip(*map(self._limits, queries), strict=True)
         return max(differences), max(uncertainties)
 
     @cache  # noqa: B019 (a gallery lives as long as the report is being made)

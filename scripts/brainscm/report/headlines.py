@@ -232,7 +232,7 @@ def _coverage_words(known: Evidence, reasons: Mapping[str, str]) -> str:
 def wrong_ways(study: Study, only: str | None = None) -> list[str]:
     """One sentence a query under which the mean change of a region goes the wrong way."""
     sentences = []
-    for query in study.config.counterfactuals:
+    for query in study.queries:
         if only not in (None, query.name):
             continue
         named = []

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from brainscm.config import Config
+from brainscm.config import Config, QueryOptions
 from brainscm.latents.store import LatentStore
 from brainscm.qc.collect import robust_z
 from brainscm.qc.measures import MEASURES, Measure
+from brainscm.questions import read_queries
 from brainscm.report.changes import Changes, read_changes
 from brainscm.report.inputs import INPUTS, TABLES
 from brainscm.scans import QC_STATUS, ScanTable, records
@@ -97,6 +98,16 @@ class Study:
         return read_graph(self.config.scm)
 
     @cached_property
+    def queries(self) -> list[QueryOptions]:
+        """What was asked, a trajectory as its members."""
+        return read_queries(self.config.counterfactuals)
+
+    @cached_property
+    def query_of(self) -> dict[str, QueryOptions]:
+        """Each query by its name."""
+        return {query.name: query for query in self.queries}
+
+    @cached_property
     def cohort(self) -> pd.DataFrame:
         """One row a scan, sorted by scan: that of `ScanTable`, with its reconstruction's quality.
 
@@ -152,7 +163,7 @@ class Study:
     @cached_property
     def changes(self) -> Changes:
         """By scan and query, how each region changes; only of what the evaluation measured."""
-        decodes = {query.name: query.decode for query in self.config.counterfactuals}
+        decodes = {query.name: query.decode for query in self.queries}
         return read_changes(self.metrics, self.scans.rows, decodes)
 
     @cached_property

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from brainscm.config import Scalar, ScmOptions
-from brainscm.scm.graph import is_relative
+from brainscm.questions import is_relative
 
 METHODS = {
     "persistence": "No change",
@@ -106,6 +106,16 @@ def intervention(do: Mapping[str, Scalar], options: ScmOptions) -> str:
             parts.append(f"{node} {str(value)[1:]}{unit} {'higher' if str(value)[0] == '+' else 'lower'}")
         else:
             parts.append(f"{node} {value:g}{unit}" if isinstance(value, int | float) else f"{node} {value}")
+    return ", ".join(parts)
+
+
+def trajectory(members: Sequence[Mapping[str, Scalar]], options: ScmOptions) -> str:
+    """The interventions of a trajectory's members together: `diagnosis CN, age 50 years … age 90 years (9 values)`."""
+    parts = []
+    for node in dict.fromkeys(node for do in members for node in do):
+        values = list(dict.fromkeys(do[node] for do in members if node in do))
+        ends = [intervention({node: value}, options) for value in (values[0], values[-1])]
+        parts.append(ends[0] if len(values) == 1 else f"{ends[0]} … {ends[1]} ({len(values)} values)")
     return ", ".join(parts)
 
 

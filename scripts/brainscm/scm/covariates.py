@@ -14,9 +14,10 @@ import pandas as pd
 
 from brainscm.config import Levels, NodeOptions, Numbers, QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
+from brainscm.questions import check_scans, is_relative, select_scans
 from brainscm.scm.design import has_value
 from brainscm.scm.formula import nearest
-from brainscm.scm.graph import declared_values, is_relative, read_graph, too_many_levels
+from brainscm.scm.graph import declared_values, read_graph, too_many_levels
 from brainscm.tables import LEFT_OUT_OF_SCM
 
 MIN_PARTICIPANTS = 2  # a level with one participant in it has no noise to learn from
@@ -144,25 +145,33 @@ def check_table(options: ScmOptions, table: pd.DataFrame, nodes: Collection[str]
             _check_levels(where, node, levels, counts)
 
 
-def check_values(options: ScmOptions, queries: Iterable[QueryOptions], table: pd.DataFrame) -> None:
+def check_values(
+    options: ScmOptions,
+    queries: Iterable[QueryOptions],
+    table: pd.DataFrame,
+    measured: Collection[str] = (),
+    source: str = "config: counterfactuals",
+) -> None:
     """Check nodes, contrasts and queries against a cohort's table, before anything is measured or trained.
 
-    Nodes whose column is not in the table yet (preprocessing will measure it) are left for later.
+    Nodes and filters whose column is not in the table yet (preprocessing will measure it) are left for later.
+
+    Args:
+        measured: columns that preprocessing will add to the table.
+        source: where the queries stand, for messages.
 
     Raises:
-        ConfigError: see `check_table`; a level that no participant has, text for a number, or a scan that is not there.
+        ConfigError: see `check_table`; a level that no participant has, text for a number, a scan that is not there, or
+            a filter that takes none.
     """
     training = table[table["split"] == "train"] if "split" in table else table
     check_table(options, training, [name for name in options.nodes if node_column(name, options, table) in table])
     queries = list(queries)
-    ids = {*table["scan"], *table["participant"]}
     for query in queries:
-        for wanted in query.scans if isinstance(query.scans, list) else ():
-            if ids.isdisjoint((wanted, f"sub-{wanted}")):
-                raise ConfigError(
-                    f"config: counterfactuals ({query.name}): scans: '{wanted}' is no scan or participant of the "
-                    f"cohort; {nearest(wanted, sorted(ids)[:1000])}"
-                )
+        chosen = check_scans(query, source)
+        wait = chosen is not None and not set(chosen.columns).isdisjoint(set(measured) - set(table))
+        if (chosen is not None or isinstance(query.scans, list)) and not wait:
+            select_scans(table, query, source)
     asked = [
         (f"config: scm.contrasts.{name}: {node}", node, value)
         for name, contrast in options.contrasts.items()
@@ -170,9 +179,7 @@ def check_values(options: ScmOptions, queries: Iterable[QueryOptions], table: pd
         for value in ends
     ]
     asked += [
-        (f"config: counterfactuals ({query.name}): {node}", node, value)
-        for query in queries
-        for node, value in query.do.items()
+        (f"{source} ({query.name}): {node}", node, value) for query in queries for node, value in query.do.items()
     ]
     for where, node, value in asked:
         column = node_column(node, options, table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from brainscm.config import FAMILY_VALUES, Levels, NodeOptions, Numbers, QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
+from brainscm.questions import check_scans, is_relative, query_label, question_of
 from brainscm.scm.design import has_value
 from brainscm.scm.formula import EXAMPLE, Formula, is_name, nearest, parse_formula
 
@@ -83,8 +83,13 @@ def read_graph(options: ScmOptions) -> Graph:
     return Graph({name: formulas[name] for name in _sorted(parents)}, image)
 
 
-def check_graph(options: ScmOptions, queries: Iterable[QueryOptions] = ()) -> None:
+def check_graph(
+    options: ScmOptions, queries: Iterable[QueryOptions] = (), source: str = "config: counterfactuals"
+) -> None:
     """Check all that can be checked before any data is read.
+
+    Args:
+        source: where the queries stand, for messages.
 
     Raises:
         ConfigError: one sentence: which key, what is wrong with it, what to do.
@@ -121,15 +126,30 @@ def check_graph(options: ScmOptions, queries: Iterable[QueryOptions] = ()) -> No
         for target, ends in nodes.items():
             for value in ends:
                 _check_value(options, graph, f"config: scm.contrasts.{contrast}", target, value, relative=False)
+    _check_queries(options, graph, queries, source)
+
+
+def _check_queries(options: ScmOptions, graph: Graph, queries: Iterable[QueryOptions], source: str) -> None:
     labels: dict[str, str] = {}
-    for index, query in enumerate(queries):
-        where = f"config: counterfactuals[{index}] ({query.name})"
+    questions: dict[str, str] = {}
+    for query in queries:
+        where = f"{source} ({query.name})"
         for target, value in query.do.items():
             _check_value(options, graph, where, target, value, relative=True)
+        check_scans(query, source)
         label = query_label(query.name)
-        if label in labels:
-            raise ConfigError(f"{where}: its files would overwrite those of '{labels[label]}'; give it another name.")
-        labels[label] = query.name
+        taken = next((labels[each] for each in (label, *_beside(label)) if each in labels), None)
+        if taken is not None or questions.setdefault(
+            query_label(question_of(query)), question_of(query)
+        ) != question_of(query):
+            other = taken or questions[query_label(question_of(query))]
+            raise ConfigError(f"{where}: its files would overwrite those of '{other}'; give it another name.")
+        labels |= dict.fromkeys((label, *_beside(label)), query.name)
+
+
+def _beside(label: str) -> tuple[str, ...]:
+    """The labels of the further files of a query."""
+    return f"{label}Difference", f"{label}Uncertainty"
 
 
 def declared_values(node: NodeOptions) -> Numbers | Levels | None:
@@ -143,17 +163,6 @@ def too_many_levels(node: NodeOptions, count: int) -> str:
     if not isinstance(values, Levels) or values.most is None or count <= values.most:
         return ""
     return f"{node.family} takes {values.needed}, not {count}; write multinomial, or ordered."
-
-
-def query_label(name: str) -> str:
-    """The alphanumeric `desc-` label of a query's files: `younger-by_10` becomes `youngerBy10`."""
-    first, *rest = [part for part in re.split(r"[^A-Za-z0-9]+", name) if part]
-    return first + "".join(part[0].upper() + part[1:] for part in rest)
-
-
-def is_relative(value: Scalar) -> bool:
-    """Whether a query's value is a change, such as "+10", and not a new value."""
-    return isinstance(value, str) and re.fullmatch(r"[+-]\d+(\.\d+)?", value) is not None
 
 
 def _check_value(options: ScmOptions, graph: Graph, where: str, node: str, value: Scalar, *, relative: bool) -> None:

@@ -20,10 +20,11 @@ from brainscm.errors import BrainSCMError, ConfigError, ScanError
 from brainscm.files import whole
 from brainscm.identity import Identity
 from brainscm.parallel import CPU
+from brainscm.questions import is_relative
 from brainscm.scm.covariates import Covariates, check_change
 from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
-from brainscm.scm.graph import Graph, is_relative, read_graph
+from brainscm.scm.graph import Graph, read_graph
 from brainscm.scm.image import DRAWS, ImageModel, fit_image
 from brainscm.scm.nodes import NODE_COLUMNS, NodeModel, fit_node, load_node
 from brainscm.scm.sample import Rows, Sample

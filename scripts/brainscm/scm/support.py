@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array
@@ -37,35 +38,52 @@ def support(
         participants within half a standard deviation in each number of `near` and with the same levels),
         `extrapolation` (outside a training range, or leverage above the training maximum) and `warning` in words.
     """
-    sd = {name: training[name].std() or 1.0 for name in near if covariates.levels[name] is None}
+    positivity = _positivity(values, training, participants, near, covariates)
+    numeric = [name for name in dict.fromkeys((*near, *image_parents)) if name in covariates.ranges]
+    points = {name: values[name].to_numpy(dtype=float) for name in numeric}
     rows = []
-    for position, (_, point) in enumerate(values.iterrows()):
-        close = np.ones(len(training), dtype=bool)
-        for name in near:
-            if covariates.levels[name] is None:
-                close &= (training[name] - point[name]).abs().to_numpy() <= NEAR_SD * sd[name]
-            else:
-                close &= (training[name] == point[name]).to_numpy()
-        positivity = participants[close].nunique()
-        numeric = [name for name in dict.fromkeys((*near, *image_parents)) if name in covariates.ranges]
-        warnings = [words for name in numeric if (words := covariates.outside(name, point[name]))]
+    for at, count in enumerate(positivity):
+        warnings = [words for name in numeric if (words := covariates.outside(name, points[name][at]))]
         outside = bool(warnings)
-        beyond = leverage[position] > max_leverage * (1 + 1e-9)
+        beyond = leverage[at] > max_leverage * (1 + 1e-9)
         if beyond and not outside:
             warnings.append(
                 f"this combination lies further out than any training scan "
-                f"(leverage {leverage[position]:.2g}, in training at most {max_leverage:.2g})"
+                f"(leverage {leverage[at]:.2g}, in training at most {max_leverage:.2g})"
             )
-        if positivity == 0:
+        if count == 0:
             warnings.append(f"no training participant is near in {', '.join(near)}")
         rows.append(
             {
-                "leverage": leverage[position],
-                "leverage_ratio": leverage[position] / max_leverage,
-                "positivity": positivity,
+                "leverage": leverage[at],
+                "leverage_ratio": leverage[at] / max_leverage,
+                "positivity": int(count),
                 "extrapolation": outside or bool(beyond),
                 "warning": "; ".join(warnings),
             }
         )
     columns = ["leverage", "leverage_ratio", "positivity", "extrapolation", "warning"]
     return pd.DataFrame(rows, index=values.index, columns=columns)
+
+
+def _positivity(
+    values: pd.DataFrame,
+    training: pd.DataFrame,
+    participants: pd.Series,
+    near: tuple[str, ...],
+    covariates: Covariates,
+) -> NDArray[np.int_]:
+    """How many training participants are near each query point, (n,)."""
+    order = np.argsort(participants.to_numpy(), kind="stable")
+    names = participants.to_numpy()[order]
+    first = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])  # of each participant's rows
+    close = np.ones((len(values), len(training)), dtype=bool)  # (points, training scans)
+    for name in near:
+        if covariates.levels[name] is None:
+            ours, theirs = (table[name].to_numpy(dtype=float) for table in (values, training))
+            reach = NEAR_SD * (training[name].std() or 1.0)
+            close &= np.abs(theirs[order] - ours[:, None]) <= reach
+        else:
+            ours, theirs = (table[name].astype(object).to_numpy() for table in (values, training))
+            close &= theirs[order] == ours[:, None]
+    return np.logical_or.reduceat(close, first, axis=1).sum(axis=1)

@@ -14,7 +14,7 @@ from brainscm.config import QueryOptions
 from brainscm.errors import BrainSCMError
 from brainscm.files import sidecar, write_json
 from brainscm.parallel import one_thread
-from brainscm.scm.graph import query_label
+from brainscm.questions import query_label
 from brainscm.simulation import causal_model
 from brainscm.simulation.anatomies import draw_label_map, find_label_maps
 from brainscm.simulation.cohort import FIRST, TRUTH, head_of, in_ml, save, simulate

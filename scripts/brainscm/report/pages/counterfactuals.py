@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from brainscm.config import QueryOptions
 from brainscm.errors import ScanError
+from brainscm.questions import by_question, question_of
 from brainscm.regions import region_label
 from brainscm.report import words
 from brainscm.report.badges import BADGES, badges
@@ -23,24 +24,74 @@ from brainscm.report.study import Study, spaced
 from brainscm.scans import records
 
 EXAMPLES = 4
+TRAJECTORIES = 2  # scans
+MEMBERS = 7  # of a trajectory
+DRAWN = 12  # questions with pictures on a page
 
 
 def context(study: Study, gallery: Gallery | None) -> Context:
+    questions = list(by_question(study.queries).values())
+    lead = (
+        "Each row of slices is one volume; the differences of all queries share one colour scale. The scans shown "
+        "are evenly spaced through the list, not chosen by their appearance. Left is left."
+    )
+    if len(questions) > DRAWN:
+        lead += f" The first {DRAWN} questions are shown in pictures."
+    if not questions:
+        lead = "No query is listed in the configuration (counterfactuals:), so there is nothing to show."
     return {
-        "lead": (
-            "Each row of slices is one volume; the differences of all queries share one colour scale. The scans shown "
-            "are evenly spaced through the list, not chosen by their appearance. Left is left."
-            if study.config.counterfactuals
-            else "No query is listed in the configuration (counterfactuals:), so there is nothing to show."
-        ),
+        "lead": lead,
         "badges": BADGES,
-        "queries": [_query(study, gallery, query) for query in study.config.counterfactuals],
+        "queries": [
+            _question(study, gallery if place < DRAWN else None, members) for place, members in enumerate(questions)
+        ],
     }
+
+
+def answers_of(study: Study, gallery: Gallery | None, asked: pd.DataFrame, most: int) -> tuple[list[Context], int]:
+    """What was asked of one scan: an `answer` a question, or a `series` for a trajectory; how many more there are.
+
+    Args:
+        asked: the scan's rows of the manifest. most: questions to answer.
+    """
+    asked = asked[asked["query"].isin(study.query_of)]
+    questions = asked["query"].map(lambda name: question_of(study.query_of[name]))
+    answers = []
+    for _, rows in list(asked.groupby(questions, sort=False))[:most]:
+        made = rows[rows["path"].notna()]
+        is_series = len(rows) > 1 and len(made) > 0
+        answers.append(series(study, gallery, made) if is_series else answer(study, gallery, records(rows)[0]))
+    return answers, max(questions.nunique() - most, 0)
+
+
+def series(study: Study, gallery: Gallery | None, made: pd.DataFrame) -> Context:
+    """The members of a trajectory that were made of one scan, evenly spaced, as pictures on one scale."""
+    dos = [study.query_of[name].do for name in made["query"]]
+    query = study.query_of[made["query"].iloc[0]]
+    said = {"query": question_of(query), "words": words.trajectory(dos, study.config.scm), "scan": made["scan"].iloc[0]}
+    items = spaced(made, MEMBERS)
+    if gallery is None:
+        return said | {"problem": "no picture was drawn"}
+    try:
+        drawn = gallery.series(items)
+    except ScanError as error:
+        return said | {"problem": str(error)}
+    nodes = dict.fromkeys(node for do in dos for node in do)
+    varied = [node for node in nodes if len({do.get(node) for do in dos}) > 1]
+    labels = []
+    for item in items:
+        do = study.query_of[item["query"]].do
+        labels.append(words.intervention({node: do[node] for node in varied if node in do}, study.config.scm))
+    warned = [plain(item["warning"]) for item in items if plain(item["warning"])]
+    members = [{"label": label, "difference": each} for label, each in zip(labels, drawn["differences"], strict=True)]
+    caption = f"{said['scan']}: {len(items)} of {len(made)} members, evenly spaced."
+    told = {"problem": None, "warning": next(iter(warned), None), "nodes": [], "members": members}
+    return said | drawn | told | {"caption": caption}
 
 
 def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Context:
     """One row of the manifest as pictures and numbers, or with the `problem` that stands in their place."""
-    query = next(query for query in study.config.counterfactuals if query.name == item["query"])
+    query = study.query_of[item["query"]]
     said = {"query": query.name, "words": words.intervention(query.do, study.config.scm), "scan": item["scan"]}
     if pd.isna(item["path"]) or gallery is None:
         return said | {"problem": plain(item.get("reason")) or "no counterfactual was made"}
@@ -123,22 +174,28 @@ def _nodes(study: Study, item: Mapping[str, Any]) -> list[Context]:
     return rows
 
 
-def _query(study: Study, gallery: Gallery | None, query: QueryOptions) -> Context:
-    rows = study.manifest[study.manifest["query"] == query.name]
+def _question(study: Study, gallery: Gallery | None, members: Sequence[QueryOptions]) -> Context:
+    query, is_trajectory = members[0], members[0].trajectory is not None
+    rows = study.manifest[study.manifest["query"].isin([member.name for member in members])]
     made, failed = rows[rows["path"].notna()], rows[rows["path"].isna()]
-    answers = [answer(study, gallery, item) for item in spaced(made, EXAMPLES)]
+    scans = made.drop_duplicates("scan")
+    if is_trajectory:
+        shown = [made[made["scan"] == item["scan"]] for item in spaced(scans, TRAJECTORIES)]
+        answers = [series(study, gallery, of_scan) for of_scan in shown]
+    else:
+        answers = [answer(study, gallery, item) for item in spaced(made, EXAMPLES)]
     responds = "nodes that the intervention causes respond" if query.effect == "total" else "all other nodes are held"
     return {
-        "name": query.name,
-        "words": words.intervention(query.do, study.config.scm),
+        "name": question_of(query),
+        "words": words.trajectory([member.do for member in members], study.config.scm),
         "settings": f"{query.effect.capitalize()} effect: {responds}. Decoding: {query.decode}.",
         "figures": _figures(study, rows, made),
-        "warnings": _warnings(made) + wrong_ways(study, query.name),
+        "warnings": _warnings(made) + [told for member in members for told in wrong_ways(study, member.name)],
         "badges": _badge_counts(study, made),
         "answers": [item for item in answers if item["problem"] is None],
-        "others": made["scan"].tolist(),
-        "others_label": f"The pages of all {words.plural(len(made), 'scan')}",
-        "failed": failed[["scan", "reason"]].to_dict("records"),
+        "others": scans["scan"].tolist(),
+        "others_label": f"The pages of all {words.plural(len(scans), 'scan')}",
+        "failed": failed.drop_duplicates("scan")[["scan", "reason"]].to_dict("records"),
     }
 
 
@@ -156,7 +213,11 @@ def _pass_through(kept: pd.Series) -> list[Context]:
 def _figures(study: Study, rows: pd.DataFrame, made: pd.DataFrame) -> list[Context]:
     kept = made["pass_through"].dropna()
     return [
-        {"label": "Answered", "value": f"{len(made):,}", "note": f"of {words.plural(len(rows), 'scan')} asked"},
+        {
+            "label": "Answered",
+            "value": f"{len(made):,}",
+            "note": f"of {words.plural(len(rows), 'counterfactual')} asked",
+        },
         {
             "label": "Beyond the data",
             "value": f"{int(made['extrapolation'].astype(bool).sum()):,}" if len(made) else None,

@@ -6,6 +6,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
+from brainscm.questions import by_question
 from brainscm.report import words
 from brainscm.report.badges import burden
 from brainscm.report.cells import Context, plain
@@ -80,19 +81,21 @@ def _headline(study: Study) -> list[Context]:
 
 
 def _questions(study: Study) -> list[Context]:
-    asked, made = study.manifest["query"].value_counts(), study.made["query"].value_counts()
-    beyond = study.made.loc[study.made["extrapolation"].astype(bool), "query"].value_counts()
-    return [
-        {
-            "name": Markup('<a href="counterfactuals.html#{0}">{0}</a>').format(query.name),
-            "words": words.intervention(query.do, study.config.scm),
-            "effect": query.effect,
-            "made": int(made.get(query.name, 0)),
-            "failed": int(asked.get(query.name, 0) - made.get(query.name, 0)),
-            "extrapolated": int(beyond.get(query.name, 0)),
-        }
-        for query in study.config.counterfactuals
-    ]
+    rows = []
+    for name, members in by_question(study.queries).items():
+        asked = study.manifest[study.manifest["query"].isin([member.name for member in members])]
+        made = asked[asked["path"].notna()]
+        rows.append(
+            {
+                "name": Markup('<a href="counterfactuals.html#{0}">{0}</a>').format(name),
+                "words": words.trajectory([member.do for member in members], study.config.scm),
+                "effect": members[0].effect,
+                "made": len(made),
+                "failed": len(asked) - len(made),
+                "extrapolated": int(made["extrapolation"].astype(bool).sum()),
+            }
+        )
+    return rows
 
 
 def _failures(study: Study) -> list[Context]:

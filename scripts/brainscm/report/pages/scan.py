@@ -14,10 +14,11 @@ from brainscm.qc.limits import apply_limits
 from brainscm.report import pictures, words
 from brainscm.report.cells import Context, embedded, plain
 from brainscm.report.gallery import Gallery
-from brainscm.report.pages.counterfactuals import answer
-from brainscm.report.study import Study
-from brainscm.scans import QC_REASONS, QC_STATUS, records
+from brainscm.report.pages.counterfactuals import answers_of
+from brainscm.report.study import Study, spaced
+from brainscm.scans import QC_REASONS, QC_STATUS
 
+ANSWERS = 12  # questions that are shown
 QUALITY_PICTURES = {
     "mask": (
         "Brain mask",
@@ -39,6 +40,7 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
     """Variables of the page of one row of `study.cohort`."""
     scan = row["scan"]
     asked = study.manifest[study.manifest["scan"] == scan]
+    answers, more = answers_of(study, gallery, asked, ANSWERS)
     content: Context = {
         "scan": scan,
         "status": row[QC_STATUS],
@@ -52,7 +54,8 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
         "measures": _measures(study, row),
         "reconstruction": None,
         "why_no_reconstruction": "None: the scan did not reach the autoencoder.",
-        "counterfactuals": [answer(study, gallery, item) for item in asked.to_dict("records")],
+        "counterfactuals": answers,
+        "more_counterfactuals": more,
         "why_no_counterfactuals": "No query asks for this scan.",
         "files": [
             *((role, f"preproc/{row[role]}") for role in study.output_roles if pd.notna(row[role])),
@@ -67,7 +70,7 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
                 "after": gallery.scan(scan),
                 "name": gallery.template.name,
             }
-            made = records(asked[asked["path"].notna()])
+            made = spaced(asked[asked["path"].notna()], ANSWERS)
             content["viewer"] = _viewer(gallery, scan, made) if made else None
             content["reconstruction"] = gallery.reconstruction(scan) | {"caption": fidelity_words(row)}
         except ScanError as error:

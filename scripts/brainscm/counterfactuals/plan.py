@@ -1,0 +1,177 @@
+"""What a study's questions will cost, and which of them its data can answer: worked out without any image.
+
+With the causal model each answer's support is that of its manifest. Before one is fitted the cohort's table alone tells
+the ranges of the training scans, and who is near; what runs through mediators is then not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from brainscm.config import QueryOptions, ScmOptions
+from brainscm.counterfactuals.queries import outline, reaches_image
+from brainscm.errors import ConfigError
+from brainscm.questions import is_relative, question_of, select_scans
+from brainscm.scm.covariates import Covariates, node_column
+from brainscm.scm.graph import read_graph
+from brainscm.scm.model import Scm
+from brainscm.scm.support import support
+from brainscm.tables import evenly_spaced, read_table
+
+VOLUMES = 3  # of each counterfactual: itself, its difference and its uncertainty
+SIZED = 50  # files that are looked at to tell how large one is
+TIMED = 10  # counterfactuals that a job must have made to tell how long one takes
+
+# rows of the cohort's table, and a query → extrapolation, positivity and warning of each row that can be used
+Support = Callable[[pd.DataFrame, QueryOptions], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one counterfactual: wall seconds of a job with its threads, and bytes of its volumes; None if unknown."""
+
+    seconds: float | None
+    megabytes: float | None
+
+
+def recorded_cost(results: Path) -> Cost:
+    """What a counterfactual of this study has cost so far, from the jobs that made some and the files that they wrote.
+
+    Where there are none yet, the size of its volumes is taken to be that of preprocessed scans.
+    """
+    folder, seconds, made = results / "counterfactuals", 0.0, 0
+    written: list[Path] = []
+    for part in sorted((folder / "questions").glob("*.tsv")):
+        rows = read_table(part)
+        volumes = [folder / path for path in rows["path"].dropna()] if "path" in rows else []
+        volumes = [path for path in volumes if path.exists()]
+        written += volumes
+        took = _wall_seconds(results / "benchmarks" / "synthesize_counterfactuals" / part.name)
+        # A job keeps the volumes that are there already: those it made are younger than its start.
+        own = sum(path.stat().st_mtime > part.stat().st_mtime - took - 1 for path in volumes)
+        if own >= TIMED:
+            seconds, made = seconds + took, made + own
+    if not written:
+        written = sorted((results / "preproc").glob("sub-*/**/*_desc-preproc_T1w.nii.gz"))
+    sample = evenly_spaced(pd.Series(written, dtype=object), SIZED)
+    size = float(np.mean([path.stat().st_size for path in sample])) if len(sample) else None
+    return Cost(seconds / made if made else None, None if size is None else VOLUMES * size / 1e6)
+
+
+def _wall_seconds(benchmark: Path) -> float:
+    return float(read_table(benchmark)["s"].iloc[-1]) if benchmark.exists() else 0.0
+
+
+def told(planned: pd.DataFrame, cost: Cost) -> list[str]:
+    """The plan in words, a line a question and one for all."""
+    lines = []
+    for question, rows in planned.groupby("question", sort=False):
+        asked, usable = int(rows["scans"].sum()), int(rows["usable"].sum())
+        members = f" ({len(rows)} members)" if len(rows) > 1 else ""
+        counts = {
+            "cannot be answered (a covariate is missing, or preprocessing failed)": asked - usable,
+            "extrapolate": int(rows["extrapolations"].sum()),
+            "have no training participant near": int(rows["nobody_near"].sum()),
+        }
+        notes = [f"{count} {words}" for words, count in counts.items() if count]
+        example = rows["warning"].dropna()
+        notes += [f"for example {example.iloc[0]}"] if len(example) else []
+        lines.append("; ".join([f"{question}{members}: {usable} counterfactuals", *notes]))
+    total = int(planned["usable"].sum())
+    hours = "no time is recorded yet" if cost.seconds is None else f"about {total * cost.seconds / 3600:.2g} h"
+    size = "" if cost.megabytes is None else f", {total * cost.megabytes / 1000:.2g} GB"
+    return [*lines, f"In all {total} counterfactuals, {VOLUMES * total} volumes: {hours}{size}."]
+
+
+def plan_questions(
+    rows: pd.DataFrame, queries: Sequence[QueryOptions], support_of: Support, source: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """One row a query: question, query, scans, usable, extrapolations, nobody_near, warning; and what is wrong.
+
+    A query that cannot be asked, because of an unknown scan or level or a filter that takes none, has its sentence
+    among the latter.
+    """
+    planned, problems = [], []
+    for query in queries:
+        try:
+            chosen = select_scans(rows, query, source)
+            supported = support_of(chosen, query)
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        warned = supported["warning"][supported["warning"] != ""]
+        planned.append(
+            {
+                "question": question_of(query),
+                "query": query.name,
+                "scans": len(chosen),
+                "usable": len(supported),
+                "extrapolations": int(supported["extrapolation"].sum()),
+                "nobody_near": int((supported["positivity"] == 0).sum()),
+                "warning": f"{warned.index[0]}: {warned.iloc[0]}" if len(warned) else None,
+            }
+        )
+    columns = ["question", "query", "scans", "usable", "extrapolations", "nobody_near", "warning"]
+    return pd.DataFrame(planned, columns=columns), list(dict.fromkeys(problems))
+
+
+def by_model(scm: Scm) -> Support:
+    """The support that a fitted causal model gives, as it will stand in the manifest."""
+
+    def support_of(rows: pd.DataFrame, query: QueryOptions) -> pd.DataFrame:
+        usable = rows[(scm.problems(rows) == "").to_numpy()]
+        return outline(scm, usable, query)[1]
+
+    return support_of
+
+
+def by_table(options: ScmOptions, cohort: pd.DataFrame) -> Support:
+    """The support that the cohort's table gives before anything is fitted.
+
+    Nodes that preprocessing will measure have no column yet and are passed over.
+    """
+    graph = read_graph(options)
+    there = [name for name in options.nodes if node_column(name, options, cohort) in cohort]
+    terms = " + ".join(f"C({name})" if name in graph.in_c else name for name in there)
+    known = options.model_copy(
+        update={
+            "nodes": {name: options.nodes[name].model_copy(update={"formula": None}) for name in there},
+            "image": options.image.model_copy(update={"formula": terms or "1"}),
+        }
+    )
+    training = cohort[cohort["split"] == "train"]
+    covariates = Covariates.learn(training, known)
+    training = training[covariates.problems(training) == ""]
+    values = covariates.read(training)
+
+    def support_of(rows: pd.DataFrame, query: QueryOptions) -> pd.DataFrame:
+        usable = rows[covariates.problems(rows) == ""]
+        changed = covariates.read(usable)
+        for node, value in query.do.items():
+            if node in there:
+                typed = covariates.typed(node, value)
+                if covariates.levels[node] is not None:
+                    changed[node] = pd.Categorical([typed] * len(usable), categories=changed[node].cat.categories)
+                else:
+                    changed[node] = float(typed) + (changed[node] if is_relative(typed) else 0.0)
+        near = tuple(dict.fromkeys(name for name in (*graph.exogenous, *query.do) if name in there))
+        found = support(
+            values=changed,
+            leverage=np.zeros(len(changed)),
+            max_leverage=1.0,
+            training=values,
+            participants=training["participant"],
+            near=near,
+            image_parents=(),
+            covariates=covariates,
+        )
+        if not reaches_image(graph, query):
+            found["warning"] = f"nothing leads from {', '.join(query.do)} to the image in the graph"
+        return found
+
+    return support_of

@@ -1,0 +1,91 @@
+"""Filters in words of the cohort's table: what they take, what they refuse, and that none of them can run code."""
+
+import pandas as pd
+import pytest
+
+from brainscm.errors import ConfigError
+from brainscm.filters import Filter
+
+ROWS = pd.DataFrame(
+    {
+        "scan": [f"sub-{i}" for i in range(6)],
+        "split": ["train", "train", "train", "test", "test", "test"],
+        "diagnosis": ["CN", "AD", None, "AD", "CN", "AD"],
+        "age": [50.0, 61.0, 70.0, 72.0, None, 58.0],
+        "age_baseline": [50.0, 60.0, 70.0, 70.0, 40.0, 58.0],
+    }
+)
+
+
+def taken(text: str) -> list[int]:
+    chosen = Filter.parse(text, "config: counterfactuals (q).scans").matches(ROWS)
+    return ROWS.index[chosen].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("split == 'test' and diagnosis == 'AD' and age > 60", [3]),
+        ("split == 'test' and (diagnosis == 'CN' or age <= 58)", [4, 5]),
+        ("60 < age <= 72", [1, 2, 3]),
+        ("diagnosis in ['CN', 'MCI']", [0, 4]),
+        ("diagnosis not in ('CN',)", [1, 3, 5]),
+        ("diagnosis != 'AD'", [0, 4]),
+        ("age >= -1", [0, 1, 2, 3, 5]),
+        ("not age > 60", [0, 4, 5]),
+        ("age > age_baseline", [1, 3]),
+        ("'AD' == diagnosis", [1, 3, 5]),
+    ],
+)
+def test_rows_are_taken(text: str, rows: list[int]) -> None:
+    assert taken(text) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("age = 60", "write == for"),
+        ("age > 60 & split == 'test'", "write 'and' and 'or'"),
+        ("sub-01", "scan or participant ids are a list"),
+        ("agee > 60", "no column 'agee'; did you mean 'age'"),
+        ("age > '60'", "'age' holds numbers; write it without quotes"),
+        ("diagnosis == 1", "'diagnosis' holds text; write text in quotes, like 'CN'"),
+        ("diagnosis > 'AD'", "holds text without an order"),
+        ("diagnosis == 'ad'", "no scan has diagnosis == 'ad'; did you mean 'AD'"),
+        ("split == 'test' and age > 90", "no scan has age > 90: it is 50 to 72"),
+        ("diagnosis == 'AD' and age < 55", "no scan meets all of it at once"),
+        ("age is None", "write == or !="),
+        ("'a' == 'a'", "each comparison names a column"),
+        ("diagnosis in 'AD'", "write a list behind 'in'"),
+        ("age > True", "compare columns with numbers"),
+        ("age > 60 " + "and age > 60 " * 400, "characters"),
+        ("(" * 900 + "age > 1" + ")" * 900, "cannot be read"),
+    ],
+)
+def test_what_takes_no_scan_is_refused_in_one_sentence(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        taken(text)
+    assert told in str(caught.value)
+    assert str(caught.value).startswith("config: counterfactuals (q).scans: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true') == 0",
+        "age > age.mean()",
+        "scan.str.len() > 3",
+        "[scan for scan in [1]] == 1",
+        "age > 1 if split else 2",
+        "(lambda: 1) == age",
+        "f'{age}' == '1'",
+        "age ** 999999 > 1",
+        "(age := 3) > 1",
+        "rows['age'] > 1",
+        "age",
+    ],
+)
+def test_nothing_but_comparisons_can_stand_in_a_filter(text: str) -> None:
+    with pytest.raises(ConfigError, match="cannot stand in a filter"):
+        Filter.parse(text, "here")
