@@ -249,7 +249,7 @@ def wrong_ways(study: Study, only: str | None = None) -> list[str]:
 
 def millilitres(value: float) -> str:
     """A change in ml with its sign."""
-    return words.signed(f"{value:+.1f}")
+    return words.signed(f"{value:+.1f}") if math.isfinite(value) else "–"
 
 
 def _least(found: Found, decimals: int) -> str:
