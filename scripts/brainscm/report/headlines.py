@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from brainscm.evaluation.agreement import bootstrap_mean
+from brainscm.evaluation.bootstrap import bootstrap_mean
 from brainscm.regions import region_label
 from brainscm.report import words
 from brainscm.report.changes import mean_changes
