@@ -127,7 +127,7 @@ def test_a_new_page_is_a_module_and_a_line(study, tmp_path, monkeypatch):
     def context(study, gallery):
         return {"trained_on": len(study.scans.of_split("train"))}
 
-    monkeypatch.setattr(render, "ASSETS", assets)
+    monkeypatch.setattr(render, "TEMPLATES", assets / "templates")
     monkeypatch.setattr(render, "PAGES", (*PAGES, Page("splits.html", "Splits", context)))
     render_report(study, None, tmp_path / "report")
     text = Written(tmp_path / "report" / "splits.html").text
