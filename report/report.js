@@ -572,7 +572,7 @@
         shape(pen, status, ...point(item, index, width, height), rows.length > MANY ? 2 : 3.2);
       }
     };
-    const seen = new Set();
+    const seen = new Set();  // those in view
     let flags = new Uint8Array(rows.length);
     const colours = () => {
       const style = getComputedStyle(document.documentElement);
@@ -589,10 +589,12 @@
     const watch = new IntersectionObserver(entries => {
       for (const entry of entries) {
         const item = drawn.find(each => each.canvas === entry.target);
-        if (entry.isIntersecting && !seen.has(item)) {
-          seen.add(item);
-          paintStrip(item, colours(), flags);
+        if (!entry.isIntersecting) {
+          seen.delete(item);
+          continue;
         }
+        seen.add(item);
+        paintStrip(item, colours(), flags);
       }
     }, { rootMargin: "200px" });
     const choose = (item, index, x, y) => {

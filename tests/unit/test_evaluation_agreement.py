@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from brainscm.evaluation.agreement import bootstrap_mean, change_agreement
+from brainscm.evaluation.agreement import change_agreement
+from brainscm.evaluation.bootstrap import bootstrap_mean
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from brainscm.config import AtlasOptions, PreprocessOptions, QualityOptions
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.files import bids_uri
 from brainscm.images import Image
+from brainscm.preprocess.figures import mosaic
 from brainscm.preprocess.itk import read_matrix, write_matrix
 from brainscm.preprocess.register import register_brain
-from brainscm.preprocess.scan import preprocess_scan
+from brainscm.preprocess.scan import BACKGROUND_WHITE, preprocess_scan
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.preprocess.tissues import MeasureTissues
 from brainscm.qc.limits import apply_limits
@@ -107,6 +108,7 @@ def test_outputs_have_the_contracts_names_and_no_temporary_file_is_left(done: di
         "to_template": f"{anat}_from-T1w_to-MNI152NLin2009aSym_mode-image_xfm.mat",
         "from_template": f"{anat}_from-MNI152NLin2009aSym_to-T1w_mode-image_xfm.mat",
         "mask_figure": f"figures/{SCAN}_mask.png",
+        "background_figure": f"figures/{SCAN}_background.png",
         "registration_figure": f"figures/{SCAN}_registration.png",
     }
     for name in done["status"]["outputs"].values():
@@ -233,6 +235,23 @@ def test_figures_are_small_and_not_blank(done: dict[str, Any]) -> None:
         pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
         assert pixels.std() > 20
         assert (np.ptp(pixels, axis=2) > 60).mean() > 0.01, "the outline is coloured"
+
+
+def test_ghosts_in_the_air_are_seen_in_the_picture_of_the_background(done: dict[str, Any], tmp_path: Path) -> None:
+    from PIL import Image
+
+    assert (done["folder"] / done["status"]["outputs"]["background_figure"]).stat().st_size <= 150_000
+    head = np.zeros((40, 48, 40))
+    head[12:28, 12:36, 12:28] = 100.0
+    head[2:8] += 4.0  # a ghost with a twenty-fifth of the head's brightness
+    shown = []
+    for white in (1.1, BACKGROUND_WHITE):
+        path = tmp_path / f"{white}.png"
+        mosaic(head, np.ones(3), [], np.ones(head.shape, bool), path, slices=3, white=white)
+        shown.append(np.asarray(Image.open(path).convert("L")).astype(int)[80, :160])  # through the middle of a slice
+    left_of_the_head = slice(32, 46)
+    assert shown[0][left_of_the_head].max() < 40
+    assert shown[1][left_of_the_head].max() > 80
 
 
 def test_a_scan_preprocessed_twice_gives_the_same_bytes(done: dict[str, Any], tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_new_page_is_a_module_and_a_line(study, tmp_path, monkeypatch):
     def context(study, gallery):
         return {"trained_on": len(study.scans.of_split("train"))}
 
-    monkeypatch.setattr(render, "ASSETS", assets)
+    monkeypatch.setattr(render, "TEMPLATES", assets / "templates")
     monkeypatch.setattr(render, "PAGES", (*PAGES, Page("splits.html", "Splits", context)))
     render_report(study, None, tmp_path / "report")
     text = Written(tmp_path / "report" / "splits.html").text
@@ -178,6 +178,18 @@ def test_the_overview_counts_scans_and_lists_those_that_failed_before_those_left
         ("sub-02_ses-1", "left out of scm"),
     ]
     assert context["failures"][0]["reason"] == "the file is cut short; copy it again"
+
+
+def test_paths_begin_at_the_data_set(study):
+    bids = study.results / "bids"
+    config = study.config.model_copy(update={"bids_dir": bids})
+    rows = study.scans.rows.assign(**{QC_REASONS: f"{bids}/sub-03/anat/sub-03_T1w.nii.gz: cannot be read"})
+    named = replace(with_rows(study, rows), config=config)
+    shown = "sub-03/anat/sub-03_T1w.nii.gz: cannot be read"
+    assert scan.context(named, None, named.rows["sub-03_ses-1"])["reasons"] == shown
+    assert overview.context(named, None)["failures"][0]["reason"] == shown
+    data = json.loads(cohort.context(named, None)["scans_data"])
+    assert data["rows"][0][3] == shown
 
 
 def test_the_overview_names_so_many_failures_and_counts_the_others(study):

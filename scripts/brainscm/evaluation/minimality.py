@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from brainscm.evaluation.agreement import bootstrap_mean
+from brainscm.evaluation.bootstrap import bootstrap_mean
 from brainscm.evaluation.measurements import Row
 from brainscm.evaluation.repeats import Repeats
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainscm.evaluation.agreement import bootstrap_mean
+from brainscm.evaluation.bootstrap import bootstrap_mean
 from brainscm.evaluation.measurements import Row
 from brainscm.scm.model import Scm
 

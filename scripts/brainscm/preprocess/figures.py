@@ -1,4 +1,4 @@
-"""Two mosaics a scan: the mask on the raw head, and the template's outline on the preprocessed brain."""
+"""Three mosaics a scan: the mask on the raw head, the air around it, the template's outline on the brain."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def mosaic(
     box: np.ndarray,
     path: Path,
     slices: int = 5,
+    white: float = 1.1,
 ) -> None:
     """Write axial, coronal and sagittal rows of slices with outlines.
 
@@ -29,9 +30,11 @@ def mosaic(
         data: (x, y, z), RAS+.
         outlines: masks on the same grid, each with its RGB colour.
         box: bool mask; slices are taken evenly over its extent, and each tile is centred on it.
+        slices: in each of the three directions.
+        white: what is drawn white, as a share of the 99th percentile in the box.
     """
     inside = data[box & (data > 0)]
-    bright = 1.1 * np.percentile(inside, 99) if inside.size else 1.0
+    bright = white * np.percentile(inside, 99) if inside.size else 1.0
     grey = np.clip(data / bright, 0, 1) ** 0.8
     found = ndimage.find_objects(box.astype(np.uint8))
     extent = found[0] if found else tuple(slice(0, n) for n in data.shape)

@@ -30,6 +30,7 @@ from brainscm.qc import measures
 from brainscm.qc.status import ScanStatus, software_versions, status_path
 from brainscm.resampling import gaussian_for_voxels, sample
 
+BACKGROUND_WHITE = 0.12  # of the bright intensities: ghosts in the air have a few hundredths of them
 MASK_COLOUR = (255, 92, 66)
 TEMPLATE_COLOUR = (72, 202, 228)
 OTHER_COLOUR = (255, 209, 72)  # of an outline that was not taken
@@ -122,7 +123,7 @@ def preprocess_scan(
 def _remove_earlier_outputs(status: ScanStatus) -> None:
     """A scan that fails now must not keep the images of a run that did not, nor its alignment."""
     paths = [*(status.preproc_dir / scan_folder(status.scan)).glob(f"{status.scan}_*")]
-    paths += [_figure(status, kind) for kind in ("mask", "registration")]
+    paths += [_figure(status, kind) for kind in ("mask", "background", "registration")]
     paths += [status_path(status.preproc_dir, stage, status.scan) for stage in ("status", "alignment")]
     for path in paths:
         path.unlink(missing_ok=True)
@@ -157,6 +158,7 @@ def _preprocess(
         atlas = Atlas.load(options.atlas, template) if options.atlas else None
     with status.step("figures"):  # a first picture, for the report, should a later step fail
         _draw(status, "mask", head, [], foreground(head.data))
+        _draw(status, "background", head, [], np.ones(head.data.shape, bool), slices=3, white=BACKGROUND_WHITE)
     if given is None:
         brain = find_brain(status, head, template, atlas, options.skull_strip, seed)
     else:
@@ -234,9 +236,11 @@ def _draw(
     volume: Image,
     outlines: list[tuple[np.ndarray, tuple[int, int, int]]],
     box: np.ndarray,
+    slices: int = 5,
+    white: float = 1.1,
 ) -> None:
     path = _figure(status, kind)
-    figures.mosaic(volume.data, volume.voxel_mm, outlines, box, path)
+    figures.mosaic(volume.data, volume.voxel_mm, outlines, box, path, slices, white)
     status.add(f"{kind}_figure", path)
 
 

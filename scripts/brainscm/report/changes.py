@@ -77,7 +77,7 @@ def read_changes(metrics: pd.DataFrame, scans: pd.DataFrame, decodes: Mapping[st
         scan, query, region = (str(row[key]) for key in ("scan", "query", "region"))
         if row["method"] == "latent_glm" and row["decode"] == decodes[query]:
             column = MEASURED[row["metric"]]
-        elif row["method"] in BESIDE:
+        elif row["method"] in BESIDE and row["metric"] == "region_change_ml":
             column = BESIDE[row["method"]]
         else:
             continue

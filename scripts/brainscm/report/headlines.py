@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from brainscm.evaluation.agreement import bootstrap_mean
+from brainscm.evaluation.bootstrap import bootstrap_mean
 from brainscm.regions import region_label
 from brainscm.report import words
 from brainscm.report.changes import mean_changes
@@ -249,7 +249,7 @@ def wrong_ways(study: Study, only: str | None = None) -> list[str]:
 
 def millilitres(value: float) -> str:
     """A change in ml with its sign."""
-    return words.signed(f"{value:+.1f}")
+    return words.signed(f"{value:+.1f}") if math.isfinite(value) else "–"
 
 
 def _least(found: Found, decimals: int) -> str:

@@ -84,6 +84,7 @@ def _rows(study: Study, keys: list[str]) -> list[list[Any]]:
     table["stands_out_by"] = table["scan"].map(
         {scan: study.measure(each.measure).label for scan, each in out.items() if each.measure}
     )
+    table[QC_REASONS] = table[QC_REASONS].map(study.relative, na_action="ignore")
     table = table.reindex(columns=keys)
     return [[plain(value) for value in row] for row in table.itertuples(index=False, name=None)]
 

@@ -104,11 +104,10 @@ def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Co
     asked = [row for row in nodes if row["node"] in query.do]
     set_to = ", ".join(f"{row['node']} {row['factual']} → {row['counterfactual']}" for row in asked)
     caption = f"{item['scan']}: {set_to or 'nothing changes, for the scan is as it is asked to be'}."
-    if largest := [change for change in regions if change.region == "ventricles"]:
-        caption += (
-            f" Ventricles: {millilitres(largest[0].measured_ml)} ml measured, "
-            f"{millilitres(largest[0].expected_ml)} ml expected."
-        )
+    for change in regions:
+        if change.region == "ventricles":
+            told = f"{millilitres(change.measured_ml)} ml measured, {millilitres(change.expected_ml)} ml expected"
+            caption += f" Ventricles: {told}."
     return (
         said
         | drawn

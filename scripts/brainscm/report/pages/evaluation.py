@@ -255,6 +255,8 @@ def _why_they_coincide(study: Study, first: str, second: str) -> str:
             f": with as many components as {words.plural(scans, 'training scan')} can give, PCA loses nothing of what "
             "a linear model of these scans can move"
         )
+    if {first, second} == {"persistence", "voxel_shrunken"}:
+        return ": shrinkage leaves the voxelwise GLM no effect"
     if first == second == "latent_glm":
         return ": where the encoder has no codebook, quantised decoding changes nothing"
     return " on these scans"

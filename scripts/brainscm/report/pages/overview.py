@@ -105,7 +105,7 @@ def _failures(study: Study) -> list[Context]:
         {
             "scan": Markup('<a href="scans/{0}.html">{0}</a>').format(row["scan"]),
             "status": row[QC_STATUS] if row[QC_STATUS] == "fail" else "not run",
-            "reason": plain(row[QC_REASONS]) or "",
+            "reason": study.relative(plain(row[QC_REASONS]) or ""),
         }
         for row in records(failed)
     ]

@@ -24,6 +24,11 @@ QUALITY_PICTURES = {
         "Brain mask",
         "The brain mask on the raw scan. It should follow the brain's surface and leave no part out.",
     ),
+    "background": (
+        "Background",
+        "The whole field of view with dark intensities raised. Motion shows in the air, as ripples and copies of the "
+        "head; where a file has the air at zero, it stays black.",
+    ),
     "registration": (
         "Registration",
         "The scan in template space under the template's outlines. They should follow the brain and the ventricles.",
@@ -119,7 +124,9 @@ def _quality_pictures(study: Study, scan: str) -> list[Context]:
     for kind, (alt, caption) in QUALITY_PICTURES.items():
         path = study.scans.preproc_dir / "figures" / f"{scan}_{kind}.png"
         if path.exists():
-            found.append({"source": pictures.from_file(path), "alt": f"{alt} of {scan}", "caption": caption})
+            found.append(
+                {"kind": kind, "source": pictures.from_file(path), "alt": f"{alt} of {scan}", "caption": caption}
+            )
     return found
 
 
