@@ -15,9 +15,10 @@ from brainscm.config import AtlasOptions, PreprocessOptions, QualityOptions
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.files import bids_uri
 from brainscm.images import Image
+from brainscm.preprocess.head import RawScan
 from brainscm.preprocess.itk import read_matrix, write_matrix
 from brainscm.preprocess.register import register_brain
-from brainscm.preprocess.scan import preprocess_scan
+from brainscm.preprocess.scan import _Brain, preprocess_scan
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.preprocess.tissues import MeasureTissues
 from brainscm.qc.limits import apply_limits
@@ -279,6 +280,24 @@ def test_unexpected_error_fails_the_scan_not_the_job(
     assert "ITK says no" in status["reasons"][0]
     assert "in step bias_field" in status["reasons"][0]
     assert (tmp_path / status["outputs"]["mask_figure"]).is_file(), "a partial picture of the head"
+
+
+def test_a_registration_that_mirrors_the_brain_is_refused(
+    template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left and right are exchanged where the header is wrong, and the brain fits all the same."""
+    head, _ = made_up_head(template)
+    raw = tmp_path / f"{SCAN}_T1w.nii.gz"
+    nib.save(nib.Nifti1Image(head.data.astype(np.int16), head.affine), raw)
+
+    def find_brain(status: Any, raw: RawScan, head: Image, *_: object) -> _Brain:
+        return _Brain(head, np.ones(head.data.shape), head.with_data(head.data - 1), np.eye(4))
+
+    monkeypatch.setattr("brainscm.preprocess.scan._find_brain", find_brain)
+    monkeypatch.setattr("brainscm.preprocess.scan.register_brain", lambda *_: np.diag([-1.0, 1, 1, 1]))
+    status = preprocess_scan(SCAN, raw, tmp_path, EMBEDDED, OPTIONS, seed=1)
+    assert status["status"] == "fail"
+    assert "mirrors the brain" in status["reasons"][0]
 
 
 def test_full_disk_stops_the_job_and_blames_no_scan(
