@@ -23,6 +23,7 @@ from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.stage import run as run_evaluation
+from brainscm.files import scan_folder
 from brainscm.identity import Identity
 from brainscm.latents.encode import encode_scans
 from brainscm.latents.store import LatentStore
@@ -136,7 +137,8 @@ def make_study(folder: Path, participants: int = 24, seed: int = 0, config: dict
                     "sex": sex,
                 }
             )
-            qc.append(_preprocess(folder, scan, age + years, number, rng))
+            outcome = {FAILED: ("fail", "the file is cut short; copy it again"), WARNED: ("warn", "low contrast")}
+            qc.append(preprocess(folder, scan, age + years, number, rng, *outcome.get(participant, ("pass", None))))
     write_table(pd.DataFrame(scans), folder / "cohort" / "scans.tsv")
     excluded = [
         {"scan": "sub-90", "path": None, "excluded_from": "everything", "reason": "no T1w file in the BIDS folder"},
@@ -147,9 +149,14 @@ def make_study(folder: Path, participants: int = 24, seed: int = 0, config: dict
     write_table(pd.DataFrame(notes), folder / "cohort" / "notes.tsv")
     write_table(pd.DataFrame(qc), folder / "preproc" / "qc.tsv")
     _write_truth(folder / "bids", pd.DataFrame(scans))
-    _encode(folder)
-    _fit(folder, options, seed)
+    analyse(folder, options, seed)
     return options
+
+
+def analyse(folder: Path, config: Config, seed: int = 0) -> None:
+    """Encode the scans of a study, fit its causal model and answer its queries."""
+    _encode(folder)
+    _fit(folder, config, seed)
 
 
 def open_study(folder: Path, config: Config) -> EvaluationInputs:
@@ -191,18 +198,26 @@ def _affine(shape: tuple[int, ...]) -> np.ndarray:
     return affine
 
 
-def _preprocess(folder: Path, scan: str, age: float, number: int, rng: np.random.Generator) -> dict[str, Any]:
-    participant, session = scan.split("_")
-    failed, warned = participant == FAILED, participant == WARNED
+def preprocess(
+    folder: Path,
+    scan: str,
+    age: float,
+    number: int,
+    rng: np.random.Generator,
+    status: str = "pass",
+    reasons: str | None = None,
+) -> dict[str, Any]:
+    """Draw what preprocessing would write of a scan; its row of qc.tsv. Of one that fails there is nothing."""
+    failed = status == "fail"
     # A participant's brain is the same at each visit; the noise of each scan is not.
     volume, mask = draw_brain(age, np.random.default_rng(number))
     volume = np.where(mask, volume + 0.01 * rng.standard_normal(SHAPE), 0)
-    anat = Path(participant, session, "anat")
+    anat = scan_folder(scan)
     image, brain_mask = anat / f"{scan}_desc-preproc_T1w.nii.gz", anat / f"{scan}_desc-brain_mask.nii.gz"
     row: dict[str, Any] = {
         "scan": scan,
-        "status": "fail" if failed else "warn" if warned else "pass",
-        "reasons": "the file is cut short; copy it again" if failed else "low contrast" if warned else None,
+        "status": status,
+        "reasons": reasons,
         "mask_dice": None if failed else 0.9 + 0.02 * rng.random(),
         "head_size": None if failed else 1 + 0.001 * rng.random(),  # brains are drawn, and measured, in one size
     }

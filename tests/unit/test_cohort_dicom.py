@@ -27,7 +27,8 @@ SLICES = 20
 def element(group: int, number: int, kind: str, value: bytes) -> bytes:
     """One explicit little-endian data element."""
     value += (b"\0" if kind in ("UI", "OB", "OW") else b" ") * (len(value) % 2)
-    length = struct.pack("<HI", 0, len(value)) if kind in ("OB", "OW") else struct.pack("<H", len(value))
+    long = kind in ("OB", "OW", "SQ")
+    length = struct.pack("<HI", 0, len(value)) if long else struct.pack("<H", len(value))
     return struct.pack("<HH", group, number) + kind.encode() + length + value
 
 
@@ -50,7 +51,6 @@ def write_slice(path: Path, scanned: Scanned, index: int) -> None:
     """A 32 × 32 axial MR image with the tags that a converter needs."""
     study = f"1.2.826.0.1.3680043.2.1143.{scanned.study}"
     uid = f"{study}.{scanned.number}"
-    header = element(0x0002, 0x0010, "UI", b"1.2.840.10008.1.2.1")
     pixels = np.full((32, 32), 100 + index, np.int16)
     if scanned.noise:
         pixels = np.random.default_rng(index).integers(0, 4000, (32, 32)).astype(np.int16)
@@ -84,9 +84,58 @@ def write_slice(path: Path, scanned: Scanned, index: int) -> None:
         element(0x7FE0, 0x0010, "OW", pixels.tobytes()),
     ]
     body += [element(group, number, kind, value.encode()) for group, number, kind, value in scanned.tags]
-    body.sort(key=lambda tag: struct.unpack("<HH", tag[:4]))
+    write_file(path, body)
+
+
+def sequence(group: int, number: int, *items: list[bytes]) -> bytes:
+    """A data element that holds data elements, which is how an enhanced image describes its frames."""
+    packed = [struct.pack("<HHI", 0xFFFE, 0xE000, len(b"".join(item))) + b"".join(item) for item in items]
+    return element(group, number, "SQ", b"".join(packed))
+
+
+def write_enhanced(path: Path, description: str) -> None:
+    """A whole series in one file: an enhanced MR image of 20 frames of 32 × 32."""
+    uid = "1.2.826.0.1.3680043.2.1143.9"
+    shared = [
+        sequence(0x0020, 0x9116, [element(0x0020, 0x0037, "DS", b"1\\0\\0\\0\\1\\0")]),
+        sequence(0x0028, 0x9110, [element(0x0018, 0x0050, "DS", b"2"), element(0x0028, 0x0030, "DS", b"2\\2")]),
+    ]
+    frames = [
+        [
+            sequence(0x0020, 0x9111, [element(0x0020, 0x9157, "UL", struct.pack("<I", index + 1))]),
+            sequence(0x0020, 0x9113, [element(0x0020, 0x0032, "DS", f"-32\\-32\\{2 * index}".encode())]),
+        ]
+        for index in range(SLICES)
+    ]
+    pixels = np.repeat(np.arange(100, 100 + SLICES, dtype=np.int16), 32 * 32)
+    numbers = {0x0002: 1, 0x0010: 32, 0x0011: 32, 0x0100: 16, 0x0101: 16, 0x0102: 15, 0x0103: 1}
+    body = [
+        element(0x0008, 0x0008, "CS", b"ORIGINAL\\PRIMARY\\M\\NONE"),
+        element(0x0008, 0x0016, "UI", b"1.2.840.10008.5.1.4.1.1.4.1"),
+        element(0x0008, 0x0018, "UI", f"{uid}.1.1".encode()),
+        element(0x0008, 0x0060, "CS", b"MR"),
+        element(0x0008, 0x103E, "LO", description.encode()),
+        element(0x0010, 0x0020, "LO", b"somebody"),
+        element(0x0020, 0x000D, "UI", uid.encode()),
+        element(0x0020, 0x000E, "UI", f"{uid}.1".encode()),
+        element(0x0020, 0x0011, "IS", b"1"),
+        element(0x0020, 0x0013, "IS", b"1"),
+        element(0x0028, 0x0004, "CS", b"MONOCHROME2"),
+        element(0x0028, 0x0008, "IS", str(SLICES).encode()),
+        *(element(0x0028, number, "US", struct.pack("<H", value)) for number, value in numbers.items()),
+        sequence(0x5200, 0x9229, shared),
+        sequence(0x5200, 0x9230, *frames),
+        element(0x7FE0, 0x0010, "OW", pixels.tobytes()),
+    ]
+    write_file(path, body)
+
+
+def write_file(path: Path, body: list[bytes]) -> None:
+    """A DICOM file of these data elements, in explicit little-endian order."""
+    header = element(0x0002, 0x0010, "UI", b"1.2.840.10008.1.2.1")
     length = element(0x0002, 0x0000, "UL", struct.pack("<I", len(header)))
     path.parent.mkdir(parents=True, exist_ok=True)
+    body.sort(key=lambda tag: struct.unpack("<HH", tag[:4]))
     path.write_bytes(bytes(128) + b"DICM" + length + header + b"".join(body))
 
 
@@ -236,6 +285,15 @@ def test_a_name_in_twenty_tags_reaches_no_file(tmp_path: Path) -> None:
     sidecar = json.loads((tmp_path / "bids/sub-01/anat/sub-01_T1w.json").read_text())
     assert set(sidecar) <= {*KEPT_FIELDS, "ConversionWarnings"}
     assert sidecar["SliceThickness"] == 2
+
+
+def test_an_enhanced_image_of_many_frames_is_converted(tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "source" / "01" / "IM0", "MPRAGE")
+    convert_dicom(tmp_path / "source", tmp_path / "bids")
+    image = nib.load(tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    assert image.shape == (32, 32, SLICES)
+    np.testing.assert_allclose(image.header.get_zooms(), 2, rtol=1e-5)
+    assert sorted(set(np.asarray(image.dataobj).ravel())) == list(range(100, 100 + SLICES))
 
 
 def test_each_study_of_a_folder_is_a_session(tmp_path: Path) -> None:

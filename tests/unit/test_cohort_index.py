@@ -473,6 +473,21 @@ def test_whatever_the_index_reads_changes_its_fingerprint(tmp_path: Path) -> Non
     assert len(set(seen)) == len(seen)
 
 
+def test_results_inside_the_bids_folder_are_no_scans_and_the_folder_is_only_read(tmp_path: Path) -> None:
+    bids = make_bids(tmp_path, participants_tsv(10), heads(10))
+    before, seen = index(bids), bids_fingerprint(bids)
+    for results in ("derivatives/brainscm", "results", "."):
+        image = bids / results / "preproc" / "sub-01" / "anat" / "sub-01_desc-preproc_T1w.nii.gz"
+        image.parent.mkdir(parents=True)
+        image.touch()
+    files = sorted(bids.rglob("*"))
+    after = index(bids)
+    for one, other in zip(before, after, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    assert bids_fingerprint(bids) == seen
+    assert sorted(bids.rglob("*")) == files
+
+
 def test_another_dicom_folder_changes_the_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "01" / "ses-1").mkdir(parents=True)
     seen = [dicom_fingerprint(tmp_path)]

@@ -1,17 +1,23 @@
-"""Sixty participants, seventeen faults at once: each is named where a user reads it, and the others are right."""
+"""Sixty participants, twenty-four faults at once: each is named where a user reads it, and the others are right."""
 
 import gzip
+import html
 import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
+import made_up_study
 from brainscm.cohort.index import Cohort, index_cohort
-from brainscm.config import CohortOptions
+from brainscm.config import CohortOptions, Config
 from brainscm.errors import ScanError
 from brainscm.preprocess.head import read_scan
+from brainscm.report.render import render_report
+from brainscm.report.study import Study
+from brainscm.tables import read_table, write_table
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
 SEX = "FM"
@@ -65,8 +71,14 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cohort]:
     put(bids, "sub-19_T1w", content=head().to_bytes())
     put(bids, "sub-20_acq-low_T1w")
     row["sub-21"][0] = "forty"
-    lines = ["participant_id\tage\tsex\tsite", *("\t".join([name, *cells]) for name, cells in row.items())]
-    lines.append("sub-60\t35\tM\tA")
+    put(bids, "sub-22_T1w", nib.Nifti1Image(np.stack([head().dataobj] * 2, axis=-1), AFFINE))
+    ball = np.asarray(head().dataobj, np.float32)
+    put(bids, "sub-23_T1w", nib.Nifti1Image(np.where(ball > 0, ball, np.nan), AFFINE))
+    put(bids, "sub-24_T1w", nib.Nifti1Image(ball.astype(np.complex64), AFFINE))
+    comments = {"sub-25": 'came late, "tired', "sub-26": 'said "no"'}
+    lines = ["participant_id\tage\tsex\tsite\tcomment"]
+    lines += ["\t".join([name, *cells, comments.get(name, "")]) for name, cells in row.items()]
+    lines.append("sub-60\t35\tM\tA\t")
     (bids / "participants.tsv").write_text("\n".join(lines) + "\n")
     return bids, index_cohort(bids, CohortOptions(), ("age", "sex", "site"), seed=1)
 
@@ -120,17 +132,64 @@ def test_each_damaged_file_is_refused_or_told_and_every_other_is_read(faults: tu
         volume_ml[name] = round(float((scan.data > 50).sum()) * scan.volume.voxel_ml)
         if scan.notes:
             told[str(name)] = "; ".join(scan.notes)
-    assert set(told) == {"sub-14", "sub-15", "sub-16", "sub-17", "sub-18"}
-    expected = ("damaged", "truncated", "disagree on the size", "left and right", "zip archive")
-    for name, part in zip(sorted(told), expected, strict=True):
+    expected = {
+        "sub-14": "damaged",
+        "sub-15": "truncated",
+        "sub-16": "disagree on the size",
+        "sub-17": "left and right",
+        "sub-18": "zip archive",
+        "sub-22": "must be one 3D volume",
+        "sub-23": "taken for background",
+        "sub-24": "complex numbers",
+    }
+    assert set(told) == set(expected)
+    for name, part in expected.items():
         assert part in told[name]
     assert len(set(volume_ml.values())) == 1  # the scaled sform scales nothing
+
+
+@pytest.mark.slow
+def test_the_report_names_each_fault_and_rests_on_the_others(faults: tuple[Path, Cohort], tmp_path: Path) -> None:
+    """The whole way from these files; brains are drawn instead of registered, for those that could be read."""
+    bids, cohort = faults
+    tables = {"scans": cohort.scans, "excluded": cohort.excluded, "notes": cohort.notes}
+    for name, table in tables.items():
+        write_table(table, tmp_path / "cohort" / f"{name}.tsv")
+    rng = np.random.default_rng(0)
+    rows, told = [], []
+    for number, row in enumerate(cohort.scans.itertuples()):
+        try:
+            reasons = read_scan(Path(str(row.path))).notes
+            status = "warn" if reasons else "pass"
+        except ScanError as refusal:
+            status, reasons = "fail", (str(refusal),)
+        told += reasons
+        age = 50.0 if np.isnan(row.age) else float(row.age)
+        reason = "; ".join(reasons) or None
+        rows.append(made_up_study.preprocess(tmp_path, str(row.scan), age, number, rng, status, reason))
+    write_table(pd.DataFrame(rows), tmp_path / "preproc" / "qc.tsv")
+    config = Config.model_validate({**made_up_study.CONFIG, "bids_dir": bids, "output_dir": tmp_path})
+    made_up_study.analyse(tmp_path, config)
+    made_up_study.write_evaluation(tmp_path, made_up_study.open_study(tmp_path, config))
+    render_report(Study.read(tmp_path, config), None, tmp_path / "report")
+
+    pages = [(tmp_path / "report" / name).read_text() for name in ("index.html", "cohort.html")]
+    text = html.unescape(" ".join(pages)).replace('\\"', '"')
+    assert len(told) == 8
+    for sentence in (*told, *cohort.excluded["reason"], *cohort.notes["note"]):
+        assert sentence in text, sentence
+    fitted = set(read_table(tmp_path / "scm" / "covariates.tsv")["scan"])
+    ours = cohort.scans.set_index("scan")
+    whole = {scan for scan in ours.index if scan not in ("sub-14", "sub-15", "sub-18", "sub-22", "sub-24")}
+    known = {scan for scan in whole if ours.loc[scan, ["age", "sex"]].notna().all()}
+    assert fitted == {scan for scan in known if ours.loc[scan, "split"] == "train"}
 
 
 def test_everybody_else_has_their_own_values(faults: tuple[Path, Cohort]) -> None:
     scans = faults[1].scans.set_index("scan")
     assert scans.loc["sub-03", "sex"] == "F"
     assert scans.loc["sub-06", "age"] == 89
+    assert scans.loc["sub-25", "comment"] == 'came late, "tired'  # it swallows nobody
     well = [f"sub-{i:02d}" for i in (10, 11, 14, *range(16, 20), *range(22, 60))]
     for scan in well:
         i = int(scan.removeprefix("sub-"))

@@ -12,6 +12,7 @@ LONGEST = 120
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FIGURES = re.compile(r"benchmarks/results/\w+\.json")
+TEST = re.compile(r"\b(test_\w+)(?:`|\.py)")
 PAGE_IN_CODE = re.compile(r"\bdocs/[\w/-]+\.md\b")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -53,6 +54,12 @@ def test_no_line_is_too_long(page: Path) -> None:
 @pages
 def test_every_figures_file_that_is_named_exists(page: Path) -> None:
     assert not [name for name in FIGURES.findall(page.read_text()) if not (ROOT / name).is_file()]
+
+
+@pages
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    files = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert not [name for name in TEST.findall(page.read_text()) if name not in files]
 
 
 def test_every_page_of_docs_is_in_its_index() -> None:

@@ -8,6 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from brainscm.errors import ScanError
+from brainscm.images import Image
 from brainscm.preprocess.runs import Session, read_session
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.resampling import sample
@@ -66,6 +67,17 @@ def test_first_readable_run_leads(runs: list[Path]) -> None:
     session = read_session([runs[1], runs[0]], seed=1)
     assert session.sources == [runs[0]]
     np.testing.assert_array_equal(session.scan.data, nib.load(runs[0]).get_fdata(dtype=np.float32))
+
+
+def test_a_run_of_larger_voxels_is_left_out_though_it_comes_first(runs: list[Path], tmp_path: Path) -> None:
+    fine = nib.load(runs[0])
+    coarse = tmp_path / "sub-1_run-0_T1w.nii.gz"
+    thick = fine.affine @ np.diag([1, 1, 1.5, 1])
+    data = sample(Image(fine.get_fdata(dtype=np.float32), fine.affine), thick, fine.shape, order=1)
+    nib.save(nib.Nifti1Image(data, thick), coarse)
+    session = read_session([coarse, runs[0]], seed=1)
+    assert session.sources == [runs[0]]
+    assert session.notes == [f"a run was left out: {coarse} has voxels of up to 6 mm, another run of 4 mm"]
 
 
 def test_session_without_a_readable_run_fails_in_one_sentence(runs: list[Path]) -> None:

@@ -15,6 +15,7 @@ from brainscm.config import AtlasOptions, PreprocessOptions, QualityOptions
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.files import bids_uri
 from brainscm.images import Image
+from brainscm.preprocess.brain import Brain
 from brainscm.preprocess.figures import mosaic
 from brainscm.preprocess.itk import read_matrix, write_matrix
 from brainscm.preprocess.register import register_brain
@@ -298,6 +299,24 @@ def test_unexpected_error_fails_the_scan_not_the_job(
     assert "ITK says no" in status["reasons"][0]
     assert "in step bias_field" in status["reasons"][0]
     assert (tmp_path / status["outputs"]["mask_figure"]).is_file(), "a partial picture of the head"
+
+
+def test_a_registration_that_mirrors_the_brain_is_refused(
+    template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left and right are exchanged where the header is wrong, and the brain fits all the same."""
+    head, _ = made_up_head(template)
+    raw = tmp_path / f"{SCAN}_T1w.nii.gz"
+    nib.save(nib.Nifti1Image(head.data.astype(np.int16), head.affine), raw)
+
+    def find_brain(status: Any, head: Image, *_: object) -> Brain:
+        return Brain(head, np.ones(head.data.shape), head.with_data(head.data - 1), np.eye(4))
+
+    monkeypatch.setattr("brainscm.preprocess.scan.find_brain", find_brain)
+    monkeypatch.setattr("brainscm.preprocess.scan.register_brain", lambda *_: np.diag([-1.0, 1, 1, 1]))
+    status = preprocess_scan(SCAN, raw, tmp_path, EMBEDDED, OPTIONS, seed=1)
+    assert status["status"] == "fail"
+    assert "mirrors the brain" in status["reasons"][0]
 
 
 def test_full_disk_stops_the_job_and_blames_no_scan(

@@ -17,6 +17,7 @@ from brainscm.preprocess.head import RawScan, read_scan, working_head
 from brainscm.preprocess.register import align_run
 from brainscm.resampling import gaussian_for_voxels, sample
 
+COARSER = 1.3  # a run whose largest voxel edge is this much longer than the finest run's would blur the average
 MIN_AGREEMENT = 0.8  # correlation inside the head; two runs of one participant have above 0.95
 GEOMETRY = re.compile(r"missing|interslice|equidistant|evenly|gantry|duplicate|truncat|corrupt|shear", re.IGNORECASE)
 
@@ -40,7 +41,8 @@ class Session:
 def read_session(paths: Sequence[Path], seed: int) -> Session:
     """Read the runs of a session; several are averaged on the grid of the first that can be read.
 
-    A run that cannot be read, or does not look like the others once aligned, is left out and told.
+    A run that cannot be read, has larger voxels than another, or does not look like the others once aligned, is left
+    out and told.
 
     Raises:
         ScanError: no run can be read.
@@ -56,7 +58,14 @@ def read_session(paths: Sequence[Path], seed: int) -> Session:
         of_all = f" (none of its {len(paths)} runs can be read)" if len(paths) > 1 else ""
         raise ScanError(refusals[0] + of_all)
     left_out = [f"a run was left out: {refusal}" for refusal in refusals]
-    first, others = scans[0], scans[1:]
+    edges_mm = [float(scan.volume.voxel_mm.max()) for scan in scans]
+    fine = [scan for scan, edge in zip(scans, edges_mm, strict=True) if edge <= COARSER * min(edges_mm)]
+    left_out += [
+        f"a run was left out: {scan.path} has voxels of up to {edge:g} mm, another run of {min(edges_mm):g} mm"
+        for scan, edge in zip(scans, edges_mm, strict=True)
+        if edge > COARSER * min(edges_mm)
+    ]
+    first, others = fine[0], fine[1:]
     used = [first]
     if not others:
         return _session(first, used, left_out)

@@ -72,7 +72,7 @@ _OF_A_SCAN = {
         "Volume of the brain mask on the scan's own grid; adults have about 1100 to 1900.",
         Limits(
             "outside",
-            "mask volume is {value:.0f} ml: look at the mask",
+            "mask volume is {value:.0f} ml: look at the mask; a child needs a template of its age",
             warn="volume_warn_ml",
             fail="volume_fail_ml",
         ),
