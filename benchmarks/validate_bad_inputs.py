@@ -43,7 +43,10 @@ SHOWN = (
     "slice_jump",
     "contrast",
     "cnr",
-    "start_score",
+    "outline_dice",
+    "outline_fit",
+    "mask_fit",
+    "size_ratio",
 )
 
 

@@ -165,9 +165,9 @@ class QualityOptions(Options):
     The limits are applied when the cohort is collected, so that another limit preprocesses nothing again.
     """
 
-    ncc_warn: float = Field(0.42, ge=0, le=1)
+    ncc_warn: float = Field(0.3, ge=0, le=1)
     """Warn where the correlation with the template, inside both masks, is below this."""
-    ncc_fail: float = Field(0.3, ge=0, le=1)
+    ncc_fail: float = Field(0.2, ge=0, le=1)
     """Fail below this correlation."""
     volume_warn_ml: Annotated[tuple[float, float], unit("ml")] = (950, 2050)
     """Warn where the volume of the intracranial mask is outside these two."""

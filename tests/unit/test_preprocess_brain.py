@@ -13,7 +13,7 @@ from brainscm.errors import ConfigError, ScanError
 from brainscm.images import Image
 from brainscm.preprocess import brain, network
 from brainscm.preprocess.brain import Brain, find_brain
-from brainscm.preprocess.network import brain_probability
+from brainscm.preprocess.network import brain_probability, rough_probability
 from brainscm.preprocess.outline import dice, fit_outline, fitted_share
 from brainscm.preprocess.register import about
 from brainscm.preprocess.skullstrip import signed_distance
@@ -88,14 +88,15 @@ def test_a_tilted_head_is_turned_upright_before_the_network_looks(
 
 
 @pytest.mark.slow
-def test_network_sees_the_brain_the_same_twice_to_the_byte(template: Template) -> None:
+def test_networks_see_the_brain_the_same_twice_to_the_byte(template: Template) -> None:
     head, mask = template.heads[4]
-    first, second = (brain_probability(head) for _ in range(2))
-    assert first.tobytes() == second.tobytes()
-    assert dice(first > 0.5, mask.data > 0.5) > 0.94
+    rough = [rough_probability(head) for _ in range(2)]
+    assert rough[0].tobytes() == rough[1].tobytes()
+    assert dice(rough[0] > 0.5, mask.data > 0.5) > 0.9
+    assert dice(brain_probability(head) > 0.5, mask.data > 0.5) > 0.94
 
 
-def test_network_sees_nothing_in_noise_or_emptiness(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_first_network_sees_nothing_there_is_no_brain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "_run", lambda edge, seen: np.zeros((edge,) * 3, np.float32))
     empty = Image(np.zeros((20, 20, 20), np.float32), GRID)
     assert not brain_probability(empty).any()

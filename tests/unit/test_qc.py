@@ -20,6 +20,7 @@ from brainscm.qc.collect import collect_preprocessing, robust_z
 from brainscm.qc.limits import apply_limits
 from brainscm.qc.measures import (
     MEASURES,
+    fit_metrics,
     given_metrics,
     image_metrics,
     mask_metrics,
@@ -38,6 +39,8 @@ GOOD: dict[str, float | None] = {
     "fov_cut_percent": 0.0,
     "holes_ml": 0.0,
     "slice_jump": 1.4,
+    "outline_dice": 0.97,
+    "mask_fit": 0.95,
 }
 
 
@@ -57,7 +60,10 @@ ALIGNED: dict[str, float | None] = {
         (ALIGNED | {"alignment_similarity": 0.3}, "fail", "after alignment is 0.30"),
         (ALIGNED | {"alignment_folding_percent": 3.0}, "warn", "folds in 3.0 % of the brain"),
         (ALIGNED | {"alignment_folding_percent": 20.0}, "fail", "folds in 20.0 % of the brain"),
-        ({"ncc": 0.38}, "warn", "similarity"),
+        ({"ncc": 0.25}, "warn", "similarity"),
+        ({"outline_dice": 0.8}, "warn", "agree to 0.80 (Dice): look at the mask"),
+        ({"mask_fit": 0.89}, "warn", "agree to 0.89 (Dice) after the linear registration"),
+        ({"mask_fit": 0.7}, "fail", "agree to 0.70 (Dice) after the linear registration"),
         ({"ncc": 0.1}, "fail", "similarity"),
         ({"mask_volume_ml": 900.0}, "warn", "mask volume is 900 ml"),
         ({"mask_volume_ml": 3000.0}, "fail", "mask volume is 3000 ml"),
@@ -99,6 +105,12 @@ def test_mask_metrics_know_volume_and_cut() -> None:
     metrics = mask_metrics(Image(data, np.diag([2.0, 2.0, 2.0, 1.0])))
     assert metrics["mask_volume_ml"] == pytest.approx(96)
     assert metrics["border_cm2"] == pytest.approx(16)
+
+
+def test_fit_of_the_mask_tells_agreement_and_size() -> None:
+    template, mask = np.zeros((2, 10, 10, 10), bool)
+    template[2:7], mask[3:9] = True, True  # 500 and 600 voxels, 400 of them shared
+    assert fit_metrics(mask, template) == pytest.approx({"mask_fit": 800 / 1100, "size_ratio": 1.2})
 
 
 def head_with_air(air: float) -> tuple[Image, np.ndarray]:

@@ -108,7 +108,7 @@ def register_brain(fixed: Image, moving: Image, start: np.ndarray, kind: Transfo
     name = {"rigid": "Rigid[0.1]", "similarity": "Similarity[0.1]", "affine": "Affine[0.1]"}[kind]
     shrink = max(1, round(4 / fixed.voxel_mm[0]))
     smooth = f"{shrink}x{shrink / 2:g}" if shrink > 1 else "1x0"
-    stages = [_stage(name, "MATTES[{f},{m},1,32,Regular,0.5]", "60x60", f"{2 * shrink}x{shrink}", smooth)]
+    stages = [_stage(name, "MATTES[{f},{m},1,32,Regular,0.25]", "60x30", f"{2 * shrink}x{shrink}", smooth)]
     with tempfile.TemporaryDirectory() as folder:
         return read_matrix(_run_ants(fixed, moving, stages, start, Path(folder), seed)[0])
 
