@@ -25,6 +25,7 @@ from brainscm.evaluation.written import WrittenCounterfactuals
 from brainscm.images import write_volume
 from brainscm.regions import COMPARED
 from brainscm.scm.model import Scm
+from made_up_measure import MadeUpMeasure
 
 pytestmark = pytest.mark.slow
 
@@ -250,14 +251,19 @@ def test_an_encoder_that_did_not_make_the_latents_is_refused(folder, config, tmp
         made_up_study.open_study(tmp_path, config)
 
 
-def test_the_truth_of_a_follow_up_is_the_later_scan_in_the_mask_of_the_first(study):
+def test_a_follow_up_is_shown_in_the_mask_of_the_first_scan_and_measured_by_its_measure_in_its_own(study):
+    def sums(volume, mask, head_size):
+        return dict.fromkeys(COMPARED, float(volume[mask].sum()) / head_size)
+
     usable = study.scans.usable
     case = follow_up_cases(usable, "age")[0]
     scan = study.read_scan(case.scan)
-    narrow = replace(scan, mask=scan.mask & (scan.volume > 0.5))
+    mask = scan.mask & (scan.volume > 0.5)
+    narrow = replace(scan, mask=mask, measure=MadeUpMeasure(sums, mask, scan.measure.head_size))
     truth = study.read_truth(case, narrow)
-    np.testing.assert_array_equal(truth.volume, study.scans.volume(case.answer) * narrow.mask)
-    assert truth.regions_ml == {region: usable.loc[case.answer, f"{region}_ml"] for region in COMPARED}
+    later, its_own = study.scans.volume(case.answer), study.scans.mask(case.answer)
+    np.testing.assert_array_equal(truth.volume, later * mask)
+    assert truth.regions_ml == sums(later, its_own, usable.loc[case.answer, "head_size"])
     assert study.read_truth(replace(case, source="unanswered"), scan) is None
 
 
@@ -268,7 +274,7 @@ def test_the_truth_of_a_simulated_case_lies_where_the_scan_was_brought(study):
     change = truth.volume - scan.volume
     older = nib.load(case.answer).get_fdata() - nib.load(study.scans.usable.loc[case.scan, "path"]).get_fdata()
     assert np.corrcoef(change[scan.mask], older[scan.mask])[0, 1] > 0.95
-    assert truth.regions_ml["csf"] > scan.regions_ml(scan.volume, study.measure)["csf"] + 5
+    assert truth.regions_ml["csf"] > scan.regions_ml(scan.volume)["csf"] + 5
 
 
 @pytest.fixture(scope="module")

@@ -208,7 +208,7 @@ def _bring_to_template(
         tissues = segment_tissues(volume / rough_peak, mask, template)
         peak = white_peak(volume[tissues.wm > 0.95])
         volume /= peak
-        shares = Levels.of(volume, tissues, template).shares(volume, mask)
+        shares = Levels.of(volume, tissues, template).shares(volume, mask, template)
         status.volumes_ml |= tissue_volumes(shares, template, status.metrics["head_size"])
         status.metrics |= measures.image_metrics(
             volume, mask, tissues.gm, tissues.wm, template.brain, template.brain_mask

@@ -97,13 +97,16 @@ class Levels:
         gm = min(gm, (1 - MIN_CONTRAST) * wm)
         return cls(csf=min(csf, gm - MIN_CONTRAST * wm), gm=gm, wm=wm)
 
-    def shares(self, volume: Volume, mask: Mask) -> Tissues:
+    def shares(self, volume: Volume, mask: Mask, template: Template) -> Tissues:
         """Share out the voxels inside a mask: the border of two tissues lies half way between their levels.
+
+        The wall of a ventricle is of grey and of white matter, and is taken to be as bright as their mean.
 
         Across a border's narrow `WINDOW` the share rises linearly with brightness, so that the change of a volume is a
         boundary shift integral (Freeborough and Fox 1997, doi 10.1109/42.640753): it follows a border within a voxel.
         """
-        brain = mask * _rise(volume, self.csf, self.gm)
+        wall = np.where(template.ventricles, (self.gm + self.wm) / 2, self.gm)
+        brain = mask * _rise(volume, self.csf, wall)
         wm = mask * _rise(volume, self.gm, self.wm)
         return Tissues(gm=brain - wm, wm=wm, csf=mask - brain)
 
@@ -118,7 +121,7 @@ class TissueMeasure:
     head_size: float
 
     def volumes_ml(self, volume: Volume) -> dict[str, float]:
-        return tissue_volumes(self.levels.shares(volume, self.mask), self.template, self.head_size)
+        return tissue_volumes(self.levels.shares(volume, self.mask, self.template), self.template, self.head_size)
 
     def at(self, mask: Mask, head_size: float) -> TissueMeasure:
         return replace(self, mask=mask, head_size=head_size)
@@ -152,7 +155,7 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> float:
     return float((values * weights).sum(dtype=np.float64) / (weights.sum(dtype=np.float64) + 1e-6))
 
 
-def _rise(volume: np.ndarray, dark: float, bright: float) -> np.ndarray:
+def _rise(volume: np.ndarray, dark: float, bright: float | np.ndarray) -> np.ndarray:
     """0 where a volume is dark, 1 where it is bright, linear within the window around half way."""
     return np.clip(0.5 + (volume - (dark + bright) / 2) / (WINDOW * (bright - dark)), 0, 1).astype(np.float32)
 
