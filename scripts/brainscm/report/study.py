@@ -46,6 +46,7 @@ class Study:
     tests: pd.DataFrame
     implications: pd.DataFrame
     diagnostics: pd.DataFrame
+    places: pd.DataFrame
     regional_effects: pd.DataFrame
     manifest: pd.DataFrame
     summary: dict[str, Any]

@@ -10,12 +10,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
+from brainscm.regions import region_label
 from brainscm.report import pictures, words
 from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.pages.counterfactuals import answer
 from brainscm.report.study import Study
 from brainscm.scans import QC_REASONS, QC_STATUS
+from brainscm.scm.places import LATENT
 
 QUALITY_PICTURES = {
     "mask": (
@@ -27,6 +29,12 @@ QUALITY_PICTURES = {
         "The scan in template space under the template's outlines. They should follow the brain and the ventricles.",
     ),
 }
+
+
+BAR = Markup(
+    '<span class="rank" role="img" aria-label="percentile {0:.0f}"><i style="left: calc({0:.0f}% - 1px)"></i></span>'
+    "{0:.0f}"
+)
 
 
 def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Context:
@@ -42,6 +50,7 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
         "why_no_pictures": "preprocessing stopped before it could draw any.",
         "template": None,
         "measures": [_standing(study, row, c) for c in (*study.measures, *study.fidelity) if pd.notna(row[c])],
+        "places": [_place(item) for item in study.places[study.places["scan"] == scan].to_dict("records")],
         "reconstruction": None,
         "why_no_reconstruction": "None: the scan did not reach the autoencoder.",
         "counterfactuals": [answer(study, gallery, item) for item in asked.to_dict("records")],
@@ -87,18 +96,28 @@ def _quality_pictures(study: Study, scan: str) -> list[Context]:
 def _standing(study: Study, row: Mapping[str, Any], column: str) -> Context:
     measure = study.measure(column)
     percentile, z = study.standing(row, column)
-    bar = Markup(
-        '<span class="rank" role="img" aria-label="percentile {0:.0f}"><i style="left: calc({0:.0f}% - 1px)"></i>'
-        "</span>{0:.0f}"
-    )
     value = f"{words.number(plain(row[column]), 4)} {measure.unit}".strip()
     distance = words.signed(f"{round(z, 1) + 0.0:+.1f}") if math.isfinite(z) else "–"
     odd = math.isfinite(z) and abs(z) > 3
     return {
         "label": measure.label,
         "value": value,
-        "percentile": bar.format(percentile) if math.isfinite(percentile) else "–",
+        "percentile": BAR.format(percentile) if math.isfinite(percentile) else "–",
         "z": Markup('<strong class="status warn">{}</strong>').format(distance) if odd else distance,
         "meaning": measure.meaning
         + ("" if measure.better == "neither" else f" {measure.better.capitalize()} is better."),
+    }
+
+
+def _place(item: Mapping[str, Any]) -> Context:
+    """One row of `scm/participants.tsv`."""
+    is_latent = item["measure"] == LATENT
+    low, high = item["centile_low"], item["centile_high"]
+    return {
+        "label": "All that the graph leaves unexplained" if is_latent else region_label(item["measure"]),
+        "value": "–" if is_latent else f"{words.number(item['value'], 4)} ml",
+        "expected": "–" if is_latent else f"{words.number(item['expected'], 4)} ml",
+        "z": words.signed(f"{item['z']:+.1f}"),
+        "centile": BAR.format(item["centile"]),
+        "interval": "–" if pd.isna(low) else f"{low:.0f} to {high:.0f}",
     }
