@@ -15,6 +15,7 @@ rule fit_scm:
         tests=f"{RESULTS}/scm/tests.tsv",
         implications=f"{RESULTS}/scm/implications.tsv",
         diagnostics=f"{RESULTS}/scm/diagnostics.tsv",
+        participants=f"{RESULTS}/scm/participants.tsv",
         regional_effects=f"{RESULTS}/scm/regional_effects.tsv",
         effects=directory(f"{RESULTS}/scm/effects"),
     log:

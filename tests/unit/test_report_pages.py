@@ -309,6 +309,7 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
         nodes=study.nodes.head(0),
         tests=study.tests.head(0),
         implications=study.implications.head(0),
+        places=study.places.head(0),
         diagnostics=study.diagnostics.head(0),
         regional_effects=study.regional_effects.head(0),
         manifest=study.manifest.head(0),
@@ -341,6 +342,17 @@ def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
     assert len(told["implications"]["rows"]) == 3
     kept = causal_model.context(replace(study, implications=table.iloc[1:2]), None)["graph_findings"]
     assert kept[0].startswith("The data contradict none of the 1 claim that could be tested. That is no proof")
+
+
+def test_a_scans_page_says_its_place_among_participants_like_it(study):
+    scan_id = study.places["scan"].iloc[0]
+    row = next(row for row in study.cohort.to_dict("records") if row["scan"] == scan_id)
+    shown = scan.context(study, None, row)["places"]
+    gm = study.places.set_index(["scan", "measure"]).loc[(scan_id, "gm")]
+    found = next(place for place in shown if place["label"] == "grey matter")
+    assert found["interval"] == f"{gm['centile_low']:.0f} to {gm['centile_high']:.0f}"
+    assert f"percentile {gm['centile']:.0f}" in found["centile"]
+    assert any(place["label"] == "All that the graph leaves unexplained" for place in shown)
 
 
 def test_differing_residual_variances_stand_beside_the_p_values(study):

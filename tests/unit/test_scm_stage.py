@@ -131,6 +131,9 @@ def test_model_tests_diagnostics_regions_and_maps_are_written(
     assert (tests["min_p_fwe"] == 1 / 21).any()
     checks = set(read_table(tmp_path / "diagnostics.tsv")["check"])
     assert {"training_scans", "held_out_r2", "vif", "residual_variance_p"} <= checks
+    placed = read_table(tmp_path / "participants.tsv")
+    assert set(placed["measure"]) == {"latent", "gm", "ventricles"}
+    assert set(placed["split"]) == {"train", "validation"}
     implied = read_table(tmp_path / "implications.tsv")
     assert list(implied.columns) == IMPLIED
     regions = read_table(tmp_path / "regional_effects.tsv").set_index(["source", "effect", "region"])

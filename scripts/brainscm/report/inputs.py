@@ -14,6 +14,7 @@ TABLES = {
     "tests": "scm/tests.tsv",
     "implications": "scm/implications.tsv",
     "diagnostics": "scm/diagnostics.tsv",
+    "places": "scm/participants.tsv",
     "regional_effects": "scm/regional_effects.tsv",
     "manifest": "counterfactuals/manifest.tsv",
     "summary": "evaluation/summary.json",

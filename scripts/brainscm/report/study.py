@@ -58,6 +58,7 @@ class Study:
     tests: pd.DataFrame
     implications: pd.DataFrame
     diagnostics: pd.DataFrame
+    places: pd.DataFrame
     regional_effects: pd.DataFrame
     manifest: pd.DataFrame
     summary: dict[str, Any]

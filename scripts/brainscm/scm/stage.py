@@ -21,6 +21,7 @@ from brainscm.scm.effects import write_effect_maps
 from brainscm.scm.implications import implications, in_words
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm
+from brainscm.scm.places import places
 from brainscm.scm.regional_effects import measured_effects
 from brainscm.tables import write_table
 
@@ -48,7 +49,7 @@ def run(
         measure: regional volumes, of decoded brains inside the template's `brain_mask`.
         seed: of the workflow.
         folder: receives the model (see `Scm.save`), `tests.tsv`, `implications.tsv`, `diagnostics.tsv`,
-            `regional_effects.tsv` and the maps in `effects/`.
+            `participants.tsv`, `regional_effects.tsv` and the maps in `effects/`.
         device: where the image node is fitted and tested.
 
     Raises:
@@ -71,7 +72,9 @@ def run(
     further = [residual_variances(scm, sample, device), held_out(scm, table, store.latents, device)]
     write_table(pd.concat([diagnosed, *further]), folder / "diagnostics.tsv")
 
-    measured = measured_effects(scm, table, [region.name for region in REGIONS])
+    regions = [region.name for region in REGIONS]
+    write_table(places(scm, table, store.latents, regions, device), folder / "participants.tsv")
+    measured = measured_effects(scm, table, regions)
     decoded = write_effect_maps(scm, encoder, scans.grid, measure, brain_mask, folder / "effects")
     write_table(pd.concat([measured, decoded]), folder / "regional_effects.tsv")
     return scm

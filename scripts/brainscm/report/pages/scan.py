@@ -11,12 +11,14 @@ from markupsafe import Markup
 
 from brainscm.errors import ScanError
 from brainscm.qc.limits import apply_limits
+from brainscm.regions import region_label
 from brainscm.report import pictures, words
 from brainscm.report.cells import Context, embedded, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.pages.counterfactuals import answers_of
 from brainscm.report.study import Study, spaced
 from brainscm.scans import QC_REASONS, QC_STATUS
+from brainscm.scm.places import LATENT
 
 ANSWERS = 12  # questions that are shown
 QUALITY_PICTURES = {
@@ -41,6 +43,13 @@ ARTEFACTS = (
 )  # fmt: skip
 
 
+# A percentile, and which way is better: a class of its bar.
+BAR = Markup(
+    '<span class="rank {1}" role="img" aria-label="percentile {0:.0f}"><i style="left: calc({0:.0f}% - 1px)"></i>'
+    "</span>{0:.0f}"
+)
+
+
 def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Context:
     """Variables of the page of one row of `study.cohort`."""
     scan = row["scan"]
@@ -57,6 +66,7 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
         "template": None,
         "viewer": None,
         "measures": _measures(study, row),
+        "places": [_place(item) for item in study.places[study.places["scan"] == scan].to_dict("records")],
         "reconstruction": None,
         "why_no_reconstruction": "None: the scan did not reach the autoencoder.",
         "counterfactuals": answers,
@@ -142,10 +152,6 @@ def _measures(study: Study, row: Mapping[str, Any]) -> list[Context]:
 def _standing(study: Study, row: Mapping[str, Any], column: str, outcome: str, broken: list[str]) -> Context:
     measure = study.measure(column)
     percentile, z = study.standing(row, column)
-    bar = Markup(
-        '<span class="rank {1}" role="img" aria-label="percentile {0:.0f}"><i style="left: calc({0:.0f}% - 1px)"></i>'
-        "</span>{0:.0f}"
-    )
     value = f"{words.number(plain(row[column]), 4)} {measure.unit}".strip()
     distance = words.signed(f"{round(z, 1) + 0.0:+.1f}") if math.isfinite(z) else "–"
     odd = math.isfinite(z) and abs(z) > 3
@@ -153,9 +159,23 @@ def _standing(study: Study, row: Mapping[str, Any], column: str, outcome: str, b
         "label": measure.label,
         "value": value,
         "_class": outcome if outcome != "pass" else "",
-        "percentile": bar.format(percentile, measure.better) if math.isfinite(percentile) else "–",
+        "percentile": BAR.format(percentile, measure.better) if math.isfinite(percentile) else "–",
         "z": Markup('<strong class="status warn">{}</strong>').format(distance) if odd else distance,
         "meaning": "".join(f"{reason[0].upper()}{reason[1:]}. " for reason in broken)
         + measure.meaning
         + ("" if measure.better == "neither" else f" {measure.better.capitalize()} is better."),
+    }
+
+
+def _place(item: Mapping[str, Any]) -> Context:
+    """One row of `scm/participants.tsv`."""
+    is_latent = item["measure"] == LATENT
+    low, high = item["centile_low"], item["centile_high"]
+    return {
+        "label": "All that the graph leaves unexplained" if is_latent else region_label(item["measure"]),
+        "value": "–" if is_latent else f"{words.number(item['value'], 4)} ml",
+        "expected": "–" if is_latent else f"{words.number(item['expected'], 4)} ml",
+        "z": words.signed(f"{item['z']:+.1f}"),
+        "centile": BAR.format(item["centile"], "neither"),
+        "interval": "–" if pd.isna(low) else f"{low:.0f} to {high:.0f}",
     }
