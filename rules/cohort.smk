@@ -3,7 +3,7 @@
 
 rule simulate_cohort:
     input:
-        get_label_maps,
+        label_maps=[str(path) for path in LABEL_MAPS],
     output:
         description=f"{WORK}/simulation/bids/dataset_description.json",
     log:

@@ -22,6 +22,8 @@ try:
         check_keys_once(Path(study_file))
     CONFIG = load_config(Path(workflow.basedir), config)
     QUERIES = read_queries(CONFIG.counterfactuals)
+    SIMULATED = not (CONFIG.bids_dir or CONFIG.dicom_dir)
+    LABEL_MAPS = find_label_maps(CONFIG.simulation.anatomies) if SIMULATED and CONFIG.simulation.anatomies else []
 except BrainSCMError as error:
     raise WorkflowError(str(error))
 
@@ -76,15 +78,6 @@ def dicom_content():
 def get_index_tables(wildcards):
     """What the index is made from: the cohort's tables and, if `cohort.exclude` names one, the table of ratings."""
     return [*get_bids_tables(wildcards), *([CONFIG.cohort.ratings] if CONFIG.cohort.ratings else [])]
-
-
-def get_label_maps(wildcards):
-    """The label maps that simulated heads are made from, so that a changed one is seen."""
-    folder = config["simulation"]["anatomies"]
-    try:
-        return [str(path) for path in find_label_maps(Path(folder))] if folder else []
-    except BrainSCMError as error:
-        raise WorkflowError(str(error))
 
 
 def get_true_answers(wildcards):
