@@ -80,7 +80,7 @@ rule counterfactual_plan:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
-        output_dir=RESULTS,
+        output_dir=subpath(input.scans, ancestor=2),
         scm=config["scm"],
         queries=as_parameters(QUERIES),
         source=source_of(CONFIG.counterfactuals),
