@@ -77,7 +77,7 @@ def test_content_decides_whether_a_file_is_compressed(tmp_path: Path) -> None:
     [
         (b"PK\x03\x04 and more", "zip archive; unpack it"),
         (b"<!DOCTYPE html>", "a web page"),
-        (gzip.compress(b"\x00\x00\x00\x01" + bytes(400)), "mri_convert"),
+        (gzip.compress(b"\x00\x00\x00\x01" + bytes(400), mtime=0), "mri_convert"),
         (bytes(128) + b"DICM" + bytes(400), "dicom_dir"),
         (b"/annex/objects/MD5E-s1--a.nii.gz", "datalad get"),
         (b"what is this", "of another kind"),
