@@ -16,8 +16,8 @@ rule preprocess_scan:
         "../envs/ants.yaml"
     threads: 1
     resources:
-        # 0.5 GB at 2 mm, 0.8 at 1 mm, 1.9 at 0.7 mm, where the scan itself is as fine; a minute or two.
-        mem_mb=lambda wildcards, attempt: (1500 if config["preprocess"]["voxel_mm"] >= 1 else 3000) * attempt,
+        # 1.1 GB at 2 mm, of the network that finds the brain; 1.9 at 0.7 mm, where the scan itself is as fine; a minute.
+        mem_mb=lambda wildcards, attempt: (2000 if config["preprocess"]["voxel_mm"] >= 1 else 3000) * attempt,
         runtime=lambda wildcards, attempt: 15 * attempt,
     params:
         runs=get_raw_t1w,

@@ -175,9 +175,9 @@ class QualityOptions(Options):
     """Fail where it is outside these two."""
     outline_dice_warn: float = Field(0.93, ge=0, le=1)
     """Warn where the two outlines of the brain, the network's and that of ANTs, have a Dice below this."""
-    mask_fit_warn: float = Field(0.92, ge=0, le=1)
+    mask_fit_warn: float = Field(0.93, ge=0, le=1)
     """Warn where the Dice of mask and template's mask, after the linear registration, is below this."""
-    mask_fit_fail: float = Field(0.87, ge=0, le=1)
+    mask_fit_fail: float = Field(0.9, ge=0, le=1)
     """Fail below this."""
     border_warn_cm2: Annotated[float, unit("cm²")] = Field(8.0, ge=0)
     """Warn where more of the mask than this lies on the faces of the field of view: the brain is cut off."""

@@ -161,9 +161,11 @@ def radius_mm(surface: Image) -> float:
     return float((3 / (4 * np.pi) * (surface.data > 0).sum() * 64) ** (1 / 3))
 
 
-def test_where_two_outlines_agree_the_surface_lies_midway(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_two_outlines_agree_the_surface_lies_between_them_nearer_to_the_networks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     found, metrics = Outlines(monkeypatch, ball(62), 0.95, ball(60)).find("auto")
-    assert radius_mm(found.surface) == pytest.approx(61, abs=0.3)
+    assert radius_mm(found.surface) == pytest.approx(61.33, abs=0.2)
     assert found.other is None
     assert metrics["outline_dice"] > 0.93
 
@@ -172,7 +174,7 @@ def test_where_they_disagree_ants_starts_again_from_its_own_search(monkeypatch: 
     outlines = Outlines(monkeypatch, ball(60), 0.95, ball(60, 25), ball(61))
     found, metrics = outlines.find("auto")
     assert outlines.asked == ["network", "warp", "search", "warp"]
-    assert radius_mm(found.surface) == pytest.approx(60.5, abs=0.3)
+    assert radius_mm(found.surface) == pytest.approx(60.3, abs=0.3)
     assert metrics["outline_dice"] > 0.93
 
 

@@ -62,7 +62,7 @@ ALIGNED: dict[str, float | None] = {
         (ALIGNED | {"alignment_folding_percent": 20.0}, "fail", "folds in 20.0 % of the brain"),
         ({"ncc": 0.25}, "warn", "similarity"),
         ({"outline_dice": 0.8}, "warn", "agree to 0.80 (Dice): look at the mask"),
-        ({"mask_fit": 0.89}, "warn", "agree to 0.89 (Dice) after the linear registration"),
+        ({"mask_fit": 0.91}, "warn", "agree to 0.91 (Dice) after the linear registration"),
         ({"mask_fit": 0.7}, "fail", "agree to 0.70 (Dice) after the linear registration"),
         ({"ncc": 0.1}, "fail", "similarity"),
         ({"mask_volume_ml": 900.0}, "warn", "mask volume is 900 ml"),
