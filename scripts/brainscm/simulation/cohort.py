@@ -248,34 +248,21 @@ def _write_tables(output_dir: Path, participants: list[_Participant], options: S
         write_table(pd.DataFrame(rows), truth / f"{table}.tsv")
     write_table(pd.DataFrame({"index": list(LABELS), "name": list(LABELS.values())}), truth / "desc-truth_dseg.tsv")
     generated_by = {"Name": "BrainSCM simulator"}
-    tables = ("nodes.tsv", "volumes.tsv", "counterfactuals.tsv")
+    tables = ("nodes.tsv", "volumes.tsv", "counterfactuals.tsv", "refused.tsv")
     write_dataset_description(
         truth, "Truth of the simulated cohort", generated_by=generated_by, readme=README_OF_TRUTH, ignored=tables
     )
     diagnoses = {"CN": "cognitively normal", "MCI": "mild cognitive impairment", "AD": "Alzheimer's disease"}
     of_sessions = {"age": {"Units": "years"}, "diagnosis": {"Levels": diagnoses}}
-    of_participants = {
+    of_participants: dict[str, dict[str, Any]] = {
         "sex": {"Levels": {"F": "female", "M": "male"}},
         "site": {"Description": "scanner", "Levels": {"A": "first scanner", "B": "second scanner"}},
     }
+    if options.anatomies:
+        of_participants["anatomy"] = {"Description": "label map that the head is made from"}
     write_json(output_dir / "participants.json", of_participants | of_sessions)
     write_json(output_dir / "sessions.json", of_sessions)
-    write_json(output_dir / "truth.json", {"seed": seed, "options": options.model_dump(), **causal_model.declaration()})
-    name = "Simulated cohort of raw heads"
-    write_dataset_description(output_dir, name, "raw", generated_by, readme=README, ignored=["truth.json"])
-    write_dataset_description(truth, "Truth of the simulated cohort", generated_by=generated_by)
-    write_json(
-        output_dir / "participants.json",
-        {
-            "sex": {"Levels": {"F": "female", "M": "male"}},
-            "age": {"Units": "years"},
-            "site": {"Description": "scanner", "Levels": {"A": "first scanner", "B": "second scanner"}},
-            "diagnosis": {
-                "Levels": {"CN": "cognitively normal", "MCI": "mild cognitive impairment", "AD": "Alzheimer's disease"}
-            },
-            **({"anatomy": {"Description": "label map that the head is made from"}} if options.anatomies else {}),
-        },
-    )
     declared = options.model_dump(mode="json", exclude_none=True)
     write_json(output_dir / "truth.json", {"seed": seed, "options": declared, **causal_model.declaration()})
-    write_dataset_description(output_dir, "Simulated cohort of raw heads", "raw", generated_by)
+    name = "Simulated cohort of raw heads"
+    write_dataset_description(output_dir, name, "raw", generated_by, readme=README, ignored=["truth.json"])

@@ -57,6 +57,7 @@ NUMBERS: dict[str, tuple[int, ...]] = {
     "marrow": (516,),
     "soft": (507, 511),
 }
+KNOWN = tuple(number for numbers in NUMBERS.values() for number in numbers)
 ORBIT = (506, 508, 530)
 MOST = 1000  # greatest number
 FLUID_REACHES_MM = 25.0  # from the brain
@@ -198,6 +199,8 @@ def _read(path: Path) -> LabelMap:
     if values.min() < 0 or values.max() > MOST:
         raise BrainSCMError(f"{where} has numbers from {values.min():g} to {values.max():g}; they lie in 0 to {MOST}.")
     numbers = values.astype(np.int16)
+    # What is not known in the brain, such as a rare lesion, lies in white matter most likely.
+    numbers[(numbers > 0) & (numbers < EXTRACEREBRAL) & ~np.isin(numbers, KNOWN)] = NUMBERS["wm"][0]
     present = set(np.unique(numbers).tolist())
     for what, wanted in (
         ("lateral ventricles", (4, 43)),
@@ -236,10 +239,10 @@ def _to_template(numbers: NDArray[np.int16], affine: NDArray[np.float64], where:
             f"{where}: its deep structures lie {misplaced:.0f} mm from where a head has them; left and right may be "
             "exchanged in its affine, or the numbers are not FreeSurfer's."
         )
-    found_transform = np.eye(4)
-    found_transform[:3, :3] = scale * rotation
-    found_transform[:3, 3] = wanted.mean(axis=0) - scale * rotation @ found.mean(axis=0)
-    return found_transform
+    similarity = np.eye(4)
+    similarity[:3, :3] = scale * rotation
+    similarity[:3, 3] = wanted.mean(axis=0) - scale * rotation @ found.mean(axis=0)
+    return similarity
 
 
 def _within_box(label_map: LabelMap) -> LabelMap:
@@ -284,8 +287,8 @@ def _divide(label_map: LabelMap) -> NDArray[np.int16]:
     # Opened, so that the canals of nerves and vessels are cut off.
     cavity = np.zeros_like(brain)
     cavity[window] = ndimage.binary_fill_holes(_largest(ndimage.binary_opening(closed) | brain_there))
-    known = (*NUMBERS["wm"], *NUMBERS["gm"], *NUMBERS["ventricles"], *NUMBERS["csf"], *NUMBERS["vessel"])
-    gaps = cavity & ~np.isin(numbers, known)
+    intracranial = ("wm", "gm", "ventricles", "csf", "vessel")
+    gaps = cavity & ~np.isin(numbers, [number for name in intracranial for number in NUMBERS[name]])
     return np.where(cavity, np.where(gaps, NUMBERS["csf"][0], numbers), -numbers).astype(np.int16)
 
 
@@ -344,8 +347,7 @@ def _exterior(head: Divided) -> Volume:
     shares = {name: head.share(outside=numbers) for name, numbers in NUMBERS.items()}
     shares["fluid"] += shares["csf"] + shares["ventricles"]
     shares["cord"] += shares["wm"] + shares["gm"]
-    known = {number for numbers in NUMBERS.values() for number in numbers}
-    soft = shares["soft"] + head.share(outside=set(range(1, MOST + 1)) - known)
+    soft = shares["soft"] + head.share(outside=set(range(EXTRACEREBRAL, MOST + 1)).difference(KNOWN))
     tissue = ndimage.binary_fill_holes(head.mean(dict.fromkeys((*range(-MOST, 0), *range(1, MOST + 1)), 1.0)) > 0.5)
     spacing = HEAD_LATTICE.spacing_mm
     depth = ndimage.distance_transform_edt(tissue) * spacing
