@@ -1,6 +1,6 @@
 """Do tests reject true nulls as often, and intervals hold the truth as often, as they say? On simulated numbers.
 
-python benchmarks/bench_calibration.py [--designs 30 --latents 1000 --trials 200 --shrunk 12]
+python benchmarks/bench_calibration.py [--designs 20 --latents 1000 --trials 200 --shrunk 8]
 
 Each situation is tried on `--designs` cohorts with `--latents` independent latents each. Residuals are normal or skewed
 (exponential). `before` is what the same data give by the rules that were in use until CR2 and degrees of freedom by
@@ -31,10 +31,10 @@ RARE = 3  # participants with the rare level
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--designs", type=int, default=30)
+    parser.add_argument("--designs", type=int, default=20)
     parser.add_argument("--latents", type=int, default=1000)
     parser.add_argument("--trials", type=int, default=200, help="cohorts of a family-wise error rate")
-    parser.add_argument("--shrunk", type=int, default=12, help="cohorts of each strength of a shrunk effect")
+    parser.add_argument("--shrunk", type=int, default=8, help="cohorts of each strength of a shrunk effect")
     parser.add_argument("--output", type=Path, default=RESULTS / "calibration.json")
     arguments = parser.parse_args()
 

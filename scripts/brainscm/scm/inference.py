@@ -57,7 +57,6 @@ class WaldTest:
         statistic: t (signed) for one row of C, else F with `df1` = rows of C.
         p: of it, on `df2` degrees of freedom.
         standard_error: of C·B, for one row of C.
-        partial_r2: share of the variance that the tested columns explain beyond the others, whatever the errors are.
         reason: why there is no statistic at all; "" if there is.
     """
 
@@ -66,7 +65,6 @@ class WaldTest:
     df1: int
     df2: float
     standard_error: Array
-    partial_r2: Array
     reason: str = ""
 
     @property
@@ -99,34 +97,48 @@ def wald_test(image: ImageModel, contrast: Array, robust: RobustErrors | None = 
         contrast: C, (k, p) of full row rank.
         robust: from `robust_errors_of`; None for ordinary errors.
     """
-    turn, length = directions(image.r, contrast)
-    effect = turn.T @ image.r @ image.coefficients.reshape(len(image.columns), -1)  # (k, latents)
+    length, effect = _in_directions(image, contrast)
     k, s2 = len(contrast), image.residual_variance.reshape(-1)
-    varies = s2 > 0
-    explained = np.square(effect).sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        partial_r2 = np.where(varies, explained / (explained + image.degrees_of_freedom * s2), np.nan)
     df2 = float(image.degrees_of_freedom) if robust is None else robust.freedom - k + 1
     reason = "" if robust is None else robust.reason
     if not reason and df2 < 1 - 1e-6:
         reason = f"there are too few participants to test {k} columns together"
-    nothing = np.full(len(s2), np.nan)
     if reason:
-        return WaldTest(nothing, nothing, k, np.nan, nothing, partial_r2, reason)
+        nothing = np.full(len(s2), np.nan)
+        return WaldTest(nothing, nothing, k, np.nan, nothing, reason)
+    varies = s2 > 0
     if k == 1:
         error = np.sqrt(s2 if robust is None else robust.covariance[0, 0])
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(varies, effect[0] / error, np.nan)
-        return WaldTest(t, two_sided_p(t, df2), 1, df2, length[0, 0] * error, partial_r2)
-    f = nothing.copy()
+        return WaldTest(t, two_sided_p(t, df2), 1, df2, length[0, 0] * error)
+    f = np.full(len(s2), np.nan)
     if robust is None:
-        f[varies] = explained[varies] / s2[varies] / k
+        f[varies] = np.square(effect[:, varies]).sum(axis=0) / s2[varies] / k
     else:
         covariance = np.moveaxis(robust.covariance, 2, 0)
         usable = varies & (np.linalg.det(covariance) > 0)
         solved = np.linalg.solve(covariance[usable], effect.T[usable][..., None])[..., 0]
         f[usable] = np.einsum("lk,lk->l", effect.T[usable], solved) * df2 / (robust.freedom * k)
-    return WaldTest(f, scipy.special.fdtrc(k, df2, f), k, df2, nothing, partial_r2)
+    return WaldTest(f, scipy.special.fdtrc(k, df2, f), k, df2, np.full(len(s2), np.nan))
+
+
+def partial_r2(image: ImageModel, contrast: Array) -> Array:
+    """Share of the variance that the tested columns explain beyond the others, flat over the latent.
+
+    It describes the sample, whatever the errors of the tests are; NaN where the latent does not vary.
+    """
+    explained = np.square(_in_directions(image, contrast)[1]).sum(axis=0)
+    left = image.degrees_of_freedom * image.residual_variance.reshape(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(left > 0, explained / (explained + left), np.nan)
+
+
+def _in_directions(image: ImageModel, contrast: Array) -> tuple[Array, Array]:
+    """Lengths S (k, k) and U'R·B (k, latents) of the tested directions, see `directions`."""
+    turn, length = directions(image.r, contrast)
+    # By einsum: on so few rows, numpy's own threads cost more than they save.
+    return length, np.einsum("kp,pl->kl", turn.T @ image.r, image.coefficients.reshape(len(image.columns), -1))
 
 
 def two_sided_p(t: Array, df: float) -> Array:
@@ -225,13 +237,14 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
         if errors == "ordinary" and sample.is_repeated:
             errors = "random intercept"
         test = wald_test(image, c, robust)
-        varies = np.isfinite(test.partial_r2)
+        explained = partial_r2(image, c)
+        varies = np.isfinite(explained)
         if not varies.any():
             continue
         q = test.q[varies]
         d = np.abs(standardised_effect(image, c)[varies]) if effect != "joint" else np.array([np.nan])
-        r2 = test.partial_r2[varies]
-        observed = test.partial_r2 if statistic is None else statistic
+        r2 = explained[varies]
+        observed = explained if statistic is None else statistic
         family_wise = family_wise_p(observed, reached)[varies] if count else np.array([np.nan])
         exchanged = exchange(sample.participants, Basis.of(sample.x, c).tested)[0]
         if flipped:

@@ -11,7 +11,7 @@ import scipy.stats
 
 from brainscm.scm.design import Array
 from brainscm.scm.image import fit_image
-from brainscm.scm.inference import EFFECTS, robust_errors_of, standardised_effect, wald_test
+from brainscm.scm.inference import EFFECTS, partial_r2, robust_errors_of, standardised_effect, wald_test
 from brainscm.scm.model import Scm
 from brainscm.scm.sample import Sample
 from brainscm.scm.sensitivity import robustness_value
@@ -113,7 +113,7 @@ def _glm(scm: Scm, row: Array, drawn_rows: Array, sample: Sample) -> tuple[float
     b = fitted.coefficients[:, 0]
     passed_on = float(np.var(drawn_rows @ b, ddof=1)) if len(drawn_rows) else 0.0
     error = float(np.hypot(test.standard_error[0], np.sqrt(passed_on)))
-    d, robustness = standardised_effect(fitted, c)[0], robustness_value(test.partial_r2)[0]
+    d, robustness = standardised_effect(fitted, c)[0], robustness_value(partial_r2(fitted, c))[0]
     return float(row @ b), error, test.df2, float(d), float(robustness)
 
 
