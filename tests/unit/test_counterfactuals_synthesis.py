@@ -25,6 +25,7 @@ from brainscm.counterfactuals.synthesis import synthesize
 from brainscm.encoding.encoder import Unaligned
 from brainscm.encoding.layout import Layout
 from brainscm.errors import BrainSCMError, ConfigError
+from brainscm.files import sidecar
 from brainscm.identity import Identity
 from brainscm.latents.store import LatentStore
 from brainscm.scans import ScanTable
@@ -375,14 +376,14 @@ def test_the_files_of_a_question_that_is_gone_go_and_nobody_elses(study: Study) 
     study.run(query(scans=["sub-50", "sub-51"]), query(name="younger", do={"age": "-10"}, scans=["sub-50"]))
     own = root / "sub-50" / "anat" / "sub-50_desc-mine_T1w.nii.gz"
     own.write_bytes(b"")
+    sidecar(own).write_text('{"Description": "drawn by hand"}')
+    (root / "sub-50" / "anat" / "sub-50_desc-bare_T1w.nii.gz").write_bytes(b"")
     write_table(pd.DataFrame(), root / "questions" / "gone.tsv")
     manifest = study.run(query(scans=["sub-50"]))
     paths = {path for column in ("path", "difference_path", "uncertainty_path") for path in manifest[column]}
-    assert {path.relative_to(root).as_posix() for path in root.rglob("*.nii.gz")} == {
-        *paths,
-        own.relative_to(root).as_posix(),
-    }
-    assert len(list(root.rglob("sub-*.json"))) == 3
+    left = {path.relative_to(root).as_posix() for path in root.rglob("*.nii.gz")} - paths
+    assert left == {f"sub-50/anat/sub-50_desc-{label}_T1w.nii.gz" for label in ("mine", "bare")}
+    assert len(list(root.rglob("sub-*.json"))) == 4
     assert [path.name for path in (root / "questions").iterdir()] == ["q.tsv"]
 
 

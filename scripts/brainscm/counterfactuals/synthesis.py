@@ -99,7 +99,7 @@ def synthesize(
     rows = [made[plan.query.name, scan] for plan in plans for scan in plan.asked]
     manifest = manifest_table(rows, list(scm.covariates.columns))
     failed = int((manifest["status"] == "fail").sum())
-    logger.info("%d counterfactuals asked for, %d made, %d failed", len(rows), len(rows) - failed, failed)
+    logger.info("%d counterfactuals asked for: %d are there, %d failed", len(rows), len(rows) - failed, failed)
     return manifest
 
 
