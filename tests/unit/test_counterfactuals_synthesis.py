@@ -243,6 +243,14 @@ def test_questions_beyond_the_data_are_flagged(study: Study) -> None:
     assert (manifest.loc["fine", "positivity"] > 0).all()
 
 
+def test_a_change_below_what_a_measured_node_can_be_is_refused(study: Study) -> None:
+    nodes = {"age": {"unit": "years"}, "sex": {"levels": ["F", "M"]}, "csf": {"formula": "age", "family": "gamma"}}
+    declared = ScmOptions.model_validate({"nodes": nodes, "image": {"formula": "age + sex + csf"}})
+    gamma = replace(study, scm=Scm.fit(study.table, study.latents, declared, seed=0))
+    with pytest.raises(ConfigError, match=r"\(older\): csf: '-500' gives sub-48 -4.* a gamma node has values above 0"):
+        gamma.run(query(do={"csf": "-500"}))
+
+
 def test_an_intervention_that_cannot_reach_the_image_is_told(study: Study) -> None:
     declared = ScmOptions.model_validate({"nodes": {"age": {}, "sex": {}}, "image": {"formula": "age"}})
     scm = Scm.fit(study.table, study.latents, declared, seed=0)

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from brainscm.config import QueryOptions
-from brainscm.questions import select_scans
+from brainscm.questions import is_relative, select_scans
 from brainscm.scans import ScanTable
+from brainscm.scm.covariates import check_change
 from brainscm.scm.design import Array
 from brainscm.scm.graph import Graph
 from brainscm.scm.model import NOTHING_STANDS_OUT, Scm
@@ -54,10 +55,17 @@ def plan_for(scm: Scm, scans: ScanTable, query: QueryOptions) -> Plan:
     """Put a query to the scans that it selects, and work it out for those of them that can be used.
 
     Raises:
-        ConfigError: an unknown node, level or scan, or a filter that takes no scan.
+        ConfigError: an unknown node, level or scan, a filter that takes no scan, or a relative change after which a
+            scan has no value that the node's family takes.
     """
     asked = select_scans(scans.rows, query)["scan"]
-    plan = plan_query(scm, scans.usable[scans.usable["scan"].isin(asked)], query)
+    rows = scans.usable[scans.usable["scan"].isin(asked)]
+    for node, value in query.do.items():
+        if is_relative(value) and scm.covariates.levels.get(node, ()) is None:
+            changed = scm.values(rows)[node] + float(value)
+            where = f"config: counterfactuals ({query.name})"
+            check_change(where, scm.options.nodes[node], node, value, changed.set_axis(rows["scan"]))
+    plan = plan_query(scm, rows, query)
     return replace(plan, asked=tuple(asked))
 
 

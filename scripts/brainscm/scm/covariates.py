@@ -166,12 +166,12 @@ def check_values(
     """
     training = table[table["split"] == "train"] if "split" in table else table
     check_table(options, training, [name for name in options.nodes if node_column(name, options, table) in table])
-    queries = list(queries)
+    queries, put_to = list(queries), []
     for query in queries:
         chosen = check_scans(query, source)
         wait = chosen is not None and not set(chosen.columns).isdisjoint(set(measured) - set(table))
-        if (chosen is not None or isinstance(query.scans, list)) and not wait:
-            select_scans(table, query, source)
+        if not wait and ("split" in table or chosen is not None or isinstance(query.scans, list)):
+            put_to.append((query, select_scans(table, query, source)))
     asked = [
         (f"config: scm.contrasts.{name}: {node}", node, value)
         for name, contrast in options.contrasts.items()
@@ -185,8 +185,8 @@ def check_values(
         column = node_column(node, options, table)
         if column in table and table[column].notna().any():
             _typed(where, value, _levels(node, options, table[column]))
-    for query in queries:
-        _check_domain(options, query, table)
+    for query, rows in put_to:
+        _check_domain(f"{source} ({query.name})", options, query, rows)
 
 
 def check_change(where: str, node: NodeOptions, name: str, change: Scalar, changed: pd.Series) -> None:
@@ -206,19 +206,13 @@ def check_change(where: str, node: NodeOptions, name: str, change: Scalar, chang
         )
 
 
-def _check_domain(options: ScmOptions, query: QueryOptions, table: pd.DataFrame) -> None:
+def _check_domain(where: str, options: ScmOptions, query: QueryOptions, asked: pd.DataFrame) -> None:
     """Check that each scan that a query asks keeps a value in every formula, as far as the table tells."""
-    where, graph = f"config: counterfactuals ({query.name})", read_graph(options)
-    asked = table
-    if isinstance(query.scans, list):
-        wanted = {each for name in query.scans for each in (name, f"sub-{name}")}
-        asked = table[table["scan"].isin(wanted) | table["participant"].isin(wanted)]
-    elif query.scans == "test" and "split" in table:
-        asked = table[table["split"] == "test"]
+    graph = read_graph(options)
     if asked.empty:
         return
-    columns = {name: node_column(name, options, table) for name in options.nodes}
-    numeric = [name for name, c in columns.items() if c in table and _levels(name, options, table[c]) is None]
+    columns = {name: node_column(name, options, asked) for name in options.nodes}
+    numeric = [name for name, c in columns.items() if c in asked and _levels(name, options, asked[c]) is None]
     values = pd.DataFrame({name: pd.to_numeric(asked[columns[name]], errors="coerce") for name in numeric}, dtype=float)
     values.index = pd.Index(asked["scan"])
     changed = values.copy()

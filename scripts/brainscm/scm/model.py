@@ -21,7 +21,7 @@ from brainscm.files import whole
 from brainscm.identity import Identity
 from brainscm.parallel import CPU
 from brainscm.questions import is_relative
-from brainscm.scm.covariates import Covariates, check_change
+from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import Graph, read_graph
@@ -207,8 +207,6 @@ class Scm:
                 changed[node] = pd.Categorical([typed] * len(table), categories=factual[node].cat.categories)
             elif is_relative(typed):
                 changed[node] = factual[node] + float(typed)
-                by_scan = pd.Series(changed[node].to_numpy(), index=table["scan"])
-                check_change("config: do", self.options.nodes[node], node, value, by_scan)
             else:
                 changed[node] = float(typed)
         if effect == "total":
