@@ -6,6 +6,7 @@ from functools import lru_cache
 import pandas as pd
 
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
+from brainscm.cohort.selection import ratings_table
 from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
@@ -22,6 +23,7 @@ try:
         check_keys_once(Path(study_file))
     CONFIG = load_config(Path(workflow.basedir), config)
     QUERIES = read_queries(CONFIG.counterfactuals)
+    RATINGS = ratings_table(CONFIG.cohort)
     SIMULATED = not (CONFIG.bids_dir or CONFIG.dicom_dir)
     LABEL_MAPS = find_label_maps(CONFIG.simulation.anatomies) if SIMULATED and CONFIG.simulation.anatomies else []
 except BrainSCMError as error:
@@ -77,7 +79,7 @@ def dicom_content():
 
 def get_index_tables(wildcards):
     """What the index is made from: the cohort's tables and, if `cohort.exclude` names one, the table of ratings."""
-    return [*get_bids_tables(wildcards), *([CONFIG.cohort.ratings] if CONFIG.cohort.ratings else [])]
+    return [*get_bids_tables(wildcards), *([RATINGS] if RATINGS else [])]
 
 
 def get_true_answers(wildcards):

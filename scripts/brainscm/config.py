@@ -108,12 +108,6 @@ class CohortOptions(Options):
     stratify: list[str] = ["age", "sex"]
     """Covariates in which the three parts are made alike: columns of `participants.tsv` or of the sessions tables."""
 
-    @property
-    def ratings(self) -> Path | None:
-        """The table of ratings that `exclude` names, if it does."""
-        is_table = isinstance(self.exclude, str) and self.exclude.endswith(".tsv")
-        return Path(str(self.exclude)).expanduser() if is_table else None
-
 
 class CustomTemplate(Options):
     """A template of your own is a T1w and its brain mask, on one grid."""

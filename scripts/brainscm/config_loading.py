@@ -129,12 +129,6 @@ def _check_folders(config: Config) -> None:
             f"config: derivatives: {config.derivatives.absolute()} is not a folder; set it to the top of a folder of "
             "BIDS derivatives (where its dataset_description.json lies)."
         )
-    ratings = config.cohort.ratings
-    if ratings is not None and not ratings.is_file():
-        raise ConfigError(
-            f"config: cohort.exclude: {ratings.absolute()} is not there; save it with the report's button "
-            "“Save ratings.tsv” (a relative path starts at the folder in which snakemake is called)."
-        )
     for key in ("bids_dir", "dicom_dir", "derivatives", "output_dir", "work_dir"):
         folder = getattr(config, key)
         if folder is not None and re.search(r"[{}]", str(folder.absolute())):

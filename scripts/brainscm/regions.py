@@ -66,6 +66,8 @@ COMPARED = tuple(region.name for region in REGIONS if not region.is_sum)
 MEASURED = frozenset({*(region.name for region in REGIONS), "head_size"})
 
 LABELS = {region.name: region.label for region in REGIONS}
+# What stands for the whole image, where a table has a row a region.
+LATENT = "latent"
 
 
 class RegionMeasure(Protocol):

@@ -57,7 +57,7 @@ def study(metrics: pd.DataFrame, changes: dict | None = None, why_null: dict | N
         summary={"methods": {"latent_glm": {"why_null": why_null or {}}}, "truth": {"source": "simulated"}},
         changes=changes or {},
         coverage={"older": 0.95, "AD": 0.53},
-        config=SimpleNamespace(counterfactuals=QUERIES),
+        queries=QUERIES,
     )
 
 

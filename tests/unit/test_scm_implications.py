@@ -9,8 +9,9 @@ import scipy.stats
 import statsmodels.api as sm
 
 from brainscm.config import ScmOptions
+from brainscm.scm.claims import adjustment_warnings, in_words, missing_arrows
 from brainscm.scm.graph import read_graph
-from brainscm.scm.implications import adjustment_warnings, holm, implications, in_words, missing_arrows
+from brainscm.scm.implications import holm, implications
 from brainscm.scm.model import Scm
 
 

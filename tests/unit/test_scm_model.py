@@ -25,6 +25,7 @@ from brainscm.scm.image import fit_image
 from brainscm.scm.inference import EFFECTS, contrast_row, contrast_tests, wald_test
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.sample import Sample
+from made_up_measure import measured_by
 
 SHAPE = (2, 3, 3, 3)
 SIZE = int(np.prod(SHAPE))
@@ -479,7 +480,8 @@ def test_effect_map_is_the_decoded_contrast_with_its_standard_error(
     declared.image.shrinkage = "none"  # of what is shrunk, the error holds what was taken away, too
     scm = Scm.fit(cohort.table, cohort.latents, declared, seed=7)
     made = effect_map(scm, LinearDecoder(), "disease", "direct")
-    mean_ml, change_ml, error_ml = made.regions(lambda volume, mask, head_size=1.0: {"all": volume.sum()}, SOME)["all"]
+    measure = measured_by(lambda volume, mask, head_size: {"all": float(volume.sum())})
+    mean_ml, change_ml, error_ml = made.regions(measure, SOME)["all"]
     np.testing.assert_allclose([mean_ml, change_ml], [made.before.sum(), made.effect.sum()], rtol=1e-4)
     distances = [each.sum() - made.after.sum() for each in made.drawn]
     np.testing.assert_allclose(error_ml, np.sqrt(np.mean(np.square(distances))), rtol=1e-4)
@@ -498,7 +500,7 @@ def test_effect_map_is_the_decoded_contrast_with_its_standard_error(
 
 def test_effect_maps_are_written_with_direct_ones_where_there_are_mediators(scm: Scm, tmp_path: Path) -> None:
     grid, everywhere = Grid((4, 4, 4), np.diag([2.0, 2, 2, 1])), np.ones((4, 4, 4), dtype=bool)
-    write_effect_maps(scm, LinearDecoder(), grid, lambda volume, mask, head_size=1.0: {}, everywhere, tmp_path)
+    write_effect_maps(scm, LinearDecoder(), grid, measured_by(lambda *_: {}), everywhere, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "ageing_T1w.nii.gz",
         "ageing_desc-directUncertainty_T1w.nii.gz",

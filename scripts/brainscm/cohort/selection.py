@@ -55,6 +55,23 @@ def refuse_files(options: CohortOptions, files: Collection[T1wFile]) -> Callable
     return refuse
 
 
+def ratings_table(options: CohortOptions) -> Path | None:
+    """The table of ratings that `cohort.exclude` names, if it does.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if not isinstance(options.exclude, str) or not options.exclude.endswith(".tsv"):
+        return None
+    path = Path(options.exclude).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            f"config: cohort.exclude: {path.absolute()} is not there; save it with the report's button “Save "
+            "ratings.tsv” (a relative path starts at the folder in which snakemake is called)."
+        )
+    return path
+
+
 def excluded_scans(options: CohortOptions, scans: pd.DataFrame) -> pd.Series:
     """Why `cohort.exclude` leaves a scan out, by the index of `scans` (scan, participant, columns of text); "" if not.
 
@@ -63,8 +80,8 @@ def excluded_scans(options: CohortOptions, scans: pd.DataFrame) -> pd.Series:
     """
     reasons = pd.Series("", index=scans.index, dtype=object)
     wanted = options.exclude
-    if options.ratings is not None:
-        return _rated_out(options.ratings, scans, EVERYTHING)
+    if ratings := ratings_table(options):
+        return _rated_out(ratings, scans, EVERYTHING)
     if isinstance(wanted, list):
         ids = {*scans["scan"], *scans["participant"]}
         for name in wanted:
@@ -92,9 +109,8 @@ def excluded_scans(options: CohortOptions, scans: pd.DataFrame) -> pd.Series:
 
 def excluded_from_scm(options: CohortOptions, scans: pd.DataFrame) -> pd.Series:
     """Why a rating leaves a scan out of the causal model alone, by the index of `scans`; "" if it does not."""
-    if options.ratings is None:
-        return pd.Series("", index=scans.index, dtype=object)
-    return _rated_out(options.ratings, scans, SCM)
+    ratings = ratings_table(options)
+    return _rated_out(ratings, scans, SCM) if ratings else pd.Series("", index=scans.index, dtype=object)
 
 
 def _rated_out(path: Path, scans: pd.DataFrame, stage: str) -> pd.Series:

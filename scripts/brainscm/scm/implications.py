@@ -1,8 +1,7 @@
-"""The declared graph against its data: what each missing arrow implies, tested; and what adjustment asks of it."""
+"""The declared graph against its data: what each missing arrow implies, tested."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -12,16 +11,15 @@ import torch
 
 from brainscm.errors import ConfigError
 from brainscm.parallel import CPU
+from brainscm.scm.claims import ALL, missing_arrows
 from brainscm.scm.design import Array, Design
 from brainscm.scm.families import FAMILIES
 from brainscm.scm.formula import parse_formula
-from brainscm.scm.graph import Graph
 from brainscm.scm.model import Scm
 from brainscm.scm.permutation import Basis, family_wise_p, max_statistics, permuted_maxima, tiles
 from brainscm.scm.sample import Sample
 
 COLUMNS = ["node", "other", "given", "statistic", "value", "df1", "df2", "p", "p_holm", "conflict", "reason"]
-ALL = "all together"
 LEVEL = 0.05
 
 
@@ -70,46 +68,6 @@ def implications(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.Dat
         }
         table = pd.DataFrame([*table.to_dict("records"), whole], columns=COLUMNS)
     return table
-
-
-def missing_arrows(graph: Graph) -> list[tuple[str, str]]:
-    """(node, other): the other comes before the node, and no arrow leads from it to the node."""
-    before: list[str] = []
-    pairs = []
-    for node, formula in graph.formulas.items():
-        if formula is not None:
-            pairs += [(node, other) for other in before if other not in formula.names]
-        before.append(node)
-    return pairs + [("image", other) for other in before if other not in graph.image.names]
-
-
-def adjustment_warnings(graph: Graph, measured: Collection[str]) -> list[str]:
-    """What the image formula conditions on, or leaves out, that the declared graph alone shows to be in question.
-
-    Args:
-        measured: nodes that are regional volumes of the scan itself.
-    """
-    warnings = []
-    for name in graph.image.names:
-        if name in measured and name in graph.exogenous:
-            warnings.append(
-                f"scm.nodes.{name}: it is measured on the scan and has no formula, so that no intervention moves it "
-                "and every effect on the image is what goes beside it; give it a formula of what causes it"
-            )
-        left_out = [parent for parent in graph.parents(name) if parent not in graph.image.names]
-        if left_out:
-            warnings.append(
-                f"scm.image.formula: it holds {name} and leaves out what {name} depends on ({', '.join(left_out)}); if "
-                f"that acts on the image by another way too, the effects of the other causes of {name} are biased"
-            )
-    return warnings
-
-
-def in_words(implication: pd.Series) -> str:
-    """`ventricles should not depend on sex, given age, diagnosis`."""
-    given = implication["given"]
-    condition = f", given {given}" if isinstance(given, str) and given else ""
-    return f"{implication['node']} should not depend on {implication['other']}{condition}"
 
 
 def holm(p: Array) -> Array:

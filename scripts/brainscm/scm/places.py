@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from brainscm.parallel import CPU
+from brainscm.regions import LATENT
 from brainscm.scm.design import Array
 from brainscm.scm.image import LEAST_SQUARES, fit_image
 from brainscm.scm.model import Scm
@@ -30,7 +31,6 @@ COLUMNS = [
     "centile_low",
     "centile_high",
 ]
-LATENT = "latent"
 
 Order = NDArray[np.intp]
 Mask = NDArray[np.bool_]

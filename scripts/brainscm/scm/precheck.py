@@ -7,11 +7,11 @@ import logging
 import pandas as pd
 
 from brainscm.config import ImageOptions, ScmOptions
+from brainscm.scm.claims import adjustment_warnings
 from brainscm.scm.collinearity import collinearity
 from brainscm.scm.covariates import Covariates, node_column
 from brainscm.scm.design import Design
 from brainscm.scm.graph import read_graph
-from brainscm.scm.implications import adjustment_warnings
 from brainscm.visits import add_years_since_baseline
 
 logger = logging.getLogger("brainscm")

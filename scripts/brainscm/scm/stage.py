@@ -16,9 +16,10 @@ from brainscm.latents.store import LatentStore
 from brainscm.parallel import CPU
 from brainscm.regions import REGIONS, MeasureRegions
 from brainscm.scans import ScanTable
+from brainscm.scm.claims import in_words
 from brainscm.scm.diagnostics import diagnose, held_out, residual_variances
 from brainscm.scm.effects import write_effect_maps
-from brainscm.scm.implications import implications, in_words
+from brainscm.scm.implications import implications
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm
 from brainscm.scm.places import places

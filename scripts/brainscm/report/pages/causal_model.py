@@ -14,8 +14,8 @@ from brainscm.report.cells import Context, whole_table
 from brainscm.report.gallery import Gallery
 from brainscm.report.graph import draw_graph
 from brainscm.report.study import Study
+from brainscm.scm.claims import ALL, adjustment_warnings, in_words
 from brainscm.scm.graph import Graph
-from brainscm.scm.implications import ALL, adjustment_warnings, in_words
 
 REGION_NAMES = {name for region in SEGMENTED for name in (region.name, f"{region.name}_ml")}
 

@@ -11,14 +11,13 @@ from markupsafe import Markup
 
 from brainscm.errors import ScanError
 from brainscm.qc.limits import apply_limits
-from brainscm.regions import region_label
+from brainscm.regions import LATENT, region_label
 from brainscm.report import pictures, words
 from brainscm.report.cells import Context, embedded, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.pages.counterfactuals import answers_of
 from brainscm.report.study import Study, spaced
 from brainscm.scans import QC_REASONS, QC_STATUS
-from brainscm.scm.places import LATENT
 
 ANSWERS = 12  # questions that are shown
 QUALITY_PICTURES = {
