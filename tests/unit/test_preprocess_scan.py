@@ -290,7 +290,7 @@ def test_failed_scan_keeps_no_images_of_an_earlier_run(tmp_path: Path) -> None:
 def test_unexpected_error_fails_the_scan_not_the_job(
     done: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explode(*_: object) -> None:
+    def explode(*_: object, **__: object) -> None:
         raise RuntimeError("ITK says no")
 
     monkeypatch.setattr("brainscm.preprocess.brain.bias_field", explode)
