@@ -530,6 +530,8 @@ def test_a_trajectory_is_one_question_with_a_picture_a_member(study, monkeypatch
         ["age 20 years higher", "sex M"]
     ] * 2
     assert len({member["difference"] for item in shown["answers"] for member in item["members"]}) == 4
+    # What weighs on any of the members stands over their picture.
+    assert [badge.name for badge in shown["answers"][0]["badges"]] == ["few near", "extrapolation", "not calibrated"]
     (row,) = overview.context(together, None)["questions"]
     assert row["made"] == 8
     page = scan.context(together, None, together.rows[shown["others"][0]])

@@ -85,7 +85,9 @@ def series(study: Study, gallery: Gallery | None, made: pd.DataFrame) -> Context
     warned = [plain(item["warning"]) for item in items if plain(item["warning"])]
     members = [{"label": label, "difference": each} for label, each in zip(labels, drawn["differences"], strict=True)]
     caption = f"{said['scan']}: {len(items)} of {len(made)} members, evenly spaced."
+    found = {badge for item in items for badge in badges(study, item)}
     told = {"problem": None, "warning": next(iter(warned), None), "nodes": [], "members": members}
+    told["badges"] = [badge for badge in BADGES if badge in found]
     return said | drawn | told | {"caption": caption}
 
 
