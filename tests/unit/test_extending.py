@@ -134,7 +134,7 @@ CHECKS = {
         from made_up_scans import write_scans
         render.PAGES = [page for page in render.PAGES if page.file == "splits.html"]
         scans = write_scans(Path("split_scans"), ["train", "train", "test"])
-        render.render_report(SimpleNamespace(name="Study", scans=scans, rows={}), None, Path("pages"))
+        render.render_report(SimpleNamespace(name="Study", key="study", scans=scans, rows={}), None, Path("pages"))
         page = Path("pages/splits.html").read_text()
         assert "<p>train: 2 scans</p><p>test: 1 scans</p>" in page
         assert '<a href="splits.html" aria-current="page">Splits</a>' in page
