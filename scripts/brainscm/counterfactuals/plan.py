@@ -6,6 +6,7 @@ the ranges of the training scans, and who is near; what runs through mediators i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,17 @@ import pandas as pd
 
 from brainscm.config import QueryOptions, ScmOptions
 from brainscm.counterfactuals.queries import outline, reaches_image
-from brainscm.errors import ConfigError
+from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.questions import is_relative, question_of, select_scans
+from brainscm.scans import ScanTable
 from brainscm.scm.covariates import Covariates, node_column
 from brainscm.scm.graph import read_graph
-from brainscm.scm.model import Scm
+from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.support import support
-from brainscm.tables import evenly_spaced, read_table
+from brainscm.tables import evenly_spaced, read_table, write_table
+from brainscm.visits import add_years_since_baseline
+
+logger = logging.getLogger("brainscm")
 
 VOLUMES = 3  # of each counterfactual: itself, its difference and its uncertainty
 SIZED = 50  # files that are looked at to tell how large one is
@@ -29,6 +34,33 @@ TIMED = 10  # counterfactuals that a job must have made to tell how long one tak
 
 # rows of the cohort's table, and a query → extrapolation, positivity and warning of each row that can be used
 Support = Callable[[pd.DataFrame, QueryOptions], pd.DataFrame]
+
+
+def run(scans: Path, results: Path, options: ScmOptions, queries: Sequence[QueryOptions], source: str) -> None:
+    """Tell the plan in the log, and write it to counterfactuals/plan.tsv; a fitted causal model is used if there is one.
+
+    Args:
+        scans: the cohort's table. source: what holds the questions, for messages.
+
+    Raises:
+        BrainSCMError: some question cannot be answered; the rest is told all the same.
+    """
+    rows = add_years_since_baseline(read_table(scans)).set_index("scan", drop=False).rename_axis(None)
+    support_of = by_table(options, rows)
+    qc = results / "preproc" / "qc.tsv"
+    try:
+        if qc.exists():
+            rows = ScanTable.read(scans, qc).rows
+            support_of = by_model(load_scm(results / "scm", options))
+            logger.info("By the causal model of %s:", results / "scm")
+    except (BrainSCMError, OSError) as error:
+        logger.info("By the tables alone, since there is no causal model yet (%s):", error)
+    planned, problems = plan_questions(rows, queries, support_of, source)
+    for line in told(planned, recorded_cost(results)):
+        logger.info("%s", line)
+    write_table(planned, results / "counterfactuals" / "plan.tsv")
+    if problems:
+        raise BrainSCMError(" ".join(problems))
 
 
 @dataclass(frozen=True)
