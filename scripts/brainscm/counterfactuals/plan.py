@@ -37,7 +37,7 @@ Support = Callable[[pd.DataFrame, QueryOptions], pd.DataFrame]
 
 
 def run(scans: Path, results: Path, options: ScmOptions, queries: Sequence[QueryOptions], source: str) -> None:
-    """Tell the plan in the log, and write it to counterfactuals/plan.tsv; a fitted causal model is used if there is one.
+    """Tell the plan in the log, and write it to counterfactuals/plan.tsv; a fitted causal model is used where it is.
 
     Args:
         scans: the cohort's table. source: what holds the questions, for messages.
