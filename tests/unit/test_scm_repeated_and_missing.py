@@ -30,6 +30,7 @@ from brainscm.scm.regional_effects import measured_effects
 from brainscm.scm.sample import Sample
 from brainscm.tables import write_table
 from brainscm.visits import add_years_since_baseline
+from made_up_measure import measured_by
 
 pytestmark = pytest.mark.slow
 
@@ -266,7 +267,8 @@ def test_regions_of_the_decoded_maps_change_as_the_maps_do(tmp_path: Path) -> No
     scm = Scm.fit(cohort.table, cohort.latents, known_options(ageing={"age": [50, 80]}), seed=7)
     grid = Grid((4, 4, 4), np.diag([2.0, 2, 2, 1]))
 
-    def halves(volume: np.ndarray, mask: np.ndarray, head_size: float = 1.0) -> dict[str, float]:
+    @measured_by
+    def halves(volume: np.ndarray, mask: np.ndarray, head_size: float) -> dict[str, float]:
         assert (mask == brain_mask).all()
         assert head_size == 1
         return {"left": float(volume[:2].sum()), "right": float(volume[2:].sum())}
