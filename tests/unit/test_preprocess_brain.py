@@ -13,7 +13,7 @@ from brainscm.errors import ConfigError, ScanError
 from brainscm.images import Image
 from brainscm.preprocess import brain, network
 from brainscm.preprocess.brain import Brain, find_brain
-from brainscm.preprocess.network import brain_probability, rough_probability
+from brainscm.preprocess.network import FirstLook, brain_probability
 from brainscm.preprocess.outline import dice, fit_outline, fitted_share
 from brainscm.preprocess.register import about
 from brainscm.preprocess.skullstrip import signed_distance
@@ -75,12 +75,12 @@ def test_a_tilted_head_is_turned_upright_before_the_network_looks(
     head = mask.with_data(sample(mask, mask.affine, mask.data.shape, to_mask, order=1))
     shown: list[Image] = []
 
-    def look(upright: Image) -> np.ndarray:
+    def look(upright: Image, first: None = None) -> np.ndarray:
         shown.append(upright)
         return upright.data
 
     monkeypatch.setattr(brain, "brain_probability", look)
-    found = brain._outlined_upright(head, head, mask)
+    found = brain._outlined_upright(head, None, head, mask)
     assert dice(found > 0.5, head.data > 0.5) > 0.96
     assert dice(shown[0].data > 0.5, head.data > 0.5) > 0.99 if pitch == 5 else shown[0].data.shape > head.data.shape
     second_moments = np.cov((np.argwhere(shown[0].data > 0.5) * 4.0).T)
@@ -90,7 +90,7 @@ def test_a_tilted_head_is_turned_upright_before_the_network_looks(
 @pytest.mark.slow
 def test_networks_see_the_brain_the_same_twice_to_the_byte(template: Template) -> None:
     head, mask = template.heads[4]
-    rough = [rough_probability(head) for _ in range(2)]
+    rough = [FirstLook.at(head).on_grid_of(head) for _ in range(2)]
     assert rough[0].tobytes() == rough[1].tobytes()
     assert dice(rough[0] > 0.5, mask.data > 0.5) > 0.9
     assert dice(brain_probability(head) > 0.5, mask.data > 0.5) > 0.94

@@ -16,7 +16,7 @@ from brainscm.foreground import foreground
 from brainscm.images import Image
 from brainscm.preprocess.atlas import Atlas
 from brainscm.preprocess.intensity import bias_field
-from brainscm.preprocess.network import brain_probability, rough_probability
+from brainscm.preprocess.network import FirstLook, brain_probability
 from brainscm.preprocess.outline import dice, fit_outline, fitted_share
 from brainscm.preprocess.register import Heads, Warped, about, centre_of, find_start, register_head, warp_to_head
 from brainscm.preprocess.skullstrip import brain_surface, signed_distance
@@ -120,10 +120,11 @@ def _seen_by_network(status: ScanStatus, head: Image, template: Template) -> Bra
     """The brain as the network outlines it; None where it sees none."""
     mask = template.heads[4][1]
     with status.step("network"):
-        rough = head.with_data(rough_probability(head))
+        first = FirstLook.at(head)
+        rough = head.with_data(first.on_grid_of(head))
         if not _holds_a_brain(rough):
             return None
-        probability = head.with_data(_outlined_upright(head, rough, mask))
+        probability = head.with_data(_outlined_upright(head, first, rough, mask))
         if not _holds_a_brain(probability):
             return None
         near = probability.data > 0.5
@@ -141,18 +142,19 @@ def _holds_a_brain(probability: Image) -> bool:
     return float((probability.data > 0.5).sum()) * probability.voxel_ml >= MIN_BRAIN_ML
 
 
-def _outlined_upright(head: Image, rough: Image, mask: Image) -> np.ndarray:
+def _outlined_upright(head: Image, first: FirstLook | None, rough: Image, mask: Image) -> np.ndarray:
     """Probability (x, y, z) of the brain; a head whose brain is tilted against the template's is turned for it first.
 
     Args:
-        rough: the same, roughly.
+        first: what the first network says of the head as it lies; None to ask it again.
+        rough: the same on the head's grid.
         mask: the template's.
     """
     surface = rough.with_data(signed_distance(rough))
     left, _, right = np.linalg.svd(fit_outline(mask, surface)[:3, :3])
     turn = left @ right
     if np.degrees(Rotation.from_matrix(turn).magnitude()) < TILTED_DEGREES:
-        return brain_probability(head)
+        return brain_probability(head, first)
     centre = centre_of(surface.data > 0, head.affine)
     to_head = about(turn, centre, centre)
     affine = head.affine.copy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,31 @@ WEIGHTS = {  # each network's file in the package, and its SHA-256
 }
 
 
-def brain_probability(head: Image) -> np.ndarray:
+@dataclass(frozen=True)
+class FirstLook:
+    """What the first network says of a whole field of view, which the second starts from.
+
+    Attributes:
+        probability: of the brain, `COARSE` voxels along each edge.
+        low, high: the two quantiles of intensity by which what both networks see is scaled.
+    """
+
+    probability: np.ndarray
+    low: float
+    high: float
+
+    @classmethod
+    def at(cls, head: Image) -> FirstLook:
+        seen = _resize(head.data, np.zeros(3), np.array(head.data.shape), (COARSE,) * 3)
+        low, high = (float(level) for level in np.quantile(seen, (0.005, 0.995)))
+        return cls(_run(COARSE, _normalised(seen, low, high)), low, high)
+
+    def on_grid_of(self, head: Image) -> np.ndarray:
+        """The probability on the head's own grid, (x, y, z): good enough for size, place and tilt."""
+        return _resize(self.probability, np.zeros(3), np.array(self.probability.shape), head.data.shape)
+
+
+def brain_probability(head: Image, first: FirstLook | None = None) -> np.ndarray:
     """Probability (x, y, z) that a voxel belongs to the brain: 0 everywhere where the networks see none.
 
     The first network finds the brain in the whole field of view, the second outlines it in the box around it. One
@@ -35,13 +60,14 @@ def brain_probability(head: Image) -> np.ndarray:
 
     Args:
         head: upright (RAS), and its brain upright too: the networks have seen few that were tilted.
+        first: what the first network says of this head, if it was asked before.
 
     Raises:
         ConfigError: the package deepbet is not there, or its networks are not those that were tested.
     """
     shape = np.array(head.data.shape)
-    seen, low, high = _whole_field(head)
-    found = solid(_run(COARSE, seen) > 0.5)
+    first = first or FirstLook.at(head)
+    found = solid(first.probability > 0.5)
     if not found.any():
         return np.zeros(head.data.shape, np.float32)
     box = ndimage.find_objects(found.astype(np.uint8))[0]
@@ -49,25 +75,12 @@ def brain_probability(head: Image) -> np.ndarray:
     margin = MARGIN * (stop - start)
     start = np.clip(np.round(start - margin), 0, shape).astype(int)
     stop = np.clip(np.round(stop + margin), 0, shape).astype(int)
-    seen = _normalised(_resize(head.data, start, stop, (FINE,) * 3), low, high)
+    seen = _normalised(_resize(head.data, start, stop, (FINE,) * 3), first.low, first.high)
     fine = _run(FINE, seen)
     probability = np.zeros(head.data.shape, np.float32)
     inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     probability[inside] = _resize(fine, np.zeros(3), np.array(fine.shape), tuple(stop - start))
     return probability
-
-
-def rough_probability(head: Image) -> np.ndarray:
-    """What the first network alone says, in a tenth of the time: good enough for size, place and tilt."""
-    rough = _run(COARSE, _whole_field(head)[0])
-    return _resize(rough, np.zeros(3), np.array(rough.shape), head.data.shape)
-
-
-def _whole_field(head: Image) -> tuple[np.ndarray, float, float]:
-    """What the first network sees, and the two quantiles by which both are scaled."""
-    seen = _resize(head.data, np.zeros(3), np.array(head.data.shape), (COARSE,) * 3)
-    low, high = (float(level) for level in np.quantile(seen, (0.005, 0.995)))
-    return _normalised(seen, low, high), low, high
 
 
 def _run(edge: int, seen: np.ndarray) -> np.ndarray:
