@@ -30,10 +30,12 @@ from record import RESULTS, circumstances, write
 from brainscm.config_loading import load_config
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.slopes import counterfactual_changes, regional_slopes
+from brainscm.latents.encoded import EncodedScans
 from brainscm.preprocess.template import load_template
 from brainscm.preprocess.tissues import MeasureTissues
 from brainscm.questions import read_queries
 from brainscm.regions import COMPARED
+from brainscm.scm.model import load_scm
 from brainscm.tables import read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,19 +144,13 @@ class Study:
     def slopes(self) -> pd.DataFrame:
         """Regional change a year across participants and under do(age), of the scans that this study tests."""
         config = load_config(ROOT, self.options)
-        names = {
-            "scans": "cohort/scans.tsv",
-            "qc": "preproc/qc.tsv",
-            "model": "autoencoder/model.pt",
-            "reconstruction": "autoencoder/reconstruction.tsv",
-            "latents": "latents/latents.zarr",
-            "manifest": "counterfactuals/manifest.tsv",
-        }
+        names = ("cohort/scans.tsv", "preproc/qc.tsv", "latents/latents.zarr", "autoencoder/model.pt")
         template = load_template(config.template, config.preprocess.voxel_mm)
         inputs = EvaluationInputs.open(
-            **{name: self.results / path for name, path in names.items()},
-            scm_dir=self.results / "scm",
-            scm_options=config.scm,
+            encoded=EncodedScans.open(*(self.results / name for name in names)),
+            scm=load_scm(self.results / "scm", config.scm),
+            reconstruction=self.results / "autoencoder" / "reconstruction.tsv",
+            manifest=self.results / "counterfactuals" / "manifest.tsv",
             queries=read_queries(config.counterfactuals),
             bids_dir=self.results,
             components=config.autoencoder.components,

@@ -5,21 +5,20 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake):
-    import torch
-
     from brainscm.config import QueryOptions, ScmOptions, read_template
     from brainscm.evaluation.inputs import EvaluationInputs
     from brainscm.evaluation.stage import run
+    from brainscm.latents.encoded import EncodedScans
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import MeasureTissues
+    from brainscm.scm.model import load_scm
 
     source, params = snakemake.input, snakemake.params
-    torch.set_num_threads(snakemake.threads)
-    files = {name: Path(source[name]) for name in ("scans", "qc", "model", "reconstruction", "latents", "manifest")}
     inputs = EvaluationInputs.open(
-        **files,
-        scm_dir=Path(params.scm_dir),
-        scm_options=ScmOptions.model_validate(params.scm),
+        encoded=EncodedScans.open(source.scans, source.qc, source.latents, source.model),
+        scm=load_scm(Path(params.scm_dir), ScmOptions.model_validate(params.scm)),
+        reconstruction=Path(source.reconstruction),
+        manifest=Path(source.manifest),
         queries=[QueryOptions.model_validate(query) for query in params.queries],
         bids_dir=Path(params.bids_dir),
         components=params.components,

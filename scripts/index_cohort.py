@@ -7,12 +7,8 @@ from brainscm.job import job
 with job(snakemake):
     from brainscm.cohort.index import index_cohort
     from brainscm.config import Config
-    from brainscm.qc.measures import MEASURES
-    from brainscm.questions import read_queries, source_of
     from brainscm.regions import measured_names
-    from brainscm.scm.codes import check_codes
-    from brainscm.scm.covariates import check_values
-    from brainscm.scm.precheck import check_designs
+    from brainscm.scm.precheck import check_cohort
     from brainscm.tables import write_table
 
     params, output = snakemake.params, snakemake.output
@@ -23,12 +19,6 @@ with job(snakemake):
     levels = {column: named for column, named in nodes.items() if named}
     measured = measured_names(config.preprocess.atlas)
     cohort = index_cohort(Path(params.bids_dir), config.cohort, list(nodes), config.seed, measured, levels)
-    # An unknown level in a query, or covariates that tell the same thing, are found here, in the first seconds, not
-    # after a night of preprocessing.
-    check_codes(config.scm, cohort.scans)
-    later = {*measured, *(f"{region}_ml" for region in measured), *MEASURES}
-    queries, source = read_queries(config.counterfactuals), source_of(config.counterfactuals)
-    check_values(config.scm, queries, cohort.scans, later, source)
-    check_designs(config.scm, cohort.scans)
+    check_cohort(config, cohort.scans)
     for name in ("scans", "excluded", "notes"):
         write_table(getattr(cohort, name), output[name])

@@ -26,13 +26,13 @@ from brainscm.evaluation.stage import run as run_evaluation
 from brainscm.files import scan_folder
 from brainscm.identity import Identity
 from brainscm.latents.encode import encode_scans
-from brainscm.latents.store import LatentStore
+from brainscm.latents.encoded import EncodedScans
 from brainscm.preprocess.itk import write_matrix
 from brainscm.questions import read_queries
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
 from brainscm.scans import ScanTable
-from brainscm.scm.model import Scm
+from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.stage import run as fit_scm
 from brainscm.tables import write_table
 from brainscm.training.reconstruction import reconstruction_table
@@ -159,16 +159,22 @@ def analyse(folder: Path, config: Config, seed: int = 0) -> None:
     _fit(folder, config, seed)
 
 
+def open_encoded(folder: Path) -> EncodedScans:
+    """The scans of a made-up study with their latents."""
+    return EncodedScans.open(
+        folder / "cohort" / "scans.tsv",
+        folder / "preproc" / "qc.tsv",
+        folder / "latents" / "latents.zarr",
+        folder / "autoencoder" / "model.pt",
+    )
+
+
 def open_study(folder: Path, config: Config) -> EvaluationInputs:
     """What the evaluation reads of a made-up study."""
     return EvaluationInputs.open(
-        scans=folder / "cohort" / "scans.tsv",
-        qc=folder / "preproc" / "qc.tsv",
-        model=folder / "autoencoder" / "model.pt",
+        encoded=open_encoded(folder),
+        scm=load_scm(folder / "scm", config.scm),
         reconstruction=folder / "autoencoder" / "reconstruction.tsv",
-        latents=folder / "latents" / "latents.zarr",
-        scm_dir=folder / "scm",
-        scm_options=config.scm,
         manifest=folder / "counterfactuals" / "manifest.tsv",
         queries=read_queries(config.counterfactuals),
         bids_dir=folder / "bids",
@@ -269,20 +275,14 @@ def _encode(folder: Path) -> None:
 
 
 def _fit(folder: Path, config: Config, seed: int) -> None:
-    store = LatentStore.open(folder / "latents" / "latents.zarr")
-    scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
-    model = load_encoder(folder / "autoencoder" / "model.pt")
-    brain_mask = template().brain_mask
-    scm = fit_scm(scans, store, model, store.identity, config.scm, measure, brain_mask, seed, folder / "scm")
+    scm = fit_scm(open_encoded(folder), config.scm, measure, template().brain_mask, seed, folder / "scm")
     write_counterfactuals(folder / "counterfactuals", folder, scm, config)
 
 
 def write_counterfactuals(out_dir: Path, folder: Path, scm: Scm, config: Config) -> Path:
     """Answer the study's queries by a causal model of its latents; the manifest's path."""
-    scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
-    store = LatentStore.open(folder / "latents" / "latents.zarr")
-    model = load_encoder(folder / "autoencoder" / "model.pt")
-    manifest = synthesize(scm, model, store.identity, scans, store, read_queries(config.counterfactuals), out_dir)
+    encoded = open_encoded(folder)
+    manifest = synthesize(scm, encoded, read_queries(config.counterfactuals), out_dir)
     write_table(manifest, out_dir / "questions" / "all.tsv")
-    collect([out_dir / "questions" / "all.tsv"], list(config.scm.nodes), store.identity, out_dir)
+    collect([out_dir / "questions" / "all.tsv"], list(config.scm.nodes), encoded.store.identity, out_dir)
     return out_dir / "manifest.tsv"

@@ -27,6 +27,7 @@ from brainscm.encoding.layout import Layout
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.files import sidecar
 from brainscm.identity import Identity
+from brainscm.latents.encoded import EncodedScans
 from brainscm.latents.store import LatentStore
 from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
@@ -71,13 +72,11 @@ class Study:
     def latents(self) -> np.ndarray:
         return self.store.latents
 
-    def run(self, *queries: QueryOptions, encoder_identity: Identity = IDENTITY) -> pd.DataFrame:
+    def run(self, *queries: QueryOptions) -> pd.DataFrame:
+        encoded = EncodedScans(self.scans, self.store, Halving())
         manifest = synthesize(
             scm=self.scm,
-            encoder=Halving(),
-            encoder_identity=encoder_identity,
-            scans=self.scans,
-            store=self.store,
+            encoded=encoded.leave_out(self.store.lacking(self.scans.rows["scan"])),
             queries=queries,
             out_dir=self.folder / "counterfactuals",
             origin=self.origin,
@@ -213,13 +212,10 @@ def test_a_query_is_planned_for_the_scans_that_can_be_used_and_keeps_those_that_
     assert len(plan.step) == 2
 
 
-def test_what_is_not_of_one_encoder_is_refused_before_anything_is_written(study: Study) -> None:
-    other = IDENTITY.encoded_by("another")
-    with pytest.raises(BrainSCMError, match=r"latents and the encoder are of two different models; run encode_scans"):
-        study.run(query(), encoder_identity=other)
-    study.store = replace(study.store, identity=other)
+def test_a_causal_model_of_another_encoder_is_refused_before_anything_is_written(study: Study) -> None:
+    study.store = replace(study.store, identity=IDENTITY.encoded_by("another"))
     with pytest.raises(BrainSCMError, match=r"causal model and the latents are of two different models; run fit_scm"):
-        study.run(query(), encoder_identity=other)
+        study.run(query())
     assert not (study.folder / "counterfactuals").exists()
 
 

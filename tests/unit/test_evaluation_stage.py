@@ -16,7 +16,7 @@ from brainscm.config import Config, ImageOptions
 from brainscm.encoding.model import save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.errors import BrainSCMError
-from brainscm.evaluation import evaluator, inputs
+from brainscm.evaluation import evaluator
 from brainscm.evaluation.cases import follow_up_cases, simulated_cases
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.methods import voxel_shrunken
@@ -172,13 +172,6 @@ def test_a_test_split_that_was_fitted_on_is_refused(study):
         evaluate(replace(study, scans=leaked), seed=1)
 
 
-def test_latents_of_another_encoder_are_refused(study, folder, config, monkeypatch):
-    other = study.store.identity.encoded_by("another")
-    monkeypatch.setattr(inputs, "encoder_identity", lambda model: other)
-    with pytest.raises(BrainSCMError, match=r"the latents and .*model.pt are of two different models"):
-        made_up_study.open_study(folder, config)
-
-
 def test_no_encoding_beats_its_own_ceiling(evaluated):
     for method in ("pca", "latent"):
         ceiling = mean(evaluated.metrics, f"{method}_ceiling", "psnr_brain_db")
@@ -238,9 +231,6 @@ def test_usable_are_scans_that_were_preprocessed_are_encoded_and_have_every_cova
     assert "cut short" in reasons[f"{made_up_study.FAILED}_ses-1"]
     assert reasons["sub-02_ses-1"] == "age is missing"
     assert (reasons.drop(reasons[reasons.index.str.startswith((made_up_study.FAILED, "sub-02"))].index) == "").all()
-    without = replace(study.store, scans=["gone", *study.store.scans[1:]])
-    lacking = study.scans.leave_out(without.lacking(study.scans.rows["scan"]))
-    assert "no latent" in lacking.unusable[study.store.scans[0]]
 
 
 def test_an_encoder_that_did_not_make_the_latents_is_refused(folder, config, tmp_path):

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainscm.config import QueryOptions, ScmOptions
+from brainscm.config import Config, QueryOptions, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.questions import query_label
 from brainscm.scm.covariates import Covariates, check_table, check_values
 from brainscm.scm.graph import check_graph, read_graph
-from brainscm.scm.precheck import check_designs
+from brainscm.scm.precheck import check_cohort, check_designs
 
 NODES = {"age": {}, "sex": {"levels": ["F", "M"]}}
 
@@ -235,6 +235,27 @@ def test_every_reason_why_a_row_cannot_be_used_is_told() -> None:
         "sex 'X' is not a training level",
         "age is missing; sex is missing",
     ]
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ({"scm": {"nodes": {"site": {}}, "image": {"formula": "site"}}}, r"'site' holds only 1, 2, 3; if these are codes"),
+        ({"counterfactuals": [{"name": "q", "do": {"sex": "X"}}]}, r"counterfactuals \(q\): sex"),
+        ({"counterfactuals": [{"name": "q", "do": {"age": 80}, "scans": "gmm > 600"}]}, "'gmm'"),
+        ({"scm": {"nodes": {"age": {}, "months": {}}, "image": {"formula": "age + months"}}}, "is already told by"),
+        # Measures and volumes are waited for: preprocessing has yet to find them.
+        ({"counterfactuals": [{"name": "q", "do": {"age": 80}, "scans": "gm_ml > 600"}]}, None),
+        ({"counterfactuals": [{"name": "q", "do": {"age": 80}, "scans": "mask_dice > 0.9"}]}, None),
+    ],
+)
+def test_what_a_study_has_wrong_is_found_once_its_cohort_is_indexed(study: dict[str, Any], words: str | None) -> None:
+    age = [50.0 + 0.5 * i for i in range(40)]
+    table = participants(age=age, months=[12 * each for each in age], sex=["F", "M"] * 20)
+    config = Config.model_validate({"scm": scm().model_dump(), **study})
+    given = table.assign(split="train", site=[1 + i % 3 for i in range(40)])
+    with pytest.raises(ConfigError, match=words) if words else contextlib.nullcontext():
+        check_cohort(config, given)
 
 
 def test_collinear_covariates_are_found_before_anything_is_measured(caplog: pytest.LogCaptureFixture) -> None:

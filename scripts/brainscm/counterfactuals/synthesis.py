@@ -25,16 +25,13 @@ from brainscm.counterfactuals.decoding import STRATEGIES, pass_through
 from brainscm.counterfactuals.manifest import manifest_row, manifest_table
 from brainscm.counterfactuals.prediction import Factual, predict
 from brainscm.counterfactuals.queries import Plan, plan_for
-from brainscm.encoding.encoder import Encoder
 from brainscm.errors import ScanError
 from brainscm.files import bids_uri, sha256, sidecar, write_json
-from brainscm.identity import Identity
 from brainscm.images import Mask, Volume, write_volume
-from brainscm.latents.store import LatentStore
+from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import device_of, side_by_side
 from brainscm.provenance import options_fingerprint
 from brainscm.questions import query_label
-from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
 
 logger = logging.getLogger("brainscm")
@@ -66,10 +63,7 @@ class Counterfactual:
 
 def synthesize(
     scm: Scm,
-    encoder: Encoder,
-    encoder_identity: Identity,
-    scans: ScanTable,
-    store: LatentStore,
+    encoded: EncodedScans,
     queries: Sequence[QueryOptions],
     out_dir: Path,
     origin: Mapping[str, Any] | None = None,
@@ -77,8 +71,8 @@ def synthesize(
     """Answer queries for every scan that each selects, and write volumes and side-cars as BIDS derivatives.
 
     Args:
-        scm: fitted on latents of `encoder`; encoder_identity: what scans that is for.
-        scans: of the cohort; `store`: their latents.
+        scm: fitted on latents of the encoder of `encoded`.
+        encoded: the cohort.
         queries: of a study, or some of them.
         out_dir: receives the derivatives.
         origin: what else makes the volumes what they are, for side-cars: code, model files, options, versions.
@@ -87,15 +81,13 @@ def synthesize(
         The manifest. A scan that cannot be done has a row with status `fail` and the reason; the others go on.
 
     Raises:
-        BrainSCMError: the model, the latents and the encoder are not of one and the same encoder.
+        BrainSCMError: the model was fitted on latents of another encoder.
         ConfigError: a query that no scan could answer (unknown node, level or scan).
     """
-    store.identity.check(encoder_identity, "the latents", "the encoder", "run encode_scans again")
-    scm.check_latents(store.identity)
-    scans = scans.leave_out(store.lacking(scans.rows["scan"])).leave_out(scm.problems(scans.rows))
+    encoded = scm.answerable(encoded)
     # Everything that can fail for a reason of the config fails here, before the first volume.
-    plans = [plan_for(scm, scans, query) for query in queries]
-    made = _answer_all(_Synthesis(scm, encoder, scans, store, plans, out_dir, origin or {}))
+    plans = [plan_for(scm, encoded.scans, query) for query in queries]
+    made = _answer_all(_Synthesis(scm, encoded, plans, out_dir, origin or {}))
     rows = [made[plan.query.name, scan] for plan in plans for scan in plan.asked]
     manifest = manifest_table(rows, list(scm.covariates.columns))
     failed = int((manifest["status"] == "fail").sum())
@@ -108,7 +100,7 @@ def _answer_all(synthesis: _Synthesis) -> ManifestRows:
     asked = sum(len(plan.asked) for plan in synthesis.plans)
     rows: ManifestRows = {}
     start = last_log = time.monotonic()
-    for rows_of_scan in side_by_side(synthesis.answer, synthesis.asked_scans, device_of(synthesis.encoder)):
+    for rows_of_scan in side_by_side(synthesis.answer, synthesis.asked_scans, device_of(synthesis.encoded.encoder)):
         rows |= rows_of_scan
         if time.monotonic() - last_log > LOG_SECONDS:
             last_log = time.monotonic()
@@ -122,9 +114,7 @@ class _Synthesis:
     """What it takes to answer all queries to one scan."""
 
     scm: Scm
-    encoder: Encoder
-    scans: ScanTable
-    store: LatentStore
+    encoded: EncodedScans
     plans: Sequence[Plan]
     out_dir: Path
     origin: Mapping[str, Any]
@@ -141,23 +131,23 @@ class _Synthesis:
     @cached_property
     def asked_scans(self) -> list[str]:
         """The scans of which something is asked, in the cohort's order."""
-        return [scan for scan in self.scans.rows["scan"] if scan in self.plans_of]
+        return [scan for scan in self.encoded.scans.rows["scan"] if scan in self.plans_of]
 
     def answer(self, scan: str) -> ManifestRows:
         """Make and write the counterfactuals of one scan, which is read, and decoded, once for all queries."""
         plans = self.plans_of[scan]
-        row = self.scans.rows.loc[[scan]].iloc[0]
+        scans, row = self.encoded.scans, self.encoded.scans.rows.loc[[scan]].iloc[0]
         try:
-            self.scans.require(scan)
-            files = [sha256(self.scans.path(scan, role)) for role in ("preproc_t1w", "template_mask")]
+            scans.require(scan)
+            files = [sha256(scans.path(scan, role)) for role in ("preproc_t1w", "template_mask")]
             fingerprints = {plan.query.name: self._fingerprint(plan, scan, files) for plan in plans}
             kept = {plan.query.name: self._kept(row, plan.query, fingerprints[plan.query.name]) for plan in plans}
             factual = mask = None
             if not all(kept.values()):
-                volume, mask, latent = self.scans.volume(scan), self.scans.mask(scan), self.store.of(scan)
-                device = device_of(self.encoder)
+                volume, mask, latent = scans.volume(scan), scans.mask(scan), self.encoded.store.of(scan)
+                device = device_of(self.encoded.encoder)
                 volumes, latents = (torch.from_numpy(each).to(device) for each in (volume[None, None], latent[None]))
-                factual = Factual(self.encoder, volumes, latents)
+                factual = Factual(self.encoded.encoder, volumes, latents)
         except (ScanError, OSError) as error:
             logger.warning("%s: no counterfactual: %s", scan, error)
             failed = {"status": "fail", "reason": str(error)}
@@ -177,7 +167,7 @@ class _Synthesis:
         """A hash of all that makes a volume: the scan, its values, the question, and what all volumes share."""
         query = plan.query.model_dump(mode="json", exclude={"scans", "trajectory"})
         values = {key: _plain(value) for key, value in plan.told(scan).items()}
-        made_from = [dict(self.origin), self.store.identity.as_json(), query, values, list(files)]
+        made_from = [dict(self.origin), self.encoded.store.identity.as_json(), query, values, list(files)]
         return options_fingerprint(made_from)
 
     def _paths(self, row: pd.Series, query: QueryOptions) -> dict[str, Path]:
@@ -203,7 +193,7 @@ class _Synthesis:
 
     def _make(self, row: pd.Series, plan: Plan, factual: Factual, mask: Mask, fingerprint: str) -> dict[str, Any]:
         """Make and write the three volumes, each with its side-car; what the manifest tells of them."""
-        query, identity = plan.query, self.store.identity
+        query, identity = plan.query, self.encoded.store.identity
         made = make_counterfactual(self.scm, plan, plan.positions[row["scan"]], factual)
         values, support = (
             {str(column): _plain(table[column].iloc[plan.positions[row["scan"]]]) for column in table}
@@ -240,7 +230,7 @@ class _Synthesis:
             path = self.out_dir / paths[column]
             # First away, then written last: a side-car never speaks of another volume than the one beside it.
             sidecar(path).unlink(missing_ok=True)
-            write_volume(path, np.where(mask, volume, np.float32(0)), self.scans.grid)
+            write_volume(path, np.where(mask, volume, np.float32(0)), self.encoded.scans.grid)
             write_json(sidecar(path), {"Description": description, **told})
         return {
             "pass_through": made.pass_through,

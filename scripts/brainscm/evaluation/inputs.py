@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainscm.config import QueryOptions, ScmOptions
+from brainscm.config import QueryOptions
 from brainscm.encoding.encoder import Encoder
-from brainscm.encoding.model import encoder_identity, load_encoder
 from brainscm.evaluation.cases import Case
 from brainscm.evaluation.scan import Scan
 from brainscm.evaluation.truth import Truth, read_raw, true_volume
 from brainscm.evaluation.written import WrittenCounterfactuals
+from brainscm.latents.encoded import EncodedScans
 from brainscm.latents.store import LatentStore
 from brainscm.preprocess.itk import read_matrix
 from brainscm.regions import COMPARED, MeasureRegions
 from brainscm.scans import ScanTable
-from brainscm.scm.model import Scm, load_scm
+from brainscm.scm.model import Scm
 from brainscm.tables import read_table
 
 
@@ -54,34 +54,28 @@ class EvaluationInputs:
     def open(
         cls,
         *,
-        scans: Path,
-        qc: Path,
-        model: Path,
+        encoded: EncodedScans,
+        scm: Scm,
         reconstruction: Path,
-        latents: Path,
-        scm_dir: Path,
-        scm_options: ScmOptions,
         manifest: Path,
         queries: Sequence[QueryOptions],
         bids_dir: Path,
         components: int,
         measure: MeasureRegions,
     ) -> EvaluationInputs:
-        """Read the files that the stages before have written.
+        """Read the tables that the stages before have written.
 
         Raises:
-            BrainSCMError: one of them cannot be used, or two do not belong together.
+            BrainSCMError: one of them cannot be used, or model, latents and counterfactuals do not belong together.
         """
-        scm, store, table = load_scm(scm_dir, scm_options), LatentStore.open(latents), ScanTable.read(scans, qc)
-        store.identity.check(encoder_identity(model), "the latents", str(model), "run encode_scans again")
-        scm.check_latents(store.identity)
-        table = table.leave_out(store.lacking(table.rows["scan"])).leave_out(scm.problems(table.rows))
+        encoded = scm.answerable(encoded)
+        scans, store = encoded.scans, encoded.store
         return cls(
             scm=scm,
-            encoder=load_encoder(model),
-            scans=table,
+            encoder=encoded.encoder,
+            scans=scans,
             store=store,
-            written=WrittenCounterfactuals.open(manifest, table.grid, store.identity),
+            written=WrittenCounterfactuals.open(manifest, scans.grid, store.identity),
             reconstruction=read_table(reconstruction),
             queries=queries,
             bids_dir=bids_dir,

@@ -19,6 +19,7 @@ from brainscm.encoding.layout import Layout
 from brainscm.errors import BrainSCMError, ConfigError, ScanError
 from brainscm.files import whole
 from brainscm.identity import Identity
+from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import CPU
 from brainscm.questions import is_relative
 from brainscm.scm.covariates import Covariates
@@ -144,14 +145,15 @@ class Scm:
             np.savez(partial, **arrays)  # type: ignore[arg-type]
         self.image.save(folder / "image_model.npz")
 
-    def check_latents(self, identity: Identity) -> None:
-        """Make sure that latents of this identity may be used with the model.
+    def answerable(self, encoded: EncodedScans) -> EncodedScans:
+        """Leave out the scans of which the model cannot be asked anything (see `problems`).
 
         Raises:
-            BrainSCMError: it was fitted on others.
+            BrainSCMError: it was fitted on latents of another encoder.
         """
         if self.identity is not None:
-            self.identity.check(identity, "the causal model", "the latents", "run fit_scm again")
+            self.identity.check(encoded.store.identity, "the causal model", "the latents", "run fit_scm again")
+        return encoded.leave_out(self.problems(encoded.scans.rows))
 
     def values(self, table: pd.DataFrame) -> pd.DataFrame:
         """The nodes' values of a table, one typed column a node, whatever its columns are called.

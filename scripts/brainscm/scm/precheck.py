@@ -6,10 +6,14 @@ import logging
 
 import pandas as pd
 
-from brainscm.config import ImageOptions, ScmOptions
+from brainscm.config import Config, ImageOptions, ScmOptions
+from brainscm.qc.measures import MEASURES
+from brainscm.questions import read_queries, source_of
+from brainscm.regions import measured_names
 from brainscm.scm.claims import adjustment_warnings
+from brainscm.scm.codes import check_codes
 from brainscm.scm.collinearity import collinearity
-from brainscm.scm.covariates import Covariates, node_column
+from brainscm.scm.covariates import Covariates, check_values, node_column
 from brainscm.scm.design import Design
 from brainscm.scm.graph import read_graph
 from brainscm.visits import add_years_since_baseline
@@ -17,6 +21,23 @@ from brainscm.visits import add_years_since_baseline
 logger = logging.getLogger("brainscm")
 
 HEAD_SIZE = "head_size"  # measured on the scan, too, but no part of the brain that it is a picture of
+
+
+def check_cohort(config: Config, scans: pd.DataFrame) -> None:
+    """Find in the first seconds, not after a night of preprocessing, what a study's graph or queries have wrong.
+
+    Args:
+        scans: the index: scan, participant, split, and the users' columns.
+
+    Raises:
+        ConfigError: a node that may be codes, a level or scan that is not there, or a design that cannot be fitted.
+    """
+    check_codes(config.scm, scans)
+    regions = measured_names(config.preprocess.atlas)
+    measured = {*regions, *(f"{region}_ml" for region in regions), *MEASURES}
+    queries, source = read_queries(config.counterfactuals), source_of(config.counterfactuals)
+    check_values(config.scm, queries, scans, measured, source)
+    check_designs(config.scm, scans)
 
 
 def check_designs(options: ScmOptions, scans: pd.DataFrame) -> None:

@@ -6,16 +6,12 @@ import logging
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from brainscm.config import ScmOptions
-from brainscm.encoding.encoder import Encoder
-from brainscm.identity import Identity
 from brainscm.images import Mask
-from brainscm.latents.store import LatentStore
-from brainscm.parallel import CPU
+from brainscm.latents.encoded import EncodedScans
+from brainscm.parallel import device_of
 from brainscm.regions import REGIONS, MeasureRegions
-from brainscm.scans import ScanTable
 from brainscm.scm.claims import in_words
 from brainscm.scm.diagnostics import diagnose, held_out, residual_variances
 from brainscm.scm.effects import write_effect_maps
@@ -30,34 +26,27 @@ logger = logging.getLogger("brainscm")
 
 
 def run(
-    scans: ScanTable,
-    store: LatentStore,
-    encoder: Encoder,
-    encoder_identity: Identity,
+    encoded: EncodedScans,
     options: ScmOptions,
     measure: MeasureRegions,
     brain_mask: Mask,
     seed: int,
     folder: Path,
-    device: torch.device = CPU,
 ) -> Scm:
     """Fit the SCM on the training scans, and write it and what is told of it.
 
     Args:
-        scans: of the cohort; `store`: their latents, which `encoder` has made.
-        encoder_identity: what scans the encoder is for.
+        encoded: the cohort; the image node is fitted and tested where its encoder is, on the CPU or a GPU.
         options: the graph.
         measure: regional volumes, of decoded brains inside the template's `brain_mask`.
         seed: of the workflow.
         folder: receives the model (see `Scm.save`), `tests.tsv`, `implications.tsv`, `diagnostics.tsv`,
             `participants.tsv`, `regional_effects.tsv` and the maps in `effects/`.
-        device: where the image node is fitted and tested.
 
     Raises:
-        BrainSCMError: the latents are not this encoder's.
         ConfigError: the graph does not fit the scans.
     """
-    store.identity.check(encoder_identity, "the latents", "the encoder", "run encode_scans again")
+    scans, store, device = encoded.scans, encoded.store, device_of(encoded.encoder)
     table = scans.rows.loc[list(store.scans)]
     scm = Scm.fit(table, store.latents, options, seed, store.layout, store.identity, device)
     scm.save(folder)
@@ -76,6 +65,6 @@ def run(
     regions = [region.name for region in REGIONS]
     write_table(places(scm, table, store.latents, regions, device), folder / "participants.tsv")
     measured = measured_effects(scm, table, regions)
-    decoded = write_effect_maps(scm, encoder, scans.grid, measure, brain_mask, folder / "effects")
+    decoded = write_effect_maps(scm, encoded.encoder, scans.grid, measure, brain_mask, folder / "effects")
     write_table(pd.concat([measured, decoded]), folder / "regional_effects.tsv")
     return scm

@@ -1,0 +1,47 @@
+"""A cohort's scans with their latents and the encoder that made them, which have been checked against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from brainscm.encoding.encoder import Encoder
+from brainscm.encoding.model import encoder_identity, load_encoder
+from brainscm.latents.store import LatentStore
+from brainscm.scans import ScanTable
+
+
+@dataclass(frozen=True)
+class EncodedScans:
+    """What all stages after the encoding start from.
+
+    Attributes:
+        scans: usable are those that have a latent.
+        store: the latents.
+        encoder: made them, and decodes them.
+    """
+
+    scans: ScanTable
+    store: LatentStore
+    encoder: Encoder
+
+    @classmethod
+    def open(cls, scans_tsv: Path, qc_tsv: Path, latents: Path, model: Path, device: str = "cpu") -> EncodedScans:
+        """Read what indexing, quality control, encoding and training have written.
+
+        Args:
+            device: where the encoder is put.
+
+        Raises:
+            BrainSCMError: one of the files cannot be used, or another encoder made the latents.
+        """
+        scans, store = ScanTable.read(scans_tsv, qc_tsv), LatentStore.open(latents)
+        store.identity.check(encoder_identity(model), str(latents), str(model), "run encode_scans again")
+        encoded = cls(scans, store, load_encoder(model, device))
+        return encoded.leave_out(store.lacking(scans.rows["scan"]))
+
+    def leave_out(self, reasons: pd.Series) -> EncodedScans:
+        """As `ScanTable.leave_out`."""
+        return replace(self, scans=self.scans.leave_out(reasons))
