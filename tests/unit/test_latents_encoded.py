@@ -28,7 +28,7 @@ def study(tmp_path: Path) -> Callable[[], EncodedScans]:
     spoilt = scans.leave_out(pd.Series({"sub-1": "spoilt"}))
     encode_scans(spoilt, encoder, identity, tmp_path / "latents.zarr")
     names = ("scans.tsv", "preproc/qc.tsv", "latents.zarr", "model.pt")
-    return lambda: EncodedScans.open(*(tmp_path / name for name in names))
+    return lambda: EncodedScans.open(*(f"{tmp_path}/{name}" for name in names))
 
 
 def test_usable_are_the_scans_that_have_a_latent(study: Callable[[], EncodedScans]) -> None:
@@ -41,8 +41,9 @@ def test_usable_are_the_scans_that_have_a_latent(study: Callable[[], EncodedScan
 
 
 def test_a_scan_that_failed_keeps_its_own_reason(study: Callable[[], EncodedScans], tmp_path: Path) -> None:
-    qc = read_table(tmp_path / "preproc" / "qc.tsv").assign(status=["pass", "fail", "pass"], reasons=[None, "no brain found", None])
-    write_table(qc, tmp_path / "preproc" / "qc.tsv")
+    path = tmp_path / "preproc" / "qc.tsv"
+    failed = {"status": ["pass", "fail", "pass"], "reasons": [None, "no brain found", None]}
+    write_table(read_table(path).assign(**failed), path)
     assert study().scans.unusable["sub-1"] == "preprocessing failed: no brain found"
 
 

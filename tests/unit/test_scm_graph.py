@@ -240,7 +240,7 @@ def test_every_reason_why_a_row_cannot_be_used_is_told() -> None:
 @pytest.mark.parametrize(
     ("study", "words"),
     [
-        ({"scm": {"nodes": {"site": {}}, "image": {"formula": "site"}}}, r"'site' holds only 1, 2, 3; if these are codes"),
+        ({"scm": {"nodes": {"site": {}}, "image": {"formula": "site"}}}, "'site' holds only 1, 2, 3"),
         ({"counterfactuals": [{"name": "q", "do": {"sex": "X"}}]}, r"counterfactuals \(q\): sex"),
         ({"counterfactuals": [{"name": "q", "do": {"age": 80}, "scans": "gmm > 600"}]}, "'gmm'"),
         ({"scm": {"nodes": {"age": {}, "months": {}}, "image": {"formula": "age + months"}}}, "is already told by"),

@@ -28,7 +28,9 @@ class EncodedScans:
     encoder: Encoder
 
     @classmethod
-    def open(cls, scans_tsv: Path, qc_tsv: Path, latents: Path, model: Path, device: str = "cpu") -> EncodedScans:
+    def open(
+        cls, scans_tsv: Path | str, qc_tsv: Path | str, latents: Path | str, model: Path | str, device: str = "cpu"
+    ) -> EncodedScans:
         """Read what indexing, quality control, encoding and training have written.
 
         Args:
@@ -37,7 +39,7 @@ class EncodedScans:
         Raises:
             BrainSCMError: one of the files cannot be used, or another encoder made the latents.
         """
-        scans, store = ScanTable.read(scans_tsv, qc_tsv), LatentStore.open(latents)
+        scans, store, model = ScanTable.read(scans_tsv, qc_tsv), LatentStore.open(latents), Path(model)
         store.identity.check(encoder_identity(model), str(latents), str(model), "run encode_scans again")
         encoded = cls(scans, store, load_encoder(model, device))
         return encoded.leave_out(store.lacking(scans.rows["scan"]))
