@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from brainscm.alignment.displacement import align, inverse, resample, upsample, voxels
-from brainscm.alignment.registration import Alignment
+from brainscm.alignment.registration import STEP_VOXELS, Alignment, _minimise
 
 SHAPE = (32, 32, 24)
 
@@ -51,6 +51,22 @@ def test_registration_brings_a_deformed_scan_back(alignment: Alignment) -> None:
     back = there + torch.stack([resample(axis, there) for axis in done])
     error = (back - voxels(SHAPE, torch.device("cpu"))).norm(dim=0)[inside]
     assert error.median() < 0.5
+
+
+def test_the_way_downhill_is_that_of_torchs_adam() -> None:
+    start = smooth_displacement(2, 1.0)
+    steep = torch.linspace(0.1, 3, start.numel()).reshape(start.shape)
+
+    def loss(at: Tensor) -> Tensor:
+        return (steep * at.square()).sum() + at[0].sin().sum()
+
+    theirs = start.clone().requires_grad_()
+    optimiser = torch.optim.Adam([theirs], lr=STEP_VOXELS)
+    for _ in range(25):
+        optimiser.zero_grad()
+        loss(theirs).backward()
+        optimiser.step()
+    assert torch.equal(_minimise(loss, start, 25), theirs.detach())
 
 
 def test_a_scan_of_the_target_stays_where_it_is(alignment: Alignment) -> None:

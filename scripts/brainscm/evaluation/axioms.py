@@ -12,7 +12,8 @@ from brainscm.counterfactuals.queries import plan_query
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.measurements import Row, measured
 from brainscm.evaluation.methods import Method
-from brainscm.images import Mask, Volume
+from brainscm.evaluation.scan import Scan
+from brainscm.images import Volume
 from brainscm.parallel import side_by_side
 from brainscm.scans import records
 from brainscm.scm.design import Array
@@ -38,48 +39,49 @@ def _check(inputs: EvaluationInputs, method: Method, query: QueryOptions, scans:
     about = {"source": "axiom", "query": query.name, "effect": query.effect, "method": method.name}
     about |= {"scan": asked["scan"], "participant": asked["participant"]}
     for decode in ("residual", "direct"):
-        kept = composition(method, scan.volume, scan.mask, decode)
-        kept |= reversibility(method, scan.volume, scan.mask, step, decode)
+        kept = composition(method, scan, decode) | reversibility(method, scan, step, decode)
         rows += measured({**about, "decode": decode}, kept)
     return rows
 
 
-def composition(method: Method, volume: Volume, mask: Mask, decode: str) -> dict[str, float]:
+def composition(method: Method, scan: Scan, decode: str) -> dict[str, float]:
     """Distance to the scan after k null interventions, each fed the result of the last.
 
     Residual decoding returns the scan itself; direct decoding drifts as far as the encoder's round trips take it.
     """
     null = np.zeros(len(method.image.columns))
     result: dict[str, float] = {}
-    current = volume
+    current = scan.volume
     settled = False
     for k in range(1, max(COMPOSITION) + 1):
         if not settled:
-            after = _intervene(method, current, mask, null, decode)
+            after = _intervene(method, scan, current, null, decode)
             settled, current = np.array_equal(after, current), after
         if k in COMPOSITION:
-            result |= _distance(f"composition_{k}", current, volume, mask)
+            result |= _distance(f"composition_{k}", current, scan)
     return result
 
 
-def reversibility(method: Method, volume: Volume, mask: Mask, step: Array, decode: str) -> dict[str, float]:
+def reversibility(method: Method, scan: Scan, step: Array, decode: str) -> dict[str, float]:
     """Distance to the scan after k rounds of an intervention and its reverse; step: (p,) change of the design row."""
     result: dict[str, float] = {}
-    current = volume
+    current = scan.volume
     for k in range(1, max(REVERSIBILITY) + 1):
         for direction in (step, -step):
-            current = _intervene(method, current, mask, direction, decode)
+            current = _intervene(method, scan, current, direction, decode)
         if k in REVERSIBILITY:
-            result |= _distance(f"reversibility_{k}", current, volume, mask)
+            result |= _distance(f"reversibility_{k}", current, scan)
     return result
 
 
-def _intervene(method: Method, volume: Volume, mask: Mask, step: Array, decode: str) -> Volume:
-    return method.predict(method.factual(volume), step, decode).masked(mask).volume
+def _intervene(method: Method, scan: Scan, current: Volume, step: Array, decode: str) -> Volume:
+    """The scan itself starts from its stored latent, what became of it is encoded anew, which takes a second."""
+    factual = method.factual(current, scan.latent if current is scan.volume else None)
+    return method.predict(factual, step, decode).masked(scan.mask).volume
 
 
-def _distance(name: str, current: Volume, volume: Volume, mask: Mask) -> dict[str, float]:
+def _distance(name: str, current: Volume, scan: Scan) -> dict[str, float]:
     return {
-        f"{name}_l1": float(np.abs(current - volume)[mask].mean()),
-        f"{name}_ssim": ssim(current, volume, mask=mask),
+        f"{name}_l1": float(np.abs(current - scan.volume)[scan.mask].mean()),
+        f"{name}_ssim": ssim(current, scan.volume, mask=scan.mask),
     }
