@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 .PHONY: demo test test-fast bench bench-truth bench-real lint schema clean
 
 demo: $(VENV)/.installed
-	$(VENV)/bin/snakemake --profile profiles/local --cores $(CORES)
+	$(VENV)/bin/snakemake --cores $(CORES)
 	@echo
 	@echo "The report: $(CURDIR)/results/report/index.html"
 

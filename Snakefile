@@ -40,6 +40,10 @@ localrules:
     report,
 
 
+onstart:
+    wake_for_work_alone()
+
+
 onsuccess:
     print(f"\n{end_of_run(succeeded=True)}", file=sys.stderr)
 

@@ -127,7 +127,7 @@ def finished(study: tuple[Path, dict[str, Any]]) -> tuple[Path, dict[str, Any], 
     first.wait()
     before = {path.name: path.stat().st_mtime_ns for path in statuses.glob("*.json")}
     shutil.rmtree(folder / ".snakemake" / "locks", ignore_errors=True)
-    done = run_workflow(folder, options, "--profile", str(ROOT / "profiles" / "local"), "--cores", "2")
+    done = run_workflow(folder, options)
     assert done.returncode == 0, done.stdout[-6000:]
     kept = sum((statuses / name).stat().st_mtime_ns == modified for name, modified in before.items())
     return folder, options, kept

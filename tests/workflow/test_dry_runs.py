@@ -134,7 +134,7 @@ def test_a_bad_config_stops_before_any_work(tmp_path: Path, study: dict[str, Any
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize("name", ["local", "slurm", "slurm-gpu-multinode"])
+@pytest.mark.parametrize("name", ["default", "local", "slurm", "slurm-gpu-multinode"])
 def test_every_key_of_a_profile_is_an_option_of_snakemake(name: str) -> None:
     from snakemake.cli import get_argument_parser
 
