@@ -3,12 +3,15 @@
 make bench-real BIDS=<folder> [LABELS=<volumes.tsv>]
 
 Every participant is tested once: five studies (benchmarks/real.yaml) share the preprocessed scans and leave out another
-fifth of the participants each. The same five are run with the ages dealt out at random among the participants they are
-fitted on, which must move nothing. Beside them stand the slopes of volumes that another program measured (LABELS: a
-table with `participant_id` and mm³ by region, named as DLMUSE names them). Across participants and under do(age) are
-different from change within a participant, of which the published rates in docs/validation.md speak.
+fifth of the participants each. Their models are fitted as the workflow fits them, and again with the ages dealt out at
+random among the participants (`permuted`, which must move nothing), without what the latent holds of tissue density
+(`without_density`), and by least squares (`least_squares`), so that what is lost can be told by stage. Beside them
+stand the slopes of volumes that another program measured (LABELS: a table with `participant_id` and mm³ by region,
+named as DLMUSE names them). Across participants and under do(age) are different from change within a participant, of
+which the published rates in docs/validation.md speak.
 
-Writes benchmarks/results/real.json; an interrupted run goes on where it stopped.
+The counterfactuals are made in memory, without the draws that tell their uncertainty: those would take eight times as
+long. Writes benchmarks/results/real.json; an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,14 +32,17 @@ import yaml
 from record import RESULTS, circumstances, write
 
 from brainscm.config_loading import load_config
-from brainscm.evaluation.inputs import EvaluationInputs
-from brainscm.evaluation.slopes import counterfactual_changes, regional_slopes
+from brainscm.counterfactuals.queries import plan_query
+from brainscm.encoding.layout import Layout
+from brainscm.evaluation.methods import Method
+from brainscm.evaluation.slopes import regional_slopes
 from brainscm.latents.encoded import EncodedScans
+from brainscm.parallel import side_by_side
 from brainscm.preprocess.template import load_template
 from brainscm.preprocess.tissues import MeasureTissues
 from brainscm.questions import read_queries
 from brainscm.regions import COMPARED
-from brainscm.scm.model import load_scm
+from brainscm.scm.model import Scm
 from brainscm.tables import read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +50,13 @@ STUDY = ROOT / "benchmarks" / "real.yaml"
 FOLDS = 5
 VALIDATION = 4  # participants of each study, from among those that are not tested
 SEED = 20260101
+YEARS = 20.0  # of the question in real.yaml
+# How the models are fitted: the column of the ages, and the shrinkage.
+FITS: dict[str, tuple[str, Literal["spectral", "none"]]] = {
+    "do_age": ("age", "spectral"),
+    "permuted": ("permuted_age", "spectral"),
+    "least_squares": ("age", "none"),
+}
 # What the regions are called in a table of DLMUSE volumes; its CSF lies outside the ventricles, ours everywhere.
 LABELS = {
     "gm": ["601_GM"],
@@ -64,17 +78,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     participants = write_cohort(arguments.bids.resolve(), arguments.folder / "bids", arguments.participants)
-    shared = Study(arguments.folder, "shared", "fold_1", "age", arguments.cores)
-    shared.run("preprocess")
-    changes, tables = {}, []
-    for ages in ("age", "permuted_age"):
-        studies = [Study(arguments.folder, f"{ages}_{fold}", fold, ages, arguments.cores) for fold in folds()]
-        for study in studies:
-            study.share(shared)
-            study.run("counterfactuals")
-        tables = [study.slopes() for study in studies]
-        changes[ages] = pooled(tables)
-    figures = compared(changes, tables[0].set_index("region"))
+    studies = [Study(arguments.folder, fold, arguments.cores) for fold in folds()]
+    studies[0].run("preprocess")
+    for study in studies:
+        study.share(studies[0])
+        study.run("latents")
+    tables = [study.slopes() for study in studies]
+    figures = compared(tables)
     if arguments.labels:
         add_labels(figures["regions"], arguments.labels, participants)
     figures |= {"participants": len(participants), "folds": FOLDS}
@@ -114,15 +124,14 @@ def write_cohort(bids: Path, folder: Path, most: int | None) -> pd.DataFrame:
 
 
 class Study:
-    """A study of these scans: which fold is tested, and which column holds the ages."""
+    """A study of these scans that tests one fold of them."""
 
-    def __init__(self, folder: Path, name: str, fold: str, ages: str, cores: int) -> None:
-        self.results, self.cores = folder / name / "results", cores
+    def __init__(self, folder: Path, fold: str, cores: int) -> None:
+        self.results, self.cores = folder / fold / "results", cores
         options = yaml.safe_load(STUDY.read_text())
         options["bids_dir"], options["cohort"] = str(folder / "bids"), {"split": {"column": fold}}
         options["output_dir"], options["work_dir"] = str(self.results), str(folder / "work")
-        options["scm"]["nodes"]["age"]["column"] = ages
-        self.options, self.file = options, folder / name / "study.yaml"
+        self.options, self.file = options, folder / fold / "study.yaml"
 
     def run(self, target: str) -> None:
         """Run the workflow up to a target."""
@@ -141,22 +150,51 @@ class Study:
             if path.is_dir() and not (ours / path.name).is_symlink():
                 (ours / path.name).symlink_to(path)
 
-    def slopes(self) -> pd.DataFrame:
-        """Regional change a year across participants and under do(age), of the scans that this study tests."""
+    def slopes(self) -> dict[str, pd.DataFrame]:
+        """Regional change a year across participants and under do(age), of the scans that this study tests, by fit."""
         config = load_config(ROOT, self.options)
         names = ("cohort/scans.tsv", "preproc/qc.tsv", "latents/latents.zarr", "autoencoder/model.pt")
-        template = load_template(config.template, config.preprocess.voxel_mm)
-        inputs = EvaluationInputs.open(
-            encoded=EncodedScans.open(*(self.results / name for name in names)),
-            scm=load_scm(self.results / "scm", config.scm),
-            reconstruction=self.results / "autoencoder" / "reconstruction.tsv",
-            manifest=self.results / "counterfactuals" / "manifest.tsv",
-            queries=read_queries(config.counterfactuals),
-            bids_dir=self.results,
-            components=config.autoencoder.components,
-            measure=MeasureTissues(template),
-        )
-        return regional_slopes(inputs.scm, inputs.scans.usable, counterfactual_changes(inputs), COMPARED)
+        encoded = EncodedScans.open(*(self.results / name for name in names))
+        measure = MeasureTissues(load_template(config.template, config.preprocess.voxel_mm))
+        usable, store = encoded.scans.usable, encoded.store
+        of_latents = encoded.scans.rows.loc[list(store.scans)]
+        models: dict[str, Scm] = {}
+        for name, (ages, shrinkage) in FITS.items():
+            options = config.scm.model_copy(deep=True)
+            options.nodes["age"].column, options.image.shrinkage = ages, shrinkage
+            models[name] = Scm.fit(of_latents, store.latents, options, config.seed, store.layout, store.identity)
+        models["without_density"] = _without_density(models["do_age"], store.layout)
+        (query,) = read_queries(config.counterfactuals)
+        tested = encoded.scans.of_split("test")
+        steps = {name: plan_query(scm, tested, query).step for name, scm in models.items()}
+
+        def changes(position: int) -> list[dict[str, Any]]:
+            row = tested.iloc[position]
+            scan, head_size = str(row["scan"]), float(row["head_size"])
+            volume, mask = encoded.scans.volume(scan), encoded.scans.mask(scan)
+            of_scan = measure(volume, mask, head_size)
+            before = of_scan.volumes_ml(volume)
+            rows = []
+            for name, scm in models.items():
+                method = Method(name, encoded.encoder, scm.image)
+                factual = method.factual(volume, store.of(scan), encoded.levels(scan))
+                made = method.predict(factual, steps[name][position]).masked(mask)
+                after = of_scan.volumes_ml(made.volume)
+                change = {f"{region}_ml": after[region] - before[region] for region in COMPARED}
+                about = {"fit": name, "scan": scan, "participant": row["participant"], "query": query.name}
+                rows.append({**about, "node": "age", "effect": query.effect, "step": YEARS, **change})
+            return rows
+
+        table = pd.DataFrame([row for rows in side_by_side(changes, range(len(tested))) for row in rows])
+        return {name: regional_slopes(models[name], usable, rows, COMPARED) for name, rows in table.groupby("fit")}
+
+
+def _without_density(scm: Scm, layout: Layout) -> Scm:
+    """The model with no effect on the tissues' density, which lies between displacement and appearance."""
+    first, last = sum(layout.parts[:2]), sum(layout.parts[:4])
+    coefficients = scm.image.coefficients.copy()
+    coefficients[1:, first:last] = 0
+    return replace(scm, image=replace(scm.image, coefficients=coefficients))
 
 
 def pooled(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -170,19 +208,19 @@ def pooled(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(found).T
 
 
-def compared(changes: dict[str, pd.DataFrame], across: pd.DataFrame) -> dict[str, Any]:
-    """By region: the slope across participants of one mask volume, the change under do(age), and their ratio."""
-    regions = {}
+def compared(tables: list[dict[str, pd.DataFrame]]) -> dict[str, Any]:
+    """By region: the slope across participants of one mask volume, the change under do(age) by each fit, and ratios."""
+    across = tables[0]["do_age"].set_index("region")  # the same in every study: of all scans
+    changes = {fit: pooled([table[fit] for table in tables]) for fit in tables[0]}
+    regions: dict[str, Any] = {}
     for region in COMPARED:
         slope = float(across.loc[region, "same_mask_slope_ml"])
         error = (float(across.loc[region, "same_mask_high_ml"]) - slope) / 1.96
         regions[region] = {"across_ml_a_year": {"value": round(slope, 4), "error": round(error, 4)}}
-        for name, key in (("age", "ratio"), ("permuted_age", "ratio_permuted")):
-            mean, own = changes[name].loc[region, ["ml", "error_ml"]]
-            regions[region][f"{name.replace('permuted_age', 'permuted').replace('age', 'do_age')}_ml_a_year"] = {
-                "value": round(mean, 4),
-                "error": round(own, 4),
-            }
+        for fit, change in changes.items():
+            mean, own = change.loc[region, ["ml", "error_ml"]]
+            key = "ratio" if fit == "do_age" else f"ratio_{fit}"
+            regions[region][f"{fit}_ml_a_year"] = {"value": round(mean, 4), "error": round(own, 4)}
             # The error of a ratio to first order: of the change within the counterfactuals, and of the slope across.
             width = 1.96 * np.hypot(own / slope, mean * error / slope**2)
             regions[region][key] = round(mean / slope, 3)

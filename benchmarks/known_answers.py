@@ -102,7 +102,10 @@ def evaluate(run: Run, participants: int, candidates: Mapping[str, Candidate]) -
         raw, to_scan = read_raw(str(scans.require(scan)["path"])), read_matrix(scans.path(scan, "to_template"))
         # What an encoder makes of the scan itself is decoded once for all its candidates.
         factual = {
-            each.encoder: methods[name].factual(volume, each.store.of(scan)) for name, each in candidates.items()
+            each.encoder: methods[name].factual(
+                volume, each.store.of(scan), [scans.levels(scan)] if each.encoder.is_aligned else []
+            )
+            for name, each in candidates.items()
         }
         rows: list[dict[str, Any]] = []
         for case in (case for case in cases if case.scan == scan):

@@ -13,6 +13,7 @@ import pandas as pd
 from brainscm.errors import BrainSCMError, ScanError
 from brainscm.images import Displacement, Grid, Mask, Volume, read_displacement, read_mask, read_volume
 from brainscm.tables import LEFT_OUT_OF_SCM, read_table
+from brainscm.tissue_levels import LEVEL_COLUMNS, TissueLevels
 from brainscm.visits import add_years_since_baseline
 
 SPLITS = ("train", "validation", "test")
@@ -132,6 +133,17 @@ class ScanTable:
     def mask(self, scan: str) -> Mask:
         """A scan's brain mask in template space, (x, y, z)."""
         return read_mask(self.path(scan, "template_mask"))
+
+    def levels(self, scan: str) -> TissueLevels:
+        """How bright a scan's tissues are, as preprocessing found it.
+
+        Raises:
+            ScanError: it was preprocessed by an earlier version, which did not tell.
+        """
+        found = [self._row(scan).get(column, float("nan")) for column in LEVEL_COLUMNS]
+        if any(pd.isna(level) for level in found):
+            raise ScanError(f"{scan}: qc.tsv does not tell how bright its tissues are; preprocess it again.")
+        return TissueLevels(*(float(level) for level in found))
 
     def displacement(self, scan: str) -> Displacement:
         """Where a scan's anatomy lies, as its alignment found it: u takes a template voxel y to y + u(y) in the scan.

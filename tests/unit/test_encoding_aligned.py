@@ -17,13 +17,16 @@ from brainscm.counterfactuals.decoding import Factual, residual
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.encoding.aligned import Aligned, split_scales
+from brainscm.encoding.density import log_odds_of_density, move_borders
 from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.identity import Identity
 from brainscm.scm.model import Scm
+from brainscm.tissue_levels import TissueLevels
 
 IDENTITY = Identity(template="T", voxel_mm=3, transform="affine")
 COMPONENTS = 5
+LEVELS = TissueLevels(csf=0.2, gm=0.5, wm=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +42,10 @@ def with_lattice() -> Aligned:
     return Aligned(trained_vqvae(options, SHAPE), alignment_to(texture()))
 
 
-def parts_of(aligned: Aligned, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Fine and coarse displacement, (3, x/2, y/2, z/2), and inner latent of one latent (c, x', y', z')."""
-    fine, coarse, inner = latent.split(aligned.layout.parts)
-    return aligned._unpack(fine), aligned._unpack(coarse), inner
+def parts_of(aligned: Aligned, latent: Tensor) -> tuple[Tensor, ...]:
+    """Fine and coarse displacement (3, x/2, y/2, z/2), fine and coarse density (2, …), and inner latent of a latent."""
+    *fields, inner = latent.split(aligned.layout.parts)
+    return *(aligned._unpack(field) for field in fields), inner
 
 
 def with_displacement(aligned: Aligned, displacement: Tensor) -> Tensor:
@@ -62,18 +65,18 @@ def test_fine_and_coarse_part_add_up_and_differ_in_scale() -> None:
 
 
 @pytest.mark.parametrize("encoder", ["aligned", "with_lattice"])
-def test_a_latent_holds_the_scans_own_displacement_in_its_parts_and_its_appearance(encoder, request) -> None:
+def test_a_latent_holds_the_scans_displacement_density_and_appearance_in_its_parts(encoder, request) -> None:
     encoder = request.getfixturevalue(encoder)
     scans = torch.stack([texture(seed) for seed in (10, 11)])[:, None]
     displacements = torch.stack([smooth_displacement(seed, 0.7) for seed in (12, 13)])
-    latents = encoder.encode(scans, displacements)
+    latents = encoder.encode(scans, displacements, [LEVELS, LEVELS])
     assert latents.shape == (2, *encoder.latent_shape)
     assert sum(encoder.layout.parts) == encoder.latent_shape[0]
     for latent, scan, displacement in zip(latents, scans[:, 0], displacements, strict=True):
-        fine, coarse, inner = parts_of(encoder, latent)
-        expected = split_scales(displacement, 3.0)
-        assert torch.equal(fine, expected[0])
-        assert torch.equal(coarse, expected[1])
+        *fields, inner = parts_of(encoder, latent)
+        density = log_odds_of_density(scan, LEVELS, 3.0)
+        expected = (*split_scales(displacement, 3.0), *split_scales(density, 3.0))
+        assert all(torch.equal(*pair) for pair in zip(fields, expected, strict=True))
         assert torch.equal(inner, encoder.inner.encode(align(scan, displacement)[None, None])[0])
 
 
@@ -89,12 +92,12 @@ def test_nodes_are_packed_where_they_lie(with_lattice: Aligned) -> None:
 def test_the_latent_gives_the_scan_back_in_its_own_place(aligned: Aligned) -> None:
     """Also that of a scan that has not been aligned before."""
     scan = align(texture(), smooth_displacement(20, 0.7))[None, None]
-    latent = aligned.encode(scan)
+    latent = aligned.encode(scan, levels=[LEVELS])
     decoded = aligned.decode(latent)
     inside = scan > 0.3
     assert (decoded - scan)[inside].square().mean().sqrt() < 0.5 * (scan - texture())[inside].square().mean().sqrt()
     found = aligned.alignment.displacement(scan[0, 0])
-    torch.testing.assert_close(aligned.encode(scan, found[None]), latent, rtol=0, atol=0)
+    torch.testing.assert_close(aligned.encode(scan, found[None], [LEVELS]), latent, rtol=0, atol=0)
 
 
 def test_what_is_decoded_lies_where_the_displacement_says(aligned: Aligned) -> None:
@@ -108,15 +111,15 @@ def test_what_is_decoded_lies_where_the_displacement_says(aligned: Aligned) -> N
 def test_a_scan_alone_has_the_latent_that_it_has_in_company(aligned: Aligned) -> None:
     scans = torch.stack([texture(seed) for seed in (30, 31)])[:, None]
     displacements = torch.stack([smooth_displacement(seed, 0.7) for seed in (30, 31)])
-    together = aligned.encode(scans, displacements)
-    torch.testing.assert_close(aligned.encode(scans[1:], displacements[1:]), together[1:], rtol=0, atol=0)
+    together = aligned.encode(scans, displacements, [LEVELS] * 2)
+    torch.testing.assert_close(aligned.encode(scans[1:], displacements[1:], [LEVELS]), together[1:], rtol=0, atol=0)
     torch.testing.assert_close(aligned.decode(together)[1:], aligned.decode(together[1:]), rtol=0, atol=1e-6)
 
 
 def test_only_the_appearance_is_quantised(with_lattice: Aligned) -> None:
-    latents = with_lattice.encode(texture()[None, None], smooth_displacement(32, 0.7)[None])
+    latents = with_lattice.encode(texture()[None, None], smooth_displacement(32, 0.7)[None], [LEVELS])
     quantized = with_lattice.quantize(latents)
-    where = 2 * with_lattice.layout.parts[0]
+    where = sum(with_lattice.layout.parts[:-1])
     assert torch.equal(quantized[:, :where], latents[:, :where])
     assert torch.equal(quantized[:, where:], with_lattice.inner.quantize(latents[:, where:]))
     assert not torch.equal(quantized[:, where:], latents[:, where:])
@@ -124,7 +127,7 @@ def test_only_the_appearance_is_quantised(with_lattice: Aligned) -> None:
 
 def test_a_shift_of_the_displacement_moves_tissue_and_a_null_shift_nothing(aligned: Aligned) -> None:
     scan = texture(40)[None, None]
-    factual = Factual(aligned, scan, aligned.encode(scan, smooth_displacement(40, 0.5)[None]))
+    factual = Factual(aligned, scan, aligned.encode(scan, smooth_displacement(40, 0.5)[None], [LEVELS]))
     null = torch.zeros_like(factual.latents)
     volume, difference = residual(factual, null)
     torch.testing.assert_close(volume, scan, rtol=0, atol=0)
@@ -148,12 +151,13 @@ def test_an_effect_is_transported_to_the_anatomy_of_each_participant(aligned: Al
     shift = torch.randn(wide.shape, generator=torch.Generator().manual_seed(0))
 
     def nodes(shift: Tensor) -> Tensor:
-        fine, coarse, _ = parts_of(aligned, shift[0])
+        fine, coarse, *_ = parts_of(aligned, shift[0])
         return fine + coarse
 
     transported = aligned.transport(shift, wide, mean)
     torch.testing.assert_close(nodes(transported), 1.5 * nodes(shift), rtol=1e-4, atol=1e-4)
-    assert torch.equal(transported[:, -COMPONENTS:], shift[:, -COMPONENTS:])
+    displacement = sum(aligned.layout.parts[:2])
+    assert torch.equal(transported[:, displacement:], shift[:, displacement:])
     torch.testing.assert_close(nodes(aligned.transport(shift, mean[None], mean)), nodes(shift), rtol=1e-4, atol=1e-4)
     null = torch.zeros_like(shift)
     assert torch.equal(aligned.transport(null, wide, mean), null)
@@ -193,17 +197,20 @@ def test_the_mirror_image_of_a_latent_is_that_of_a_mirrored_scan(inner, request)
         return torch.cat([image, latent[:, image.shape[1] :]], dim=1)
 
     latent, shift = (with_displacement(symmetric, smooth_displacement(seed, 1.0)) for seed in (5, 6))
-    scan, appearance = texture(7)[None, None], symmetric.appearance(latent)
-    moved = symmetric.apply_shift(scan, latent, shift, appearance)
+    displacement, density = (sum(symmetric.layout.parts[:parts]) for parts in (2, 4))
+    generator = torch.Generator().manual_seed(0)
+    shift[:, displacement:density] = torch.randn(shift[:, displacement:density].shape, generator=generator) / 2
+    scan, appearance, levels = texture(7)[None, None], symmetric.appearance(latent), [LEVELS]
+    moved = symmetric.apply_shift(scan, latent, shift, appearance, levels)
     assert (moved - scan).abs().max() > 0.1
-    other = symmetric.apply_shift(scan.flip(2), mirrored(latent), mirrored(shift), appearance)
+    other = symmetric.apply_shift(scan.flip(2), mirrored(latent), mirrored(shift), appearance, levels)
     torch.testing.assert_close(other.flip(2), moved, rtol=0, atol=1e-4)
     torch.testing.assert_close(mirrored(mirrored(latent)), latent)
 
 
 def test_a_shift_of_the_appearance_changes_intensities_where_the_tissue_lies(aligned: Aligned) -> None:
     scan, displacement = texture(41)[None, None], smooth_displacement(41, 2.0)
-    latent = aligned.encode(scan, displacement[None])
+    latent = aligned.encode(scan, displacement[None], [LEVELS])
     shift = torch.zeros_like(latent)
     shift[0, -COMPONENTS] = 10.0
     moved = aligned.apply_shift(scan, latent, shift, aligned.appearance(latent))
@@ -215,6 +222,29 @@ def test_a_shift_of_the_appearance_changes_intensities_where_the_tissue_lies(ali
     assert error.square().mean() < 0.05 * expected.square().mean()  # linear against cubic interpolation
 
 
+def test_a_shift_of_the_density_moves_the_borders_that_the_scan_has(aligned: Aligned) -> None:
+    """With what the displacement has done of it already: both ask for the same, and it is done once."""
+    scan = texture(42)[None, None]
+    latent = aligned.encode(scan, smooth_displacement(42, 0.5)[None], [LEVELS])
+    fine, coarse, *_ = aligned.layout.parts
+    shift = torch.zeros_like(latent)
+    shift[:, fine + coarse : -COMPONENTS] = -0.2
+    appearance = aligned.appearance(latent)
+    moved = aligned.apply_shift(scan, latent, shift, appearance, [LEVELS])
+    asked = aligned._density(shift)[0]
+    assert torch.equal(asked, torch.full_like(asked, -0.4))  # the fine and the coarse part add up
+    expected = move_borders(scan[0, 0], scan[0, 0], LEVELS, asked, 3.0)
+    torch.testing.assert_close(moved[0, 0], expected, rtol=0, atol=0.01)
+    assert (moved - scan).mean() < -0.01
+
+    shift[:, :fine] = 0.4 * torch.randn(shift[:, :fine].shape, generator=torch.Generator().manual_seed(1))
+    together = aligned.apply_shift(scan, latent, shift, appearance, [LEVELS])
+    shift[:, fine + coarse : -COMPONENTS] = 0
+    displaced = aligned.apply_shift(scan, latent, shift, appearance, [LEVELS])
+    expected = move_borders(displaced[0, 0], scan[0, 0], LEVELS, asked, 3.0)
+    torch.testing.assert_close(together[0, 0], expected, rtol=0, atol=1e-5)
+
+
 def test_it_is_the_same_from_its_file(aligned: Aligned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     symmetric = Aligned(aligned.inner, alignment_to((texture() + texture().flip(0)) / 2))
     save_encoder(symmetric, IDENTITY, tmp_path / "model.pt")
@@ -222,10 +252,12 @@ def test_it_is_the_same_from_its_file(aligned: Aligned, tmp_path: Path, monkeypa
     assert loaded.layout == symmetric.layout
     assert loaded.kind == "pca"
     scan, displacement = texture(50)[None, None], smooth_displacement(51, 0.7)[None]
-    latents = symmetric.encode(scan, displacement)
-    assert torch.equal(loaded.encode(scan, displacement), latents)
+    latents = symmetric.encode(scan, displacement, [LEVELS])
+    assert torch.equal(loaded.encode(scan, displacement, [LEVELS]), latents)
     torch.testing.assert_close(loaded.decode(latents), symmetric.decode(latents), rtol=0, atol=0)
     for name, tensor in symmetric.alignment.state_dict().items():
         assert torch.equal(loaded.alignment.state_dict()[name], tensor)
     monkeypatch.setattr(Alignment, "displacement", lambda self, _: torch.full((3, *self.shape), self.voxel_mm))
-    torch.testing.assert_close(loaded.encode(scan), symmetric.encode(scan), rtol=0, atol=0)
+    torch.testing.assert_close(
+        loaded.encode(scan, levels=[LEVELS]), symmetric.encode(scan, levels=[LEVELS]), rtol=0, atol=0
+    )

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
-from brainscm.preprocess.tissues import Levels, MeasureTissues, segment_tissues
+from brainscm.preprocess.tissues import MeasureTissues, find_levels, segment_tissues
 from brainscm.regions import REGIONS
 
 NAMES = [region.name for region in REGIONS]
@@ -123,10 +123,10 @@ def test_thin_fluid_does_not_set_the_level_of_fluid(template: Template, brain: n
     for brightness in (0.3, 0.45):
         volume = np.where(sulci, np.maximum(brain, brightness), brain)
         tissues = segment_tissues(volume, template.brain_mask, template)
-        levels.append(Levels.of(volume, tissues, template).csf)
+        levels.append(find_levels(volume, tissues, template).csf)
     assert levels[1] == pytest.approx(levels[0], abs=0.01)
     nowhere = replace(template, ventricles=np.zeros_like(template.brain_mask))
-    assert Levels.of(volume, tissues, nowhere).csf > levels[1] + 0.05  # what the class's mean would say
+    assert find_levels(volume, tissues, nowhere).csf > levels[1] + 0.05  # what the class's mean would say
 
 
 @pytest.mark.parametrize("kind", ["inverted", "uniform"])

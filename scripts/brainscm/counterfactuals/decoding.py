@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from brainscm.encoding.encoder import Encoder
+from brainscm.tissue_levels import TissueLevels
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Factual:
     Attributes:
         volumes: x, (n, 1, x, y, z).
         latents: z, (n, c, x', y', z'), of `encoder`, on the same device.
+        levels: how bright the tissues of each scan are; none for an encoder that is not aligned.
     """
 
     encoder: Encoder
     volumes: Tensor
     latents: Tensor
+    levels: Sequence[TissueLevels] = ()
 
     @cached_property
     def decoded(self) -> Tensor:
@@ -52,7 +55,7 @@ def residual(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
     negative). A null shift gives x.
     """
     x = factual.volumes
-    moved = factual.encoder.apply_shift(x, factual.latents, shift, factual.appearance)
+    moved = factual.encoder.apply_shift(x, factual.latents, shift, factual.appearance, factual.levels)
     volume = torch.maximum(moved, x.clamp(max=0))
     return volume, volume - x
 

@@ -139,15 +139,17 @@ class _Synthesis:
         scans, row = self.encoded.scans, self.encoded.scans.rows.loc[[scan]].iloc[0]
         try:
             scans.require(scan)
-            files = [sha256(scans.path(scan, role)) for role in ("preproc_t1w", "template_mask")]
-            fingerprints = {plan.query.name: self._fingerprint(plan, scan, files) for plan in plans}
+            levels = self.encoded.levels(scan)
+            given = [sha256(scans.path(scan, role)) for role in ("preproc_t1w", "template_mask")]
+            given += [str(each) for each in levels]
+            fingerprints = {plan.query.name: self._fingerprint(plan, scan, given) for plan in plans}
             kept = {plan.query.name: self._kept(row, plan.query, fingerprints[plan.query.name]) for plan in plans}
             factual = mask = None
             if not all(kept.values()):
                 volume, mask, latent = scans.volume(scan), scans.mask(scan), self.encoded.store.of(scan)
                 device = device_of(self.encoded.encoder)
                 volumes, latents = (torch.from_numpy(each).to(device) for each in (volume[None, None], latent[None]))
-                factual = Factual(self.encoded.encoder, volumes, latents)
+                factual = Factual(self.encoded.encoder, volumes, latents, levels)
         except (ScanError, OSError) as error:
             logger.warning("%s: no counterfactual: %s", scan, error)
             failed = {"status": "fail", "reason": str(error)}
@@ -163,11 +165,11 @@ class _Synthesis:
             rows[plan.query.name, scan] = manifest_row(row, plan.query, status="pass", **told)
         return rows
 
-    def _fingerprint(self, plan: Plan, scan: str, files: Sequence[str]) -> str:
+    def _fingerprint(self, plan: Plan, scan: str, given: Sequence[str]) -> str:
         """A hash of all that makes a volume: the scan, its values, the question, and what all volumes share."""
         query = plan.query.model_dump(mode="json", exclude={"scans", "trajectory"})
         values = {key: _plain(value) for key, value in plan.told(scan).items()}
-        made_from = [dict(self.origin), self.encoded.store.identity.as_json(), query, values, list(files)]
+        made_from = [dict(self.origin), self.encoded.store.identity.as_json(), query, values, list(given)]
         return options_fingerprint(made_from)
 
     def _paths(self, row: pd.Series, query: QueryOptions) -> dict[str, Path]:

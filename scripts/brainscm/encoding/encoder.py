@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.layout import Layout
 from brainscm.encoding.quantizer import Codebook, FiniteScalars
+from brainscm.tissue_levels import TissueLevels
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # called once a pass; volumes and brain masks (n, 1, x, y, z)
 
@@ -32,11 +33,14 @@ class Encoder(Protocol):
     @property
     def layout(self) -> Layout: ...
 
-    def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
+    def encode(
+        self, volumes: Tensor, displacements: Tensor | None = None, levels: Sequence[TissueLevels] = ()
+    ) -> Tensor:
         """Latents of volumes.
 
         `displacements` (n, 3, x/2, y/2, z/2), voxels, are those that the alignment stage found; where they are not at
-        hand, as for a volume that was made and not scanned, an encoder that needs them finds them itself.
+        hand, as for a volume that was made and not scanned, an encoder that needs them finds them itself. `levels`:
+        how bright tissues are in each volume, which an encoder that is not aligned does not need.
         """
         ...
 
@@ -56,10 +60,12 @@ class Encoder(Protocol):
         """What a shift of the mean participant's latent `mean` (c, x', y', z') is for participants of these latents."""
         ...
 
-    def apply_shift(self, volumes: Tensor, latents: Tensor, shift: Tensor, appearance: Tensor) -> Tensor:
+    def apply_shift(
+        self, volumes: Tensor, latents: Tensor, shift: Tensor, appearance: Tensor, levels: Sequence[TissueLevels] = ()
+    ) -> Tensor:
         """The scans themselves under a shift of their latents; a scan whose shift is null stays as it is.
 
-        `appearance`: that of `latents`.
+        `appearance`: that of `latents`; `levels`: as in `encode`.
         """
         ...
 
@@ -81,7 +87,9 @@ class Unaligned:
     def transport(self, shift: Tensor, latents: Tensor, mean: Tensor) -> Tensor:
         return shift
 
-    def apply_shift(self, volumes: Tensor, latents: Tensor, shift: Tensor, appearance: Tensor) -> Tensor:
+    def apply_shift(
+        self, volumes: Tensor, latents: Tensor, shift: Tensor, appearance: Tensor, levels: Sequence[TissueLevels] = ()
+    ) -> Tensor:
         """x + D(z + s) - D(z): the scan keeps what the encoder loses."""
         return volumes + (self.decode(latents + shift) - appearance)
 
@@ -100,7 +108,9 @@ class Fitted(Unaligned, nn.Module):
         self.grid_shape = (x, y, z)
         self.options = options
 
-    def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
+    def encode(
+        self, volumes: Tensor, displacements: Tensor | None = None, levels: Sequence[TissueLevels] = ()
+    ) -> Tensor:
         raise NotImplementedError
 
     def quantize(self, latents: Tensor) -> Tensor:

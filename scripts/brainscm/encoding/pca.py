@@ -15,6 +15,7 @@ from brainscm.config import AutoencoderOptions
 from brainscm.encoding.encoder import ClosedForm
 from brainscm.encoding.layout import Layout
 from brainscm.errors import BrainSCMError
+from brainscm.tissue_levels import TissueLevels
 
 logger = logging.getLogger("brainscm")
 
@@ -85,7 +86,9 @@ class PCA(ClosedForm):
         return pca
 
     @torch.no_grad()
-    def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
+    def encode(
+        self, volumes: Tensor, displacements: Tensor | None = None, levels: Sequence[TissueLevels] = ()
+    ) -> Tensor:
         """Scores (n, k, 1, 1, 1) of volumes (n, 1, x, y, z)."""
         scores = (volumes.reshape(len(volumes), -1) - self.mean) @ self.components.T
         return scores[:, :, None, None, None]

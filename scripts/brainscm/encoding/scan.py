@@ -20,4 +20,5 @@ def encode_scan(encoder: Encoder, scans: ScanTable, scan: str) -> Tensor:
     volume = torch.from_numpy(scans.volume(scan))[None, None].to(device)
     if not encoder.is_aligned:
         return encoder.encode(volume)
-    return encoder.encode(volume, torch.from_numpy(scans.displacement(scan))[None].to(device))
+    displacements = torch.from_numpy(scans.displacement(scan))[None].to(device)
+    return encoder.encode(volume, displacements, [scans.levels(scan)])

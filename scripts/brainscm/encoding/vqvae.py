@@ -15,6 +15,7 @@ from brainscm.encoding.encoder import Batches, Network
 from brainscm.encoding.layout import Layout
 from brainscm.encoding.quantizer import Codebook, FiniteScalars
 from brainscm.errors import BrainSCMError
+from brainscm.tissue_levels import TissueLevels
 
 ENCODER_UNIT = 0.1  # of a latent's standard deviation: what the encoder's network moves latents by
 
@@ -87,7 +88,9 @@ class VQVAE(Network):
         return self.linear.decode(latents) + self.linear.error * self.synthesis(self.linear.whiten(latents))
 
     @torch.no_grad()
-    def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
+    def encode(
+        self, volumes: Tensor, displacements: Tensor | None = None, levels: Sequence[TissueLevels] = ()
+    ) -> Tensor:
         """Continuous latents (n, c, x/f, y/f, z/f) of volumes (n, 1, x, y, z)."""
         return self.encoder(volumes).contiguous()
 

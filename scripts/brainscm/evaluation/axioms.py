@@ -76,7 +76,7 @@ def reversibility(method: Method, scan: Scan, step: Array, decode: str) -> dict[
 
 def _intervene(method: Method, scan: Scan, current: Volume, step: Array, decode: str) -> Volume:
     """The scan itself starts from its stored latent, what became of it is encoded anew, which takes a second."""
-    factual = method.factual(current, scan.latent if current is scan.volume else None)
+    factual = method.factual(current, scan.latent if current is scan.volume else None, scan.levels)
     return method.predict(factual, step, decode).masked(scan.mask).volume
 
 

@@ -91,7 +91,8 @@ class EvaluationInputs:
         """
         volume, mask = self.scans.volume(scan), self.scans.mask(scan)
         measure = self.measure(volume, mask, self._head_size(scan))
-        return Scan(volume=volume, mask=mask, latent=self.store.of(scan), measure=measure)
+        levels = EncodedScans(self.scans, self.store, self.encoder).levels(scan)
+        return Scan(volume=volume, mask=mask, latent=self.store.of(scan), measure=measure, levels=levels)
 
     def read_truth(self, case: Case, scan: Scan) -> Truth | None:
         """The answer to a case that starts from `scan`; None where it is not known.

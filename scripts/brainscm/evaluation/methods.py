@@ -8,6 +8,7 @@ plain least squares, as they are in the field.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from brainscm.scm.design import Array
 from brainscm.scm.image import LEAST_SQUARES, ImageModel, fit_image
 from brainscm.scm.model import Scm
 from brainscm.scm.sample import Rows, Sample
+from brainscm.tissue_levels import TissueLevels
 
 logger = logging.getLogger("brainscm")
 
@@ -41,7 +43,9 @@ class Voxels(Unaligned):
         self.latent_shape = (1, *grid_shape)
         self.layout = Layout((1,), Mirror((0,), (1,)) if mirrored else None)
 
-    def encode(self, volumes: Tensor, displacements: Tensor | None = None) -> Tensor:
+    def encode(
+        self, volumes: Tensor, displacements: Tensor | None = None, levels: Sequence[TissueLevels] = ()
+    ) -> Tensor:
         return volumes
 
     def quantize(self, latents: Tensor) -> Tensor:
@@ -59,12 +63,17 @@ class Method:
     encoder: Encoder
     image: ImageModel
 
-    def factual(self, volume: Volume, latent: NDArray[np.float32] | None = None) -> Factual:
-        """One scan (x, y, z) as predictions start from it; without a stored latent it is encoded here."""
+    def factual(
+        self, volume: Volume, latent: NDArray[np.float32] | None = None, levels: Sequence[TissueLevels] = ()
+    ) -> Factual:
+        """One scan (x, y, z) as predictions start from it; without a stored latent it is encoded here.
+
+        `levels`: of the scan, or of that in whose place the volume stands.
+        """
         volumes = torch.from_numpy(volume)[None, None]
         with torch.inference_mode():
-            latents = self.encoder.encode(volumes) if latent is None else torch.from_numpy(latent)[None]
-        return Factual(self.encoder, volumes, latents)
+            latents = self.encoder.encode(volumes, levels=levels) if latent is None else torch.from_numpy(latent)[None]
+        return Factual(self.encoder, volumes, latents, levels)
 
     def predict(self, factual: Factual, step: Array, decode: str = "residual") -> Counterfactual:
         """The counterfactual, not masked, for a step (p,) of one scan's design row."""
@@ -74,7 +83,9 @@ class Method:
     def reach(self, factual: Factual, answer: Volume) -> Counterfactual:
         """What residual decoding makes of the answer's own latent: no causal model comes nearer in this encoding."""
         with torch.inference_mode():
-            volume, difference = residual(factual, self.factual(answer).latents - factual.latents)
+            volume, difference = residual(
+                factual, self.factual(answer, levels=factual.levels).latents - factual.latents
+            )
         return Counterfactual(volume[0, 0].numpy(), difference[0, 0].numpy())
 
 
@@ -122,7 +133,7 @@ class Methods:
     def encode(self, scan: Scan) -> dict[str, Factual]:
         """The scan as each of the compared methods encodes it, by name; the study's own latent is the stored one."""
         return {
-            method.name: method.factual(scan.volume, scan.latent if method is self.latent_glm else None)
+            method.name: method.factual(scan.volume, scan.latent if method is self.latent_glm else None, scan.levels)
             for method in self.compared
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,16 +10,21 @@ from numpy.typing import NDArray
 
 from brainscm.images import Mask, Volume
 from brainscm.regions import COMPARED, RegionMeasure
+from brainscm.tissue_levels import TissueLevels
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One usable scan: volume and mask (x, y, z), latent (c, x', y', z'), and the measure of its regions."""
+    """One usable scan: volume and mask (x, y, z), latent (c, x', y', z'), and the measure of its regions.
+
+    `levels`: see `EncodedScans.levels`; they are held for whatever stands in the scan's place.
+    """
 
     volume: Volume
     mask: Mask
     latent: NDArray[np.float32]
     measure: RegionMeasure
+    levels: Sequence[TissueLevels] = ()
 
     def regions_ml(self, volume: Volume) -> dict[str, float]:
         """The compared regions' volumes (ml) in the scan's own volume, or in one that stands in its place."""

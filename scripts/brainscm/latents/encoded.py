@@ -11,6 +11,7 @@ from brainscm.encoding.encoder import Encoder
 from brainscm.encoding.model import encoder_identity, load_encoder
 from brainscm.latents.store import LatentStore
 from brainscm.scans import ScanTable
+from brainscm.tissue_levels import TissueLevels
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,11 @@ class EncodedScans:
     def leave_out(self, reasons: pd.Series) -> EncodedScans:
         """As `ScanTable.leave_out`."""
         return replace(self, scans=self.scans.leave_out(reasons))
+
+    def levels(self, scan: str) -> list[TissueLevels]:
+        """How bright a scan's tissues are, as the encoder takes it: nothing, if it needs none.
+
+        Raises:
+            ScanError: that is not known.
+        """
+        return [self.scans.levels(scan)] if self.encoder.is_aligned else []

@@ -25,7 +25,7 @@ from brainscm.preprocess.itk import write_matrix
 from brainscm.preprocess.register import register_brain
 from brainscm.preprocess.runs import read_session
 from brainscm.preprocess.template import Template, load_template
-from brainscm.preprocess.tissues import Levels, segment_tissues, tissue_volumes
+from brainscm.preprocess.tissues import find_levels, segment_tissues, tissue_shares, tissue_volumes
 from brainscm.qc import measures
 from brainscm.qc.status import ScanStatus, software_versions, status_path
 from brainscm.resampling import gaussian_for_voxels, sample
@@ -208,11 +208,13 @@ def _bring_to_template(
         tissues = segment_tissues(volume / rough_peak, mask, template)
         peak = white_peak(volume[tissues.wm > 0.95])
         volume /= peak
-        shares = Levels.of(volume, tissues, template).shares(volume, mask, template)
+        levels = find_levels(volume, tissues, template)
+        shares = tissue_shares(volume, levels, mask, template)
         status.volumes_ml |= tissue_volumes(shares, template, status.metrics["head_size"])
         status.metrics |= measures.image_metrics(
             volume, mask, tissues.gm, tissues.wm, template.brain, template.brain_mask
         )
+        status.metrics |= levels.as_metrics()
         head = brain.head.data
         status.metrics["wm2max"] = peak / float(np.percentile(head[foreground(head)], 99.95))
     arrays = {

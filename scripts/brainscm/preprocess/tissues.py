@@ -15,12 +15,12 @@ from scipy import ndimage
 from brainscm.images import Mask, Volume
 from brainscm.preprocess.template import Template
 from brainscm.regions import REGIONS, TISSUE_LABELS, Region
+from brainscm.tissue_levels import TissueLevels, rise
 
 MRF_WEIGHT = 1.5
 SURE = 0.9  # posterior of a voxel that is taken for pure
 MIN_MIDDLE = 20  # voxels that a median is taken over
 MIN_CONTRAST = 0.02  # between neighbouring levels, as a share of white matter's
-WINDOW = 0.25  # of the way from one level to the next; wider ones reach into thin cortex and sulci, and see less
 
 
 @dataclass(frozen=True)
@@ -71,44 +71,37 @@ def segment_tissues(volume: np.ndarray, mask: np.ndarray, template: Template, it
     return Tissues(gm=whole[0], wm=whole[1], csf=whole[2])
 
 
-@dataclass(frozen=True)
-class Levels:
-    """How bright the tissues of one scan are, in its own units."""
+def find_levels(volume: Volume, tissues: Tissues, template: Template) -> TissueLevels:
+    """How bright the tissues of a scan, (x, y, z) in template space, are, from its own segmentation.
 
-    csf: float
-    gm: float
-    wm: float
+    Grey and white matter: means of their class. CSF: in the middle of the ventricles, since that of thin sulci is
+    mixed with their walls, and the more so the thinner they are; that would hide atrophy.
+    """
+    gm, wm, csf = (_mean(volume, weights) for weights in (tissues.gm, tissues.wm, tissues.csf))
+    fluid = (tissues.csf > SURE) & template.ventricles
+    middle = volume[ndimage.binary_erosion(fluid)]
+    if len(middle) >= MIN_MIDDLE:
+        csf = float(np.median(middle))
+    elif len(volume[fluid]) >= MIN_MIDDLE:
+        csf = float(np.percentile(volume[fluid], 25))
+    # A scan that is no T1w has other levels; it is measured badly, but with numbers.
+    gm = min(gm, (1 - MIN_CONTRAST) * wm)
+    return TissueLevels(csf=min(csf, gm - MIN_CONTRAST * wm), gm=gm, wm=wm)
 
-    @classmethod
-    def of(cls, volume: Volume, tissues: Tissues, template: Template) -> Levels:
-        """Find them in a scan, (x, y, z) in template space, from its own segmentation.
 
-        Grey and white matter: means of their class. CSF: in the middle of the ventricles, since that of thin sulci is
-        mixed with their walls, and the more so the thinner they are; that would hide atrophy.
-        """
-        gm, wm, csf = (_mean(volume, weights) for weights in (tissues.gm, tissues.wm, tissues.csf))
-        fluid = (tissues.csf > SURE) & template.ventricles
-        middle = volume[ndimage.binary_erosion(fluid)]
-        if len(middle) >= MIN_MIDDLE:
-            csf = float(np.median(middle))
-        elif len(volume[fluid]) >= MIN_MIDDLE:
-            csf = float(np.percentile(volume[fluid], 25))
-        # A scan that is no T1w has other levels; it is measured badly, but with numbers.
-        gm = min(gm, (1 - MIN_CONTRAST) * wm)
-        return cls(csf=min(csf, gm - MIN_CONTRAST * wm), gm=gm, wm=wm)
+def tissue_shares(volume: Volume, levels: TissueLevels, mask: Mask, template: Template) -> Tissues:
+    """Share out the voxels inside a mask: the border of two tissues lies half way between their levels.
 
-    def shares(self, volume: Volume, mask: Mask, template: Template) -> Tissues:
-        """Share out the voxels inside a mask: the border of two tissues lies half way between their levels.
+    The wall of a ventricle is of grey and of white matter, and is taken to be as bright as their mean.
 
-        The wall of a ventricle is of grey and of white matter, and is taken to be as bright as their mean.
-
-        Across a border's narrow `WINDOW` the share rises linearly with brightness, so that the change of a volume is a
-        boundary shift integral (Freeborough and Fox 1997, doi 10.1109/42.640753): it follows a border within a voxel.
-        """
-        wall = np.where(template.ventricles, (self.gm + self.wm) / 2, self.gm)
-        brain = mask * _rise(volume, self.csf, wall)
-        wm = mask * _rise(volume, self.gm, self.wm)
-        return Tissues(gm=brain - wm, wm=wm, csf=mask - brain)
+    Across a border the share rises linearly with brightness within a narrow window (`rise`), so that the change of a
+    volume is a boundary shift integral (Freeborough and Fox 1997, doi 10.1109/42.640753): it follows a border within a
+    voxel.
+    """
+    wall = np.where(template.ventricles, (levels.gm + levels.wm) / 2, levels.gm)
+    brain = (mask * rise(volume, levels.csf, wall)).astype(np.float32)
+    wm = (mask * rise(volume, levels.gm, levels.wm)).astype(np.float32)
+    return Tissues(gm=brain - wm, wm=wm, csf=mask - brain)
 
 
 @dataclass(frozen=True)
@@ -116,12 +109,13 @@ class TissueMeasure:
     """Measures regions with the levels, mask and head size of one scan (see `regions.RegionMeasure`)."""
 
     template: Template
-    levels: Levels
+    levels: TissueLevels
     mask: Mask
     head_size: float
 
     def volumes_ml(self, volume: Volume) -> dict[str, float]:
-        return tissue_volumes(self.levels.shares(volume, self.mask, self.template), self.template, self.head_size)
+        shares = tissue_shares(volume, self.levels, self.mask, self.template)
+        return tissue_volumes(shares, self.template, self.head_size)
 
     def at(self, mask: Mask, head_size: float) -> TissueMeasure:
         return replace(self, mask=mask, head_size=head_size)
@@ -135,7 +129,7 @@ class MeasureTissues:
 
     def __call__(self, factual: Volume, mask: Mask, head_size: float = 1.0) -> TissueMeasure:
         tissues = segment_tissues(factual, mask, self.template)
-        return TissueMeasure(self.template, Levels.of(factual, tissues, self.template), mask, head_size)
+        return TissueMeasure(self.template, find_levels(factual, tissues, self.template), mask, head_size)
 
 
 def tissue_volumes(tissues: Tissues, template: Template, head_size: float) -> dict[str, float]:
@@ -153,11 +147,6 @@ def tissue_volumes(tissues: Tissues, template: Template, head_size: float) -> di
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:
     return float((values * weights).sum(dtype=np.float64) / (weights.sum(dtype=np.float64) + 1e-6))
-
-
-def _rise(volume: np.ndarray, dark: float, bright: float | np.ndarray) -> np.ndarray:
-    """0 where a volume is dark, 1 where it is bright, linear within the window around half way."""
-    return np.clip(0.5 + (volume - (dark + bright) / 2) / (WINDOW * (bright - dark)), 0, 1).astype(np.float32)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:

@@ -170,6 +170,12 @@ _OF_A_SCAN = {
         "neither",
         "White-matter intensity / the head's 99.95th percentile; low where vessels or fat are very bright.",
     ),
+    **{
+        f"{tissue}_level": Measure(
+            f"Brightness of {words}", "", "neither", f"Brightness of {words}, with white matter's peak at 1."
+        )
+        for tissue, words in (("csf", "CSF"), ("gm", "grey matter"), ("wm", "white matter"))
+    },
     "efc": Measure(
         "Entropy focus criterion",
         "",

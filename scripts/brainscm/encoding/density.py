@@ -1,0 +1,105 @@
+"""How densely a place is filled with brain and with white matter, and how a change of that moves a scan's own borders.
+
+Participants' sulci differ in number and course, so that the change of a voxel cannot be told from noise; that of a
+tissue's density within some millimetres can. It is realised at the borders that a scan has: a sulcus widens where the
+participant has one, also where the template has none.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from brainscm.tissue_levels import TissueLevels, rise
+
+SIGMA_MM = 3.4  # of the Gaussian that a density is a mean over; 8 mm at half its height
+# Added to both sides of a density's odds: in a place with no brain or with nothing else, noise is not all there is.
+ODDS_FLOOR = 0.02
+ROUNDS = 8  # of moving the borders
+MOST_VOXELS = 0.5  # by which a round moves them
+FEWEST_BORDERS = 0.003  # share of a voxel that a border sweeps for each voxel of its way, where there is hardly any
+
+
+def log_odds_of_density(volume: Tensor, levels: TissueLevels, voxel_mm: float) -> Tensor:
+    """Of brain and of white matter, (2, x/2, y/2, z/2), of a scan (x, y, z).
+
+    On this scale an effect is the same for everyone: where a participant has more of a border, more is moved, and
+    where everything is of one tissue, nothing. A density never leaves 0 to 1.
+    """
+    return _log_odds(functional.avg_pool3d(_smooth(_shares(volume, levels), voxel_mm), 2))
+
+
+def move_borders(volume: Tensor, start: Tensor, levels: TissueLevels, log_odds: Tensor, voxel_mm: float) -> Tensor:
+    """A volume whose densities are those of `start` but for a change of their log odds.
+
+    The two borders of grey matter, with CSF and with white matter, are moved along their own normals, as level sets
+    are: brightness flows along its gradient, as fast as the density around it asks for. Where partial volume hides a
+    border, as in a narrow sulcus, brightness itself changes. Where a participant has no border, nothing can move.
+
+    Args:
+        volume: (x, y, z), to be moved.
+        start: (x, y, z), the scan, 0 outside the brain, where nothing is moved.
+        log_odds: (2, x/2, y/2, z/2), the change, of brain and of white matter.
+    """
+    before = _smooth(_shares(start, levels), voxel_mm)
+    nodes = functional.avg_pool3d(before, 2)
+    change = _density(_log_odds(nodes) + log_odds) - nodes
+    goal = before + functional.interpolate(change[None], size=start.shape, mode="trilinear", align_corners=False)[0]
+    inside = start != 0
+    csf_border, wm_border = (levels.csf + levels.gm) / 2, (levels.gm + levels.wm) / 2
+    contrast = (levels.gm - levels.csf, levels.wm - levels.gm)
+    for _ in range(ROUNDS):
+        lack = goal - _smooth(_shares(volume, levels), voxel_mm)
+        pure = torch.stack([(levels.gm - volume) / contrast[0], (volume - levels.gm) / contrast[1]]).clip(0, 1)
+        way = torch.where(lack > 0, _slope(volume, rising=True), _slope(volume, rising=False))
+        way += torch.stack([4 * size * (1 - share) * share for size, share in zip(contrast, pure, strict=True)])
+        swept = torch.stack(
+            [
+                ((volume - border).abs() < size / 4) * inside * 2 / size
+                for border, size in zip((csf_border, wm_border), contrast, strict=True)
+            ]
+        )
+        speed = lack / (_smooth(swept * way, voxel_mm) + FEWEST_BORDERS)
+        step = speed.clip(-MOST_VOXELS, MOST_VOXELS) * way
+        towards_wm = ((volume - csf_border) / (wm_border - csf_border)).clip(0, 1)
+        volume = torch.where(inside, volume + torch.lerp(step[0], step[1], towards_wm), volume)
+    return volume
+
+
+def _shares(volume: Tensor, levels: TissueLevels) -> Tensor:
+    """(2, x, y, z): how much of a voxel is brain, and how much white matter."""
+    return torch.stack([rise(volume, levels.csf, levels.gm), rise(volume, levels.gm, levels.wm)])
+
+
+def _log_odds(density: Tensor) -> Tensor:
+    return torch.log((density + ODDS_FLOOR) / (1 - density + ODDS_FLOOR))
+
+
+def _density(log_odds: Tensor) -> Tensor:
+    return ((1 + 2 * ODDS_FLOOR) * torch.sigmoid(log_odds) - ODDS_FLOOR).clip(0, 1)
+
+
+def _smooth(maps: Tensor, voxel_mm: float) -> Tensor:
+    """By a Gaussian of `SIGMA_MM` along the last three axes, nothing beyond the grid."""
+    for axis in (-3, -2, -1):
+        place = torch.arange(maps.shape[axis], dtype=maps.dtype, device=maps.device) * (voxel_mm / SIGMA_MM)
+        kernel = torch.exp(-((place[:, None] - place) ** 2) / 2) * (voxel_mm / (SIGMA_MM * math.sqrt(2 * math.pi)))
+        maps = (maps.movedim(axis, -1) @ kernel).movedim(-1, axis)
+    return maps
+
+
+def _slope(volume: Tensor, rising: bool) -> Tensor:
+    """How much brighter (or darker) per voxel it gets towards the neighbours, along each axis the steeper side's.
+
+    So the walls of a sulcus part, where central differences would see none (upwind: Osher and Sethian 1988, Journal of
+    Computational Physics 79).
+    """
+    total = torch.zeros_like(volume)
+    for axis in range(3):
+        step = volume.diff(dim=axis) * (1 if rising else -1)
+        end = torch.zeros_like(volume.narrow(axis, 0, 1))
+        total += torch.maximum(torch.cat([step, end], axis), torch.cat([end, -step], axis)).clip(min=0).square()
+    return total.sqrt()
