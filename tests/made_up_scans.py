@@ -34,6 +34,7 @@ def write_scans(folder: Path, splits: Sequence[str], is_aligned: bool = False) -
         write_image(folder / "preproc" / row["preproc_t1w"], volume)
         write_image(folder / "preproc" / row["template_mask"], mask.astype(np.uint8))
         if is_aligned:
+            row |= {"csf_level": 0.25, "gm_level": 0.5, "wm_level": 0.8 + i / 100}
             row["deformation"] = f"sub-{i}_xfm.nii.gz"
             displacement = rng.normal(size=(3, *(size // 2 for size in GRID.shape))).astype(np.float32)
             write_displacement(folder / "preproc" / row["deformation"], displacement, GRID)

@@ -13,7 +13,7 @@ MASK = np.zeros(SHAPE, bool)
 MASK[1:-1, 1:-1, 1:-1] = True
 VOLUME = np.where(MASK, 0.5, 0).astype(np.float32)
 LATENT = np.ones((1, 2, 2, 2), np.float32)
-SCAN = SimpleNamespace(volume=VOLUME, mask=MASK, latent=LATENT)
+SCAN = SimpleNamespace(volume=VOLUME, mask=MASK, latent=LATENT, levels=())
 
 
 class Method:

@@ -52,7 +52,8 @@ def test_aligned_scans_are_encoded_by_the_displacements_that_were_found(tmp_path
     latents = LatentStore.open(tmp_path / "latents.zarr").latents
     for row, scan in enumerate(("sub-0", "sub-1")):
         volume, displacement = (torch.from_numpy(part) for part in (scans.volume(scan), scans.displacement(scan)))
-        assert np.array_equal(latents[row], aligned.encode(volume[None, None], displacement[None])[0].numpy())
+        found = aligned.encode(volume[None, None], displacement[None], [scans.levels(scan)])
+        assert np.array_equal(latents[row], found[0].numpy())
 
 
 def test_the_store_says_what_a_mirrored_latent_is(tmp_path, encoder):

@@ -9,6 +9,7 @@ import pytest
 from brainscm.errors import BrainSCMError, ScanError
 from brainscm.scans import ScanTable
 from brainscm.tables import read_table, write_table
+from brainscm.tissue_levels import TissueLevels
 from made_up_scans import GRID, read_scans, write_scans
 
 
@@ -47,6 +48,15 @@ def test_a_warning_is_no_reason_to_leave_a_scan_out(folder):
 def test_a_scan_without_a_status_cannot_be_used(folder):
     write_table(read_table(folder / "preproc" / "qc.tsv").drop(index=1), folder / "preproc" / "qc.tsv")
     assert read_scans(folder).unusable.tolist() == ["", "preprocessing failed: no status", ""]
+
+
+def test_the_brightness_of_its_tissues_is_a_scans_own_and_never_guessed(folder):
+    scans = read_scans(folder)
+    assert scans.levels("sub-1") == TissueLevels(csf=0.25, gm=0.5, wm=0.81)
+    scans = change(folder, "preproc/qc.tsv", gm_level=None)
+    assert scans.levels("sub-0").gm == 0.5
+    with pytest.raises(ScanError, match=r"sub-1: .*how bright its tissues are; preprocess it again"):
+        scans.levels("sub-1")
 
 
 def test_later_stages_leave_out_further_scans_and_keep_the_first_reason(folder):
