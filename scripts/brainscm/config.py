@@ -225,8 +225,8 @@ class AutoencoderOptions(Options):
     kind: Literal["vqvae", "pca"] = "vqvae"
     """A 3D network with a codebook (VQ-VAE), or principal components, which need no training."""
     alignment: Literal["deformable", "none"] = "deformable"
-    """With `deformable` a scan is encoded as its displacement to the template beside its appearance there, so that an
-    effect can move tissue instead of fading it; with `none` as it is."""
+    """With `deformable` a scan is encoded as its displacement to the template, the density of its tissues and its
+    appearance at the template, so that an effect can move tissue instead of fading it; with `none` as it is."""
     channels: list[Annotated[int, Field(ge=4)]] = Field([32, 64], min_length=1)
     """Channels of the network at each resolution. Each entry halves the grid: two give latents at a quarter of the
     resolution."""
