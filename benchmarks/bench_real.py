@@ -80,8 +80,9 @@ def main() -> None:
     participants = write_cohort(arguments.bids.resolve(), arguments.folder / "bids", arguments.participants)
     studies = [Study(arguments.folder, fold, arguments.cores) for fold in folds()]
     studies[0].run("preprocess")
-    for study in studies:
+    for study in studies[1:]:
         study.share(studies[0])
+    for study in studies:
         study.run("latents")
     tables = [study.slopes() for study in studies]
     figures = compared(tables)

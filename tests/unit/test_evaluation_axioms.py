@@ -22,7 +22,7 @@ class Method:
     image = SimpleNamespace(columns=["intercept"])
     drift = np.float32(0.01)
 
-    def factual(self, volume, latent):
+    def factual(self, volume, latent, levels):
         assert not volume[~MASK].any()
         # The scan's own latent is of the scan alone.
         assert latent is (LATENT if volume is VOLUME else None)
