@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from brainscm.config import ScmOptions
+from brainscm.encoding.encoder import Unaligned
 from brainscm.errors import ConfigError, ScanError
 from brainscm.images import Grid
 from brainscm.scm.collinearity import variance_inflation
@@ -453,16 +454,13 @@ def test_inflation_of_many_columns_compares_with_that_of_one() -> None:
     assert variance_inflation(pairs.matrix(frame), two_nodes)["a"] == (pytest.approx(single, rel=0.05), "c")
 
 
-class LinearDecoder:
+class LinearDecoder(Unaligned):
     """An autoencoder whose decoder is a fixed matrix: effects in the image are known exactly."""
 
     kind = "linear"
     grid_shape = (4, 4, 4)
     latent_shape = SHAPE
     weights = np.random.default_rng(5).normal(size=(SIZE, 64)).astype(np.float32)
-
-    def encode(self, volumes: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
 
     def quantize(self, latents: torch.Tensor) -> torch.Tensor:
         return latents
@@ -479,7 +477,7 @@ def test_effect_map_is_the_decoded_contrast_with_its_standard_error(
     declared = options()
     declared.image.shrinkage = "none"  # of what is shrunk, the error holds what was taken away, too
     scm = Scm.fit(cohort.table, cohort.latents, declared, seed=7)
-    made = effect_map(scm, LinearDecoder(), "disease", "direct")
+    made = effect_map(scm, LinearDecoder(), "disease", "direct", np.ones((4, 4, 4), dtype=bool), [])
     measure = measured_by(lambda volume, mask, head_size: {"all": float(volume.sum())})
     mean_ml, change_ml, error_ml = made.regions(measure, SOME)["all"]
     np.testing.assert_allclose([mean_ml, change_ml], [made.before.sum(), made.effect.sum()], rtol=1e-4)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from brainscm.encoding.encoder import Encoder
@@ -56,3 +58,8 @@ class EncodedScans:
             ScanError: that is not known.
         """
         return [self.scans.levels(scan)] if self.encoder.is_aligned else []
+
+    def mean_levels(self, scans: Iterable[str]) -> list[TissueLevels]:
+        """How bright tissues are in the mean of some scans, as the encoder takes it."""
+        found = np.array([astuple(level) for scan in scans for level in self.levels(scan)])
+        return [TissueLevels(*found.mean(axis=0).tolist())] if len(found) else []

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from brainscm.encoding.encoder import Encoder
 from brainscm.images import Grid, Mask, Volume, write_volume
@@ -20,13 +19,14 @@ from brainscm.regions import MeasureRegions
 from brainscm.scm.inference import contrast_row
 from brainscm.scm.model import Scm
 from brainscm.scm.regional_effects import finished, interval
+from brainscm.tissue_levels import TissueLevels
 
 logger = logging.getLogger("brainscm")
 
 
 @dataclass(frozen=True)
 class EffectMap:
-    """A contrast's average effect, decoded on the training scans' mean latent (the latent is not anatomy).
+    """A contrast's average effect, on the brain of the training scans' mean latent (the latent is not anatomy).
 
     Attributes:
         before: the mean brain, (x, y, z). after: the same under the effect.
@@ -58,22 +58,45 @@ class EffectMap:
         return regions
 
 
-def effect_map(scm: Scm, encoder: Encoder, contrast: str, effect: Literal["total", "direct"]) -> EffectMap:
-    """Decode a contrast's average effect."""
+def effect_map(
+    scm: Scm,
+    encoder: Encoder,
+    contrast: str,
+    effect: Literal["total", "direct"],
+    brain_mask: Mask,
+    levels: Sequence[TissueLevels],
+) -> EffectMap:
+    """A contrast's average effect on the mean brain, as a counterfactual of a scan is made of the scan itself.
 
-    def decode(latent: NDArray) -> Volume:
-        batch = torch.from_numpy(latent.astype(np.float32)).to(device_of(encoder))
-        with torch.inference_mode():
-            return np.asarray(encoder.decode(batch).cpu().numpy()[0, 0])
+    Args:
+        brain_mask: of the template; outside is nothing.
+        levels: how bright the mean brain's tissues are, if the encoder asks for it.
+    """
 
-    mean = scm.image.mean[None]
+    def shift(model: Scm) -> torch.Tensor:
+        step = model.image.predict(contrast_row(model, contrast, effect))
+        return torch.from_numpy(step.astype(np.float32)).to(device)
+
+    device = device_of(encoder)
     models = [scm, *(scm.draw(k) for k in range(scm.draws))]
-    after = [decode(mean + model.image.predict(contrast_row(model, contrast, effect))) for model in models]
-    return EffectMap(decode(mean), after[0], after[1:])
+    mean = torch.from_numpy(scm.image.mean[None].astype(np.float32)).to(device)
+    inside = torch.from_numpy(brain_mask).to(device)
+    with torch.inference_mode():
+        before = encoder.decode(mean) * inside
+        appearance = encoder.appearance(mean)
+        after = [encoder.apply_shift(before, mean, shift(model), appearance, levels) * inside for model in models]
+    first, *rest = (np.asarray(volume.cpu().numpy()[0, 0]) for volume in (before, *after))
+    return EffectMap(first, rest[0], rest[1:])
 
 
 def write_effect_maps(
-    scm: Scm, encoder: Encoder, grid: Grid, measure: MeasureRegions, brain_mask: Mask, folder: Path
+    scm: Scm,
+    encoder: Encoder,
+    grid: Grid,
+    measure: MeasureRegions,
+    brain_mask: Mask,
+    folder: Path,
+    levels: Sequence[TissueLevels] = (),
 ) -> pd.DataFrame:
     """Write each contrast's maps: `<contrast>_T1w.nii.gz` (total effect), `<contrast>_desc-uncertainty_T1w.nii.gz`, and
     `_desc-direct`, `_desc-directUncertainty` where some of the effect goes through other nodes.
@@ -86,10 +109,10 @@ def write_effect_maps(
     records: list[dict[str, object]] = []
     for contrast, ends in scm.options.contrasts.items():
         mediated = set(scm.graph.descendants(tuple(ends))) & set(scm.graph.image.names)
-        found = {"total": effect_map(scm, encoder, contrast, "total")}
+        found = {"total": effect_map(scm, encoder, contrast, "total", brain_mask, levels)}
         maps = {"": found["total"].effect, "_desc-uncertainty": found["total"].uncertainty}
         if mediated:
-            found["direct"] = effect_map(scm, encoder, contrast, "direct")
+            found["direct"] = effect_map(scm, encoder, contrast, "direct", brain_mask, levels)
             maps |= {"_desc-direct": found["direct"].effect, "_desc-directUncertainty": found["direct"].uncertainty}
         for label, volume in maps.items():
             write_volume(folder / f"{contrast}{label}_T1w.nii.gz", volume, grid)

@@ -65,6 +65,7 @@ def run(
     regions = [region.name for region in REGIONS]
     write_table(places(scm, table, store.latents, regions, device), folder / "participants.tsv")
     measured = measured_effects(scm, table, regions)
-    decoded = write_effect_maps(scm, encoded.encoder, scans.grid, measure, brain_mask, folder / "effects")
+    levels = encoded.mean_levels(scm.training["scan"])
+    decoded = write_effect_maps(scm, encoded.encoder, scans.grid, measure, brain_mask, folder / "effects", levels)
     write_table(pd.concat([measured, decoded]), folder / "regional_effects.tsv")
     return scm
