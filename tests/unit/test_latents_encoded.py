@@ -6,14 +6,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_encoding_model import OPTIONS, trained_vqvae
 
+from brainscm.alignment.registration import Alignment
+from brainscm.encoding.aligned import Aligned
 from brainscm.encoding.model import save_encoder
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.latents.encode import encode_scans
 from brainscm.latents.encoded import EncodedScans
+from brainscm.latents.store import LatentStore
 from brainscm.tables import read_table, write_table
+from brainscm.tissue_levels import TissueLevels
 from made_up_scans import GRID, write_scans
 
 IDENTITY = Identity(template="T", voxel_mm=3, transform="affine")
@@ -57,3 +62,12 @@ def test_latents_of_another_encoder_are_refused(study: Callable[[], EncodedScans
     save_encoder(trained_vqvae(OPTIONS, (8, 8, 8)), IDENTITY, tmp_path / "model.pt")
     with pytest.raises(BrainSCMError, match=r"latents.zarr and .*model.pt are of two different models; run encode_sca"):
         study()
+
+
+def test_the_mean_brain_is_as_bright_as_its_scans_are_on_average(tmp_path: Path) -> None:
+    scans = write_scans(tmp_path, ["train"] * 3, is_aligned=True)
+    encoder = trained_vqvae(OPTIONS, GRID.shape)
+    aligned = Aligned(encoder, Alignment(torch.rand(GRID.shape), torch.ones(GRID.shape), 3.0))
+    store = LatentStore([], [], aligned.layout, IDENTITY)
+    assert EncodedScans(scans, store, aligned).mean_levels(["sub-0", "sub-2"]) == [TissueLevels(0.25, 0.5, 0.81)]
+    assert EncodedScans(scans, store, encoder).mean_levels(["sub-0", "sub-2"]) == []
