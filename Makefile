@@ -5,6 +5,9 @@ CORES  ?= all
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
             $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
+# A process for each core, up to four; a file's tests share what they make, so that they stay together and in order.
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 .PHONY: demo test test-fast bench bench-truth bench-real lint schema clean
 
 demo: $(VENV)/.installed
@@ -14,11 +17,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@bash tests/install_debian_packages.sh
-	$(VENV)/bin/python -m pytest
+	$(PYTEST)
 
 # While working: no cluster, no browser, no whole study, nothing that takes longer than a few seconds.
 test-fast: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest tests/unit -m "not slow"
+	$(PYTEST) tests/unit -m "not slow"
 
 bench: $(VENV)/.installed-dev
 	@for script in $(filter-out $(patsubst %,benchmarks/bench_%.py,measurement truth real),$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done

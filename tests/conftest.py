@@ -1,6 +1,7 @@
-"""What holds for every test: ANTs with one thread, where the same input gives the same bytes."""
+"""What holds for every test: one thread, with which ANTs gives the same bytes, and processes do not fight for cores."""
 
 import os
 
-# Read when ITK loads, so it has to be set before any test module imports ants.
-os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
+# Read when the libraries load, so before any test module imports them. Rules' scripts set their own numbers.
+for name in ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"

@@ -88,6 +88,12 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"bids_dir": "/no/such/folder"}, "config: bids_dir: /no/such/folder is not a folder"),
         ({"output_dir": "/etc/passwd/results"}, "config: output_dir: /etc/passwd is a file"),
         ({"autoencoder": None}, "config: autoencoder: nothing is written there; .* {} for none"),
+        ({"bids_dir": "a", "dicom_dir": "b"}, "both given"),
+        ({"scm": {"image": {"formula": "agee + sex"}}}, "config: scm.image.formula: 'agee' is not a node"),
+        (
+            {"scm": {"nodes": {"age": {"formula": "sex"}, "sex": {"formula": "age"}}, "image": {"formula": "1 + age"}}},
+            "circle",
+        ),
         ({"seed": None}, "config: seed: nothing is written there; .* leave it out"),
         ({"scm": "age + sex"}, "config: scm: should be a section.*given: 'age \\+ sex'"),
         ({"autoencoder": {"channels": [32, "big"]}}, "config: autoencoder.channels\\[1\\]: should be a whole number"),

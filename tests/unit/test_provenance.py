@@ -101,6 +101,23 @@ def test_every_rule_with_a_script_has_the_fingerprint_of_its_own_code() -> None:
         assert f'code=lambda wildcards: code_fingerprint("{rule}"),' in block, rule
 
 
+@pytest.mark.parametrize(
+    ("module", "importing", "others"),
+    [
+        (
+            "parallel",
+            {"align_scan", "train_autoencoder", "encode_scans", "fit_scm"},
+            {"index_cohort", "preprocess_scan"},
+        ),
+        ("alignment.registration", {"align_scan", "train_autoencoder"}, {"preprocess_scan"}),
+        ("report.pictures", {"render_report"}, {"preprocess_scan", "fit_scm", "evaluate_counterfactuals"}),
+    ],
+)
+def test_a_module_is_part_of_the_rules_that_import_it_alone(module: str, importing: set[str], others: set[str]) -> None:
+    found = {rule for rule in importing | others if f"brainscm.{module}" in import_closure(rule)}
+    assert found == importing
+
+
 def test_what_is_not_counted_exists() -> None:
     for module in NOT_COUNTED:
         assert import_closure(module), module
