@@ -31,7 +31,6 @@ import statsmodels.api as sm
 import yaml
 from record import RESULTS, circumstances, write
 
-from brainscm.config_loading import load_config
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.encoding.layout import Layout
 from brainscm.evaluation.methods import Method
@@ -44,6 +43,7 @@ from brainscm.questions import read_queries
 from brainscm.regions import COMPARED
 from brainscm.scm.model import Scm
 from brainscm.tables import read_table, write_table
+from brainscm.workflow.config_loading import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "benchmarks" / "real.yaml"

@@ -18,7 +18,6 @@ import yaml
 from bench_truth import ROOT, STUDY, finite
 
 from brainscm.config import Config
-from brainscm.config_loading import load_config
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.encoding.encoder import Encoder
 from brainscm.encoding.layout import Layout
@@ -34,6 +33,7 @@ from brainscm.questions import read_queries
 from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
 from brainscm.tables import evenly_spaced
+from brainscm.workflow.config_loading import load_config
 
 MEASURES = ("change_correlation", "change_slope", "psnr_brain_db")
 NO_CHANGE = "none"

@@ -7,14 +7,14 @@ import pandas as pd
 
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.cohort.selection import ratings_table
-from brainscm.config_loading import check_keys_once, load_config
+from brainscm.workflow.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.preprocess.derived import derived_files
 from brainscm.provenance import code_fingerprint
 from brainscm.questions import evaluated_queries, group_queries, read_queries, source_of
 from brainscm.run_record import write_run_record
-from brainscm.run_summary import run_summary
+from brainscm.workflow.run_summary import run_summary
 from brainscm.simulation.anatomies import find_label_maps
 from brainscm.tables import read_table, run_paths
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from brainscm.config_loading import load_config
 from brainscm.simulation.causal_model import COEFFICIENTS, draw_nodes, draw_noise
+from brainscm.workflow.config_loading import load_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,13 +11,8 @@ from brainscm.provenance import SCRIPTS, import_closure
 # floor, which all may import.
 PACKAGES = (
     "cohort", "qc", "preprocess", "alignment", "encoding", "training", "latents", "scm", "counterfactuals",
-    "evaluation", "report",
+    "evaluation", "report", "workflow",
 )  # fmt: skip
-# What else is allowed: module → what it may import of a package above it or beside it, and why.
-ALLOWED = {
-    # A study is checked as a whole before any work starts: its template's files and its graph too.
-    "brainscm.config_loading": {"brainscm.preprocess.template_files", "brainscm.scm.graph"},
-}
 
 Graph = Mapping[str, frozenset[str]]
 
@@ -42,9 +37,8 @@ def package(module: str) -> str:
 
 
 def may_import(module: str, other: str) -> bool:
-    allowed = ALLOWED.get(module, set())
     ours, theirs = package(module), package(other)
-    if theirs in ("", ours) or other in allowed or any(name.startswith(f"{other}.") for name in allowed):
+    if theirs in ("", ours):
         return True
     return {ours, theirs} <= set(PACKAGES) and PACKAGES.index(theirs) < PACKAGES.index(ours)
 
@@ -63,8 +57,3 @@ def test_no_modules_import_each_other_in_a_circle(graph: Graph) -> None:
 def test_every_package_has_its_place(graph: Graph) -> None:
     found = {package(name) for name in graph}
     assert found == {"", "simulation", *PACKAGES}
-
-
-def test_what_is_allowed_is_needed(graph: Graph) -> None:
-    for name, others in ALLOWED.items():
-        assert others <= graph[name], name

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from brainscm.config import Config
-from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import ConfigError
 from brainscm.identity import Identity
+from brainscm.workflow.config_loading import check_keys_once, load_config
 
 ROOT = Path(__file__).parents[2]
 

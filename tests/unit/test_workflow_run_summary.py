@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from brainscm.run_summary import run_summary
 from brainscm.tables import write_table
+from brainscm.workflow.run_summary import run_summary
 
 
 @pytest.fixture
