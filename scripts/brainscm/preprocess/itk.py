@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.io import loadmat
 
 from brainscm.images import LPS, Image
 
@@ -38,13 +39,16 @@ def write_matrix(matrix: np.ndarray, path: Path) -> None:
 
 
 def read_matrix(path: Path) -> np.ndarray:
-    """Read an ITK affine (LPS) as a RAS+ world map (4, 4)."""
-    import ants
+    """Read an ITK affine (LPS) as a RAS+ world map (4, 4).
 
-    transform = ants.read_transform(str(path))
-    linear = np.asarray(transform.parameters[:9]).reshape(3, 3)
-    centre = np.asarray(transform.fixed_parameters[:3])
-    shift = np.asarray(transform.parameters[9:12]) + centre - linear @ centre
+    Without ANTs, which takes two seconds to load: ITK's file is a MATLAB one (version 4) of two vectors, the parameters
+    under the transform's name and the centre of rotation.
+    """
+    vectors = {name: vector.ravel() for name, vector in loadmat(path).items() if not name.startswith("__")}
+    centre = vectors.pop("fixed")
+    (parameters,) = vectors.values()
+    linear = parameters[:9].reshape(3, 3)
+    shift = parameters[9:] + centre - linear @ centre
     matrix = np.eye(4)
     matrix[:3, :3] = LPS @ linear @ LPS
     matrix[:3, 3] = LPS @ shift
