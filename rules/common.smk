@@ -1,5 +1,6 @@
 """The checked configuration, the folders, and the small input functions that rules share."""
 
+import gc
 import os
 from functools import lru_cache
 
@@ -17,6 +18,9 @@ from brainscm.run_record import write_run_record
 from brainscm.run_summary import run_summary
 from brainscm.simulation.anatomies import find_label_maps
 from brainscm.tables import read_table, run_paths
+
+# Of the objects of many thousand jobs hardly any is garbage: look for some less often.
+gc.set_threshold(100_000, 20, 20)
 
 try:
     for study_file in workflow.overwrite_configfiles:
@@ -107,15 +111,13 @@ def existing_tables(folder):
 
 
 @lru_cache
-def _raw_scans(scans_tsv, modified_ns):
-    table = read_table(scans_tsv)
-    return {row.scan: run_paths(row.path, row.further_runs) for row in table.itertuples()}
-
-
 def raw_scans():
-    """Map each scan of the indexed cohort to its raw T1w file, or files if it has several runs."""
-    table = Path(checkpoints.index_cohort.get().output.scans)
-    return _raw_scans(table, table.stat().st_mtime_ns)
+    """Map each scan of the indexed cohort to its raw T1w file, or files if it has several runs.
+
+    Read once; while the index has to be made first, `get` raises, and nothing is remembered.
+    """
+    table = read_table(checkpoints.index_cohort.get().output.scans)
+    return {row.scan: run_paths(row.path, row.further_runs) for row in table.itertuples()}
 
 
 def get_raw_t1w(wildcards):
@@ -134,8 +136,6 @@ def get_existing_t1w(wildcards):
 
 def get_derived(wildcards):
     """The T1w and mask that another program made of a scan; one that lacks them fails by itself."""
-    if not config["derivatives"]:
-        return []
     found = derived_files(Path(config["derivatives"]), wildcards.scan)
     return [path for paths in found.values() for path in paths]
 
