@@ -11,6 +11,7 @@ from brainscm.cohort.selection import ratings_table
 from brainscm.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
+from brainscm.liveness import hold
 from brainscm.preprocess.derived import derived_files
 from brainscm.provenance import code_fingerprint
 from brainscm.questions import evaluated_queries, group_queries, read_queries, source_of
@@ -21,6 +22,9 @@ from brainscm.tables import read_table, run_paths
 
 # Of the objects of many thousand jobs hardly any is garbage: look for some less often.
 gc.set_threshold(100_000, 20, 20)
+
+# A run that was killed must not stay locked; kept open for as long as this process lives.
+AT_WORK = hold(Path.cwd(), workflow.is_main_process)
 
 try:
     for study_file in workflow.overwrite_configfiles:
@@ -116,7 +120,11 @@ def raw_scans():
 
     Read once; while the index has to be made first, `get` raises, and nothing is remembered.
     """
-    table = read_table(checkpoints.index_cohort.get().output.scans)
+    scans = checkpoints.index_cohort.get().output.scans
+    try:
+        table = read_table(scans)
+    except BrainSCMError as error:
+        raise WorkflowError(str(error))
     return {row.scan: run_paths(row.path, row.further_runs) for row in table.itertuples()}
 
 
