@@ -1,5 +1,6 @@
 """The checked configuration, the folders, and the small input functions that rules share."""
 
+import gc
 import os
 from functools import lru_cache
 
@@ -10,6 +11,7 @@ from brainscm.cohort.selection import ratings_table
 from brainscm.workflow.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
+from brainscm.liveness import hold
 from brainscm.preprocess.derived import derived_files
 from brainscm.provenance import code_fingerprint
 from brainscm.questions import evaluated_queries, group_queries, read_queries, source_of
@@ -17,6 +19,12 @@ from brainscm.run_record import write_run_record
 from brainscm.workflow.run_summary import run_summary
 from brainscm.simulation.anatomies import find_label_maps
 from brainscm.tables import read_table, run_paths
+
+# Of the objects of many thousand jobs hardly any is garbage: look for some less often.
+gc.set_threshold(100_000, 20, 20)
+
+# A run that was killed must not stay locked; kept open for as long as this process lives.
+AT_WORK = hold(Path.cwd(), workflow.is_main_process)
 
 try:
     for study_file in workflow.overwrite_configfiles:
@@ -107,15 +115,17 @@ def existing_tables(folder):
 
 
 @lru_cache
-def _raw_scans(scans_tsv, modified_ns):
-    table = read_table(scans_tsv)
-    return {row.scan: run_paths(row.path, row.further_runs) for row in table.itertuples()}
-
-
 def raw_scans():
-    """Map each scan of the indexed cohort to its raw T1w file, or files if it has several runs."""
-    table = Path(checkpoints.index_cohort.get().output.scans)
-    return _raw_scans(table, table.stat().st_mtime_ns)
+    """Map each scan of the indexed cohort to its raw T1w file, or files if it has several runs.
+
+    Read once; while the index has to be made first, `get` raises, and nothing is remembered.
+    """
+    scans = checkpoints.index_cohort.get().output.scans
+    try:
+        table = read_table(scans)
+    except BrainSCMError as error:
+        raise WorkflowError(str(error))
+    return {row.scan: run_paths(row.path, row.further_runs) for row in table.itertuples()}
 
 
 def get_raw_t1w(wildcards):
@@ -134,8 +144,6 @@ def get_existing_t1w(wildcards):
 
 def get_derived(wildcards):
     """The T1w and mask that another program made of a scan; one that lacks them fails by itself."""
-    if not config["derivatives"]:
-        return []
     found = derived_files(Path(config["derivatives"]), wildcards.scan)
     return [path for paths in found.values() for path in paths]
 

@@ -4,7 +4,7 @@
 rule preprocess_scan:
     input:
         runs=get_existing_t1w,
-        derived=get_derived,
+        derived=get_derived if config["derivatives"] else [],
     output:
         # The only declared output: a failed scan has a status, but no image to promise.
         status=f"{RESULTS}/preproc/status/{{scan}}.json",

@@ -7,12 +7,18 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
 
 import brainscm
+from brainscm.errors import BrainSCMError, one_line
 
 BIDS_VERSION = "1.10.0"
 
@@ -43,6 +49,26 @@ def whole(path: Path, shared: bool = False) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def damaged(path: Path | str, error: Exception) -> BrainSCMError:
+    """The error of a file that the workflow has written and that cannot be read any more."""
+    return BrainSCMError(
+        f"{path}: is damaged ({type(error).__name__}: {one_line(error)}); remove it and run the same command again."
+    )
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an `.npz` archive, by name; their checksums are compared.
+
+    Raises:
+        BrainSCMError: it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (BadZipFile, ValueError, EOFError, zlib.error) as error:
+        raise damaged(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -39,6 +39,7 @@ class Module:
     imports: frozenset[str]
 
 
+@cache
 def code_fingerprint(module: str, scripts: Path = SCRIPTS) -> str:
     """Hash a module's code and that of all it imports, blind to comments, docstrings, layout and `NOT_COUNTED`.
 

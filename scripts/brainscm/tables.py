@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from brainscm.files import whole
+from brainscm.files import damaged, whole
 
 IDENTIFIERS = ("scan", "participant", "session", "query", "further_runs")
 RUN_SEPARATOR = ";"  # no BIDS file name holds one
@@ -18,10 +18,17 @@ Rows = TypeVar("Rows", pd.DataFrame, pd.Series)
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
-    """Read a BIDS-style TSV: tab-separated, `n/a` (or an empty cell) is missing, identifiers stay text."""
+    """Read a BIDS-style TSV: tab-separated, `n/a` (or an empty cell) is missing, identifiers stay text.
+
+    Raises:
+        BrainSCMError: it is empty, or no such table.
+    """
     text = dict.fromkeys([*IDENTIFIERS, "participant_id", "session_id"], str)
     # Whole columns at once: read piece by piece, a long one with gaps would be text here and numbers there.
-    return pd.read_csv(path, sep="\t", na_values=["n/a", ""], keep_default_na=False, dtype=text, low_memory=False)
+    try:
+        return pd.read_csv(path, sep="\t", na_values=["n/a", ""], keep_default_na=False, dtype=text, low_memory=False)
+    except ValueError as error:  # pandas's own errors of empty and broken tables are such
+        raise damaged(path, error) from error
 
 
 def write_table(table: pd.DataFrame, path: Path | str) -> None:

@@ -37,8 +37,8 @@ def test_rows_are_the_usable_scans(tmp_path, encoder):
     assert store.layout == encoder.layout
     latents = store.latents
     assert latents.shape == (2, *encoder.latent_shape)
-    assert latents.chunks == (1, *encoder.latent_shape)
-    assert latents.dtype == np.float32
+    assert latents.array.chunks == (1, *encoder.latent_shape)
+    assert latents[0].dtype == np.float32
     for row, scan in enumerate(store.scans):
         volume = torch.from_numpy(scans.volume(scan))[None, None]
         assert np.array_equal(latents[row], encoder.encode(volume)[0].numpy())
@@ -100,3 +100,21 @@ def test_the_stage_remembers_the_model_and_refuses_scans_that_are_not_for_it(tmp
     save_encoder(trained_vqvae(OPTIONS, (8, 8, 8)), IDENTITY, model)
     with pytest.raises(BrainSCMError, match=r"the grid is 8×8×16 at 3×3×3 mm .* here and 8×8×8 there"):
         run(scans, IDENTITY, model, path)
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "gone"])
+def test_a_damaged_latent_is_named_and_not_used(tmp_path, encoder, damage):
+    encode_scans(write_scans(tmp_path, ["train", "test"]), encoder, ENCODED, tmp_path / "latents.zarr")
+    (chunk,) = (path for path in (tmp_path / "latents.zarr" / "latents" / "c" / "1").rglob("*") if path.is_file())
+    if damage == "gone":
+        chunk.unlink()
+    else:
+        content = bytearray(chunk.read_bytes())
+        content[len(content) // 2] ^= 1
+        chunk.write_bytes(content)
+    store = LatentStore.open(tmp_path / "latents.zarr")
+    assert np.isfinite(store.of("sub-0")).all()
+    with pytest.raises(BrainSCMError, match=r"latents\.zarr: the latent of sub-1 is damaged or gone; remove"):
+        store.of("sub-1")
+    with pytest.raises(BrainSCMError, match="sub-1"):
+        store.latents[1]

@@ -13,11 +13,40 @@ import numpy as np
 import pandas as pd
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
 
 from brainscm.encoding.layout import Layout
 from brainscm.errors import BrainSCMError, ScanError
 from brainscm.files import whole
 from brainscm.identity import Identity
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """The latents of a store on disk; one whose file has been damaged or removed is named, and not used."""
+
+    array: zarr.Array
+    scans: Sequence[str]
+    path: Path | str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def __getitem__(self, rows: Any) -> NDArray[np.float32]:
+        try:
+            latents = np.asarray(self.array[rows])
+        except Exception as error:  # whatever the decompression makes of it: its errors have no class of their own
+            raise self._damaged(rows) from error
+        if np.isnan(latents).any():  # zarr fills in what is not there
+            raise self._damaged(rows)
+        return latents
+
+    def _damaged(self, rows: Any) -> BrainSCMError:
+        whose = self.scans[int(rows)] if np.ndim(rows) == 0 and not isinstance(rows, slice) else "a scan"
+        return BrainSCMError(
+            f"{self.path}: the latent of {whose} is damaged or gone; remove this folder and run the same command again."
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +76,8 @@ class LatentStore:
             group = zarr.open_group(path, mode="r")
             attributes: dict[str, Any] = dict(group.attrs)
             layout, identity = Layout.of_json(attributes["layout"]), Identity.model_validate(attributes["identity"])
-            return cls(group["latents"], tuple(attributes["scans"]), layout, identity)
+            scans = tuple(attributes["scans"])
+            return cls(_Checked(group["latents"], scans, path), scans, layout, identity)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise BrainSCMError(
                 f"{path}: is not a store of latents of this version of BrainSCM ({type(error).__name__}); "
@@ -63,7 +93,14 @@ class LatentStore:
         with whole(path) as partial:
             group = zarr.create_group(store=partial)
             shape = (len(scans), *latent_shape)
-            latents = group.create_array("latents", shape=shape, chunks=(1, *latent_shape), dtype="float32")
+            latents = group.create_array(
+                "latents",
+                shape=shape,
+                chunks=(1, *latent_shape),
+                dtype="float32",
+                fill_value=np.nan,
+                compressors=ZstdCodec(checksum=True),
+            )
             group.attrs.update({"scans": list(scans), "layout": layout.as_json(), "identity": identity.as_json()})
             yield latents
 

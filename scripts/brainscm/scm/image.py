@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from brainscm.config import ImageOptions
 from brainscm.encoding.layout import Layout
-from brainscm.files import whole
+from brainscm.files import read_arrays, whole
 from brainscm.parallel import CPU
 from brainscm.scm.design import Array
 from brainscm.scm.robust import CR2, HC3, Sandwich
@@ -110,8 +110,7 @@ class ImageModel:
 
     @classmethod
     def load(cls, path: Path) -> ImageModel:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = read_arrays(path)
         plain = {name: arrays[name].item() for name in arrays if arrays[name].ndim == 0}
         return cls(**{**arrays, **plain})
 

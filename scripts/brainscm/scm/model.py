@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from brainscm.config import Scalar, ScmOptions
 from brainscm.encoding.layout import Layout
 from brainscm.errors import BrainSCMError, ConfigError, ScanError
-from brainscm.files import whole
+from brainscm.files import read_arrays, whole
 from brainscm.identity import Identity
 from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import CPU
@@ -316,13 +316,12 @@ def load_scm(folder: Path, options: ScmOptions) -> Scm:
 
     Raises:
         ConfigError: the graph in the config is not the one that was fitted.
-        BrainSCMError: the files are of another version.
+        BrainSCMError: the files are of another version, or damaged.
     """
     graph = read_graph(options)
     training = read_table(folder / "covariates.tsv")
     covariates, complete = _learn(training, options)
-    with np.load(folder / "node_models.npz", allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    arrays = read_arrays(folder / "node_models.npz")
     if "identity" not in arrays:
         raise BrainSCMError(f"{folder}: was written by another version of BrainSCM; run fit_scm again.")
     changed = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")

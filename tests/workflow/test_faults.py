@@ -1,0 +1,110 @@
+"""What becomes of a run that is killed or interrupted on this machine, and what the same command does next."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from workflows import GRAPH, ROOT, run_workflow
+
+# A run that has come to the start of its jobs and stays there.
+WAIT = """
+import sys, time
+from snakemake.cli import main
+from snakemake.scheduling.job_scheduler import JobScheduler
+
+def schedule(self):
+    print("AT WORK", flush=True)
+    time.sleep(600)
+
+JobScheduler.schedule = schedule
+main(sys.argv[1:])
+"""
+
+
+def made_study(folder: Path) -> dict[str, Any]:
+    """A study of ten empty scans that nothing has been done with."""
+    rows = ["participant_id\tage\tsex"]
+    for i in range(10):
+        anat = folder / "bids" / f"sub-{i}" / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"sub-{i}_T1w.nii.gz").touch()
+        rows.append(f"sub-{i}\t{20 + i}\t{'FM'[i % 2]}")
+    (folder / "bids" / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return {"bids_dir": str(folder / "bids"), "scm": GRAPH, "counterfactuals": []}
+
+
+def start(folder: Path, study: dict[str, Any], checkout: Path, *program: str) -> subprocess.Popen[str]:
+    """Start a run that indexes the study, as the leader of a session of its own, as from a terminal."""
+    options = {"output_dir": str(folder / "results"), "work_dir": str(folder / "work"), **study}
+    (folder / "study.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+    command = [sys.executable, *program, "--snakefile", str(checkout / "Snakefile"), "--directory", str(folder)]
+    return subprocess.Popen(
+        [*command, "--cores", "1", "--configfile", str(folder / "study.yaml"), "--", index_of(folder)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def index_of(folder: Path) -> str:
+    return str(folder / "results" / "cohort" / "scans.tsv")
+
+
+def session_members(leader: int) -> list[int]:
+    """The processes of a session that are alive."""
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and state != "Z":
+            members.append(int(stat.parent.name))
+    return members
+
+
+def test_a_second_run_is_refused_and_the_same_command_goes_on_after_a_kill(tmp_path: Path) -> None:
+    study = made_study(tmp_path)
+    with start(tmp_path, study, ROOT, "-c", WAIT) as first:
+        assert first.stdout is not None
+        assert any("AT WORK" in line for line in first.stdout)
+        second = run_workflow(tmp_path, study, index_of(tmp_path))
+        os.kill(first.pid, signal.SIGKILL)
+    assert second.returncode != 0
+    assert "no other Snakemake process" in second.stdout
+    assert "Traceback" not in second.stdout
+    again = run_workflow(tmp_path, study, index_of(tmp_path))
+    assert again.returncode == 0, again.stdout
+    assert Path(index_of(tmp_path)).exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes as Linux shows them")
+def test_an_interrupted_run_leaves_no_job_behind(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("Snakefile", "config.yaml", "rules", "scripts", "envs", "report", "schemas"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, checkout / name)
+    started = tmp_path / "started"
+    (checkout / "scripts" / "index_cohort.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(600)\n"
+    )
+    with start(tmp_path, made_study(tmp_path), checkout, "-m", "snakemake") as run:
+        while not started.exists() and run.poll() is None:
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGINT)  # what Ctrl-C does in a terminal
+        told, _ = run.communicate(timeout=300)
+    assert started.exists(), told
+    assert run.returncode != 0
+    assert session_members(run.pid) == []
+    assert not Path(index_of(tmp_path)).exists()
+    assert not list((tmp_path / ".snakemake" / "locks").glob("*.lock"))
