@@ -22,6 +22,7 @@ from brainscm.scans import ScanTable
 from brainscm.scm.covariates import Covariates, node_column
 from brainscm.scm.graph import read_graph
 from brainscm.scm.model import Scm, load_scm
+from brainscm.scm.neighbours import Neighbours
 from brainscm.scm.support import support
 from brainscm.tables import evenly_spaced, read_table, write_table
 from brainscm.visits import add_years_since_baseline
@@ -179,7 +180,7 @@ def by_table(options: ScmOptions, cohort: pd.DataFrame) -> Support:
     training = cohort[cohort["split"] == "train"]
     covariates = Covariates.learn(training, known)
     training = training[covariates.problems(training) == ""]
-    values = covariates.read(training)
+    neighbours = Neighbours.of(covariates.read(training), training["participant"])
 
     def support_of(rows: pd.DataFrame, query: QueryOptions) -> pd.DataFrame:
         usable = rows[covariates.problems(rows) == ""]
@@ -196,8 +197,7 @@ def by_table(options: ScmOptions, cohort: pd.DataFrame) -> Support:
             values=changed,
             leverage=np.zeros(len(changed)),
             max_leverage=1.0,
-            training=values,
-            participants=training["participant"],
+            neighbours=neighbours,
             near=near,
             image_parents=(),
             covariates=covariates,

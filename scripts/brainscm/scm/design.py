@@ -85,12 +85,7 @@ class Design:
                 f"{where}: '{formula.text}' cannot be computed on the {len(values)} training scans ({reason}); "
                 f"simplify it, for example with fewer degrees of freedom."
             ) from error
-        spec = matrix.model_spec
-        nodes: list[frozenset[str]] = []
-        for term in spec.terms:
-            names = frozenset(str(v) for v in spec.term_variables[term]).intersection(formula.names)
-            nodes += [names] * len(range(*spec.term_slices[term].indices(len(spec.column_names))))
-        design = cls(formula, tuple(spec.column_names), tuple(nodes), spec)
+        design = cls._of(formula, matrix.model_spec)
         x = np.asarray(matrix, dtype=np.float64)
         if not np.isfinite(x).all():
             name = design.columns[int(np.argmin(np.isfinite(x).all(axis=0)))]
@@ -102,6 +97,32 @@ class Design:
             )
         _check_rank(x, design.columns, where)
         return design
+
+    @classmethod
+    def restore(cls, formula: Formula, state: Any, values: pd.DataFrame) -> Design:
+        """The design of which `state` was kept.
+
+        Args:
+            values: a few rows of node values of the training scans' kinds and levels; nothing is learnt from them.
+        """
+        spec = ModelSpec(
+            formula=FormulaicFormula(list(formula.terms)), na_action="ignore", transform_state=_unpacked(state)
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return cls._of(formula, spec.get_model_matrix(values, context=_CONTEXT).model_spec)
+
+    @classmethod
+    def _of(cls, formula: Formula, spec: ModelSpec) -> Design:
+        nodes: list[frozenset[str]] = []
+        for term in spec.terms:
+            names = frozenset(str(v) for v in spec.term_variables[term]).intersection(formula.names)
+            nodes += [names] * len(range(*spec.term_slices[term].indices(len(spec.column_names))))
+        return cls(formula, tuple(spec.column_names), tuple(nodes), spec)
+
+    @property
+    def state(self) -> Any:
+        """What was learnt, the knots of splines and the means that are taken off, as JSON can hold it."""
+        return _packed(self._spec.transform_state)
 
     def matrix(self, values: pd.DataFrame) -> Array:
         """Design matrix (n, p) of any scans; a row depends on its own scan only.
@@ -125,6 +146,25 @@ class Design:
             return np.empty((0, len(self.columns)))
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.ascontiguousarray(self._spec.get_model_matrix(values, context=_CONTEXT), dtype=np.float64)
+
+
+def _packed(state: Any) -> Any:
+    """Numbers, lists, arrays and dictionaries (some with numbers for keys) as plain values, to the last digit."""
+    if isinstance(state, dict):
+        return {"pairs": [[key, _packed(value)] for key, value in state.items()]}
+    if isinstance(state, np.ndarray):
+        return {"array": state.tolist()}
+    if isinstance(state, list | tuple):
+        return [_packed(value) for value in state]
+    return state.item() if isinstance(state, np.generic) else state
+
+
+def _unpacked(state: Any) -> Any:
+    if isinstance(state, dict):
+        if "array" in state:
+            return np.array(state["array"])
+        return {key: _unpacked(value) for key, value in state["pairs"]}
+    return [_unpacked(value) for value in state] if isinstance(state, list) else state
 
 
 def has_value(expression: str, values: pd.DataFrame) -> NDArray[np.bool_]:

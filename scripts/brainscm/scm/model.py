@@ -27,7 +27,8 @@ from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import Graph, read_graph
 from brainscm.scm.image import DRAWS, ImageModel, fit_image
-from brainscm.scm.nodes import NODE_COLUMNS, NodeModel, fit_node, load_node
+from brainscm.scm.neighbours import Neighbours
+from brainscm.scm.nodes import NODE_COLUMNS, NodeModel, fit_node, learn_design, load_node
 from brainscm.scm.sample import Rows, Sample
 from brainscm.scm.support import support
 from brainscm.scm.weighting import Weighting, random_intercept, variance_by
@@ -36,6 +37,8 @@ from brainscm.tables import read_table, write_table
 logger = logging.getLogger("brainscm")
 
 IMAGE_FORMULA = "config: scm.image.formula"
+NODE_MODELS = "node_models.npz"
+CHANGED = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
 NOTHING_STANDS_OUT = (
     "no effect on the image stands out from noise in the training scans; "
     "add scans or take terms out of scm.image.formula (scm.image.shrinkage: none shows the noise, too)"
@@ -51,6 +54,7 @@ class Scm:
         training: the training rows that the fit used: scan, participant, and the nodes' columns.
         covariates, design, nodes: learnt from `training` alone. nodes: the fitted node of each formula, parents first.
         image: the image node.
+        neighbours: who is near, of the training participants.
         seed: of the workflow; decides what is random in the noise of discrete nodes.
         identity: of the latents that the image node was fitted on, where it was told.
     """
@@ -62,6 +66,7 @@ class Scm:
     design: Design
     nodes: dict[str, NodeModel]
     image: ImageModel
+    neighbours: Neighbours
     seed: int
     identity: Identity | None = None
 
@@ -129,7 +134,8 @@ class Scm:
             row_demean=weighting.demean,
         )
         columns = ["scan", "participant", *dict.fromkeys(covariates.columns.values())]
-        return cls(options, graph, training[columns], covariates, design, nodes, image, seed, identity)
+        near = Neighbours.of(values, training["participant"])
+        return cls(options, graph, training[columns], covariates, design, nodes, image, near, seed, identity)
 
     def save(self, folder: Path) -> None:
         """Write `covariates.tsv`, `nodes.tsv`, `node_models.npz` and `image_model.npz`."""
@@ -137,12 +143,7 @@ class Scm:
         write_table(self.training, folder / "covariates.tsv")
         tables = [node.table(self.training_values) for node in self.nodes.values()]
         write_table(pd.concat(tables) if tables else pd.DataFrame(columns=NODE_COLUMNS), folder / "nodes.tsv")
-        identity = "" if self.identity is None else self.identity.model_dump_json()
-        arrays: dict[str, NDArray] = {"seed": np.array(self.seed), "identity": np.array(identity)}
-        for name, node in self.nodes.items():
-            arrays |= {f"{name}/{key}": value for key, value in node.arrays().items()}
-        with whole(folder / "node_models.npz") as partial:
-            np.savez(partial, **arrays)  # type: ignore[arg-type]
+        write_node_models(self, folder)
         self.image.save(folder / "image_model.npz")
 
     def answerable(self, encoded: EncodedScans) -> EncodedScans:
@@ -268,8 +269,7 @@ class Scm:
             values=values,
             leverage=self.image.leverage(self.design.matrix(values)),
             max_leverage=self.image.max_leverage,
-            training=self.training_values,
-            participants=self.training["participant"],
+            neighbours=self.neighbours,
             near=tuple(dict.fromkeys((*self.graph.exogenous, *nodes))),
             image_parents=self.graph.image.names,
             covariates=self.covariates,
@@ -311,6 +311,28 @@ def _weigh(options: ScmOptions, values: pd.DataFrame, sample: Sample, device: to
     return Weighting.equal(sample)
 
 
+def write_node_models(scm: Scm, folder: Path) -> None:
+    """Write `node_models.npz`: the numbers of all nodes, the seed, and what latents the image node is of."""
+    identity = "" if scm.identity is None else scm.identity.model_dump_json()
+    arrays: dict[str, NDArray] = {"seed": np.array(scm.seed), "identity": np.array(identity)}
+    for name, node in scm.nodes.items():
+        arrays |= {f"{name}/{key}": value for key, value in node.arrays().items()}
+    with whole(folder / NODE_MODELS) as partial:
+        np.savez(partial, **arrays)  # type: ignore[arg-type]
+
+
+def read_node_models(folder: Path) -> dict[str, NDArray]:
+    """The arrays of `node_models.npz`.
+
+    Raises:
+        BrainSCMError: it is of another version.
+    """
+    arrays = read_arrays(folder / NODE_MODELS)
+    if "identity" not in arrays:
+        raise BrainSCMError(f"{folder}: was written by another version of BrainSCM; run fit_scm again.")
+    return arrays
+
+
 def load_scm(folder: Path, options: ScmOptions) -> Scm:
     """Load a saved model: formula state is learnt again from `covariates.tsv`, numbers come from the archives.
 
@@ -321,20 +343,20 @@ def load_scm(folder: Path, options: ScmOptions) -> Scm:
     graph = read_graph(options)
     training = read_table(folder / "covariates.tsv")
     covariates, complete = _learn(training, options)
-    arrays = read_arrays(folder / "node_models.npz")
-    if "identity" not in arrays:
-        raise BrainSCMError(f"{folder}: was written by another version of BrainSCM; run fit_scm again.")
-    changed = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
+    arrays = read_node_models(folder)
     nodes = {}
     for name in graph.modelled:
         own = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
-        node = load_node(name, own, complete, graph, covariates, options) if own else None
+        design = learn_design(name, complete, graph)
+        node = load_node(name, own, design, covariates, options) if own else None
         if node is None:
-            raise changed
+            raise CHANGED
         nodes[name] = node
-    design = Design.learn(graph.image, _filled(covariates.read(training), nodes), IMAGE_FORMULA)
+    values = _filled(covariates.read(training), nodes)
+    design = Design.learn(graph.image, values, IMAGE_FORMULA)
     image = ImageModel.load(folder / "image_model.npz")
     if tuple(image.columns) != design.columns:
-        raise changed
+        raise CHANGED
     identity = Identity.model_validate_json(str(arrays["identity"])) if arrays["identity"] else None
-    return Scm(options, graph, training, covariates, design, nodes, image, int(arrays["seed"]), identity)
+    near = Neighbours.of(values, training["participant"])
+    return Scm(options, graph, training, covariates, design, nodes, image, near, int(arrays["seed"]), identity)

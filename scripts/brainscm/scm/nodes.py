@@ -158,7 +158,7 @@ def fit_node(
     Raises:
         ConfigError: the design is unusable or the fit does not converge.
     """
-    design = _learn_design(name, values, graph)
+    design = learn_design(name, values, graph)
     family, levels = _family(name, covariates, options), covariates.levels[name]
     y = values[name].cat.codes.to_numpy() if levels is not None else values[name].to_numpy()
     fitted = FAMILIES[family].fit(design.matrix(values), y, participants)
@@ -184,20 +184,14 @@ def fit_node(
 
 
 def load_node(
-    name: str,
-    stored: Mapping[str, NDArray],
-    values: pd.DataFrame,
-    graph: Graph,
-    covariates: Covariates,
-    options: ScmOptions,
+    name: str, stored: Mapping[str, NDArray], design: Design, covariates: Covariates, options: ScmOptions
 ) -> NodeModel | None:
     """The node of which `NodeModel.arrays` are stored; None if the graph is no longer what it was fitted under.
 
     Args:
-        stored: those arrays. values: of the training scans, as `fit_node` got them.
+        stored: those arrays. design: of its formula.
     """
     family, levels = _family(name, covariates, options), covariates.levels[name]
-    design = _learn_design(name, values, graph)
     terms = FAMILIES[family].terms(design.columns, levels or ())
     if str(stored["family"]) != family or tuple(stored["terms"]) != terms:
         return None
@@ -222,7 +216,7 @@ def _family(name: str, covariates: Covariates, options: ScmOptions) -> str:
     return options.nodes[name].family or by_default
 
 
-def _learn_design(name: str, values: pd.DataFrame, graph: Graph) -> Design:
+def learn_design(name: str, values: pd.DataFrame, graph: Graph) -> Design:
     """The design of a node with a formula, on the training scans."""
     formula = graph.formulas[name]
     assert formula is not None

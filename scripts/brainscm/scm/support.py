@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array
-
-NEAR_SD = 0.5
+from brainscm.scm.neighbours import Neighbours
 
 
 def support(
@@ -17,8 +14,7 @@ def support(
     values: pd.DataFrame,
     leverage: Array,
     max_leverage: float,
-    training: pd.DataFrame,
-    participants: pd.Series,
+    neighbours: Neighbours,
     near: tuple[str, ...],
     image_parents: tuple[str, ...],
     covariates: Covariates,
@@ -28,7 +24,7 @@ def support(
     Args:
         values: node values of the query points.
         leverage: of their design rows; max_leverage: the largest of a training scan.
-        training: node values of the training scans; participants: of the same rows.
+        neighbours: of the training participants.
         near: nodes in which positivity is counted: the exogenous ones and those intervened on.
         image_parents: nodes whose training range matters to the image.
         covariates: ranges, levels and units.
@@ -38,7 +34,7 @@ def support(
         participants within half a standard deviation in each number of `near` and with the same levels),
         `extrapolation` (outside a training range, or leverage above the training maximum) and `warning` in words.
     """
-    positivity = _positivity(values, training, participants, near, covariates)
+    positivity = neighbours.count(values, near)
     numeric = [name for name in dict.fromkeys((*near, *image_parents)) if name in covariates.ranges]
     points = {name: values[name].to_numpy(dtype=float) for name in numeric}
     rows = []
@@ -64,26 +60,3 @@ def support(
         )
     columns = ["leverage", "leverage_ratio", "positivity", "extrapolation", "warning"]
     return pd.DataFrame(rows, index=values.index, columns=columns)
-
-
-def _positivity(
-    values: pd.DataFrame,
-    training: pd.DataFrame,
-    participants: pd.Series,
-    near: tuple[str, ...],
-    covariates: Covariates,
-) -> NDArray[np.int_]:
-    """How many training participants are near each query point, (n,)."""
-    order = np.argsort(participants.to_numpy(), kind="stable")
-    names = participants.to_numpy()[order]
-    first = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])  # of each participant's rows
-    close = np.ones((len(values), len(training)), dtype=bool)  # (points, training scans)
-    for name in near:
-        if covariates.levels[name] is None:
-            ours, theirs = (table[name].to_numpy(dtype=float) for table in (values, training))
-            reach = NEAR_SD * (training[name].std() or 1.0)
-            close &= np.abs(theirs[order] - ours[:, None]) <= reach
-        else:
-            ours, theirs = (table[name].astype(object).to_numpy() for table in (values, training))
-            close &= theirs[order] == ours[:, None]
-    return np.logical_or.reduceat(close, first, axis=1).sum(axis=1)
