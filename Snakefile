@@ -19,6 +19,7 @@ include: "rules/latents.smk"
 include: "rules/scm.smk"
 include: "rules/counterfactuals.smk"
 include: "rules/evaluation.smk"
+include: "rules/bundle.smk"
 include: "rules/report.smk"
 
 
@@ -38,6 +39,7 @@ localrules:
     counterfactual_plan,
     evaluation,
     report,
+    bundle,
 
 
 onstart:

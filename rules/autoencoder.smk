@@ -3,7 +3,7 @@
 
 rule train_autoencoder:
     input:
-        scans=f"{RESULTS}/cohort/scans.tsv",
+        scans=get_scans_to_fit,
         qc=f"{RESULTS}/preproc/qc.tsv",
     output:
         model=f"{RESULTS}/autoencoder/model.pt",

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import pandas as pd
 
+from brainscm.bundle import CHECKSUMS, DESCRIPTION, FIXED, REFERENCE
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.cohort.selection import ratings_table
 from brainscm.workflow.config_loading import check_keys_once, load_config
@@ -44,6 +45,17 @@ config.update(CONFIG.model_dump(mode="json"))
 RESULTS = config["output_dir"]
 WORK = config["work_dir"]
 BIDS = config["bids_dir"] or (f"{WORK}/dicom/bids" if config["dicom_dir"] else f"{WORK}/simulation/bids")
+
+# Where the fitted models lie: the study's own results, or a bundle that its scans are put to.
+BUNDLE = config["bundle"]
+FITTED = BUNDLE or RESULTS
+MODEL = f"{FITTED}/autoencoder/model.pt"
+CAUSAL_MODEL = {
+    "learnt" if BUNDLE else "covariates": f"{FITTED}/scm/{'learnt.json' if BUNDLE else 'covariates.tsv'}",
+    "node_models": f"{FITTED}/scm/node_models.npz",
+    "image_model": f"{FITTED}/scm/image_model.npz",
+}
+BUNDLE_FILES = [f"{BUNDLE}/{name}" for name in (DESCRIPTION, CHECKSUMS, REFERENCE)] if BUNDLE else []
 
 IS_ALIGNED = config["autoencoder"]["alignment"] == "deformable"
 
@@ -97,8 +109,26 @@ def dicom_content():
 
 
 def get_index_tables(wildcards):
-    """What the index is made from: the cohort's tables and, if `cohort.exclude` names one, the table of ratings."""
-    return [*get_bids_tables(wildcards), *([RATINGS] if RATINGS else [])]
+    """What the index is made from: the cohort's tables, the table of ratings if there is one, and what is known of a
+    bundle."""
+    return [*get_bids_tables(wildcards), *([RATINGS] if RATINGS else []), *BUNDLE_FILES]
+
+
+def get_scans_to_fit(wildcards):
+    """The cohort's table, for what is fitted on it; a study with a bundle fits nothing."""
+    if BUNDLE:
+        raise WorkflowError(
+            f"config: bundle: this study puts its scans to the fitted study in {BUNDLE}, so that nothing is trained, "
+            "fitted, evaluated or bundled again; ask for counterfactuals or the report, or take the option out."
+        )
+    return f"{RESULTS}/cohort/scans.tsv"
+
+
+def get_bundle(wildcards):
+    """What a bundle says of itself; a study without one has no other study to be put beside."""
+    if not BUNDLE:
+        raise WorkflowError("config: bundle: names no fitted study to put the scans beside; name one.")
+    return BUNDLE_FILES[0]
 
 
 def get_true_answers(wildcards):

@@ -3,13 +3,11 @@
 
 rule synthesize_counterfactuals:
     input:
+        **CAUSAL_MODEL,
         scans=f"{RESULTS}/cohort/scans.tsv",
         qc=f"{RESULTS}/preproc/qc.tsv",
-        model=rules.train_autoencoder.output.model,
+        model=MODEL,
         latents=rules.encode_scans.output.latents,
-        covariates=rules.fit_scm.output.covariates,
-        node_models=rules.fit_scm.output.node_models,
-        image_model=rules.fit_scm.output.image_model,
     output:
         # Not the volumes: Snakemake would remove them before a job that only adds a scan to a question.
         manifest=f"{RESULTS}/counterfactuals/questions/{{question}}.tsv",
@@ -81,6 +79,7 @@ rule counterfactual_plan:
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         output_dir=subpath(input.scans, ancestor=2),
+        scm_dir=f"{FITTED}/scm",
         scm=config["scm"],
         queries=as_parameters(QUERIES),
         source=source_of(CONFIG.counterfactuals),

@@ -29,7 +29,7 @@ rule simulate_truth:
 
 rule evaluate_counterfactuals:
     input:
-        scans=f"{RESULTS}/cohort/scans.tsv",
+        scans=get_scans_to_fit,
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=rules.train_autoencoder.output.model,
         reconstruction=rules.train_autoencoder.output.reconstruction,

@@ -5,7 +5,7 @@ rule encode_scans:
     input:
         scans=f"{RESULTS}/cohort/scans.tsv",
         qc=f"{RESULTS}/preproc/qc.tsv",
-        model=rules.train_autoencoder.output.model,
+        model=MODEL,
     output:
         latents=directory(f"{RESULTS}/latents/latents.zarr"),
     log:
@@ -20,6 +20,7 @@ rule encode_scans:
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         identity=IDENTITY,
+        bundle=BUNDLE,
         code=lambda wildcards: code_fingerprint("encode_scans"),
     message:
         "Encoding all scans"

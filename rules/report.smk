@@ -1,11 +1,11 @@
 """The HTML report: self-contained pages that open offline."""
 
-from brainscm.report.inputs import INPUTS
+from brainscm.report.inputs import report_inputs
 
 
 rule render_report:
     input:
-        **{name: f"{RESULTS}/{path}" for name, path in INPUTS.items()},
+        **report_inputs(RESULTS, BUNDLE),
     output:
         # A folder, so that `snakemake --report report.zip` takes all pages, which link to one another.
         pages=report(

@@ -3,7 +3,7 @@
 
 rule fit_scm:
     input:
-        scans=f"{RESULTS}/cohort/scans.tsv",
+        scans=get_scans_to_fit,
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=rules.train_autoencoder.output.model,
         latents=rules.encode_scans.output.latents,

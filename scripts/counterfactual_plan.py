@@ -12,6 +12,7 @@ with job(snakemake):
     run(
         scans=Path(snakemake.input.scans),
         results=Path(params.output_dir),
+        scm_dir=Path(params.scm_dir),
         options=ScmOptions.model_validate(params.scm),
         queries=[QueryOptions.model_validate(query) for query in params.queries],
         source=params.source,

@@ -5,21 +5,24 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake):
+    from brainscm.bundle import Bundle
     from brainscm.config import Config, QueryOptions, ScmOptions
     from brainscm.counterfactuals.origin import origin_of
     from brainscm.counterfactuals.synthesis import synthesize
     from brainscm.latents.encoded import EncodedScans
     from brainscm.parallel import choose_device
-    from brainscm.scm.model import load_scm
+    from brainscm.scm.portable import load_fitted
     from brainscm.tables import write_table
 
     source, params = snakemake.input, snakemake.params
-    scm_dir = Path(params.scm_dir)
+    scm_dir, config = Path(params.scm_dir), Config.model_validate(snakemake.config)
+    if config.bundle:
+        Bundle.open(config.bundle).verify()
     manifest = synthesize(
-        scm=load_scm(scm_dir, ScmOptions.model_validate(params.scm)),
+        scm=load_fitted(scm_dir, ScmOptions.model_validate(params.scm)),
         encoded=EncodedScans.open(source.scans, source.qc, source.latents, source.model, choose_device("auto").type),
         queries=[QueryOptions.model_validate(query) for query in params.queries],
         out_dir=Path(params.counterfactuals_dir),
-        origin=origin_of(Config.model_validate(snakemake.config), scm_dir, params.code),
+        origin=origin_of(config, scm_dir, params.code),
     )
     write_table(manifest, snakemake.output.manifest)

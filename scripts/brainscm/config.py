@@ -483,6 +483,9 @@ class Config(Options):
     derivatives: UserPath | None = None
     """Results of fMRIPrep, sMRIPrep or BrainSCM for the same scans: a folder with a brain mask of each on its own grid,
     and maybe a preprocessed T1w, which are taken in place of finding the brain again."""
+    bundle: UserPath | None = None
+    """A fitted study to put the scans to, the folder that `snakemake bundle` wrote. Nothing is then trained or fitted:
+    `template`, `preprocess`, `autoencoder`, `scm` and `seed` are the bundle's."""
     output_dir: UserPath = Path("results")
     """Everything that you want to keep."""
     work_dir: UserPath = Path("work")

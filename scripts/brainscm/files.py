@@ -147,7 +147,7 @@ def write_dataset_description(
     }
     if sources:
         urls = {name: path.as_uri() if path.is_absolute() else path.as_posix() for name, path in sources.items()}
-        told = {name: _description(folder / path) for name, path in sources.items()}
+        told = {name: describe_dataset(folder / path) for name, path in sources.items()}
         dois = {name: {"DOI": str(doi)} if (doi := told[name].get("DatasetDOI")) else {} for name in sources}
         described["DatasetLinks"] = urls
         described["SourceDatasets"] = [{"URL": url} | dois[name] for name, url in urls.items()]
@@ -157,7 +157,7 @@ def write_dataset_description(
     write_json(folder / "dataset_description.json", {**described, **(further or {})})
 
 
-def _description(dataset: Path) -> dict[str, Any]:
+def describe_dataset(dataset: Path) -> dict[str, Any]:
     """What a dataset says of itself; nothing where that cannot be read."""
     try:
         described = json.loads((dataset / "dataset_description.json").read_text(encoding="utf-8-sig"))

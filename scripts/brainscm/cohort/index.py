@@ -53,6 +53,7 @@ def index_cohort(
     seed: int,
     measured: Collection[str] = MEASURED,
     levels: Mapping[str, Sequence[str]] | None = None,
+    are_new: bool = False,
 ) -> Cohort:
     """Index a BIDS folder once, so that no later step has to look into it again.
 
@@ -63,6 +64,7 @@ def index_cohort(
         seed: of the split.
         measured: what preprocessing will measure, and a node may therefore be named after.
         levels: column → levels as the graph spells them.
+        are_new: the scans are put to a study that was fitted without them: all are of the test part.
 
     Raises:
         BrainSCMError: the folder or its tables cannot be read, or no scan is left.
@@ -94,7 +96,9 @@ def index_cohort(
     _check_columns(scans, covariates, measured, tables, bids_dir)
     unwanted, unwanted_by_scm = excluded_scans(options, scans), excluded_from_scm(options, scans)
     notes = [*tables.notes, *_notes_on_files(chosen)]
-    own_split = _own_split(scans, unwanted == "", options.split.column, tables, notes)
+    own_split = _own_split(scans, unwanted == "", None if are_new else options.split.column, tables, notes)
+    if are_new:
+        own_split = pd.Series("test", index=scans.index)
     columns = [column for column in map(str, scans) if column not in IDENTITY]
     values = read_values(scans, columns, {*covariates, *options.stratify}, levels, tables.levels)
     notes += [*values.notes, *_notes_on_visits(scans, covariates)]

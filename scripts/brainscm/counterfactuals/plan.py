@@ -21,8 +21,10 @@ from brainscm.questions import is_relative, question_of, select_scans
 from brainscm.scans import ScanTable
 from brainscm.scm.covariates import Covariates, node_column
 from brainscm.scm.graph import read_graph
+from brainscm.scm.learnt import LEARNT
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.neighbours import Neighbours
+from brainscm.scm.portable import load_portable
 from brainscm.scm.support import support
 from brainscm.tables import evenly_spaced, read_table, write_table
 from brainscm.visits import add_years_since_baseline
@@ -37,25 +39,37 @@ TIMED = 10  # counterfactuals that a job must have made to tell how long one tak
 Support = Callable[[pd.DataFrame, QueryOptions], pd.DataFrame]
 
 
-def run(scans: Path, results: Path, options: ScmOptions, queries: Sequence[QueryOptions], source: str) -> None:
+def run(
+    scans: Path,
+    results: Path,
+    scm_dir: Path,
+    options: ScmOptions,
+    queries: Sequence[QueryOptions],
+    source: str,
+) -> None:
     """Tell the plan in the log, and write it to counterfactuals/plan.tsv; a fitted causal model is used where it is.
 
     Args:
         scans: the cohort's table. source: what holds the questions, for messages.
+        scm_dir: of the causal model, the study's own or a bundle's.
 
     Raises:
         BrainSCMError: some question cannot be answered; the rest is told all the same.
     """
     rows = add_years_since_baseline(read_table(scans)).set_index("scan", drop=False).rename_axis(None)
-    support_of = by_table(options, rows)
     qc = results / "preproc" / "qc.tsv"
-    try:
-        if qc.exists():
-            rows = ScanTable.read(scans, qc).rows
-            support_of = by_model(load_scm(results / "scm", options))
-            logger.info("By the causal model of %s:", results / "scm")
-    except (BrainSCMError, OSError) as error:
-        logger.info("By the tables alone, since there is no causal model yet (%s):", error)
+    if (scm_dir / LEARNT).exists():  # a bundle's: nothing is learnt from the table
+        support_of = by_model(load_portable(scm_dir, options))
+        rows = ScanTable.read(scans, qc).rows if qc.exists() else rows
+    else:
+        support_of = by_table(options, rows)
+        try:
+            if qc.exists():
+                rows = ScanTable.read(scans, qc).rows
+                support_of = by_model(load_scm(scm_dir, options))
+                logger.info("By the causal model of %s:", scm_dir)
+        except (BrainSCMError, OSError) as error:
+            logger.info("By the tables alone, since there is no causal model yet (%s):", error)
     planned, problems = plan_questions(rows, queries, support_of, source)
     for line in told(planned, recorded_cost(results)):
         logger.info("%s", line)
@@ -157,6 +171,9 @@ def by_model(scm: Scm) -> Support:
     """The support that a fitted causal model gives, as it will stand in the manifest."""
 
     def support_of(rows: pd.DataFrame, query: QueryOptions) -> pd.DataFrame:
+        lacking = [column for column in scm.covariates.columns.values() if column not in rows]
+        if lacking:
+            raise ConfigError(f"{lacking[0]} is measured by preprocessing; run `snakemake preprocess`, and ask again.")
         usable = rows[(scm.problems(rows) == "").to_numpy()]
         return outline(scm, usable, query)[1]
 

@@ -30,3 +30,16 @@ INPUTS = {
     "latents": "latents/latents.zarr",
     **TABLES,
 }
+# Of a study that puts its scans to a bundle: what the bundle holds of the above, what there is beside it, and what
+# there cannot be, since nothing is trained, fitted or evaluated.
+BUNDLED = ("model", "card", "nodes", "tests", "implications", "diagnostics", "regional_effects")
+OF_NEW_SCANS = {"support": "support/scans.tsv", "reconstruction": "support/reconstruction.tsv"}
+ABSENT = ("history", "places", "summary", "metrics", "regional_slopes", "minimality", "realism")
+
+
+def report_inputs(results: str, bundle: str | None) -> dict[str, str]:
+    """Where each of the inputs lies, for a study of its own or one that puts its scans to a bundle."""
+    if bundle is None:
+        return {name: f"{results}/{path}" for name, path in INPUTS.items()}
+    there = {name: path for name, path in {**INPUTS, **OF_NEW_SCANS}.items() if name not in ABSENT}
+    return {name: f"{bundle if name in BUNDLED else results}/{path}" for name, path in there.items()}

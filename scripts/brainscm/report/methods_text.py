@@ -85,6 +85,8 @@ def methods_text(study: Study) -> MethodsText:
         config=config,
         identity=identity,
         template=identity.template if isinstance(identity.template, str) else identity.template.name,
+        fitted_on=study.bundle.told["training"] if study.bundle else None,
+        causal_model=study.bundle.told["causal_model_sha256"] if study.bundle else None,
         scans=len(rows),
         participants=rows["participant"].nunique(),
         failed=int((rows[QC_STATUS] == "fail").sum()),

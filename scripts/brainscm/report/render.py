@@ -21,7 +21,17 @@ from brainscm.report.assets import ASSETS, TEMPLATES
 from brainscm.report.cells import Context, embedded
 from brainscm.report.gallery import Gallery
 from brainscm.report.methods_text import methods_text
-from brainscm.report.pages import causal_model, cohort, counterfactuals, evaluation, methods, overview, scan, training
+from brainscm.report.pages import (
+    bundle,
+    causal_model,
+    cohort,
+    counterfactuals,
+    evaluation,
+    methods,
+    overview,
+    scan,
+    training,
+)
 from brainscm.report.study import Study
 
 logger = logging.getLogger("brainscm")
@@ -49,7 +59,18 @@ PAGES = (
     Page("evaluation.html", "Evaluation", evaluation.context),
     Page("methods.html", "Methods", methods.context),
 )
+# Those of a study whose scans are put to a bundle: what was trained and evaluated is in the fitted study's own report.
+OF_A_BUNDLE = Page("bundle.html", "Fitted study", bundle.context)
+OWN_FIT = ("training.html", "evaluation.html")
 LOG_SECONDS = 30
+
+
+def pages_of(study: Study) -> tuple[Page, ...]:
+    """The pages of a study's report, in the order of the navigation."""
+    if study.bundle is None:
+        return PAGES
+    first, *rest = (page for page in PAGES if page.file not in OWN_FIT)
+    return (first, OF_A_BUNDLE, *rest)
 
 
 def render_report(study: Study, gallery: Gallery | None, folder: Path, threads: int = 1) -> None:
@@ -67,7 +88,7 @@ def render_report(study: Study, gallery: Gallery | None, folder: Path, threads: 
     write_text(folder / "methods.md", text.markdown(study))
     write_text(folder / "citation.bib", text.bibtex)
     # The overview, which is the first of them, comes last: where it is, the whole report is.
-    for page in reversed(PAGES):
+    for page in reversed(pages_of(study)):
         writer.write(page.file, f"{page.file}.j2", page.context(study, gallery))
     logger.info("report of %d scans written to %s", len(study.rows), folder)
 
@@ -124,7 +145,7 @@ class _Writer:
         self.environment.globals |= {
             "study": {"title": f"BrainSCM · {study.name}"},
             "study_data": embedded({"key": study.key}),
-            "pages": PAGES,
+            "pages": pages_of(study),
             "style": Markup((ASSETS / "style.css").read_text()),
             "script": Markup((ASSETS / "report.js").read_text()),
             "version": __version__,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from brainscm.bundle import Bundle
 from brainscm.config import Config, QueryOptions
 from brainscm.latents.store import LatentStore
 from brainscm.qc.collect import robust_z
 from brainscm.qc.measures import MEASURES, Measure
 from brainscm.questions import read_queries
 from brainscm.report.changes import Changes, read_changes
-from brainscm.report.inputs import INPUTS, TABLES
+from brainscm.report.inputs import ABSENT, TABLES, report_inputs
 from brainscm.scans import QC_STATUS, ScanTable, records
 from brainscm.scm.graph import Graph, read_graph
 from brainscm.tables import evenly_spaced, read_table
@@ -43,6 +44,7 @@ class Study:
     """The tables of one finished run; docs/reference/outputs.md tells their columns.
 
     `results` is the output folder, which pictures are read from. Tables of stages that gave nothing are empty.
+    `support` has a row a scan where the study puts its scans to a bundle.
     """
 
     results: Path
@@ -66,13 +68,26 @@ class Study:
     regional_slopes: pd.DataFrame
     minimality: pd.DataFrame
     realism: pd.DataFrame
+    support: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @classmethod
     def read(cls, results: Path, config: Config) -> Study:
         """Read what the stages have written into the results folder."""
-        scans = ScanTable.read(results / INPUTS["scans"], results / INPUTS["qc"])
-        tables = {name: _read(results / path) for name, path in TABLES.items()}
-        return cls(results, config, scans, LatentStore.open(results / INPUTS["latents"]), **tables)
+        paths = report_inputs(str(results), str(config.bundle) if config.bundle else None)
+        scans, latents = ScanTable.read(paths["scans"], paths["qc"]), LatentStore.open(paths["latents"])
+        tables = {name: _read(Path(paths[name])) if name in paths else _absent(name) for name in TABLES}
+        support = _read(Path(paths["support"])) if "support" in paths else pd.DataFrame()
+        return cls(results, config, scans, latents, **tables, support=support)
+
+    @cached_property
+    def bundle(self) -> Bundle | None:
+        """The fitted study that the scans are put to, if it is another one."""
+        return Bundle.open(self.config.bundle) if self.config.bundle else None
+
+    @property
+    def fitted(self) -> Path:
+        """Where the fitted models and what is told of them lie."""
+        return self.config.bundle or self.results
 
     @property
     def name(self) -> str:
@@ -236,6 +251,18 @@ class Study:
         robust_sd = 1.4826 * float(np.median(np.abs(values - median)))
         percentile = 100 * float(np.mean(values < value) + 0.5 * np.mean(values == value))
         return percentile, (value - median) / robust_sd if robust_sd > 0 else float("nan")
+
+
+# The columns of tables that cannot be there, as far as pages look into them.
+COLUMNS_OF_ABSENT = {
+    "places": ["scan"],
+    "metrics": ["level", "metric", "source", "query", "method", "decode", "scan", "region", "stratum", "value"],
+}
+
+
+def _absent(name: str) -> Any:
+    assert name in ABSENT
+    return {} if TABLES[name].endswith(".json") else pd.DataFrame(columns=COLUMNS_OF_ABSENT.get(name, []))
 
 
 def _read(path: Path) -> Any:

@@ -166,12 +166,8 @@ def check_values(
     """
     training = table[table["split"] == "train"] if "split" in table else table
     check_table(options, training, [name for name in options.nodes if node_column(name, options, table) in table])
-    queries, put_to = list(queries), []
-    for query in queries:
-        chosen = check_scans(query, source)
-        wait = chosen is not None and not set(chosen.columns).isdisjoint(set(measured) - set(table))
-        if not wait and ("split" in table or chosen is not None or isinstance(query.scans, list)):
-            put_to.append((query, select_scans(table, query, source)))
+    queries = list(queries)
+    put_to = _put_to(queries, table, measured, source)
     asked = [
         (f"config: scm.contrasts.{name}: {node}", node, value)
         for name, contrast in options.contrasts.items()
@@ -187,6 +183,69 @@ def check_values(
             _typed(where, value, _levels(node, options, table[column]))
     for query, rows in put_to:
         _check_domain(f"{source} ({query.name})", options, query, rows)
+
+
+def check_new_values(
+    options: ScmOptions,
+    fitted: Covariates,
+    queries: Iterable[QueryOptions],
+    table: pd.DataFrame,
+    measured: Collection[str] = (),
+    source: str = "config: counterfactuals",
+) -> list[tuple[str, str]]:
+    """Check new scans, and queries to them, against what the training scans taught, before anything is measured.
+
+    Args:
+        options: the graph that was fitted, and `fitted` what it has learnt.
+        table, measured, source: see `check_values`.
+
+    Returns:
+        (node, note): levels that training has not seen, with the scans that have them.
+
+    Raises:
+        ConfigError: a level of a query, or of all scans, was not in training; or see `check_values`.
+    """
+    queries = list(queries)
+    for query in queries:
+        for node, value in query.do.items():
+            _typed(f"{source} ({query.name}): {node}", value, fitted.levels[node])
+    for query, rows in _put_to(queries, table, measured, source):
+        _check_domain(f"{source} ({query.name})", options, query, rows)
+    notes = []
+    for name, levels in fitted.levels.items():
+        if levels is None or fitted.columns[name] not in table:
+            continue
+        text = _as_text(table[fitted.columns[name]])
+        unseen = text.notna() & ~text.isin(levels)
+        known = ", ".join(levels)
+        if len(table) and unseen.all():
+            raise ConfigError(
+                f"config: bundle: {name} is '{text.iloc[0]}' in the new scans, and the fitted study knows {known} "
+                "alone; write them as that study did, or fit a study that has such scans."
+            )
+        for level, scans in table["scan"][unseen].groupby(text[unseen]):
+            told = f"{scans.iloc[0]}{', …' if len(scans) > 1 else ''}"
+            notes.append(
+                (
+                    name,
+                    f"'{level}' ({len(scans)} scans: {told}) was not in the fitted study, which knows {known}; these "
+                    "scans are preprocessed and encoded, but no question can be put to them",
+                )
+            )
+    return notes
+
+
+def _put_to(
+    queries: Iterable[QueryOptions], table: pd.DataFrame, measured: Collection[str], source: str
+) -> list[tuple[QueryOptions, pd.DataFrame]]:
+    """The scans that each query is put to, as far as the table tells."""
+    put_to = []
+    for query in queries:
+        chosen = check_scans(query, source)
+        wait = chosen is not None and not set(chosen.columns).isdisjoint(set(measured) - set(table))
+        if not wait and ("split" in table or chosen is not None or isinstance(query.scans, list)):
+            put_to.append((query, select_scans(table, query, source)))
+    return put_to
 
 
 def check_change(where: str, node: NodeOptions, name: str, change: Scalar, changed: pd.Series) -> None:

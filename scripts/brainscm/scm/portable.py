@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,15 @@ import pandas as pd
 
 from brainscm.config import ScmOptions
 from brainscm.errors import BrainSCMError
-from brainscm.files import write_json
 from brainscm.identity import Identity
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Design
 from brainscm.scm.graph import read_graph
 from brainscm.scm.image import ImageModel
+from brainscm.scm.learnt import LEARNT, Learnt
 from brainscm.scm.model import CHANGED, Scm, load_scm, read_node_models, write_node_models
-from brainscm.scm.neighbours import Neighbours
 from brainscm.scm.nodes import load_node
 
-LEARNT = "learnt.json"
 FILES = (LEARNT, "node_models.npz", "image_model.npz")
 
 
@@ -34,12 +31,7 @@ def save_portable(scm: Scm, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     designs = {"image": scm.design, **{f"node {name}": node.design for name, node in scm.nodes.items()}}
-    learnt = {
-        "covariates": asdict(scm.covariates),
-        "designs": {name: design.state for name, design in designs.items()},
-        "neighbours": scm.neighbours.as_json(),
-    }
-    write_json(folder / LEARNT, learnt)
+    Learnt(scm.covariates, scm.neighbours, {name: design.state for name, design in designs.items()}).write(folder)
     write_node_models(scm, folder)
     # How single training scans were weighed is theirs.
     replace(scm.image, row_scale=np.empty(0), row_demean=np.empty(0)).save(folder / "image_model.npz")
@@ -61,14 +53,8 @@ def load_portable(folder: Path, options: ScmOptions) -> Scm:
         BrainSCMError: the files are of another version.
     """
     graph = read_graph(options)
-    try:
-        learnt = json.loads((folder / LEARNT).read_text(encoding="utf-8"))
-        covariates, neighbours = _covariates(learnt["covariates"]), Neighbours.of_json(learnt["neighbours"])
-        states = learnt["designs"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise BrainSCMError(
-            f"{folder / LEARNT}: is not of this version of BrainSCM ({type(error).__name__}); make the bundle again."
-        ) from error
+    learnt = Learnt.read(folder)
+    covariates, states = learnt.covariates, learnt.designs
     if set(covariates.columns) != set(options.nodes) or set(states) != {
         "image",
         *(f"node {n}" for n in graph.modelled),
@@ -96,7 +82,7 @@ def load_portable(folder: Path, options: ScmOptions) -> Scm:
         design=design,
         nodes=nodes,
         image=image,
-        neighbours=neighbours,
+        neighbours=learnt.neighbours,
         seed=int(arrays["seed"]),
         identity=Identity.model_validate_json(str(arrays["identity"])) if arrays["identity"] else None,
     )
@@ -108,15 +94,6 @@ def load_fitted(folder: Path, options: ScmOptions) -> Scm:
     Raises: see `load_portable`.
     """
     return load_portable(folder, options) if (folder / LEARNT).exists() else load_scm(folder, options)
-
-
-def _covariates(stored: dict[str, Any]) -> Covariates:
-    return Covariates(
-        columns=dict(stored["columns"]),
-        levels={name: None if names is None else tuple(names) for name, names in stored["levels"].items()},
-        ranges={name: (float(low), float(high)) for name, (low, high) in stored["ranges"].items()},
-        units=dict(stored["units"]),
-    )
 
 
 def _two_rows(covariates: Covariates) -> pd.DataFrame:

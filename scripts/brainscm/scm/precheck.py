@@ -13,7 +13,7 @@ from brainscm.regions import measured_names
 from brainscm.scm.claims import adjustment_warnings
 from brainscm.scm.codes import check_codes
 from brainscm.scm.collinearity import collinearity
-from brainscm.scm.covariates import Covariates, check_values, node_column
+from brainscm.scm.covariates import Covariates, check_new_values, check_values, node_column
 from brainscm.scm.design import Design
 from brainscm.scm.graph import read_graph
 from brainscm.visits import add_years_since_baseline
@@ -33,11 +33,29 @@ def check_cohort(config: Config, scans: pd.DataFrame) -> None:
         ConfigError: a node that may be codes, a level or scan that is not there, or a design that cannot be fitted.
     """
     check_codes(config.scm, scans)
-    regions = measured_names(config.preprocess.atlas)
-    measured = {*regions, *(f"{region}_ml" for region in regions), *MEASURES}
     queries, source = read_queries(config.counterfactuals), source_of(config.counterfactuals)
-    check_values(config.scm, queries, scans, measured, source)
+    check_values(config.scm, queries, scans, _measured(config), source)
     check_designs(config.scm, scans)
+
+
+def check_new_cohort(config: Config, fitted: Covariates, scans: pd.DataFrame) -> list[tuple[str, str]]:
+    """As `check_cohort`, of new scans that are put to a fitted study; notes on levels that it has not seen.
+
+    Raises:
+        ConfigError: see `check_new_values`.
+    """
+    queries, source = read_queries(config.counterfactuals), source_of(config.counterfactuals)
+    table = add_years_since_baseline(scans)
+    notes = check_new_values(config.scm, fitted, queries, table, _measured(config), source)
+    for node, note in notes:
+        logger.warning("%s: %s", node, note)
+    return notes
+
+
+def _measured(config: Config) -> set[str]:
+    """Columns that preprocessing will add to the cohort's table."""
+    regions = measured_names(config.preprocess.atlas)
+    return {*regions, *(f"{region}_ml" for region in regions), *MEASURES}
 
 
 def check_designs(options: ScmOptions, scans: pd.DataFrame) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from brainscm.bundle import Bundle
 from brainscm.config import Config
 from brainscm.errors import ConfigError
 from brainscm.preprocess.template_files import check_template
@@ -46,20 +47,26 @@ def load_config(folder: Path, study: dict[str, Any]) -> Config:
 
     `folder` holds config.yaml, the defaults, and demo.yaml, which is laid over them while no scans are given. Sections
     are merged key by key, with one exception: what names `scm.nodes` gets nothing of the graph below it (its image
-    formula, contrasts and queries speak of other nodes).
+    formula, contrasts and queries speak of other nodes). A study that names a bundle has the bundle's options between
+    the defaults and its own, which may not say otherwise.
 
     Raises:
         ConfigError: one sentence that names the key, what is wrong with it, and what to do.
     """
     merged = _read(folder / "config.yaml")
     given = {**merged, **study}
-    if given.get("bids_dir") is None and given.get("dicom_dir") is None:
+    bundle = Bundle.open(Path(str(given["bundle"])).expanduser()) if given.get("bundle") is not None else None
+    if bundle is not None:
+        merged = _lay_over(merged, bundle.options)
+    elif given.get("bids_dir") is None and given.get("dicom_dir") is None:
         merged = _lay_over(merged, _read(folder / "demo.yaml"))
     merged = _lay_over(merged, study)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_sentence(error, merged)) from error
+    if bundle is not None:
+        bundle.check(config)
     check_graph(config.scm, read_queries(config.counterfactuals), source_of(config.counterfactuals))
     _check_folders(config)
     check_template(config.template)
@@ -129,7 +136,7 @@ def _check_folders(config: Config) -> None:
             f"config: derivatives: {config.derivatives.absolute()} is not a folder; set it to the top of a folder of "
             "BIDS derivatives (where its dataset_description.json lies)."
         )
-    for key in ("bids_dir", "dicom_dir", "derivatives", "output_dir", "work_dir"):
+    for key in ("bids_dir", "dicom_dir", "derivatives", "bundle", "output_dir", "work_dir"):
         folder = getattr(config, key)
         if folder is not None and re.search(r"[{}]", str(folder.absolute())):
             raise ConfigError(

@@ -194,5 +194,5 @@ def _effects(study: Study, gallery: Gallery | None) -> list[Context]:
 
 
 def _effect_path(study: Study, contrast: str) -> Path | None:
-    path = study.results / "scm" / "effects" / f"{contrast}_T1w.nii.gz"
+    path = study.fitted / "scm" / "effects" / f"{contrast}_T1w.nii.gz"
     return path if path.exists() else None

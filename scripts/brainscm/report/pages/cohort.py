@@ -54,7 +54,10 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             f"{status.get('pass', 0)} passed, {status.get('warn', 0)} with a warning, {status.get('fail', 0)} failed."
         ),
         "flow": charts.flow(steps, "Flow of scans: " + ", ".join(f"{count} {label}" for label, count, _ in steps)),
-        "split_columns": [("covariate", "Covariate", ""), *((split, split, "number") for split in SPLITS)],
+        "split_columns": [
+            ("covariate", "Covariate", ""),
+            *((split, split, "number") for split in SPLITS if split in set(table["split"])),
+        ],
         "split_rows": _split_rows(study, numeric, shown),
         "charts": [
             {
@@ -66,6 +69,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             for column in numeric[:CHARTS]
         ],
         "unbalanced": unbalanced(study),
+        "are_new": study.bundle is not None,
         "notes": study.notes.head(EXCLUDED_SHOWN).fillna("").to_dict("records"),
         "excluded": study.excluded.head(EXCLUDED_SHOWN).fillna("").to_dict("records"),
         "strips": strips,

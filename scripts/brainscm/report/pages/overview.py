@@ -12,6 +12,7 @@ from brainscm.report.badges import burden
 from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.headlines import findings, headline_figures
+from brainscm.report.pages import bundle
 from brainscm.report.pages.cohort import unbalanced
 from brainscm.report.pages.counterfactuals import answer
 from brainscm.report.pages.evaluation import slope_findings
@@ -40,7 +41,10 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             },
             *_headline(study),
         ],
-        "findings": findings(study) + slope_findings(study) + unbalanced(study),
+        "findings": (
+            bundle.findings(study) if study.bundle else findings(study) + slope_findings(study) + unbalanced(study)
+        ),
+        "details": ("bundle.html", "Fitted study") if study.bundle else ("evaluation.html", "Evaluation"),
         "questions": _questions(study),
         "example": _example(study, gallery),
         "failures": failures[:FAILURES_SHOWN],
@@ -67,6 +71,10 @@ def _example(study: Study, gallery: Gallery | None) -> Context | None:
 
 
 def _headline(study: Study) -> list[Context]:
+    if study.bundle:
+        psnr = study.reconstruction["psnr_brain_db"]
+        note = "PSNR inside the brain, mean: how faithful the encoding is"
+        return [{"label": "Reconstruction", "value": f"{psnr.mean():.1f} dB" if len(psnr) else None, "note": note}]
     fidelity = study.summary["reconstruction"]["psnr_brain_db"]
     return [
         {

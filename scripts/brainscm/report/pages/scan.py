@@ -15,6 +15,7 @@ from brainscm.regions import LATENT, region_label
 from brainscm.report import pictures, words
 from brainscm.report.cells import Context, embedded, plain
 from brainscm.report.gallery import Gallery
+from brainscm.report.pages import bundle
 from brainscm.report.pages.counterfactuals import answers_of
 from brainscm.report.study import Study, spaced
 from brainscm.scans import QC_REASONS, QC_STATUS
@@ -59,6 +60,7 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
         "status": row[QC_STATUS],
         "reasons": study.relative(plain(row[QC_REASONS]) or ""),
         "facts": _facts(study, row),
+        "outside": bundle.warning_of(study, scan),
         "artefacts": ARTEFACTS,
         "pictures": _quality_pictures(study, scan),
         "why_no_pictures": "preprocessing stopped before it could draw any.",

@@ -1,0 +1,73 @@
+"""A fitted study in one folder, to be put to new scans; and new scans put beside it."""
+
+
+rule write_bundle:
+    input:
+        scans=get_scans_to_fit,
+        qc=f"{RESULTS}/preproc/qc.tsv",
+        model=rules.train_autoencoder.output.model,
+        card=rules.train_autoencoder.output.card,
+        reconstruction=rules.train_autoencoder.output.reconstruction,
+        latents=rules.encode_scans.output.latents,
+        scm=rules.fit_scm.output,
+    output:
+        bundle=directory(f"{RESULTS}/bundle"),
+    log:
+        f"{RESULTS}/logs/write_bundle.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/write_bundle.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: (8000 if config["preprocess"]["voxel_mm"] >= 1.5 else 16000) * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        output_dir=subpath(output.bundle, parent=True),
+        scm_dir=f"{RESULTS}/scm",
+        bids_dir=BIDS,
+        config={key: config[key] for key in FIXED},
+        preprocessing_code=lambda wildcards: code_fingerprint("preprocess_scan"),
+        code=lambda wildcards: code_fingerprint("write_bundle"),
+    message:
+        "Writing the bundle of the fitted study"
+    script:
+        "../scripts/write_bundle.py"
+
+
+rule bundle:
+    input:
+        rules.write_bundle.output,
+
+
+rule assess_scans:
+    input:
+        **CAUSAL_MODEL,
+        description=get_bundle,
+        scans=f"{RESULTS}/cohort/scans.tsv",
+        qc=f"{RESULTS}/preproc/qc.tsv",
+        model=MODEL,
+        latents=rules.encode_scans.output.latents,
+    output:
+        support=f"{RESULTS}/support/scans.tsv",
+        reconstruction=f"{RESULTS}/support/reconstruction.tsv",
+    log:
+        f"{RESULTS}/logs/assess_scans.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/assess_scans.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        scm_dir=subpath(input.image_model, parent=True),
+        scm=config["scm"],
+        template=config["template"],
+        voxel_mm=config["preprocess"]["voxel_mm"],
+        code=lambda wildcards: code_fingerprint("assess_scans"),
+    message:
+        "Putting the scans beside those of the fitted study"
+    script:
+        "../scripts/assess_scans.py"

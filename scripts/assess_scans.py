@@ -1,0 +1,26 @@
+"""Put each new scan beside those of the fitted study: how it is reproduced, and what of it lies outside."""
+
+from pathlib import Path
+
+from brainscm.job import job
+
+with job(snakemake):
+    from brainscm.bundle import REFERENCE
+    from brainscm.config import ScmOptions, read_template
+    from brainscm.latents.encoded import EncodedScans
+    from brainscm.parallel import choose_device
+    from brainscm.preprocess.template import load_template
+    from brainscm.preprocess.tissues import MeasureTissues
+    from brainscm.scm.newcomers import Reference, assess
+    from brainscm.scm.portable import load_fitted
+    from brainscm.tables import write_table
+    from brainscm.training.reconstruction import reconstruction_table
+
+    source, params, output = snakemake.input, snakemake.params, snakemake.output
+    encoded = EncodedScans.open(source.scans, source.qc, source.latents, source.model, choose_device("auto").type)
+    measure = MeasureTissues(load_template(read_template(params.template), params.voxel_mm))
+    reconstruction = reconstruction_table(encoded.encoder, encoded.scans, measure)
+    write_table(reconstruction, output.reconstruction)
+    scm = load_fitted(Path(params.scm_dir), ScmOptions.model_validate(params.scm))
+    reference = Reference.read(Path(source.description).parent / REFERENCE)
+    write_table(assess(scm, encoded, reconstruction, reference), output.support)
