@@ -27,7 +27,7 @@ rule write_bundle:
         scm_dir=f"{RESULTS}/scm",
         bids_dir=BIDS,
         config={key: config[key] for key in FIXED},
-        preprocessing_code=lambda wildcards: code_fingerprint("preprocess_scan"),
+        making=lambda wildcards: {rule: code_fingerprint(rule) for rule in MAKING},
         code=lambda wildcards: code_fingerprint("write_bundle"),
     message:
         "Writing the bundle of the fitted study"

@@ -77,6 +77,7 @@ checkpoint index_cohort:
         content=lambda wildcards: bids_content(),
         options=config["cohort"],
         seed=config["seed"],
+        bundle=BUNDLE,
         code=lambda wildcards: code_fingerprint("index_cohort"),
     message:
         "Indexing the scans of {params.bids_dir}"

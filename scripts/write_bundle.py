@@ -19,7 +19,7 @@ with job(snakemake):
         encoded=EncodedScans.open(source.scans, source.qc, source.latents, source.model),
         scm=load_scm(scm_dir, config.scm),
         causal_model=causal_model_hash(scm_dir),
-        preprocessing_code=params.preprocessing_code,
+        making=params.making,
         data=Path(params.bids_dir),
         folder=Path(snakemake.output.bundle),
     )

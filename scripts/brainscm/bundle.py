@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import brainscm
 from brainscm.config import Config
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.files import sha256, write_text
 from brainscm.identity import Identity
+from brainscm.provenance import code_fingerprint
 
 DESCRIPTION, CHECKSUMS = "bundle.json", "SHA256SUMS"
 FORMAT = 1
 # What a study with a bundle takes from it: sections and options of the configuration.
 FIXED = ("template", "preprocess", "autoencoder", "scm", "seed")
+MAKING = ("preprocess_scan", "align_scan")  # rules by which a scan becomes what is encoded
 MODEL = "autoencoder/model.pt"
 REFERENCE = "reference.json"
 
@@ -128,6 +131,19 @@ class Bundle:
         identity = self.identity.encoded_by("")
         mend = "name the derivatives of the program that the fitted study used, or none if it used none"
         Identity.of(config).check(identity, "config: derivatives", f"the bundle {self.folder.absolute()}", mend)
+
+    def notes(self) -> list[tuple[str, str]]:
+        """(about, note): what of this version of BrainSCM makes other scans than the fitted study's."""
+        made = self.told.get("making", {})
+        changed = [rule for rule in MAKING if rule in made and made[rule] != code_fingerprint(rule)]
+        if not changed:
+            return []
+        versions = f"BrainSCM {self.told['version']} there, {brainscm.__version__} here"
+        told = (
+            f"the code of {' and '.join(changed)} is not that which made the fitted study's scans ({versions}); "
+            "where that matters, use the version that the study was fitted with"
+        )
+        return [("bundle", told)]
 
 
 def write_checksums(folder: Path) -> None:

@@ -70,7 +70,7 @@ def bundle(study: tuple[Path, Config], tmp_path_factory: pytest.TempPathFactory)
         open_encoded(folder, folder / "autoencoder" / "model.pt"),
         load_scm(folder / "scm", config.scm),
         causal_model_hash(folder / "scm"),
-        "code",
+        {"preprocess_scan": "another"},
         folder / "bids",
         folder / "bundle",
     )
@@ -315,6 +315,12 @@ def test_the_report_says_what_is_not_there(study: tuple[Path, Config], put_to_it
     assert "Participants were split into training" not in pages["methods.html"]
     assert "older-by-20" in pages["counterfactuals.html"]
     assert pages["counterfactuals.html"].count("<img") >= 8
+
+
+def test_another_code_of_preprocessing_is_told(bundle: Path) -> None:
+    ((about, note),) = Bundle.open(bundle).notes()
+    assert about == "bundle"
+    assert "the code of preprocess_scan is not that which made the fitted study's scans" in note
 
 
 def test_sums_are_read_by_sha256sum(bundle: Path) -> None:

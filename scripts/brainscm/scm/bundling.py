@@ -63,7 +63,7 @@ def write_bundle(
     encoded: EncodedScans,
     scm: Scm,
     causal_model: str,
-    preprocessing_code: str,
+    making: Mapping[str, str],
     data: Path,
     folder: Path,
 ) -> None:
@@ -73,7 +73,7 @@ def write_bundle(
         config: of the study. results: its results folder.
         encoded, scm: read from there.
         causal_model: hash of the causal model's files, which side-cars name.
-        preprocessing_code: fingerprint of the code that preprocesses a scan.
+        making: fingerprint of the code of each rule by which a scan becomes what is encoded.
         data: the folder of raw scans, which says what its licence is.
         folder: receives the bundle, whole or not at all.
 
@@ -103,7 +103,7 @@ def write_bundle(
             "grid": {"shape": list(grid.shape), "affine": grid.affine.tolist()},
             "training": counts,
             "causal_model_sha256": causal_model,
-            "preprocessing_code": preprocessing_code,
+            "making": dict(making),
             "data": licence_of(data),
         }
         write_json(partial / DESCRIPTION, told)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
+from brainscm.bundle import Bundle
+from brainscm.cohort.index import Cohort, index_cohort
 from brainscm.config import Config, ImageOptions, ScmOptions
 from brainscm.qc.measures import MEASURES
 from brainscm.questions import read_queries, source_of
@@ -16,11 +20,39 @@ from brainscm.scm.collinearity import collinearity
 from brainscm.scm.covariates import Covariates, check_new_values, check_values, node_column
 from brainscm.scm.design import Design
 from brainscm.scm.graph import read_graph
+from brainscm.scm.learnt import Learnt
 from brainscm.visits import add_years_since_baseline
 
 logger = logging.getLogger("brainscm")
 
 HEAD_SIZE = "head_size"  # measured on the scan, too, but no part of the brain that it is a picture of
+
+
+def index_study(config: Config, bids_dir: Path) -> Cohort:
+    """Index a study's scans and check what it asks of them; new scans are checked against the bundle that they are for.
+
+    Raises:
+        BrainSCMError: see `index_cohort`, and `Bundle.verify`.
+        ConfigError: see `check_cohort` and `check_new_cohort`.
+    """
+    measured = measured_names(config.preprocess.atlas)
+    if config.bundle is None:
+        nodes = {options.column or node: options.levels for node, options in config.scm.nodes.items()}
+        levels = {column: named for column, named in nodes.items() if named}
+        cohort = index_cohort(bids_dir, config.cohort, list(nodes), config.seed, measured, levels)
+        check_cohort(config, cohort.scans)
+        return cohort
+    bundle = Bundle.open(config.bundle)
+    bundle.verify()
+    fitted = Learnt.read(config.bundle / "scm").covariates
+    known = {column: names for node, column in fitted.columns.items() if (names := fitted.levels[node])}
+    columns = list(fitted.columns.values())
+    cohort = index_cohort(bids_dir, config.cohort, columns, config.seed, measured, known, are_new=True)
+    found = [*bundle.notes(), *check_new_cohort(config, fitted, cohort.scans)]
+    for about, note in found:
+        logger.warning("%s: %s", about, note)
+    notes = pd.concat([cohort.notes, pd.DataFrame(found, columns=list(cohort.notes))])
+    return replace(cohort, notes=notes)
 
 
 def check_cohort(config: Config, scans: pd.DataFrame) -> None:
@@ -46,10 +78,7 @@ def check_new_cohort(config: Config, fitted: Covariates, scans: pd.DataFrame) ->
     """
     queries, source = read_queries(config.counterfactuals), source_of(config.counterfactuals)
     table = add_years_since_baseline(scans)
-    notes = check_new_values(config.scm, fitted, queries, table, _measured(config), source)
-    for node, note in notes:
-        logger.warning("%s: %s", node, note)
-    return notes
+    return check_new_values(config.scm, fitted, queries, table, _measured(config), source)
 
 
 def _measured(config: Config) -> set[str]:

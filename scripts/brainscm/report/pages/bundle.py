@@ -17,6 +17,7 @@ SUPPORT = {
     "psnr_brain_db": "PSNR in the brain (dB)", "latent_distance": "Latent distance", "warning": "Outside",
     "reason": "No support, because",
 }  # fmt: skip
+NAMED = 15  # scans outside, on the first page
 NOT_THERE = (
     "Nothing is trained, fitted or evaluated here. How the autoencoder was trained, how well it reproduces the scans "
     "that it was fitted on, and how right its answers were where the truth is known, is in the report of the fitted "
@@ -56,8 +57,9 @@ def findings(study: Study) -> list[str]:
         "own report, not here."
     ]
     outside = study.support[study.support["warning"].notna()]
-    for item in records(outside):
-        sentences.append(f"{item['scan']}: {item['warning']}.")
+    sentences += [f"{item['scan']}: {item['warning']}." for item in records(outside.head(NAMED))]
+    if len(outside) > NAMED:
+        sentences.append(f"{len(outside) - NAMED} more scans lie outside what it was fitted on: see Fitted study.")
     if outside.empty:
         sentences.append("No scan lies outside what it was fitted on.")
     return sentences
@@ -75,7 +77,7 @@ def _fitted_on(study: Study) -> str:
     assert study.bundle is not None
     counts = study.bundle.told["training"]
     scans, participants = words.plural(counts["scans"], "scan"), words.plural(counts["participants"], "participant")
-    return f"It was fitted on {scans} of {participants}, and on none of these."
+    return f"It was fitted on {scans} of {participants}; nothing was fitted on these."
 
 
 def _identity(told: dict[str, Any]) -> list[tuple[str, Any]]:
