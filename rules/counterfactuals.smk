@@ -11,6 +11,7 @@ rule synthesize_counterfactuals:
     output:
         # Not the volumes: Snakemake would remove them before a job that only adds a scan to a question.
         manifest=f"{RESULTS}/counterfactuals/questions/{{question}}.tsv",
+        regions=f"{RESULTS}/counterfactuals/regions/{{question}}.tsv",
     log:
         f"{RESULTS}/logs/synthesize_counterfactuals/{{question}}.log",
     benchmark:
@@ -38,8 +39,10 @@ rule collect_counterfactuals:
     input:
         latents=rules.encode_scans.output.latents,
         parts=expand(rules.synthesize_counterfactuals.output.manifest, question=QUESTIONS),
+        regions=expand(rules.synthesize_counterfactuals.output.regions, question=QUESTIONS),
     output:
         manifest=f"{RESULTS}/counterfactuals/manifest.tsv",
+        regions=f"{RESULTS}/counterfactuals/regions.tsv",
     log:
         f"{RESULTS}/logs/collect_counterfactuals.log",
     benchmark:

@@ -11,6 +11,8 @@ with job(snakemake):
     from brainscm.counterfactuals.synthesis import synthesize
     from brainscm.latents.encoded import EncodedScans
     from brainscm.parallel import choose_device
+    from brainscm.preprocess.template import load_template
+    from brainscm.preprocess.tissues import MeasureTissues
     from brainscm.scm.portable import load_fitted
     from brainscm.tables import write_table
 
@@ -18,11 +20,14 @@ with job(snakemake):
     scm_dir, config = Path(params.scm_dir), Config.model_validate(snakemake.config)
     if config.bundle:
         Bundle.open(config.bundle).verify()
-    manifest = synthesize(
+    template = load_template(config.template, config.preprocess.voxel_mm, config.work_dir / "template")
+    made = synthesize(
         scm=load_fitted(scm_dir, ScmOptions.model_validate(params.scm)),
         encoded=EncodedScans.open(source.scans, source.qc, source.latents, source.model, choose_device("auto").type),
         queries=[QueryOptions.model_validate(query) for query in params.queries],
+        measure=MeasureTissues(template),
         out_dir=Path(params.counterfactuals_dir),
         origin=origin_of(config, scm_dir, params.code),
     )
-    write_table(manifest, snakemake.output.manifest)
+    write_table(made.regions, snakemake.output.regions)
+    write_table(made.manifest, snakemake.output.manifest)

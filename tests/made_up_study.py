@@ -282,7 +282,8 @@ def _fit(folder: Path, config: Config, seed: int) -> None:
 def write_counterfactuals(out_dir: Path, folder: Path, scm: Scm, config: Config) -> Path:
     """Answer the study's queries by a causal model of its latents; the manifest's path."""
     encoded = open_encoded(folder)
-    manifest = synthesize(scm, encoded, read_queries(config.counterfactuals), out_dir)
-    write_table(manifest, out_dir / "questions" / "all.tsv")
+    made = synthesize(scm, encoded, read_queries(config.counterfactuals), measure, out_dir)
+    write_table(made.manifest, out_dir / "questions" / "all.tsv")
+    write_table(made.regions, out_dir / "regions" / "all.tsv")
     collect([out_dir / "questions" / "all.tsv"], list(config.scm.nodes), encoded.store.identity, out_dir)
     return out_dir / "manifest.tsv"

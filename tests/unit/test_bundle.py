@@ -92,8 +92,10 @@ def put_to_it(study: tuple[Path, Config], bundle: Path, tmp_path_factory: pytest
     shutil.copytree(source / "preproc", folder / "preproc")
     encode_new(folder, bundle)
     encoded, scm = open_encoded(folder, bundle / "autoencoder" / "model.pt"), load_fitted(bundle / "scm", config.scm)
-    manifest = synthesize(scm, encoded, read_queries(config.counterfactuals), folder / "counterfactuals")
-    write_table(manifest, folder / "counterfactuals" / "manifest.tsv")
+    out_dir, queries = folder / "counterfactuals", read_queries(config.counterfactuals)
+    made = synthesize(scm, encoded, queries, made_up_study.measure, out_dir)
+    write_table(made.manifest, out_dir / "manifest.tsv")
+    write_table(made.regions, out_dir / "regions.tsv")
     reconstruction = reconstruction_table(encoded.encoder, encoded.scans, made_up_study.measure)
     write_table(reconstruction, folder / "support" / "reconstruction.tsv")
     supported = assess(scm, encoded, reconstruction, Reference.read(bundle / REFERENCE))
@@ -114,6 +116,9 @@ def test_the_same_scan_has_the_same_volumes_bit_for_bit(study: tuple[Path, Confi
     assert len(here) == 4
     assert here["path"].notna().all()
     pd.testing.assert_frame_equal(here, there.loc[here.index], check_exact=True)
+    regions = read_table(through / "regions.tsv").set_index(["query", "scan", "region"])
+    known = read_table(inside / "regions.tsv").set_index(["query", "scan", "region"]).loc[regions.index]
+    pd.testing.assert_frame_equal(regions, known, check_exact=True)
     for row in here.itertuples():
         for path in (row.path, row.difference_path, row.uncertainty_path):
             assert (through / path).read_bytes() == (inside / path).read_bytes()

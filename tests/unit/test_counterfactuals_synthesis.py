@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from test_scm_model import latent_shift
 from torch import Tensor
@@ -32,6 +33,7 @@ from brainscm.latents.store import LatentStore
 from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
 from brainscm.tables import read_table, write_table
+from made_up_measure import measured_by
 
 GRID = (4, 4, 4)
 N = 60
@@ -55,6 +57,12 @@ class Halving(Unaligned):
         return latents / 2
 
 
+@measured_by
+def measure(volume: np.ndarray, mask: np.ndarray, head_size: float) -> dict[str, float]:
+    """Ten voxels of one intensity are a millilitre of a head of size 1."""
+    return {"gm": float(volume[mask > 0].sum()) / 10 / head_size, "wm": float((mask > 0).sum()) / 10}
+
+
 @dataclass
 class Study:
     folder: Path
@@ -74,17 +82,23 @@ class Study:
 
     def run(self, *queries: QueryOptions) -> pd.DataFrame:
         encoded = EncodedScans(self.scans, self.store, Halving())
-        manifest = synthesize(
+        made = synthesize(
             scm=self.scm,
             encoded=encoded.leave_out(self.store.lacking(self.scans.rows["scan"])),
             queries=queries,
+            measure=measure,
             out_dir=self.folder / "counterfactuals",
             origin=self.origin,
         )
         part = self.folder / "counterfactuals" / "questions" / "q.tsv"
-        write_table(manifest, part)
+        write_table(made.manifest, part)
+        write_table(made.regions, self.folder / "counterfactuals" / "regions" / "q.tsv")
         collect([part], list(self.scm.covariates.columns), IDENTITY, self.folder / "counterfactuals")
         return read_table(self.folder / "counterfactuals" / "manifest.tsv")
+
+    def regions(self) -> pd.DataFrame:
+        table = read_table(self.folder / "counterfactuals" / "regions.tsv")
+        return table.set_index(["query", "scan", "region"])
 
     def image(self, path: str) -> np.ndarray:
         return nib.load(self.folder / "counterfactuals" / path).get_fdata()
@@ -113,7 +127,7 @@ def study(tmp_path: Path) -> Study:
         nib.save(nib.Nifti1Image(mask, affine), tmp_path / "preproc" / masks[-1])
     split = np.where(np.arange(N) < 48, "train", "test")
     index = pd.DataFrame({"scan": ids, "participant": ids, "session": None, "split": split, "age": age, "sex": sex})
-    measured = {"scan": ids, "status": "pass", "reasons": None, "csf_ml": csf}
+    measured = {"scan": ids, "status": "pass", "reasons": None, "csf_ml": csf, "head_size": 2.0}
     write_table(index, tmp_path / "scans.tsv")
     qc = pd.DataFrame(measured | {"preproc_t1w": images, "template_mask": masks})
     write_table(qc, tmp_path / "preproc" / "qc.tsv")
@@ -154,6 +168,35 @@ def test_volume_difference_and_uncertainty_are_what_the_model_says(study: Study)
     assert expected.max() > 1e-4
     assert (row["factual_age"], row["counterfactual_age"]) == (one["age"].iloc[0], one["age"].iloc[0] - 10)
     assert row["counterfactual_csf"] == pytest.approx(changed["csf_ml"].iloc[0])
+
+
+def test_the_change_of_each_region_is_measured_on_the_volume(study: Study) -> None:
+    do: dict[str, Any] = {"age": "-10"}
+    older, younger = query(scans=["sub-48"]), query(name="younger", do=do, scans=["sub-48", "sub-49"])
+    study.run(older, younger)
+    regions = study.regions()
+    assert len(regions) == 3 * 2
+    one, inside = study.table[study.table["scan"] == "sub-48"], np.arange(4)[:, None, None] * np.ones(GRID) > 0
+
+    def change_ml(scm: Scm) -> float:
+        shift = latent_shift(scm, one, scm.intervene(one, do))[0, 0] / 2
+        return float(shift[inside].sum()) / 10 / 2
+
+    row = regions.loc[("younger", "sub-48", "gm")]
+    assert row["before_ml"] == pytest.approx(study.volumes[48][inside].sum() / 20, rel=1e-5)
+    assert row["change_ml"] == pytest.approx(change_ml(study.scm), rel=1e-4)
+    assert row["change_percent"] == pytest.approx(100 * row["change_ml"] / row["before_ml"])
+    drawn = [change_ml(study.scm.draw(k)) - change_ml(study.scm) for k in range(study.scm.draws)]
+    half = scipy.stats.t.ppf(0.975, study.scm.draws) * np.sqrt(np.mean(np.square(drawn)))
+    assert half > 0
+    assert row["high_95_ml"] - row["change_ml"] == pytest.approx(half, rel=1e-3)
+    assert row["change_ml"] - row["low_95_ml"] == pytest.approx(half, rel=1e-3)
+    still = regions.loc[("younger", "sub-48", "wm")]
+    assert still["change_ml"] == 0
+    assert pd.isna(still["low_95_ml"])
+    assert still["why_no_interval"] == "no draw of the parameters changes this region"
+    study.run(younger)  # kept volumes keep their regions, and those of a removed question go
+    pd.testing.assert_frame_equal(study.regions(), regions.loc[["younger"]])
 
 
 def test_files_keep_the_scans_grid_and_say_where_they_come_from(study: Study) -> None:
@@ -412,4 +455,4 @@ def test_a_side_car_tells_all_that_made_its_volume(study: Study) -> None:
     assert told["Support"]["positivity"] == row["positivity"]
     assert told["PassThrough"] == pytest.approx(row["pass_through"])
     ignored = (study.folder / "counterfactuals" / ".bidsignore").read_text().split()
-    assert ignored == ["manifest.tsv", "plan.tsv", "questions"]
+    assert ignored == ["manifest.tsv", "plan.tsv", "questions", "regions.tsv", "regions"]

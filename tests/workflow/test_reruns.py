@@ -141,7 +141,8 @@ def test_a_row_of_a_table_redoes_its_own_question_alone(finished: Finished) -> N
         return jobs.get("synthesize_counterfactuals", 0), jobs.get("collect_counterfactuals", 0)
 
     for name in ("ageing", "once"):
-        (finished.folder / "results" / "counterfactuals" / "questions" / f"{name}.tsv").write_text("")
+        for part in ("questions", "regions"):
+            (finished.folder / "results" / "counterfactuals" / part / f"{name}.tsv").write_text("")
     table.write_text("\n".join([header, *rows]) + "\n")
     done = run_workflow(finished.folder, study, "--touch", "counterfactuals", "--forceall", checkout=finished.checkout)
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from brainscm.counterfactuals.manifest import manifest_table
+from brainscm.counterfactuals.regional import regions_table
 from brainscm.files import sidecar, write_dataset_description
 from brainscm.identity import Identity
 from brainscm.tables import write_table
@@ -19,28 +20,31 @@ logger = logging.getLogger("brainscm")
 README = """Counterfactual T1w scans made by BrainSCM: what each scan would look like under an intervention.
 
 manifest.tsv has a row a scan and query: whether it was made, the values of all nodes before and after, and the files;
-questions/ holds the same a question, and plan.tsv what was planned last.
+regions.tsv a row a counterfactual and region: the change in ml and per cent. questions/ and regions/ hold the same a
+question, and plan.tsv what was planned last.
 Of each query there are three images in template space, desc-<query> (the counterfactual), desc-<query>Difference (it
 minus the preprocessed scan) and desc-<query>Uncertainty (root mean square distance of draws of the fitted
 parameters, without shrinkage).
 """
-IGNORED = ["manifest.tsv", "plan.tsv", "questions"]  # by BIDS validators
+IGNORED = ["manifest.tsv", "plan.tsv", "questions", "regions.tsv", "regions"]  # by BIDS validators
 
 
 def collect(parts: Sequence[Path], nodes: list[str], identity: Identity, out_dir: Path) -> None:
     """Write the manifest of all questions, and remove the volumes of those that nobody asks any more.
 
     Args:
-        parts: the manifest of each question, in the study's order.
+        parts: the manifest of each question, in the study's order, each with a table of the same name in `regions`.
         nodes: of the graph, in its order.
         identity: of the latents that the counterfactuals were made from.
         out_dir: of the counterfactuals; the parts lie in its `questions`.
     """
-    tables = [pd.read_csv(part, sep="\t", dtype=str, keep_default_na=False) for part in parts]
-    rows = pd.concat(tables, ignore_index=True) if tables else manifest_table([], nodes)
-    for part in (out_dir / "questions").glob("*.tsv"):
-        if part not in parts:
-            part.unlink()
+    names = [part.name for part in parts]
+    rows = _joined([out_dir / "questions" / name for name in names], manifest_table([], nodes))
+    regions = _joined([out_dir / "regions" / name for name in names], regions_table([]))
+    for folder in ("questions", "regions"):
+        for part in (out_dir / folder).glob("*.tsv"):
+            if part.name not in names:
+                part.unlink()
     named = {path for column in rows if str(column).endswith("path") for path in rows[column]}
     removed = [image for image in out_dir.glob("sub-*/**/*_T1w.nii.gz") if _is_left_over(image, named, out_dir)]
     for image in removed:
@@ -56,7 +60,14 @@ def collect(parts: Sequence[Path], nodes: list[str], identity: Identity, out_dir
         readme=README,
         ignored=IGNORED,
     )
+    write_table(regions, out_dir / "regions.tsv")
     write_table(rows, out_dir / "manifest.tsv")
+
+
+def _joined(parts: Sequence[Path], empty: pd.DataFrame) -> pd.DataFrame:
+    """Tables as they are written, one below the other."""
+    tables = [pd.read_csv(part, sep="\t", dtype=str, keep_default_na=False) for part in parts]
+    return pd.concat(tables, ignore_index=True) if tables else empty
 
 
 def _is_left_over(image: Path, named: set[str], out_dir: Path) -> bool:

@@ -25,6 +25,7 @@ from brainscm.counterfactuals.decoding import STRATEGIES, pass_through
 from brainscm.counterfactuals.manifest import manifest_row, manifest_table
 from brainscm.counterfactuals.prediction import Factual, predict
 from brainscm.counterfactuals.queries import Plan, plan_for
+from brainscm.counterfactuals.regional import RegionChange, as_json, measure_change, of_json, regions_table
 from brainscm.errors import ScanError
 from brainscm.files import bids_uri, sha256, sidecar, write_json
 from brainscm.images import Mask, Volume, write_volume
@@ -32,6 +33,7 @@ from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import device_of, side_by_side
 from brainscm.provenance import options_fingerprint
 from brainscm.questions import query_label
+from brainscm.regions import MeasureRegions, RegionMeasure
 from brainscm.scm.model import Scm
 
 logger = logging.getLogger("brainscm")
@@ -53,32 +55,45 @@ class Counterfactual:
         uncertainty: the root mean square distance of draws of all parameters of the SCM from `volume`: how well the
             cohort fixes the model, with what shrinkage took away, and not how much participants differ.
         pass_through: the share of the latent's shift that quantisation would let through.
+        regions: what it does to regional volumes.
     """
 
     volume: Volume
     difference: Volume
     uncertainty: Volume
     pass_through: float
+    regions: dict[str, RegionChange]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was made: the manifest, and a row a counterfactual and region (see `regions_table`)."""
+
+    manifest: pd.DataFrame
+    regions: pd.DataFrame
 
 
 def synthesize(
     scm: Scm,
     encoded: EncodedScans,
     queries: Sequence[QueryOptions],
+    measure: MeasureRegions,
     out_dir: Path,
     origin: Mapping[str, Any] | None = None,
-) -> pd.DataFrame:
+) -> Answers:
     """Answer queries for every scan that each selects, and write volumes and side-cars as BIDS derivatives.
 
     Args:
         scm: fitted on latents of the encoder of `encoded`.
         encoded: the cohort.
         queries: of a study, or some of them.
+        measure: regional volumes, as preprocessing measured those of the scans.
         out_dir: receives the derivatives.
         origin: what else makes the volumes what they are, for side-cars: code, model files, options, versions.
 
     Returns:
-        The manifest. A scan that cannot be done has a row with status `fail` and the reason; the others go on.
+        The manifest and the regions. A scan that cannot be done has a row of the manifest with status `fail` and the
+        reason; the others go on.
 
     Raises:
         BrainSCMError: the model was fitted on latents of another encoder.
@@ -87,12 +102,12 @@ def synthesize(
     encoded = scm.answerable(encoded)
     # Everything that can fail for a reason of the config fails here, before the first volume.
     plans = [plan_for(scm, encoded.scans, query) for query in queries]
-    made = _answer_all(_Synthesis(scm, encoded, plans, out_dir, origin or {}))
+    made = _answer_all(_Synthesis(scm, encoded, plans, measure, out_dir, origin or {}))
     rows = [made[plan.query.name, scan] for plan in plans for scan in plan.asked]
     manifest = manifest_table(rows, list(scm.covariates.columns))
     failed = int((manifest["status"] == "fail").sum())
     logger.info("%d counterfactuals asked for: %d are there, %d failed", len(rows), len(rows) - failed, failed)
-    return manifest
+    return Answers(manifest, regions_table(rows))
 
 
 def _answer_all(synthesis: _Synthesis) -> ManifestRows:
@@ -116,6 +131,7 @@ class _Synthesis:
     scm: Scm
     encoded: EncodedScans
     plans: Sequence[Plan]
+    measure: MeasureRegions
     out_dir: Path
     origin: Mapping[str, Any]
 
@@ -144,12 +160,13 @@ class _Synthesis:
             given += [str(each) for each in levels]
             fingerprints = {plan.query.name: self._fingerprint(plan, scan, given) for plan in plans}
             kept = {plan.query.name: self._kept(row, plan.query, fingerprints[plan.query.name]) for plan in plans}
-            factual = mask = None
+            factual = mask = measure = None
             if not all(kept.values()):
                 volume, mask, latent = scans.volume(scan), scans.mask(scan), self.encoded.store.of(scan)
                 device = device_of(self.encoded.encoder)
                 volumes, latents = (torch.from_numpy(each).to(device) for each in (volume[None, None], latent[None]))
                 factual = Factual(self.encoded.encoder, volumes, latents, levels)
+                measure = self.measure(volume, mask, float(row["head_size"]))
         except (ScanError, OSError) as error:
             logger.warning("%s: no counterfactual: %s", scan, error)
             failed = {"status": "fail", "reason": str(error)}
@@ -160,7 +177,8 @@ class _Synthesis:
             if outcome is None:
                 assert factual is not None
                 assert mask is not None
-                outcome = self._make(row, plan, factual, mask, fingerprints[plan.query.name])
+                assert measure is not None
+                outcome = self._make(row, plan, factual, mask, measure, fingerprints[plan.query.name])
             told = {**plan.told(scan), **outcome}
             rows[plan.query.name, scan] = manifest_row(row, plan.query, status="pass", **told)
         return rows
@@ -182,7 +200,7 @@ class _Synthesis:
 
     def _kept(self, row: pd.Series, query: QueryOptions, fingerprint: str) -> dict[str, Any] | None:
         """What the manifest tells of volumes that are there already, made from the same; None where one is not."""
-        paths, share = self._paths(row, query), None
+        paths, told = self._paths(row, query), {}
         for path in paths.values():
             beside = sidecar(self.out_dir / path)
             if not beside.exists() or not (self.out_dir / path).exists():
@@ -190,13 +208,15 @@ class _Synthesis:
             told = json.loads(beside.read_text(encoding="utf-8"))
             if told.get("Fingerprint") != fingerprint:
                 return None
-            share = told["PassThrough"]
-        return {"pass_through": share, **{column: path.as_posix() for column, path in paths.items()}}
+        made = {"pass_through": told["PassThrough"], "regions": of_json(told["Regions"])}
+        return {**made, **{column: path.as_posix() for column, path in paths.items()}}
 
-    def _make(self, row: pd.Series, plan: Plan, factual: Factual, mask: Mask, fingerprint: str) -> dict[str, Any]:
+    def _make(
+        self, row: pd.Series, plan: Plan, factual: Factual, mask: Mask, measure: RegionMeasure, fingerprint: str
+    ) -> dict[str, Any]:
         """Make and write the three volumes, each with its side-car; what the manifest tells of them."""
         query, identity = plan.query, self.encoded.store.identity
-        made = make_counterfactual(self.scm, plan, plan.positions[row["scan"]], factual)
+        made = make_counterfactual(self.scm, plan, plan.positions[row["scan"]], factual, measure)
         values, support = (
             {str(column): _plain(table[column].iloc[plan.positions[row["scan"]]]) for column in table}
             for table in (plan.values, plan.support)
@@ -215,6 +235,7 @@ class _Synthesis:
             "Warning": support["warning"],
             "Support": {key: support[key] for key in ("leverage", "leverage_ratio", "positivity")},
             "PassThrough": made.pass_through if math.isfinite(made.pass_through) else None,
+            "Regions": as_json(made.regions),
             **self.origin,
             "Fingerprint": fingerprint,
         }
@@ -236,22 +257,32 @@ class _Synthesis:
             write_json(sidecar(path), {"Description": description, **told})
         return {
             "pass_through": made.pass_through,
+            "regions": made.regions,
             **{column: path.as_posix() for column, path in paths.items()},
         }
 
 
-def make_counterfactual(scm: Scm, plan: Plan, position: int, factual: Factual) -> Counterfactual:
-    """The counterfactual of one scan, row `position` of the plan, and how far the draws of the SCM lie apart."""
+def make_counterfactual(
+    scm: Scm, plan: Plan, position: int, factual: Factual, measure: RegionMeasure
+) -> Counterfactual:
+    """The counterfactual of one scan, row `position` of the plan, and how far the draws of the SCM lie apart.
+
+    Args:
+        measure: of that scan.
+    """
     at, decode = slice(position, position + 1), plan.query.decode
     made = predict(factual, scm.image, plan.step[at], decode)
-    squares = torch.zeros_like(made.volume)
+    squares, drawn_ml = torch.zeros_like(made.volume), []
     for k in range(scm.draws):
         drawn = predict(factual, scm.image, plan.drawn_steps[k, at], decode, draw=k)
         squares += (drawn.volume - made.volume).square()
+        drawn_ml.append(measure.volumes_ml(_volume(drawn.volume)))
     uncertainty = (squares / scm.draws).sqrt()
     with torch.inference_mode():
         share = float(pass_through(factual, made.shift)[0])
-    return Counterfactual(_volume(made.volume), _volume(made.difference), _volume(uncertainty), share)
+    volume, difference = _volume(made.volume), _volume(made.difference)
+    regions = measure_change(measure, volume, difference, drawn_ml)
+    return Counterfactual(volume, difference, _volume(uncertainty), share, regions)
 
 
 def _volume(tensor: torch.Tensor) -> Volume:
