@@ -22,6 +22,7 @@ from brainscm.bundle import CHECKSUMS, DESCRIPTION, REFERENCE, Bundle, write_che
 from brainscm.config import Config, QueryOptions
 from brainscm.config_loading import load_config
 from brainscm.counterfactuals.origin import causal_model_hash
+from brainscm.counterfactuals.plan import run as run_plan
 from brainscm.counterfactuals.synthesis import synthesize
 from brainscm.encoding.model import encoder_identity, load_encoder
 from brainscm.errors import BrainSCMError, ConfigError
@@ -326,6 +327,21 @@ def test_another_code_of_preprocessing_is_told(bundle: Path) -> None:
     ((about, note),) = Bundle.open(bundle).notes()
     assert about == "bundle"
     assert "the code of preprocess_scan is not that which made the fitted study's scans" in note
+
+
+def test_the_plan_is_that_of_the_fitted_study(
+    study: tuple[Path, Config], put_to_it: Path, bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queries, options = read_queries(study[1].counterfactuals), study[1].scm
+    scans = put_to_it / "cohort" / "scans.tsv"
+    with caplog.at_level("INFO", logger="brainscm"):
+        run_plan(scans, put_to_it, bundle / "scm", options, queries, "config: counterfactuals")
+    planned = read_table(put_to_it / "counterfactuals" / "plan.tsv").set_index("query")
+    made = read_table(put_to_it / "counterfactuals" / "manifest.tsv").groupby("query")["extrapolation"].sum()
+    assert planned["usable"].tolist() == [2, 2]
+    assert planned["extrapolations"].tolist() == made.loc[planned.index].tolist()
+    with pytest.raises(BrainSCMError, match="ventricles_ml is measured by preprocessing; run `snakemake preprocess`"):
+        run_plan(scans, tmp_path, bundle / "scm", options, queries, "config: counterfactuals")
 
 
 def test_sums_are_read_by_sha256sum(bundle: Path) -> None:
