@@ -90,7 +90,8 @@ def write_bundle(
         save_portable(scm, partial / "scm")
         for name in TABLES:
             write_table(without_ids(read_table(results / "scm" / name), ids), partial / "scm" / name)
-        shutil.copytree(results / "scm" / "effects", partial / "scm" / "effects")
+        hidden = shutil.ignore_patterns(".*")  # Snakemake's own
+        shutil.copytree(results / "scm" / "effects", partial / "scm" / "effects", ignore=hidden)
         reconstruction = read_table(results / "autoencoder" / "reconstruction.tsv")
         Reference.learn(scm, encoded, reconstruction).write(partial / REFERENCE)
         counts = {"scans": len(scm.training), "participants": int(scm.training["participant"].nunique())}
