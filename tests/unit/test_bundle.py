@@ -160,6 +160,7 @@ def test_each_scan_is_told_where_it_stands(study: tuple[Path, Config], put_to_it
     inside = scm.support(rows)
     for column in ("leverage", "leverage_ratio", "positivity"):
         np.testing.assert_array_equal(supported[column], inside[column])
+    assert pd.api.types.is_integer_dtype(supported["positivity"])
     assert (supported["latent_distance"] <= supported["latent_distance_highest"]).all()
     assert supported["latent_distance"].between(0.3, 3).all()
     assert (supported["psnr_brain_db"] >= supported["psnr_brain_lowest_db"]).all()

@@ -124,6 +124,7 @@ def assess(scm: Scm, encoded: EncodedScans, reconstruction: pd.DataFrame, refere
     left_out = answerable.rows[answerable.unusable != ""]
     reasons = {"participant": left_out["participant"], "reason": answerable.unusable[left_out.index]}
     table = pd.concat([table, pd.DataFrame({"scan": left_out["scan"], **reasons})])
+    table["positivity"] = table["positivity"].astype("Int64")  # a count, also beside scans that have none
     table["extrapolation"] = table["extrapolation"].map({True: "true", False: "false"})
     table["warning"] = table["warning"].replace("", None)
     return table.reindex(columns=COLUMNS).loc[list(answerable.rows.index)].reset_index(drop=True)
