@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from brainscm.bundle import CHECKSUMS, DESCRIPTION, FIXED, FORMAT, REFERENCE, write_checksums
-from brainscm.config_loading import load_config
 from brainscm.identity import Identity
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.learnt import Learnt
 from brainscm.scm.neighbours import Neighbours
+from brainscm.workflow.config_loading import load_config
 from workflows import GRAPH, ROOT, indexed_study, plan, run_workflow
 
 FILES = (
