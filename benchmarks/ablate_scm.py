@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from bench_truth import ROOT
 from known_answers import Candidate, Run, evaluate, fit_scm, summarize
+from parts import APPEARANCE, DENSITY, DISPLACEMENT, of_parts
 from record import RESULTS, circumstances, write
 
 from brainscm.encoding.encoder import Encoder
@@ -67,6 +68,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "spectral, sides apart": {"mirrored": False},
     "spectral, narrow windows": {"window": 1 / 15},
     "spectral, not transported": {"transported": False},
+    "spectral, without density": {"parts": DISPLACEMENT + APPEARANCE},
+    "spectral, density alone": {"parts": DENSITY},
+    "least squares, without density": {"shrinkage": "none", "parts": DISPLACEMENT + APPEARANCE},
     "spectral, as before": {"mirrored": False, "window": 1 / 15, "transported": False},
     "least squares": {"shrinkage": "none"},
     "ridge": {"shrinkage": "ridge"},
@@ -103,11 +107,18 @@ def main() -> None:
     not_transporting = without_transport(encoder)
 
     def candidate(
-        transported: bool = True, window: float = shrinkage.WINDOW, share: Any = None, **options: Any
+        transported: bool = True,
+        window: float = shrinkage.WINDOW,
+        share: Any = None,
+        parts: Sequence[int] | None = None,
+        **options: Any,
     ) -> Candidate:
         shares = by_formula(share) if share else shrinkage.shares_that_repeat
         with mock.patch.multiple(shrinkage, WINDOW=window, shares_that_repeat=shares):
-            return Candidate(encoder if transported else not_transporting, store, fit_scm(run, store, **options))
+            scm = fit_scm(run, store, **options)
+        if parts is not None:
+            scm = of_parts(scm, store.layout, parts)
+        return Candidate(encoder if transported else not_transporting, store, scm)
 
     candidates = {name: candidate(**VARIANTS[name]) for name in arguments.only}
     figures = {

@@ -21,7 +21,6 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +28,10 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 import yaml
+from parts import APPEARANCE, DISPLACEMENT, of_parts
 from record import RESULTS, circumstances, write
 
 from brainscm.counterfactuals.queries import plan_query
-from brainscm.encoding.layout import Layout
 from brainscm.evaluation.methods import Method
 from brainscm.evaluation.slopes import regional_slopes
 from brainscm.latents.encoded import EncodedScans
@@ -164,7 +163,7 @@ class Study:
             options = config.scm.model_copy(deep=True)
             options.nodes["age"].column, options.image.shrinkage = ages, shrinkage
             models[name] = Scm.fit(of_latents, store.latents, options, config.seed, store.layout, store.identity)
-        models["without_density"] = _without_density(models["do_age"], store.layout)
+        models["without_density"] = of_parts(models["do_age"], store.layout, DISPLACEMENT + APPEARANCE)
         (query,) = read_queries(config.counterfactuals)
         tested = encoded.scans.of_split("test")
         steps = {name: plan_query(scm, tested, query).step for name, scm in models.items()}
@@ -188,14 +187,6 @@ class Study:
 
         table = pd.DataFrame([row for rows in side_by_side(changes, range(len(tested))) for row in rows])
         return {name: regional_slopes(models[name], usable, rows, COMPARED) for name, rows in table.groupby("fit")}
-
-
-def _without_density(scm: Scm, layout: Layout) -> Scm:
-    """The model with no effect on the tissues' density, which lies between displacement and appearance."""
-    first, last = sum(layout.parts[:2]), sum(layout.parts[:4])
-    coefficients = scm.image.coefficients.copy()
-    coefficients[1:, first:last] = 0
-    return replace(scm, image=replace(scm.image, coefficients=coefficients))
 
 
 def pooled(tables: list[pd.DataFrame]) -> pd.DataFrame:
