@@ -24,7 +24,7 @@ test-fast: $(VENV)/.installed-dev
 	$(PYTEST) tests/unit -m "not slow"
 
 bench: $(VENV)/.installed-dev
-	@for script in $(filter-out $(patsubst %,benchmarks/bench_%.py,measurement truth real),$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
+	@for script in $(filter-out $(patsubst %,benchmarks/bench_%.py,measurement truth real rate_distortion gpu),$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
 
 # The standing benchmark: an hour on 2 cores (an hour and a half without AVX-512); go on with the same command after an interruption.
 # ANATOMIES=folder of whole-head label maps, or ANATOMIES=embedded; SEED=2 evaluates on another cohort; PARTICIPANTS=32 tries it out.

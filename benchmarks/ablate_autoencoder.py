@@ -48,12 +48,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gradient": {"gradient_weight": 0.5},
     "fourier": {"fourier_weight": 0.1},
     "latent of 8": {"latent_channels": 8},
-    "latent of 32": {"latent_channels": 32},
-    "an eighth": {"channels": [32, 64, 128], "latent_channels": 128},  # as many numbers as at a quarter with 16
-    "128 codes": {"codebook_size": 128},
-    "2048 codes": {"codebook_size": 2048},
-    "fsq": {"quantizer": "fsq"},
-    "fsq, 8 levels": {"quantizer": "fsq", "fsq_levels": 8},
+    "latent of 16": {"latent_channels": 16},
+    "an eighth": {"channels": [32, 64, 128], "latent_channels": 256},  # as many numbers as at a quarter with 32
+    "twice the quantizer step": {"quantizer_step": 0.15},
+    "four times the quantizer step": {"quantizer_step": 0.3},
+    "residual codebooks": {"quantizer": "residual"},
+    "one codebook": {"quantizer": "residual", "codebooks": 1, "codebook_size": 512},
     "not aligned": {"alignment": "none"},
     "pca": {"kind": "pca"},
     "pca, not aligned": {"kind": "pca", "alignment": "none"},

@@ -1,4 +1,4 @@
-"""The EMA codebook against vector-quantize-pytorch's: what each loses, the codes it uses, and the time of a step.
+"""A codebook of `quantizer: residual` against vector-quantize-pytorch's: loss, codes in use, and the time of a step.
 
 python benchmarks/bench_quantizer.py [--steps 100] [--grid 16 18 16]
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from record import RESULTS, circumstances, write
 
-from brainscm.encoding.quantizer import Codebook, to_vectors
+from brainscm.encoding.quantizer import Residual, to_rows
 
 CODES, CHANNELS, DECAY = 512, 16, 0.99
 
@@ -51,13 +51,13 @@ def main() -> None:
 
 
 def ours(first: Tensor) -> Quantize:
-    codebook, generator = Codebook(CODES, CHANNELS, DECAY), torch.Generator().manual_seed(0)
-    codebook.start(to_vectors(first), generator)
+    codebook, generator = Residual(1, CODES, CHANNELS, DECAY), torch.Generator().manual_seed(0)
+    codebook.start(to_rows(first), generator)
 
     def quantize(latents: Tensor, learn: bool) -> tuple[Tensor, Tensor]:
         quantized, indices = codebook(latents)
         if learn:
-            codebook.update(to_vectors(latents), indices.flatten(), generator)
+            codebook.update(to_rows(latents), to_rows(indices), generator)
         return quantized, indices
 
     return quantize
@@ -71,7 +71,7 @@ def theirs(first: Tensor) -> Quantize:
     def quantize(latents: Tensor, learn: bool) -> tuple[Tensor, Tensor]:
         model.train(learn)
         n, c, *grid = latents.shape
-        quantized, indices, _ = model(to_vectors(latents)[None])
+        quantized, indices, _ = model(to_rows(latents)[None])
         return quantized[0].reshape(n, *grid, c).movedim(-1, 1), indices
 
     quantize(first, True)

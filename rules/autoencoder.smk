@@ -9,6 +9,7 @@ rule train_autoencoder:
         model=f"{RESULTS}/autoencoder/model.pt",
         card=f"{RESULTS}/autoencoder/model.json",
         history=f"{RESULTS}/autoencoder/history.tsv",
+        codes=f"{RESULTS}/autoencoder/codes.tsv",
         reconstruction=f"{RESULTS}/autoencoder/reconstruction.tsv",
         progress=report(
             f"{RESULTS}/autoencoder/progress.png", category="Autoencoder", caption="../report/captions/training.rst"

@@ -28,6 +28,32 @@ rule encode_scans:
         "../scripts/encode_scans.py"
 
 
+rule archive_codes:
+    input:
+        scans=f"{RESULTS}/cohort/scans.tsv",
+        qc=f"{RESULTS}/preproc/qc.tsv",
+        model=rules.train_autoencoder.output.model,
+        latents=rules.encode_scans.output.latents,
+    output:
+        codes=directory(f"{RESULTS}/latents/codes.zarr"),
+    log:
+        f"{RESULTS}/logs/archive_codes.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/archive_codes.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        code=lambda wildcards: code_fingerprint("archive_codes"),
+    message:
+        "Archiving the codes of all scans"
+    script:
+        "../scripts/archive_codes.py"
+
+
 rule latents:
     input:
         rules.encode_scans.output,

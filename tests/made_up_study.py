@@ -35,6 +35,7 @@ from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.stage import run as fit_scm
 from brainscm.tables import write_table
+from brainscm.training.code_use import codes_table
 from brainscm.training.reconstruction import reconstruction_table
 from made_up_measure import measured_by
 
@@ -271,6 +272,7 @@ def _encode(folder: Path) -> None:
         for split, codebook in (("train", {}), ("validation", {"codebook_usage": 0.5, "perplexity": 40.0}))
     ]
     write_table(pd.DataFrame(history), folder / "autoencoder" / "history.tsv")
+    write_table(codes_table({}), folder / "autoencoder" / "codes.tsv")
     (folder / "autoencoder" / "model.json").write_text(json.dumps({"kind": "pca", "latent_shape": [8, 1, 1, 1]}))
 
 

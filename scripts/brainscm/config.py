@@ -232,20 +232,22 @@ class AutoencoderOptions(Options):
     resolution."""
     residual_blocks: int = Field(2, ge=0)
     """Residual blocks at each resolution."""
-    latent_channels: int = Field(16, ge=1)
+    latent_channels: int = Field(32, ge=1)
     """Channels of the latent: numbers at each of its voxels."""
-    quantizer: Literal["ema", "fsq"] = "ema"
-    """With `ema` a learnt codebook, updated by moving averages; with `fsq` each latent channel snaps to one of
-    `fsq_levels` values, and `codebook_size` and `codebook_decay` are not used."""
-    fsq_levels: int = Field(5, ge=2, le=255)
-    """Values of a latent channel under `quantizer: fsq`."""
-    codebook_size: int = Field(512, ge=2)
-    """Codes in the codebook."""
+    quantizer: Literal["scalar", "residual"] = "scalar"
+    """What the codes are: with `scalar` each latent channel is rounded to steps of `quantizer_step`; with `residual`
+    several learnt codebooks each code what those before it leave, in fewer bits at a lower fidelity."""
+    quantizer_step: float = Field(0.075, gt=0)
+    """Step of `quantizer: scalar`, where white matter is 1: twice the step saves about one bit a latent number."""
+    codebooks: int = Field(8, ge=1)
+    """Codebooks of `quantizer: residual`."""
+    codebook_size: int = Field(256, ge=2, le=32768)
+    """Codes in each of them."""
     codebook_decay: Fraction = 0.99
-    """How much of the codebook's moving averages is kept at each step."""
+    """How much of a codebook's moving averages is kept at each step."""
     commitment_weight: float = Field(0.25, ge=0)
     """Weight of the loss that pulls the encoder's output towards its codes."""
-    quantized_share: float = Field(0.1, ge=0, le=1)
+    quantized_share: float = Field(0.5, ge=0, le=1)
     """Share of the training volumes that is decoded from codes; the rest is decoded from the continuous latent, as
     counterfactuals are."""
     intensity_loss: Literal["charbonnier", "l1"] = "charbonnier"
@@ -500,6 +502,8 @@ class Config(Options):
     preprocess: PreprocessOptions = PreprocessOptions()
     quality: QualityOptions = QualityOptions()
     autoencoder: AutoencoderOptions = AutoencoderOptions()
+    archive_codes: bool = False
+    """Also write the cohort as whole numbers, `latents/codes.zarr`: a small copy of the scans in template space."""
     scm: ScmOptions = ScmOptions(
         nodes={"age": NodeOptions(unit="years"), "sex": NodeOptions()}, image=ImageOptions(formula="age + sex")
     )
@@ -510,6 +514,14 @@ class Config(Options):
     def _one_source(self) -> Config:
         if self.bids_dir and self.dicom_dir:
             raise ValueError("bids_dir and dicom_dir are both given; keep the one that holds the scans")
+        return self
+
+    @model_validator(mode="after")
+    def _codes_need_a_quantizer(self) -> Config:
+        if self.archive_codes and self.autoencoder.kind != "vqvae":
+            raise ValueError(
+                f"archive_codes is true, but autoencoder.kind {self.autoencoder.kind} has no codes; use vqvae"
+            )
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from brainscm.config import AutoencoderOptions, QueryOptions, ScmOptions
 from brainscm.counterfactuals.decoding import Factual, residual
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import plan_query
-from brainscm.encoding.aligned import Aligned, split_scales
+from brainscm.encoding.aligned import STEP_LOG_ODDS, STEP_VOXELS, Aligned, split_scales
 from brainscm.encoding.density import log_odds_of_density, move_borders
 from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
@@ -123,6 +123,21 @@ def test_only_the_appearance_is_quantised(with_lattice: Aligned) -> None:
     assert torch.equal(quantized[:, :where], latents[:, :where])
     assert torch.equal(quantized[:, where:], with_lattice.inner.quantize(latents[:, where:]))
     assert not torch.equal(quantized[:, where:], latents[:, where:])
+
+
+def test_a_latent_survives_its_codes_but_for_half_a_step(with_lattice: Aligned) -> None:
+    latents = with_lattice.encode(texture()[None, None], smooth_displacement(32, 0.7)[None], [LEVELS])
+    codes = with_lattice.to_codes(latents)
+    assert all(numbers.dtype == torch.int64 and numbers.min() >= 0 for numbers in codes.values())
+    again = with_lattice.of_codes(codes)
+    own, decoded = (each[0].split(with_lattice.layout.parts) for each in (latents, again))
+    assert torch.equal(decoded[4], with_lattice.quantize(latents)[0, -len(decoded[4]) :])
+    for fine, step in ((0, STEP_VOXELS), (2, STEP_LOG_ODDS)):
+        error = (own[fine] + own[fine + 1] - decoded[fine] - decoded[fine + 1]).abs().max()
+        assert 0 < float(error) <= step / 2 + 1e-5
+        field = with_lattice._unpack(decoded[fine] + decoded[fine + 1])
+        expected = [with_lattice._pack(part) for part in split_scales(field, 3.0)]
+        torch.testing.assert_close(list(decoded[fine : fine + 2]), expected, rtol=0, atol=1e-4)
 
 
 def test_a_shift_of_the_displacement_moves_tissue_and_a_null_shift_nothing(aligned: Aligned) -> None:

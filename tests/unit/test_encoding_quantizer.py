@@ -1,9 +1,9 @@
-"""The codebook: nearest codes, k-means start, moving averages, revival of dead codes; and levels instead of codes."""
+"""A codebook: k-means start, moving averages, revival of dead codes; several that code what is left; levels."""
 
 import pytest
 import torch
 
-from brainscm.encoding.quantizer import Codebook, FiniteScalars, nearest, to_vectors
+from brainscm.encoding.quantizer import Codebook, Levels, Residual, nearest, to_rows
 
 CENTRES = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
 
@@ -17,15 +17,6 @@ def started_codebook(size: int = 4, decay: float = 0.9) -> Codebook:
     codebook = Codebook(size, 2, decay)
     codebook.start(clusters(0), torch.Generator().manual_seed(1))
     return codebook
-
-
-def test_every_position_gets_its_nearest_code():
-    codebook = started_codebook(size=16)
-    latents = 10 * torch.rand(2, 2, 3, 4, 5, generator=torch.Generator().manual_seed(2))
-    quantized, indices = codebook(latents)
-    expected = torch.cdist(to_vectors(latents), codebook.codes).argmin(1).reshape(2, 3, 4, 5)
-    assert torch.equal(indices, expected)
-    assert torch.equal(quantized[1, :, 2, 3, 4], codebook.codes[indices[1, 2, 3, 4]])
 
 
 def test_it_starts_at_the_centres_of_the_data():
@@ -74,40 +65,95 @@ def test_assignment_does_not_depend_on_the_block_size(rows_at_once, monkeypatch)
     assert torch.equal(nearest(clusters(5), codebook.codes), expected)
 
 
-SD = torch.tensor([0.1, 1.0, 20.0])[:, None, None, None]
+def latents_of(vectors: torch.Tensor) -> torch.Tensor:
+    """One volume of latents (1, c, rows/4, 2, 2)."""
+    return vectors.reshape(1, -1, 2, 2, vectors.shape[1]).movedim(-1, 1)
 
 
-def started_levels(levels: int = 5) -> tuple[FiniteScalars, torch.Tensor]:
-    latents = 3 + SD * torch.randn(4, 3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    quantizer = FiniteScalars(3, levels)
-    quantizer.start(to_vectors(latents), torch.Generator())
-    return quantizer, latents
+def started_residual(codebooks: int = 3) -> tuple[Residual, torch.Tensor]:
+    vectors = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
+    quantizer = Residual(codebooks, 16, 3, 0.9)
+    quantizer.start(vectors, torch.Generator().manual_seed(1))
+    return quantizer, vectors
 
 
-@pytest.mark.parametrize("levels", [2, 5, 8])
-def test_every_channel_snaps_to_its_levels_and_all_are_used(levels):
-    quantizer, latents = started_levels(levels)
-    quantized, indices = quantizer(latents)
-    assert quantized.shape == indices.shape == latents.shape
-    for channel in range(3):
-        assert len(quantized[:, channel].unique()) == levels
-    assert torch.equal(indices.unique(), torch.arange(quantizer.size))
-    assert torch.equal(quantizer(quantized)[0], quantized)
+def test_each_codebook_codes_what_those_before_it_leave():
+    quantizer, vectors = started_residual()
+    quantized, indices = quantizer(latents_of(vectors))
+    assert indices.shape == (1, 3, 500, 2, 2)
+    left = vectors.clone()
+    for stage, chosen in zip(quantizer.stages, to_rows(indices).unbind(1), strict=True):
+        assert torch.equal(chosen, torch.cdist(left, stage.codes).argmin(1))
+        left = left - stage.codes[chosen]
+    torch.testing.assert_close(to_rows(quantized), vectors - left, rtol=0, atol=1e-5)
 
 
-def test_levels_follow_the_standard_deviation_and_more_of_them_lose_less():
-    lost = []
-    for levels in (2, 5, 8):
-        quantizer, latents = started_levels(levels)
-        lost.append(((quantizer(latents)[0] - latents) / SD).square().mean((0, 2, 3, 4)))
-    assert (lost[0] > lost[1]).all()
-    assert (lost[1] > lost[2]).all()
-    # the same share of each channel's variance, whatever its unit; the best 5 levels for a normal variable leave 0.08
-    assert 0.08 < lost[1].min() <= lost[1].max() < 0.11
+def test_the_first_codebooks_alone_are_a_coarser_copy():
+    quantizer, vectors = started_residual()
+    latents = latents_of(vectors)
+    indices = quantizer.encode(latents)
+    lost = [float((quantizer.decode(indices[:, :k]) - latents).square().mean()) for k in (1, 2, 3)]
+    assert lost[1] < 0.4 * lost[0]
+    assert lost[2] < 0.4 * lost[1]
+
+
+def test_every_codebook_follows_what_is_left_to_it():
+    quantizer, vectors = started_residual()
+    before = [stage.codes.clone() for stage in quantizer.stages]
+    latents = latents_of(vectors)
+    quantizer.update(vectors, to_rows(quantizer.encode(latents)), torch.Generator().manual_seed(0))
+    left = vectors
+    for stage, codes in zip(quantizer.stages, before, strict=True):
+        chosen = torch.cdist(left, codes).argmin(1)
+        left_next = left - codes[chosen]
+        counts = torch.bincount(chosen, minlength=16).float()
+        sums = torch.zeros(16, 3).index_add_(0, chosen, left)
+        average = (0.9 * 2000 / 16 * codes + 0.1 * sums) / (0.9 * 2000 / 16 + 0.1 * counts)[:, None]
+        torch.testing.assert_close(stage.codes, average, rtol=1e-4, atol=1e-4)
+        left = left_next
+
+
+SD = torch.tensor([0.1, 1.0, 20.0])
+
+
+def started_levels(step: float = 0.5) -> tuple[Levels, torch.Tensor]:
+    vectors = SD * torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+    quantizer = Levels(3, step)
+    quantizer.centre.copy_(torch.tensor([0.0, -9.1, 0.7]))
+    quantizer.start(vectors, torch.Generator())
+    return quantizer, vectors
+
+
+def test_every_channel_is_rounded_to_steps_from_empty_space():
+    quantizer, vectors = started_levels()
+    quantized, indices = quantizer(latents_of(vectors))
+    rows = to_rows(quantized)
+    assert float((rows - vectors).abs().max()) <= 0.25 + 1e-5
+    torch.testing.assert_close((rows - quantizer.centre) / 0.5, ((rows - quantizer.centre) / 0.5).round())
+    empty = quantizer.centre[None, :, None, None, None]
+    assert torch.equal(quantizer(empty)[0], empty)
+    assert torch.equal(quantizer.encode(quantized), indices)
+
+
+def test_a_channel_has_the_levels_that_it_reaches_and_no_more():
+    quantizer, vectors = started_levels()
+    indices = to_rows(quantizer.encode(latents_of(vectors)))
+    assert quantizer.sizes[0] == 3 < quantizer.sizes[1] < quantizer.sizes[2]
+    for channel in (0, 2):  # empty space lies among the vectors
+        assert indices[:, channel].min() == 0
+        assert indices[:, channel].max() == quantizer.sizes[channel] - 1
 
 
 def test_far_latents_stay_at_the_outermost_levels():
     quantizer, _ = started_levels()
-    quantized, indices = quantizer(torch.full((1, 3, 1, 1, 1), 1e6))
-    assert torch.isfinite(quantized).all()
-    assert indices.flatten().tolist() == [4, 9, 14]
+    indices = quantizer.encode(torch.full((1, 3, 1, 1, 1), 1e6)).flatten().tolist()
+    assert indices == [size - 1 for size in quantizer.sizes]
+    assert quantizer.encode(torch.full((1, 3, 1, 1, 1), -1e6)).flatten().tolist() == [0, 0, 0]
+
+
+def test_codes_are_counted_codebook_by_codebook():
+    quantizer, vectors = started_levels()
+    indices = quantizer.encode(latents_of(vectors))
+    counts = quantizer.count(indices).split(list(quantizer.sizes))
+    for channel, count in enumerate(counts):
+        assert torch.equal(count, torch.bincount(indices[:, channel].flatten(), minlength=len(count)))

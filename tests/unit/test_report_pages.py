@@ -706,11 +706,41 @@ def test_a_reconstructed_regions_error_is_that_of_scans_not_trained_on(study):
     }
 
 
-def test_the_codebooks_use_is_the_last_one(study):
+def with_codes(study, dead: int = 0, lost_db: float = 1.0, gain_db: float = 0.5, overfitted_db: float = 0.0):
+    """A study with three codebooks of ten codes."""
+    rows = [
+        {"split": split, "codebook": book, "codes": 10, "dead": dead, "perplexity": 7.0, "bits": 2.81}
+        for split in ("train", "validation")
+        for book in (1, 2, 3)
+    ]
+    psnr = np.where(study.reconstruction["split"] == "train", 30.0, 30.0 - overfitted_db)
+    reconstruction = study.reconstruction.assign(psnr_brain_db=psnr, quantized_psnr_brain_db=psnr - lost_db)
     history = study.history.copy()
-    history.loc[history["step"] == 300, "codebook_usage"] = 0.75
-    figures = training.context(replace(study, history=history), None)["figures"]
-    assert figures[-1]["value"] == "75 %"
+    history.loc[history["split"] == "validation", "psnr_brain_db"] = [20.0, 20.0 + gain_db, 19.0]
+    card = study.card | {"bits_per_voxel": 0.8}
+    return replace(study, codes=pd.DataFrame(rows), reconstruction=reconstruction, history=history, card=card)
+
+
+def test_codes_latent_and_training_are_told_to_be_well_or_not(study):
+    def verdicts(**changes):
+        health = training.context(with_codes(study, **changes), None)["health"]
+        return {item["what"]: item["is_well"] for item in health}
+
+    well = {"Latent": True, "Codes": True, "Training": True}
+    assert verdicts() == well
+    assert verdicts(dead=4) == verdicts(lost_db=4.0) == well | {"Codes": False}
+    assert verdicts(overfitted_db=2.0) == well | {"Latent": False}
+    assert verdicts(gain_db=0.0)["Training"]
+    assert training.context(study, None)["health"] == []  # no codes, nothing to judge
+
+
+def test_every_codebook_has_a_row_with_both_splits(study):
+    context = training.context(with_codes(study, dead=4), None)
+    assert [row["codebook"] for row in context["codes"]] == ["1", "2", "3"]
+    assert (
+        {row["dead_train"] for row in context["codes"]} == {row["dead_validation"] for row in context["codes"]} == {"4"}
+    )
+    assert context["figures"][-1]["value"] == "0.80 bits a voxel"
 
 
 def test_a_scan_page_shows_the_pictures_that_there_are(study, tmp_path):

@@ -61,6 +61,7 @@ def test_a_fit_leaves_an_encoder_a_picture_and_a_history(folder, kind):
     assert fitted.history["step"].tolist() == ([0, 2, 2, 4, 4] if kind == "vqvae" else [])
     assert fitted.steps == (4 if kind == "vqvae" else 0)
     assert fitted.parameters > 1000
+    assert fitted.codes["split"].tolist() == (["train"] * 4 + ["validation"] * 4 if kind == "vqvae" else [])
 
 
 def test_what_is_told_of_a_training_is_how_far_it_came(folder, monkeypatch):
@@ -158,7 +159,7 @@ def test_regional_volumes_of_participants_not_trained_on_are_compared(folder):
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["continuous", "quantised"])
 def test_the_two_reconstructions_are_not_mixed_up(folder, quantized):
-    task = task_in(folder, kind="vqvae", codebook_size=2)
+    task = task_in(folder, kind="vqvae", quantizer_step=1.0)
     encoder = fit_autoencoder(task).encoder
     row = reconstruction_table(encoder, task.scans, measure).iloc[-1]
     volume, mask = torch.from_numpy(task.scans.volume("sub-6")), torch.from_numpy(task.scans.mask("sub-6"))

@@ -36,7 +36,7 @@ def test_the_stage_writes_a_model_and_what_tells_of_it(tmp_path, template, kind,
     scans = write_scans(tmp_path, SPLITS, is_aligned=alignment != "none")
     task, out = task_in(tmp_path, kind=kind, alignment=alignment), tmp_path / "autoencoder"
     run(task, out)
-    written = {"model.pt", "model.json", "history.tsv", "reconstruction.tsv", "progress.png"}
+    written = {"model.pt", "model.json", "history.tsv", "codes.tsv", "reconstruction.tsv", "progress.png"}
     assert {path.name for path in out.iterdir()} == written
     assert template == [("MNI152NLin2009aSym", 3.0, task.work_dir / "template")]
 

@@ -6,6 +6,7 @@ import torch
 from test_training_trainer import GRID, OPTIONS, make_store
 
 from brainscm.config import AutoencoderOptions
+from brainscm.encoding.quantizer import to_rows
 from brainscm.encoding.vqvae import VQVAE
 from brainscm.ranks import Ranks
 from brainscm.training import hardware
@@ -79,11 +80,11 @@ def test_a_volume_decoded_from_codes_teaches_the_encoder_as_if_it_were_not(tmp_p
     mixed = torch.tensor([True, False])
     terms, vectors, indices = trainer._terms(volumes, masks, mixed)
     latents = network.encoder(volumes)
-    codes, expected_indices = network.codebook(latents)
+    codes, expected_indices = network.quantizer(latents)
     reconstruction = network.decoder(torch.stack([codes[0], latents[1]]))
     assert float(terms["intensity"]) == pytest.approx(float(charbonnier(reconstruction, volumes, masks)), rel=1e-5)
     assert float(terms["commitment"]) == pytest.approx(float((latents - codes).square().mean()), rel=1e-5)
-    assert torch.equal(indices, expected_indices.flatten())
+    assert torch.equal(indices, to_rows(expected_indices))
     torch.testing.assert_close(vectors, latents.detach().movedim(1, -1).reshape(-1, latents.shape[1]))
     # The gradient at the codes is handed on to the latents.
     codes = codes.detach().requires_grad_()
@@ -125,15 +126,15 @@ def test_a_long_gradient_is_cut_short(tmp_path):
 
 
 def test_the_codebook_follows_what_the_encoder_gives(tmp_path):
-    trainer = started(tmp_path, codebook_decay=0.9)
-    codebook = trainer.network.codebook
+    trainer = started(tmp_path, quantizer="residual", codebook_decay=0.9)
+    codebook = trainer.network.quantizer.stages[0]
     counts, sums = codebook.counts.clone(), codebook.sums.clone()
     batch = trainer._training_batch(0)
     _, vectors, indices = trainer._terms(*batch)
     assert trainer._train_step()
-    given = torch.bincount(indices, minlength=codebook.size)
+    given = torch.bincount(indices[:, 0], minlength=codebook.size)
     torch.testing.assert_close(codebook.counts, 0.9 * counts + 0.1 * given)
-    totals = torch.zeros_like(sums).index_add_(0, indices, vectors)
+    totals = torch.zeros_like(sums).index_add_(0, indices[:, 0], vectors)
     torch.testing.assert_close(codebook.sums, 0.9 * sums + 0.1 * totals, rtol=1e-4, atol=1e-4)
 
 
@@ -150,7 +151,7 @@ def test_the_start_is_fitted_on_a_sample_of_the_training_scans(tmp_path, monkeyp
     monkeypatch.setattr(trainer_module, "LINEAR_SCANS", 4)
     seen = []
     monkeypatch.setattr(VQVAE, "start", lambda self, batches: seen.extend(volume for volume, _ in batches()))
-    trainer = started(tmp_path, codebook_size=2)
+    trainer = started(tmp_path)
     rows = trainer.schedule.sample(0, 4)
     assert len(rows) == 4
     np.testing.assert_array_equal(torch.cat(seen), trainer.stores.training.volumes[rows].astype(np.float32))
@@ -160,19 +161,26 @@ def test_validation_tells_how_well_continuous_latents_are_decoded_in_the_brain(t
     trainer = started(tmp_path)
     network, store = trainer.network, trainer.stores.validation
     found = validate(network, Passes(network, trainer.options), store, trainer.objective, Ranks())
-    psnr, intensity, codes = [], [], []
+    psnr, from_codes, intensity, codes = [], [], [], []
     for row in range(len(store)):
         volume, mask = torch.from_numpy(store.volumes[[row]]).float(), torch.from_numpy(store.masks[[row]])
         latents = network.encode(volume)
         decoded = network.decode(latents)
         psnr.append(-10 * np.log10(float((decoded - volume)[mask].square().mean())))
         intensity.append(float(charbonnier(decoded, volume, mask)))
-        codes.append(network.codebook(latents)[1].flatten())
+        quantized, indices = network.quantizer(latents)
+        codes.append(to_rows(indices))
+        from_codes.append(-10 * np.log10(float((network.decode(quantized) - volume)[mask].square().mean())))
     assert found.psnr == pytest.approx(np.mean(psnr), rel=1e-4)
     assert found.means["intensity"] == pytest.approx(np.mean(intensity), rel=1e-4)
-    shares = torch.bincount(torch.cat(codes), minlength=16) / len(torch.cat(codes))
-    assert found.codebook_usage == float((shares > 0).float().mean()) < 1
-    assert found.perplexity == pytest.approx(float(torch.exp(torch.special.entr(shares).sum())), rel=1e-4)
+    assert found.means["quantized_psnr_brain_db"] == pytest.approx(np.mean(from_codes), rel=1e-4)
+    sizes, rows = network.quantizer.sizes, torch.cat(codes)
+    counts = [torch.bincount(rows[:, book], minlength=size) for book, size in enumerate(sizes)]
+    assert found.use.usage == sum(int((count > 0).sum()) for count in counts) / sum(sizes)
+    bits = [float(torch.special.entr(count / len(rows)).sum()) / np.log(2) for count in counts]
+    assert found.use.bits == pytest.approx(bits, rel=1e-4)
+    assert found.use.bits_per_voxel == pytest.approx(sum(bits) / 4**3, rel=1e-4)
+    assert found.use.perplexity == pytest.approx(np.mean(np.exp2(bits)), rel=1e-4)
     np.testing.assert_array_equal(found.picture[0], store.volumes[0, 0].astype(np.float32))
 
 
@@ -186,4 +194,4 @@ def test_the_codes_are_those_of_all_processes(tmp_path, monkeypatch):
         validate(*arguments, Ranks(rank, 2))
     totals, used = (sum(part) for part in zip(*parts, strict=True))
     assert (totals / 3).tolist() == pytest.approx(list(alone.means.values()))
-    assert float((used > 0).double().mean()) == alone.codebook_usage
+    assert float((used > 0).double().mean()) == alone.use.usage

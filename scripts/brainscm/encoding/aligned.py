@@ -22,11 +22,13 @@ from brainscm.alignment.displacement import (
 )
 from brainscm.alignment.registration import Alignment
 from brainscm.encoding.density import log_odds_of_density, move_borders
-from brainscm.encoding.encoder import Fitted
+from brainscm.encoding.encoder import Codes, Fitted
 from brainscm.encoding.layout import Layout, Mirror
 from brainscm.tissue_levels import TissueLevels
 
 COARSE_MM = 48.0  # over which the coarse part of a field is averaged
+# Of what is written as whole numbers: a displacement, and the log odds of a density.
+STEP_VOXELS, STEP_LOG_ODDS = 0.2, 0.1
 
 
 class Aligned(nn.Module):
@@ -91,6 +93,24 @@ class Aligned(nn.Module):
         """The latents with the inner part quantised; displacement and density have no codes."""
         *rest, appearance = latents.split(self._parts, dim=1)
         return torch.cat([*rest, self.inner.quantize(appearance)], dim=1)
+
+    def to_codes(self, latents: Tensor) -> Codes:
+        """Of the displacement, (n, 3, x/2, y/2, z/2), the density, (n, 2, x/2, y/2, z/2), and the inner latent."""
+        displacements = torch.stack([self._nodes(packed) for packed in self._where(latents)])
+        return {
+            "displacement": _without_sign((displacements / STEP_VOXELS).round().long()),
+            "density": _without_sign((self._density(latents) / STEP_LOG_ODDS).round().long()),
+            **self.inner.to_codes(latents[:, -self._parts[-1] :]),
+        }
+
+    def of_codes(self, codes: Codes) -> Tensor:
+        packed = [self.inner.of_codes(codes)]
+        for name, step in (("density", STEP_LOG_ODDS), ("displacement", STEP_VOXELS)):
+            fields = step * _with_sign(codes[name]).float()
+            scales = [split_scales(field, self.alignment.voxel_mm) for field in fields]
+            parts = [torch.cat([self._pack(fine), self._pack(coarse)]) for fine, coarse in scales]
+            packed.insert(0, torch.stack(parts))
+        return torch.cat(packed, dim=1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Volumes (n, 1, x, y, z): the decoded appearance, put where the displacement says.
@@ -181,3 +201,13 @@ def split_scales(field: Tensor, voxel_mm: float) -> tuple[Tensor, Tensor]:
     means = functional.avg_pool3d(field[None], nodes, ceil_mode=True, count_include_pad=False)
     coarse = functional.interpolate(means, size=field.shape[1:], mode="trilinear", align_corners=False)[0]
     return field - coarse, coarse
+
+
+def _without_sign(numbers: Tensor) -> Tensor:
+    """0, -1, 1, -2, 2 … as 0, 1, 2, 3, 4 …: what is near 0 stays small."""
+    return torch.where(numbers < 0, -2 * numbers - 1, 2 * numbers)
+
+
+def _with_sign(numbers: Tensor) -> Tensor:
+    """The numbers of which `_without_sign` has made these."""
+    return torch.where(numbers % 2 == 1, -(numbers + 1) // 2, numbers // 2)

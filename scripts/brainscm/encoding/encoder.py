@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, Self
 
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.layout import Layout
-from brainscm.encoding.quantizer import Codebook, FiniteScalars
+from brainscm.encoding.quantizer import Quantizer
+from brainscm.errors import BrainSCMError
 from brainscm.tissue_levels import TissueLevels
 
+Codes = dict[str, Tensor]  # whole numbers by what they are of, each (n, …); none is negative
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # called once a pass; volumes and brain masks (n, 1, x, y, z)
 
 
@@ -48,6 +51,18 @@ class Encoder(Protocol):
         """What the quantiser makes of latents; the latents themselves where there is none."""
         ...
 
+    def to_codes(self, latents: Tensor) -> Codes:
+        """Latents as whole numbers, of which they can be made again but for what `docs/reference/outputs.md` says.
+
+        Raises:
+            BrainSCMError: the encoder has no codes.
+        """
+        ...
+
+    def of_codes(self, codes: Codes) -> Tensor:
+        """The latents that codes stand for."""
+        ...
+
     def decode(self, latents: Tensor) -> Tensor:
         """Volumes of latents, which are taken as they are."""
         ...
@@ -80,6 +95,12 @@ class Unaligned:
 
     def decode(self, latents: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def to_codes(self, latents: Tensor) -> Codes:
+        raise BrainSCMError("autoencoder: this encoder has no codes; kind: vqvae has.")
+
+    def of_codes(self, codes: Codes) -> Tensor:
+        raise BrainSCMError("autoencoder: this encoder has no codes; kind: vqvae has.")
 
     def appearance(self, latents: Tensor) -> Tensor:
         return self.decode(latents)
@@ -114,7 +135,8 @@ class Fitted(Unaligned, nn.Module):
         raise NotImplementedError
 
     def quantize(self, latents: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The latents themselves, unless a subclass has a quantiser."""
+        return latents
 
 
 class ClosedForm(Fitted):
@@ -129,7 +151,12 @@ class ClosedForm(Fitted):
 class Network(Fitted):
     """An encoder whose weights are trained step by step, with a quantiser between its two halves."""
 
-    codebook: Codebook | FiniteScalars
+    quantizer: Quantizer
+
+    @property
+    def voxels(self) -> int:
+        """Of a volume, that a latent vector stands for."""
+        return math.prod(self.grid_shape) // math.prod(self.latent_shape[1:])
 
     def start(self, batches: Batches) -> None:
         """Set what is not learnt step by step, from training volumes."""

@@ -94,11 +94,6 @@ class PCA(ClosedForm):
         return scores[:, :, None, None, None]
 
     @torch.no_grad()
-    def quantize(self, latents: Tensor) -> Tensor:
-        """The latents themselves: PCA has no codebook."""
-        return latents
-
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Volumes (n, 1, x, y, z) of scores (n, k, 1, 1, 1)."""
         flat = latents.reshape(len(latents), -1) @ self.components + self.mean

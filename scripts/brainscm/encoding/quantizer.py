@@ -1,21 +1,156 @@
-"""What quantises the VQ-VAE's latents: a codebook learnt by exponential moving averages, or a few fixed levels."""
+"""What quantises the VQ-VAE's latents: levels of each channel, or codebooks that each code what is left."""
 
 from __future__ import annotations
+
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from brainscm.ranks import ALONE, Ranks
 
-ROWS_AT_ONCE = 1 << 16  # bounds the distance table: 128 MB with 512 codes
-BOUND = 1.5  # standard deviations of a latent that tanh sees as 1
+ROWS_AT_ONCE = 1 << 16  # bounds the distance table: 64 MB with 256 codes
+MOST_LEVELS = 1 << 15  # of a channel, so that its codes fit into 16 bits
+
+
+class Quantizer(nn.Module):
+    """Writes a latent vector as one code of each of several small codebooks.
+
+    Indices (n, k, x, y, z) are int64, those of codebook j from 0 to `sizes[j]` - 1. All of it is float32 whatever the
+    network's precision.
+    """
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of codes in each codebook."""
+        raise NotImplementedError
+
+    def encode(self, latents: Tensor) -> Tensor:
+        """The indices (n, k, x, y, z) of latents (n, c, x, y, z)."""
+        raise NotImplementedError
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """The latents that indices stand for."""
+        raise NotImplementedError
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """What latents become by their codes, in the same shape, and the indices."""
+        indices = self.encode(latents)
+        return self.decode(indices), indices
+
+    def start(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Fit the codes to encoder output (rows, c); before, they mean nothing."""
+        raise NotImplementedError
+
+    def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> int:
+        """Follow the encoder: vectors (rows, c) of a step were given indices (rows, k). How many codes were revived."""
+        raise NotImplementedError
+
+    def count(self, indices: Tensor) -> Tensor:
+        """How often each code occurs in indices (n, k, x, y, z): (sum of `sizes`,) int64, codebook after codebook."""
+        first = torch.tensor([0, *accumulate(self.sizes)][:-1], device=indices.device)
+        return torch.bincount((to_rows(indices) + first).flatten(), minlength=sum(self.sizes))
+
+
+class Levels(Quantizer):
+    """Scalar quantisation: each channel snaps to a multiple of one step (Mentzer et al. 2023, arXiv 2309.15505).
+
+    The linear code's channels are principal components, in units of image intensity. With the same step for all, a
+    channel gets log2(sd / step) bits or so, and none where its standard deviation is below the step: what theory asks
+    for (reverse water-filling; Cover and Thomas 2006, 10.3.3), provided that common levels take fewer bits on disk than
+    rare ones. The paper bounds channels by tanh and gives all the same number of levels.
+
+    The levels are laid so that empty space, most of a volume, is written without a loss. Nothing is learnt after
+    `start`: there are no averages to follow and no code can die.
+    """
+
+    centre: Tensor  # (c,) the latent of empty space
+    lowest: Tensor  # (c,) int64, the lowest level, in steps from the centre
+    levels: Tensor  # (c,) int64
+
+    def __init__(self, channels: int, step: float) -> None:
+        super().__init__()
+        self.step = step
+        self.register_buffer("centre", torch.zeros(channels))
+        self.register_buffer("lowest", torch.zeros(channels, dtype=torch.int64))
+        self.register_buffer("levels", torch.ones(channels, dtype=torch.int64))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(self.levels.tolist())
+
+    def encode(self, latents: Tensor) -> Tensor:
+        centre, lowest, levels = (_of_channels(part) for part in (self.centre, self.lowest, self.levels))
+        level = ((latents.float() - centre) / self.step).round().long() - lowest
+        return torch.minimum(level.clamp_min(0), levels - 1)
+
+    def decode(self, indices: Tensor) -> Tensor:
+        return _of_channels(self.centre) + self.step * (indices + _of_channels(self.lowest))
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Lay as many levels as the vectors and empty space reach; what lies farther out takes the outermost."""
+        steps = ((vectors.float() - self.centre) / self.step).clamp(-MOST_LEVELS / 2, MOST_LEVELS / 2 - 1).round()
+        self.lowest.copy_(steps.amin(0).clamp_max(0))
+        self.levels.copy_(steps.amax(0).clamp_min(0) - self.lowest + 1)
+
+    def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> int:
+        return 0
+
+
+class Residual(Quantizer):
+    """Residual vector quantisation: each codebook codes what those before it leave, coarse to fine.
+
+    Introduced by Juang and Gray (1982), trained as in Zeghidour et al. (2021, arXiv 2107.03312).
+    """
+
+    def __init__(self, codebooks: int, size: int, width: int, decay: float) -> None:
+        super().__init__()
+        self.codebooks = nn.ModuleList(Codebook(size, width, decay) for _ in range(codebooks))
+
+    @property
+    def stages(self) -> list[Codebook]:
+        return list(self.codebooks)  # type: ignore[arg-type]  # a list of modules forgets of which class
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(stage.size for stage in self.stages)
+
+    def encode(self, latents: Tensor) -> Tensor:
+        left, indices = to_rows(latents.float()), []
+        for stage in self.stages:
+            indices.append(nearest(left, stage.codes))
+            left = left - stage.codes[indices[-1]]
+        n, _, *grid = latents.shape
+        return torch.stack(indices, 1).reshape(n, *grid, -1).movedim(-1, 1)
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """With the indices of only the first codebooks, what these make of the latents."""
+        parts = [stage.codes[chosen] for stage, chosen in zip(self.stages, indices.unbind(1), strict=False)]
+        return torch.stack(parts).sum(0).movedim(-1, 1)
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Codebook after codebook, each by k-means on what is left."""
+        for stage in self.stages:
+            stage.start(vectors, generator)
+            vectors = vectors - stage.codes[nearest(vectors, stage.codes)]
+
+    @torch.no_grad()
+    def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> int:
+        revived = 0
+        for stage, chosen in zip(self.stages, indices.unbind(1), strict=True):
+            left = vectors - stage.codes[chosen]  # by the codes that the indices were chosen from
+            revived += stage.update(vectors, chosen, generator, ranks)
+            vectors = left
+        return revived
 
 
 class Codebook(nn.Module):
-    """Vector quantisation with an EMA codebook (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1).
+    """Codes that follow moving averages of the vectors they are given (van den Oord et al. 2017, arXiv 1711.00937,
+    appendix A.1).
 
-    All of it is float32 whatever the network's precision, because averages over hundreds of steps drift in bfloat16.
-    The codes mean nothing until `start` has run.
+    All of it is float32, because averages over hundreds of steps drift in bfloat16.
     """
 
     codes: Tensor  # (k, c)
@@ -28,14 +163,6 @@ class Codebook(nn.Module):
         self.register_buffer("codes", torch.zeros(size, width))
         self.register_buffer("counts", torch.zeros(size))
         self.register_buffer("sums", torch.zeros(size, width))
-
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest codes of latents (n, c, x, y, z), in the same shape, and their indices (n, x, y, z)."""
-        vectors = to_vectors(latents)
-        indices = nearest(vectors, self.codes)
-        n, c, *grid = latents.shape
-        quantized = self.codes[indices].reshape(n, *grid, c).movedim(-1, 1)
-        return quantized, indices.reshape(n, *grid)
 
     @torch.no_grad()
     def start(self, vectors: Tensor, generator: torch.Generator, iterations: int = 10) -> None:
@@ -83,53 +210,19 @@ class Codebook(nn.Module):
         return revived
 
 
-class FiniteScalars(nn.Module):
-    """Finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505): each channel snaps to one of a few levels.
-
-    A channel is bounded by tanh and (-1, 1) cut into equal cells, whose middles are the levels. The paper decodes the
-    bounded values; here the bound is undone, so that quantised latents lie among the continuous ones and one decoder
-    serves both. Nothing is learnt after `start`: there are no averages to follow and no code can die.
-    """
-
-    centre: Tensor  # (c,) mean latent
-    scale: Tensor  # (c,) what tanh sees as 1
-
-    def __init__(self, channels: int, levels: int) -> None:
-        super().__init__()
-        self.levels = levels
-        self.size = channels * levels  # levels are counted channel by channel: their combinations are beyond counting
-        self.register_buffer("centre", torch.zeros(channels))
-        self.register_buffer("scale", torch.ones(channels))
-
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (n, c, x, y, z) on their levels, in the same shape, and the levels' numbers (n, c, x, y, z)."""
-        centre, scale = (part[:, None, None, None] for part in (self.centre, self.scale))
-        bounded = torch.tanh((latents - centre) / scale)
-        level = ((bounded + 1) / 2 * self.levels).long().clamp(0, self.levels - 1)
-        quantized = centre + scale * torch.atanh((2 * level + 1) / self.levels - 1)
-        first = self.levels * torch.arange(len(self.centre), device=latents.device)[:, None, None, None]
-        return quantized, level + first
-
-    @torch.no_grad()
-    def start(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Lay the levels by the mean and the standard deviation of encoder output (rows, c)."""
-        self.centre.copy_(vectors.mean(0))
-        self.scale.copy_(BOUND * vectors.std(0).clamp_min(1e-6))
-
-    def update(self, vectors: Tensor, indices: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> int:
-        """The levels stay: no code is ever revived."""
-        return 0
-
-
-def to_vectors(latents: Tensor) -> Tensor:
-    """Latents (n, c, x, y, z) as float32 vectors (n·x·y·z, c)."""
-    return latents.float().movedim(1, -1).reshape(-1, latents.shape[1])
+def to_rows(values: Tensor) -> Tensor:
+    """One row a position: (n, c, x, y, z) to (n·x·y·z, c)."""
+    return values.movedim(1, -1).reshape(-1, values.shape[1])
 
 
 def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
     """Index of the nearest code (k, c) of each vector: (rows, c) -> (rows,)."""
     squared = codes.square().sum(1)
     return torch.cat([(squared - 2 * rows @ codes.T).argmin(1) for rows in vectors.split(ROWS_AT_ONCE)])
+
+
+def _of_channels(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
 
 
 def _totals(vectors: Tensor, indices: Tensor, size: int) -> tuple[Tensor, Tensor]:

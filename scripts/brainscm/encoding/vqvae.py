@@ -1,4 +1,4 @@
-"""The 3D VQ-VAE: a linear code in closed form, a network that learns what it leaves, and a codebook between."""
+"""The 3D VQ-VAE: a linear code in closed form, a network that learns what it leaves, and a quantiser between."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.nn.functional import conv3d, pad
 from torch.utils.checkpoint import checkpoint
 
 from brainscm.config import AutoencoderOptions
-from brainscm.encoding.encoder import Batches, Network
+from brainscm.encoding.encoder import Batches, Codes, Network
 from brainscm.encoding.layout import Layout
-from brainscm.encoding.quantizer import Codebook, FiniteScalars
+from brainscm.encoding.quantizer import Levels, Quantizer, Residual
 from brainscm.errors import BrainSCMError
 from brainscm.tissue_levels import TissueLevels
 
@@ -58,10 +58,11 @@ class VQVAE(Network):
         self.latent_shape = (latent_channels, x // factor, y // factor, z // factor)
         self.layout = Layout((latent_channels,))
         self.linear = LinearCode(factor, latent_channels)
-        if options.quantizer == "fsq":
-            self.codebook = FiniteScalars(latent_channels, options.fsq_levels)
-        else:
-            self.codebook = Codebook(options.codebook_size, latent_channels, options.codebook_decay)
+        self.quantizer: Quantizer = (
+            Levels(latent_channels, options.quantizer_step)
+            if options.quantizer == "scalar"
+            else Residual(options.codebooks, options.codebook_size, latent_channels, options.codebook_decay)
+        )
 
         def residual(width: int) -> list[nn.Module]:
             return [ResidualBlock(width, options.recompute) for _ in range(options.residual_blocks)]
@@ -80,6 +81,8 @@ class VQVAE(Network):
     def start(self, batches: Batches) -> None:
         """Fit the linear code on batches of training volumes and brain masks, both (n, 1, x, y, z)."""
         self.linear.fit(batches)
+        if isinstance(self.quantizer, Levels):
+            self.quantizer.centre.copy_(self.linear.empty)
 
     def encoder(self, volumes: Tensor) -> Tensor:
         return self.linear.encode(volumes) + ENCODER_UNIT * self.linear.unwhiten(self.analysis(volumes))
@@ -97,7 +100,15 @@ class VQVAE(Network):
     @torch.no_grad()
     def quantize(self, latents: Tensor) -> Tensor:
         """Each latent vector replaced by what the quantiser makes of it, in the same shape."""
-        return self.codebook(latents)[0].contiguous()
+        return self.of_codes(self.to_codes(latents))
+
+    @torch.no_grad()
+    def to_codes(self, latents: Tensor) -> Codes:
+        return {"appearance": self.quantizer.encode(latents)}
+
+    @torch.no_grad()
+    def of_codes(self, codes: Codes) -> Tensor:
+        return self.quantizer.decode(codes["appearance"]).contiguous()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -174,7 +185,12 @@ class LinearCode(nn.Module):
 
     def encode(self, volumes: Tensor) -> Tensor:
         scores = torch.einsum("cv,nvxyz->ncxyz", self.components, self.to_channels(volumes))
-        return scores - (self.components @ self.mean)[:, None, None, None]
+        return scores + self.empty[:, None, None, None]
+
+    @property
+    def empty(self) -> Tensor:
+        """The latent of a cube without a brain, (c,)."""
+        return -self.components @ self.mean
 
     def decode(self, latents: Tensor) -> Tensor:
         help_from_neighbours = conv3d(self.whiten(latents), self.neighbours, padding=1)

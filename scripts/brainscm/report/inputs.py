@@ -8,6 +8,7 @@ TABLES = {
     "excluded": "cohort/excluded.tsv",
     "notes": "cohort/notes.tsv",
     "history": "autoencoder/history.tsv",
+    "codes": "autoencoder/codes.tsv",
     "card": "autoencoder/model.json",
     "reconstruction": "autoencoder/reconstruction.tsv",
     "nodes": "scm/nodes.tsv",

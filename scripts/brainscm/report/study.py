@@ -54,6 +54,7 @@ class Study:
     excluded: pd.DataFrame
     notes: pd.DataFrame
     history: pd.DataFrame
+    codes: pd.DataFrame
     card: dict[str, Any]
     reconstruction: pd.DataFrame
     nodes: pd.DataFrame

@@ -44,6 +44,7 @@ def make_card(
         "options": task.options.model_dump(),
         "seed": task.seed,
         "metrics": {str(split): row.dropna().to_dict() for split, row in metrics.iterrows()},
+        "bits_per_voxel": fitted.bits_per_voxel,
         "parameters": fitted.parameters,
         "steps": fitted.steps,
         "best_step": fitted.best_step,

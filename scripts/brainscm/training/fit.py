@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -16,18 +16,27 @@ from brainscm.encoding.model import encoder_class
 from brainscm.errors import BrainSCMError
 from brainscm.provenance import code_fingerprint, options_fingerprint
 from brainscm.ranks import ALONE, Ranks
+from brainscm.training.code_use import codes_table
 from brainscm.training.history import history_table
 from brainscm.training.progress import draw_progress
 from brainscm.training.task import TrainingTask
 from brainscm.training.trainer import Trainer, count_parameters
+from brainscm.training.validation import code_use
 from brainscm.training.volume_store import Stores, VolumeStore, content_fingerprint
 
 logger = logging.getLogger("brainscm")
 
+SPLITS_SEEN = ("train", "validation")  # of the stores
+
 
 @dataclass(frozen=True)
 class FittedAutoencoder:
-    """A fitted encoder, how it came about, and the picture drawn of a validation scan."""
+    """A fitted encoder, how it came about, and the picture drawn of a validation scan.
+
+    Attributes:
+        codes: which codes each split uses, codebook by codebook; empty where there are none.
+        bits_per_voxel: of the codes of the validation split.
+    """
 
     encoder: Fitted
     data_fingerprint: str
@@ -37,6 +46,8 @@ class FittedAutoencoder:
     steps: int = 0
     best_step: int = 0
     seconds: float = 0.0
+    codes: pd.DataFrame = field(default_factory=lambda: codes_table({}))
+    bits_per_voxel: float | None = None
     device: str = "cpu"
     precision: str = "float32"
 
@@ -55,7 +66,7 @@ def fit_autoencoder(task: TrainingTask, ranks: Ranks = ALONE) -> FittedAutoencod
             stopped or diverged.
     """
     encoder = encoder_class(task.options.kind)
-    chosen = {split: _scans_of(task, split) for split in ("train", "validation")}
+    chosen = {split: _scans_of(task, split) for split in SPLITS_SEEN}
     data = content_fingerprint(task.scans, [*chosen["train"], *chosen["validation"]], task.is_aligned)
     depends_on = {
         "data": data,
@@ -114,6 +125,7 @@ def _train(
     network = encoder_class(task.scans.grid.shape, task.options)
     trainer = Trainer(network, stores, task.options, task.seed, folder, ranks)
     trainer.run()
+    uses = {split: code_use(network, trainer.passes, store) for split, store in zip(SPLITS_SEEN, stores, strict=True)}
     return FittedAutoencoder(
         network.cpu().eval(),
         data,
@@ -123,6 +135,8 @@ def _train(
         steps=trainer.progress.step,
         best_step=trainer.progress.best_step,
         seconds=trainer.progress.seconds,
+        codes=codes_table(uses),
+        bits_per_voxel=uses["validation"].bits_per_voxel,
         device=trainer.passes.device_name,
         precision=trainer.passes.precision_name,
     )

@@ -11,7 +11,8 @@ import pandas as pd
 
 COLUMNS = (
     "step", "split", "loss", "intensity", "dissimilarity", "commitment", "gradient", "fourier", "psnr_brain_db",
-    "codebook_usage", "perplexity", "lr", "seconds", "volumes_per_second", "loading_share", "gpu_memory_gb",
+    "quantized_psnr_brain_db", "bits_per_voxel", "codebook_usage", "perplexity", "lr", "seconds", "volumes_per_second",
+    "loading_share", "gpu_memory_gb",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ logger = logging.getLogger("brainscm")
 
 
 def run(task: TrainingTask, out_dir: Path, processes: int = 1, mpi: str | None = None) -> None:
-    """Fit the autoencoder and write model.pt, model.json, history.tsv, reconstruction.tsv and progress.png.
+    """Fit the autoencoder and write model.pt, model.json, history.tsv, codes.tsv, reconstruction.tsv and progress.png.
 
     Args:
         processes, mpi: of the training, see `launch`; an encoder in closed form takes one.
@@ -46,6 +46,7 @@ def run(task: TrainingTask, out_dir: Path, processes: int = 1, mpi: str | None =
     card = make_card(task, fitted, encoder, identity, reconstruction)
     write_json(out_dir / "model.json", card)
     write_table(fitted.history, out_dir / "history.tsv")
+    write_table(fitted.codes, out_dir / "codes.tsv")
     write_table(reconstruction, out_dir / "reconstruction.tsv")
     shutil.copyfile(fitted.picture, out_dir / "progress.png")
     held_out = card["metrics"].get("test", card["metrics"]["validation"])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.encoder import Network
-from brainscm.encoding.quantizer import to_vectors
+from brainscm.encoding.quantizer import to_rows
 from brainscm.errors import BrainSCMError
 from brainscm.files import whole
 from brainscm.ranks import ALONE, Ranks
@@ -33,7 +33,8 @@ logger = logging.getLogger("brainscm")
 
 GRADIENT_NORM = 1.0
 LINEAR_SCANS = 64  # training scans that the linear part is fitted on,
-CODEBOOK_SCANS = 16  # and that the codebook starts from
+QUANTIZER_SCANS = 16  # and that the quantiser starts from,
+QUANTIZER_VECTORS = 1 << 15  # by so many of their vectors
 MAX_ROLLBACKS = 3
 
 
@@ -44,7 +45,7 @@ class Trainer:
     generators seeded with (seed, t), so that there is no generator state to lose: a run that was stopped and resumed
     ends with the same weights, bit for bit on a CPU.
 
-    Each of `ranks` takes its part of every batch. Gradients, the codebook's totals and all figures are added up, so
+    Each of `ranks` takes its part of every batch. Gradients, the quantiser's totals and all figures are added up, so
     that every decision is the same everywhere, and the training that of one process but for rounding.
     """
 
@@ -133,7 +134,7 @@ class Trainer:
             return False
         self.optimizer.step()
         generator = torch.Generator().manual_seed(int(np.random.default_rng((self.seed, 3, step)).integers(2**62)))
-        self.network.codebook.update(vectors, indices, generator, self.ranks)
+        self.network.quantizer.update(vectors, indices, generator, self.ranks)
         self.progress.count_step(values, time.perf_counter() - started)
         return True
 
@@ -153,12 +154,12 @@ class Trainer:
     def _terms(self, volumes: Tensor, masks: Tensor, quantized: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The loss and its terms, the encoder's output as vectors, and the codes that these were given."""
         latents = self.passes.encode(volumes).float()
-        codes, indices = self.network.codebook(latents.detach())
+        codes, indices = self.network.quantizer(latents.detach())
         commitment = (latents - codes).square().mean()
         straight_through = latents + (codes - latents).detach()
         decoded = torch.where(quantized[:, None, None, None, None], straight_through, latents)
         terms = self.objective(self.passes.decode(decoded), volumes, masks, commitment)
-        return terms, to_vectors(latents.detach()), indices.flatten()
+        return terms, to_rows(latents.detach()), to_rows(indices)
 
     def _validate(self) -> bool:
         """Validate, write what users watch, and save; False if training has diverged."""
@@ -191,8 +192,9 @@ class Trainer:
             **common,
             "split": "validation",
             **found.means,
-            "codebook_usage": found.codebook_usage,
-            "perplexity": found.perplexity,
+            "codebook_usage": found.use.usage,
+            "perplexity": found.use.perplexity,
+            "bits_per_voxel": found.use.bits_per_voxel,
             "seconds": progress.seconds,
         }
         trained = progress.close_interval(self.options.batch_size)
@@ -204,7 +206,8 @@ class Trainer:
         progress, validation, last = self.progress, self.progress.history[-1], self.schedule.max_steps
         told = (
             f"step {progress.step}/{last}: validation {validation['psnr_brain_db']:.2f} dB in the brain, "
-            f"{100 * validation['codebook_usage']:.0f} % of the codes used"
+            f"{validation['quantized_psnr_brain_db']:.2f} dB from codes of "
+            f"{validation['bits_per_voxel']:.2f} bits a voxel"
         )
         if progress.step:
             train = progress.history[-2]
@@ -236,30 +239,30 @@ class Trainer:
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Fit the linear code and the codebook, and validate them: training has to do better."""
+        """Fit the linear code and the quantiser, and validate them: training has to do better."""
         if self.ranks.leads:
             rows = self.schedule.sample(0, LINEAR_SCANS)
             self.network.start(lambda: (self.passes.read(self.stores.training, row) for row in rows))
-            self._start_codebook()
+            self._start_quantizer()
         self.ranks.broadcast(self.network.state_dict().values())
         if not self._validate():
             raise BrainSCMError(
                 f"autoencoder: the linear start uses less than {COLLAPSE_USAGE:.0%} of "
-                f"{self.network.codebook.size} codes; "
+                f"{sum(self.network.quantizer.sizes)} codes; "
                 "lower autoencoder.codebook_size, or see whether the preprocessed scans are empty."
             )
 
     @torch.no_grad()
-    def _start_codebook(self) -> None:
-        generator, size = torch.Generator().manual_seed(self.seed), self.network.codebook.size
-        chosen = self.schedule.sample(1, CODEBOOK_SCANS)
+    def _start_quantizer(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        chosen = self.schedule.sample(1, QUANTIZER_SCANS)
         samples = []
         for row in chosen:
             volumes, _ = self.passes.read(self.stores.training, row)
-            vectors = to_vectors(self.passes.encode(volumes))
-            drawn = torch.randint(len(vectors), (max(1, 64 * size // len(chosen)),), generator=generator)
+            vectors = to_rows(self.passes.encode(volumes).float())
+            drawn = torch.randint(len(vectors), (QUANTIZER_VECTORS // len(chosen),), generator=generator)
             samples.append(vectors[drawn.to(vectors.device)])
-        self.network.codebook.start(torch.cat(samples), generator)
+        self.network.quantizer.start(torch.cat(samples), generator)
 
     def _rehearse(self) -> None:
         """Do the work of a step without learning from it, so that too little memory is told now and not hours later.

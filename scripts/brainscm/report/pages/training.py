@@ -17,11 +17,17 @@ from brainscm.scans import SPLITS
 CURVES = {
     "loss": "Training loss",
     "psnr_brain_db": "PSNR in the brain (dB)",
+    "quantized_psnr_brain_db": "PSNR in the brain, from codes (dB)",
     "dissimilarity": "1 − SSIM",
-    "codebook_usage": "Share of the codebook in use",
-    "perplexity": "Perplexity of the codebook",
+    "bits_per_voxel": "Bits a voxel of the codes",
+    "codebook_usage": "Share of the codes in use",
+    "perplexity": "Perplexity, mean of the codebooks",
     "lr": "Learning rate",
 }
+CODE_FIGURES = ("dead", "perplexity", "bits")
+OVERFITTED_DB = 1.5
+LOST_BY_CODES_DB = 3.0
+DEAD_SHARE = 0.2
 KINDS = {"vqvae": "a 3D VQ-VAE", "pca": "principal components"}
 
 
@@ -51,8 +57,10 @@ def context(study: Study, gallery: Gallery | None) -> Context:
                 "value": f"{test['ssim_brain'].mean():.3f}" if len(test) else None,
                 "note": "1 is identical" if len(test) else "no usable test scan",
             },
-            *_codebook(study.history),
+            *_bits(study),
         ],
+        "health": _health(study, parts),
+        "codes": _codes(study.codes),
         "fidelity": fidelity,
         "regions": _regions(study, reconstruction),
         "histogram": charts.histogram_rows(by_split, "PSNR in the brain (dB)", "Reconstruction PSNR by split"),
@@ -106,18 +114,81 @@ def _regions(study: Study, reconstruction: pd.DataFrame) -> list[Context]:
     return rows
 
 
-def _codebook(history: pd.DataFrame) -> list[Context]:
-    usage = history["codebook_usage"].dropna()
-    if usage.empty:
+def _bits(study: Study) -> list[Context]:
+    bits = study.card.get("bits_per_voxel")
+    if bits is None:
         return []
-    perplexity = history["perplexity"].dropna()
     return [
         {
-            "label": "Codebook in use",
-            "value": f"{100 * usage.iloc[-1]:.0f} %",
-            "note": f"on the validation split; perplexity {words.number(plain(perplexity.iloc[-1]))}",
+            "label": "What the codes take",
+            "value": f"{bits:.2f} bits a voxel",
+            "note": "entropy of the validation split’s codes, without the displacement",
         }
     ]
+
+
+def _health(study: Study, parts: dict[str, pd.DataFrame]) -> list[Context]:
+    """Whether latent, codes and training are well, each in a sentence with its figures."""
+    if study.codes.empty:
+        return []
+    unseen = parts["test"] if len(parts["test"]) else parts["validation"]
+    told = []
+    if len(unseen):
+        seen_db, unseen_db = (part["psnr_brain_db"].mean() for part in (parts["train"], unseen))
+        told.append(
+            _verdict(
+                "Latent",
+                seen_db - unseen_db < OVERFITTED_DB,
+                f"{words.signed(f'{unseen_db - seen_db:+.1f}')} dB on participants not trained on",
+                "the autoencoder knows its training scans by heart; train it on more scans or for fewer steps",
+            )
+        )
+        lost = unseen_db - unseen["quantized_psnr_brain_db"].mean()
+        dead = _dead(study.codes)
+        told.append(
+            _verdict(
+                "Codes",
+                lost < LOST_BY_CODES_DB and dead < DEAD_SHARE,
+                f"decoding from codes loses {lost:.1f} dB more; {100 * dead:.0f} % of the codes occur in no training "
+                "scan",
+                "use decode: quantized and the archive of codes with care; a smaller autoencoder.quantizer_step, or "
+                "other codebooks, lose less",
+            )
+        )
+    curve = study.history.loc[study.history["split"] == "validation", "psnr_brain_db"].dropna()
+    if len(curve) > 1:
+        gain = curve.max() - curve.iloc[0]
+        told.append(
+            _verdict(
+                "Training",
+                gain >= 0,
+                f"the network adds {gain:.2f} dB to its linear start on the validation split",
+                "every step has made it worse; lower autoencoder.learning_rate",
+            )
+        )
+    return told
+
+
+def _verdict(what: str, is_well: bool, told: str, advice: str) -> Context:
+    return {"what": what, "is_well": is_well, "told": told if is_well else f"{told}: {advice}"}
+
+
+def _dead(codes: pd.DataFrame) -> float:
+    """The share of codes that occur in no training scan."""
+    of_training = codes[codes["split"] == "train"]
+    return float(of_training["dead"].sum() / of_training["codes"].sum())
+
+
+def _codes(codes: pd.DataFrame) -> list[Context]:
+    """A row a codebook: what the training and the validation split make of it."""
+    rows = []
+    for number, part in codes.groupby("codebook"):
+        of_split = part.set_index("split")
+        row = {"codebook": f"{number}", "codes": f"{of_split['codes'].iloc[0]:,}"}
+        for split in of_split.index:
+            row |= {f"{name}_{split}": words.number(plain(of_split.at[split, name])) for name in CODE_FIGURES}
+        rows.append(row)
+    return rows
 
 
 def _curves(history: pd.DataFrame) -> list[Context]:
