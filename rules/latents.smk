@@ -32,7 +32,7 @@ rule archive_codes:
     input:
         scans=f"{RESULTS}/cohort/scans.tsv",
         qc=f"{RESULTS}/preproc/qc.tsv",
-        model=rules.train_autoencoder.output.model,
+        model=MODEL,
         latents=rules.encode_scans.output.latents,
     output:
         codes=directory(f"{RESULTS}/latents/codes.zarr"),

@@ -35,7 +35,7 @@ INPUTS = {
 # there cannot be, since nothing is trained, fitted or evaluated.
 BUNDLED = ("model", "card", "nodes", "tests", "implications", "diagnostics", "regional_effects")
 OF_NEW_SCANS = {"support": "support/scans.tsv", "reconstruction": "support/reconstruction.tsv"}
-ABSENT = ("history", "places", "summary", "metrics", "regional_slopes", "minimality", "realism")
+ABSENT = ("history", "codes", "places", "summary", "metrics", "regional_slopes", "minimality", "realism")
 
 
 def report_inputs(results: str, bundle: str | None) -> dict[str, str]:
