@@ -36,6 +36,7 @@ from brainscm.alignment.registration import Alignment
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.aligned import Aligned
 from brainscm.encoding.vqvae import VQVAE
+from brainscm.tissue_levels import TissueLevels
 
 PUBLISHED = {
     "maisi_decoding_256x256x128": {"seconds": 1.0, "memory_gb": 15, "device": "A100"},
@@ -124,15 +125,16 @@ def volumes_a_second(arguments: Namespace) -> dict[str, float]:
     field = torch.sin(x[:, ::2, ::2, ::2] / 20)
     points = x + upsample(field, grid)
     volume = target[None, None]
-    latents = encoder.encode(volume, field[None])
+    levels = [TissueLevels(csf=0.1, gm=0.3, wm=0.5)]
+    latents = encoder.encode(volume, field[None], levels)
     shift, appearance = 0.01 * torch.ones_like(latents), encoder.appearance(latents)
     work: dict[str, Callable[[], object]] = {
         "cubic_warps": lambda: resample(target, points),
         "inversions": lambda: inverse(upsample(field, grid)),
-        "encodings": lambda: encoder.encode(volume, field[None]),
+        "encodings": lambda: encoder.encode(volume, field[None], levels),
         "decodings": lambda: encoder.decode(latents),
         "decodings_from_codes": lambda: encoder.decode(encoder.of_codes(encoder.to_codes(latents))),
-        "counterfactuals": lambda: encoder.apply_shift(volume, latents, shift, appearance),
+        "counterfactuals": lambda: encoder.apply_shift(volume, latents, shift, appearance, levels),
     }
     figures = {f"{name}_a_second": rate(of, arguments.steps, device) for name, of in work.items()}
     figures["registrations_a_second"] = rate(lambda: encoder.alignment.displacement(target), 1, device, warm_up=0)

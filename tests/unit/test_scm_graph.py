@@ -246,7 +246,7 @@ def test_every_reason_why_a_row_cannot_be_used_is_told() -> None:
         ({"scm": {"nodes": {"age": {}, "months": {}}, "image": {"formula": "age + months"}}}, "is already told by"),
         # Measures and volumes are waited for: preprocessing has yet to find them.
         ({"counterfactuals": [{"name": "q", "do": {"age": 80}, "scans": "gm_ml > 600"}]}, None),
-        ({"counterfactuals": [{"name": "q", "do": {"age": 80}, "scans": "mask_dice > 0.9"}]}, None),
+        ({"counterfactuals": [{"name": "q", "do": {"age": 80}, "scans": "cnr > 2"}]}, None),
     ],
 )
 def test_what_a_study_has_wrong_is_found_once_its_cohort_is_indexed(study: dict[str, Any], words: str | None) -> None:
