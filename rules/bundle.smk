@@ -9,6 +9,7 @@ rule write_bundle:
         card=rules.train_autoencoder.output.card,
         reconstruction=rules.train_autoencoder.output.reconstruction,
         latents=rules.encode_scans.output.latents,
+        image_model=rules.fit_scm.output.image_model,
         scm=rules.fit_scm.output,
     output:
         bundle=directory(f"{RESULTS}/bundle"),
@@ -24,7 +25,7 @@ rule write_bundle:
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         output_dir=subpath(output.bundle, parent=True),
-        scm_dir=f"{RESULTS}/scm",
+        scm_dir=subpath(input.image_model, parent=True),
         bids_dir=BIDS,
         config={key: config[key] for key in FIXED},
         making=lambda wildcards: {rule: code_fingerprint(rule) for rule in MAKING},
