@@ -67,10 +67,11 @@ class Aligned(nn.Module):
         signs: list[int] = []
         for channels in self._parts[:-1]:
             of_part = np.arange(channels).reshape(-1, *self._cubes)
-            axes = np.arange(len(of_part))[:, None, None, None] + 0 * of_part
-            flipped = (axes == 0) & (len(of_part) == 3)  # of a displacement, to the right becomes to the left
+            sign = np.ones_like(of_part)
+            if len(of_part) == 3:  # of a displacement, to the right becomes to the left
+                sign[0] = -1
             sources += (len(sources) + of_part[:, ::-1].reshape(-1)).tolist()
-            signs += np.where(flipped, -1, 1).reshape(-1).tolist()
+            signs += sign.reshape(-1).tolist()
         return Mirror(sources, signs)
 
     def encode(
@@ -83,11 +84,9 @@ class Aligned(nn.Module):
         return torch.stack([self._encode(*each) for each in given])
 
     def _encode(self, volume: Tensor, displacement: Tensor, levels: TissueLevels) -> Tensor:
-        voxel_mm = self.alignment.voxel_mm
-        density = log_odds_of_density(volume, levels, voxel_mm)
-        scales = [*split_scales(displacement, voxel_mm), *split_scales(density, voxel_mm)]
+        density = log_odds_of_density(volume, levels, self.alignment.voxel_mm)
         appearance = self.inner.encode(align(volume, displacement)[None, None])[0]
-        return torch.cat([*(self._pack(part) for part in scales), appearance])
+        return torch.cat([self._pack_scales(displacement), self._pack_scales(density), appearance])
 
     def quantize(self, latents: Tensor) -> Tensor:
         """The latents with the inner part quantised; displacement and density have no codes."""
@@ -107,9 +106,7 @@ class Aligned(nn.Module):
         packed = [self.inner.of_codes(codes)]
         for name, step in (("density", STEP_LOG_ODDS), ("displacement", STEP_VOXELS)):
             fields = step * _with_sign(codes[name]).float()
-            scales = [split_scales(field, self.alignment.voxel_mm) for field in fields]
-            parts = [torch.cat([self._pack(fine), self._pack(coarse)]) for fine, coarse in scales]
-            packed.insert(0, torch.stack(parts))
+            packed.insert(0, torch.stack([self._pack_scales(field) for field in fields]))
         return torch.cat(packed, dim=1)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -184,6 +181,10 @@ class Aligned(nn.Module):
         """On the nodes of the alignment, every second voxel: (3, x/2, y/2, z/2)."""
         fine, coarse = packed.split(self._parts[0])
         return self._unpack(fine + coarse)
+
+    def _pack_scales(self, field: Tensor) -> Tensor:
+        """The fine and the coarse part of a field (d, x/2, y/2, z/2), packed."""
+        return torch.cat([self._pack(part) for part in split_scales(field, self.alignment.voxel_mm)])
 
     def _pack(self, field: Tensor) -> Tensor:
         """(d, x/2, y/2, z/2) to (channels, x', y', z'): cubes of nodes become channels."""
