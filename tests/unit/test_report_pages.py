@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from markupsafe import Markup
 
 import made_up_study
+from brainscm.config import AutoencoderOptions, Config, ImageOptions, PreprocessOptions
 from brainscm.report import pictures, render
 from brainscm.report.methods_text import methods_text
 from brainscm.report.pages import causal_model, cohort, counterfactuals, evaluation, overview, scan, training
@@ -364,6 +366,40 @@ def test_differing_residual_variances_stand_beside_the_p_values(study):
     }
     warned = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame([row])]))
     assert "The residual variance depends on age." in causal_model.context(warned, None)["cautions"]
+
+
+CHOICES = [
+    (section, name, choice)
+    for section, options in (
+        ("preprocess", PreprocessOptions),
+        ("autoencoder", AutoencoderOptions),
+        ("scm", ImageOptions),
+    )
+    for name, field in options.model_fields.items()
+    if get_origin(field.annotation) is Literal
+    for choice in get_args(field.annotation)
+]
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "choice"), CHOICES, ids=[f"{name}-{choice}" for _, name, choice in CHOICES]
+)
+def test_methods_can_be_written_for_every_choice_of_an_option(study, section, name, choice):
+    config = study.config.model_dump(by_alias=True)
+    config["autoencoder"]["kind"] = "vqvae"
+    options = config["scm"]["image"] if section == "scm" else config[section]
+    options[name] = choice
+    assert "## Encoding" in methods_text(replace(study, config=Config.model_validate(config))).text
+
+
+def test_methods_name_the_quantizer_that_was_trained(study):
+    def told(**options: object) -> str:
+        config = study.config.model_dump(by_alias=True)
+        config["autoencoder"] |= {"kind": "vqvae", **options}
+        return " ".join(methods_text(replace(study, config=Config.model_validate(config))).text.split())
+
+    assert "whole steps of 0.075 of the intensity of white matter" in told(quantizer="scalar", quantizer_step=0.075)
+    assert "quantised by 3 codebooks of 128 codes" in told(quantizer="residual", codebooks=3, codebook_size=128)
 
 
 def test_methods_say_whether_left_and_right_were_found_to_differ(study):

@@ -141,6 +141,14 @@ REFERENCES = {
             "10.48550/arXiv.1711.00937",
         ),
         Reference(
+            "zeghidour2021",
+            "Zeghidour, Neil and Luebs, Alejandro and Omran, Ahmed and Skoglund, Jan and Tagliasacchi, Marco",
+            "SoundStream: an end-to-end neural audio codec",
+            "IEEE/ACM Transactions on Audio, Speech, and Language Processing 30, 495-507",
+            "2021",
+            "10.1109/TASLP.2021.3129994",
+        ),
+        Reference(
             "mentzer2023",
             "Mentzer, Fabian and Minnen, David and Agustsson, Eirikur and Tschannen, Michael",
             "Finite scalar quantization: VQ-VAE made simple",
