@@ -35,6 +35,7 @@ from brainscm.alignment.displacement import inverse, resample, upsample, voxels
 from brainscm.alignment.registration import Alignment
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.aligned import Aligned
+from brainscm.encoding.encoder import Factual
 from brainscm.encoding.vqvae import VQVAE
 from brainscm.tissue_levels import TissueLevels
 
@@ -127,14 +128,15 @@ def volumes_a_second(arguments: Namespace) -> dict[str, float]:
     volume = target[None, None]
     levels = [TissueLevels(csf=0.1, gm=0.3, wm=0.5)]
     latents = encoder.encode(volume, field[None], levels)
-    shift, appearance = 0.01 * torch.ones_like(latents), encoder.appearance(latents)
+    factual, shift = Factual(encoder, volume, latents, levels), 0.01 * torch.ones_like(latents)
+    _ = factual.appearance  # several questions share it
     work: dict[str, Callable[[], object]] = {
         "cubic_warps": lambda: resample(target, points),
         "inversions": lambda: inverse(upsample(field, grid)),
         "encodings": lambda: encoder.encode(volume, field[None], levels),
         "decodings": lambda: encoder.decode(latents),
         "decodings_from_codes": lambda: encoder.decode(encoder.of_codes(encoder.to_codes(latents))),
-        "counterfactuals": lambda: encoder.apply_shift(volume, latents, shift, appearance, levels),
+        "counterfactuals": lambda: encoder.apply_shift(factual, shift),
     }
     figures = {f"{name}_a_second": rate(of, arguments.steps, device) for name, of in work.items()}
     figures["registrations_a_second"] = rate(lambda: encoder.alignment.displacement(target), 1, device, warm_up=0)

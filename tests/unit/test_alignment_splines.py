@@ -11,6 +11,7 @@ from torch import Tensor
 from brainscm.alignment import displacement
 from brainscm.alignment.splines import sample_cubic
 from brainscm.encoding.aligned import Aligned
+from brainscm.encoding.encoder import Factual
 
 
 def test_they_are_those_of_scipy_at_voxels_between_them_at_the_border_and_outside():
@@ -56,9 +57,8 @@ def test_between_store_and_volume_nothing_large_leaves_the_device(monkeypatch: p
     decoded = encoder.decode(encoder.of_codes(encoder.to_codes(latents)))
     decoded = encoder.decode(latents)
     shift = 0.1 * torch.ones_like(latents)
-    moved = encoder.apply_shift(
-        volumes, latents, encoder.transport(shift, latents, latents[0]), encoder.appearance(latents), [LEVELS]
-    )
+    factual = Factual(encoder, volumes, latents, [LEVELS])
+    moved = encoder.apply_shift(factual, encoder.transport(shift, latents, latents[0]))
     monkeypatch.undo()
     torch.testing.assert_close(latents, there, rtol=0, atol=1e-4)
     torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-4)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from brainscm.config import QueryOptions
-from brainscm.counterfactuals.decoding import STRATEGIES, Factual, pass_through
-from brainscm.encoding.encoder import Unaligned
+from brainscm.counterfactuals.decoding import STRATEGIES, pass_through
+from brainscm.encoding.encoder import Factual, Unaligned
 
 
 class Rounding(Unaligned):

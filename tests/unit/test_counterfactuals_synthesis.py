@@ -20,10 +20,10 @@ from brainscm.config import QueryOptions, ScmOptions
 from brainscm.counterfactuals import synthesis
 from brainscm.counterfactuals.collect import collect
 from brainscm.counterfactuals.decoding import STRATEGIES
-from brainscm.counterfactuals.prediction import Factual, predict
+from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import plan_for, plan_query
 from brainscm.counterfactuals.synthesis import synthesize
-from brainscm.encoding.encoder import Unaligned
+from brainscm.encoding.encoder import Factual, Unaligned
 from brainscm.encoding.layout import Layout
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.files import sidecar

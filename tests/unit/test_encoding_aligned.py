@@ -13,11 +13,12 @@ from torch import Tensor
 from brainscm.alignment.displacement import align, inverse, resample, upsample, voxels
 from brainscm.alignment.registration import Alignment
 from brainscm.config import AutoencoderOptions, QueryOptions, ScmOptions
-from brainscm.counterfactuals.decoding import Factual, residual
+from brainscm.counterfactuals.decoding import residual
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.encoding.aligned import STEP_LOG_ODDS, STEP_VOXELS, Aligned, split_scales
 from brainscm.encoding.density import log_odds_of_density, move_borders
+from brainscm.encoding.encoder import Factual
 from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.identity import Identity
@@ -215,10 +216,11 @@ def test_the_mirror_image_of_a_latent_is_that_of_a_mirrored_scan(inner, request)
     displacement, density = (sum(symmetric.layout.parts[:parts]) for parts in (2, 4))
     generator = torch.Generator().manual_seed(0)
     shift[:, displacement:density] = torch.randn(shift[:, displacement:density].shape, generator=generator) / 2
-    scan, appearance, levels = texture(7)[None, None], symmetric.appearance(latent), [LEVELS]
-    moved = symmetric.apply_shift(scan, latent, shift, appearance, levels)
+    scan = texture(7)[None, None]
+    moved = symmetric.apply_shift(Factual(symmetric, scan, latent, [LEVELS]), shift)
     assert (moved - scan).abs().max() > 0.1
-    other = symmetric.apply_shift(scan.flip(2), mirrored(latent), mirrored(shift), appearance, levels)
+    mirror_image = Factual(symmetric, scan.flip(2), mirrored(latent), [LEVELS])
+    other = symmetric.apply_shift(mirror_image, mirrored(shift))
     torch.testing.assert_close(other.flip(2), moved, rtol=0, atol=1e-4)
     torch.testing.assert_close(mirrored(mirrored(latent)), latent)
 
@@ -228,7 +230,7 @@ def test_a_shift_of_the_appearance_changes_intensities_where_the_tissue_lies(ali
     latent = aligned.encode(scan, displacement[None], [LEVELS])
     shift = torch.zeros_like(latent)
     shift[0, -COMPONENTS] = 10.0
-    moved = aligned.apply_shift(scan, latent, shift, aligned.appearance(latent))
+    moved = aligned.apply_shift(Factual(aligned, scan, latent), shift)
     inner = latent[:, -COMPONENTS:]
     change = (aligned.inner.decode(inner + shift[:, -COMPONENTS:]) - aligned.inner.decode(inner))[0, 0]
     expected = resample(change, inverse(upsample(displacement, SHAPE)))
@@ -244,8 +246,8 @@ def test_a_shift_of_the_density_moves_the_borders_that_the_scan_has(aligned: Ali
     fine, coarse, *_ = aligned.layout.parts
     shift = torch.zeros_like(latent)
     shift[:, fine + coarse : -COMPONENTS] = -0.2
-    appearance = aligned.appearance(latent)
-    moved = aligned.apply_shift(scan, latent, shift, appearance, [LEVELS])
+    factual = Factual(aligned, scan, latent, [LEVELS])
+    moved = aligned.apply_shift(factual, shift)
     asked = aligned._density(shift)[0]
     assert torch.equal(asked, torch.full_like(asked, -0.4))  # the fine and the coarse part add up
     expected = move_borders(scan[0, 0], scan[0, 0], LEVELS, asked, 3.0)
@@ -253,9 +255,9 @@ def test_a_shift_of_the_density_moves_the_borders_that_the_scan_has(aligned: Ali
     assert (moved - scan).mean() < -0.01
 
     shift[:, :fine] = 0.4 * torch.randn(shift[:, :fine].shape, generator=torch.Generator().manual_seed(1))
-    together = aligned.apply_shift(scan, latent, shift, appearance, [LEVELS])
+    together = aligned.apply_shift(factual, shift)
     shift[:, fine + coarse : -COMPONENTS] = 0
-    displaced = aligned.apply_shift(scan, latent, shift, appearance, [LEVELS])
+    displaced = aligned.apply_shift(factual, shift)
     expected = move_borders(displaced[0, 0], scan[0, 0], LEVELS, asked, 3.0)
     torch.testing.assert_close(together[0, 0], expected, rtol=0, atol=1e-5)
 

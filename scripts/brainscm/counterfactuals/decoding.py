@@ -2,47 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from brainscm.encoding.encoder import Encoder
-from brainscm.tissue_levels import TissueLevels
-
-
-@dataclass(frozen=True)
-class Factual:
-    """Observed scans, and what the decoder makes of their latents, which several questions to them share.
-
-    Attributes:
-        volumes: x, (n, 1, x, y, z).
-        latents: z, (n, c, x', y', z'), of `encoder`, on the same device.
-        levels: how bright the tissues of each scan are; none for an encoder that is not aligned.
-    """
-
-    encoder: Encoder
-    volumes: Tensor
-    latents: Tensor
-    levels: Sequence[TissueLevels] = ()
-
-    @cached_property
-    def decoded(self) -> Tensor:
-        """D(z)."""
-        return self.encoder.decode(self.latents)
-
-    @cached_property
-    def appearance(self) -> Tensor:
-        """What shifts of z have in common, see `Encoder.appearance`."""
-        return self.encoder.appearance(self.latents)
-
-    @cached_property
-    def decoded_quantized(self) -> Tensor:
-        """D(q(z))."""
-        return self.encoder.decode(self.encoder.quantize(self.latents))
-
+from brainscm.encoding.encoder import Factual
 
 # (factual, shift of the latent) -> (counterfactual volume, its signed difference from the factual)
 Strategy = Callable[[Factual, Tensor], tuple[Tensor, Tensor]]
@@ -55,8 +20,7 @@ def residual(factual: Factual, shift: Tensor) -> tuple[Tensor, Tensor]:
     negative). A null shift gives x.
     """
     x = factual.volumes
-    moved = factual.encoder.apply_shift(x, factual.latents, shift, factual.appearance, factual.levels)
-    volume = torch.maximum(moved, x.clamp(max=0))
+    volume = torch.maximum(factual.encoder.apply_shift(factual, shift), x.clamp(max=0))
     return volume, volume - x
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brainscm.counterfactuals.decoding import STRATEGIES, Factual
+from brainscm.counterfactuals.decoding import STRATEGIES
+from brainscm.encoding.encoder import Factual
 from brainscm.scm.design import Array
 from brainscm.scm.image import ImageModel
-
-__all__ = ["Factual", "Prediction", "predict"]
 
 
 @dataclass(frozen=True)

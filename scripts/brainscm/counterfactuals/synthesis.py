@@ -23,9 +23,10 @@ import torch
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.decoding import STRATEGIES, pass_through
 from brainscm.counterfactuals.manifest import manifest_row, manifest_table
-from brainscm.counterfactuals.prediction import Factual, predict
+from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import Plan, plan_for
 from brainscm.counterfactuals.regional import RegionChange, as_json, measure_change, of_json, regions_table
+from brainscm.encoding.encoder import Factual
 from brainscm.errors import ScanError
 from brainscm.files import bids_uri, sha256, sidecar, write_json
 from brainscm.images import Mask, Volume, write_volume

@@ -22,7 +22,7 @@ from brainscm.alignment.displacement import (
 )
 from brainscm.alignment.registration import Alignment
 from brainscm.encoding.density import log_odds_of_density, move_borders
-from brainscm.encoding.encoder import Codes, Fitted
+from brainscm.encoding.encoder import Codes, Factual, Fitted
 from brainscm.encoding.layout import Layout, Mirror
 from brainscm.tissue_levels import TissueLevels
 
@@ -124,26 +124,24 @@ class Aligned(nn.Module):
         """How the scans look at the template's voxels, (n, 1, x, y, z)."""
         return self.inner.decode(latents[:, -self._parts[-1] :])
 
-    def apply_shift(
-        self, volumes: Tensor, latents: Tensor, shift: Tensor, appearance: Tensor, levels: Sequence[TissueLevels] = ()
-    ) -> Tensor:
+    def apply_shift(self, factual: Factual, shift: Tensor) -> Tensor:
         """The scans themselves under a shift of their latents: x'(p) = x(p - Δu(y)) + Δa(y) with y + (u + Δu)(y) = p.
 
         What lay at y + u(y) now lies at p; Δa is the change of the decoded appearance in template space. Then the
         borders of tissues are moved until their densities have changed as the shift says, by what displacement and
-        appearance have not done of it yet. A scan whose shift is null is returned as it is. `appearance` is that of
-        `latents`, which several shifts share; `levels` are those of the scans.
+        appearance have not done of it yet. A scan whose shift is null is returned as it is.
         """
+        scans, latents = factual.volumes, factual.latents
         where, where_shift, density = self._where(latents), self._where(shift), self._density(shift)
-        change = (self.appearance(latents + shift) - appearance)[:, 0]
-        moved = volumes.clone()
+        change = (self.appearance(latents + shift) - factual.appearance)[:, 0]
+        moved = scans.clone()
         for at in shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
             step = self._displacement(where_shift[at])
             template = inverse(self._displacement(where[at]) + step)
             origin = voxels(self.grid_shape, shift.device) - interpolate(step, template)
-            volume = resample(volumes[at, 0], origin) + interpolate(change[at][None], template)[0]
+            volume = resample(scans[at, 0], origin) + interpolate(change[at][None], template)[0]
             if density[at].any():
-                volume = move_borders(volume, volumes[at, 0], levels[at], density[at], self.alignment.voxel_mm)
+                volume = move_borders(volume, scans[at, 0], factual.levels[at], density[at], self.alignment.voxel_mm)
             moved[at, 0] = volume
         return moved
 

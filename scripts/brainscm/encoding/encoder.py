@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
@@ -75,14 +77,40 @@ class Encoder(Protocol):
         """What a shift of the mean participant's latent `mean` (c, x', y', z') is for participants of these latents."""
         ...
 
-    def apply_shift(
-        self, volumes: Tensor, latents: Tensor, shift: Tensor, appearance: Tensor, levels: Sequence[TissueLevels] = ()
-    ) -> Tensor:
-        """The scans themselves under a shift of their latents; a scan whose shift is null stays as it is.
-
-        `appearance`: that of `latents`; `levels`: as in `encode`.
-        """
+    def apply_shift(self, factual: Factual, shift: Tensor) -> Tensor:
+        """The scans themselves under a shift of their latents; a scan whose shift is null stays as it is."""
         ...
+
+
+@dataclass(frozen=True)
+class Factual:
+    """Observed scans, and what the decoder makes of their latents, which several questions to them share.
+
+    Attributes:
+        volumes: x, (n, 1, x, y, z).
+        latents: z, (n, c, x', y', z'), of `encoder`, on the same device.
+        levels: how bright the tissues of each scan are; none for an encoder that is not aligned.
+    """
+
+    encoder: Encoder
+    volumes: Tensor
+    latents: Tensor
+    levels: Sequence[TissueLevels] = ()
+
+    @cached_property
+    def decoded(self) -> Tensor:
+        """D(z)."""
+        return self.encoder.decode(self.latents)
+
+    @cached_property
+    def appearance(self) -> Tensor:
+        """What shifts of z have in common, see `Encoder.appearance`."""
+        return self.encoder.appearance(self.latents)
+
+    @cached_property
+    def decoded_quantized(self) -> Tensor:
+        """D(q(z))."""
+        return self.encoder.decode(self.encoder.quantize(self.latents))
 
 
 class Unaligned:
@@ -108,11 +136,9 @@ class Unaligned:
     def transport(self, shift: Tensor, latents: Tensor, mean: Tensor) -> Tensor:
         return shift
 
-    def apply_shift(
-        self, volumes: Tensor, latents: Tensor, shift: Tensor, appearance: Tensor, levels: Sequence[TissueLevels] = ()
-    ) -> Tensor:
+    def apply_shift(self, factual: Factual, shift: Tensor) -> Tensor:
         """x + D(z + s) - D(z): the scan keeps what the encoder loses."""
-        return volumes + (self.decode(latents + shift) - appearance)
+        return factual.volumes + (self.decode(factual.latents + shift) - factual.appearance)
 
 
 class Fitted(Unaligned, nn.Module):

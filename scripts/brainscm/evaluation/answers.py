@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from brainscm.counterfactuals.decoding import STRATEGIES, Factual
+from brainscm.counterfactuals.decoding import STRATEGIES
+from brainscm.encoding.encoder import Factual
 from brainscm.evaluation.cases import Case
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.methods import Methods

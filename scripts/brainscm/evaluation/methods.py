@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from brainscm.config import ImageOptions
-from brainscm.counterfactuals.decoding import Factual, residual
+from brainscm.counterfactuals.decoding import residual
 from brainscm.counterfactuals.prediction import predict
-from brainscm.encoding.encoder import Encoder, Unaligned
+from brainscm.encoding.encoder import Encoder, Factual, Unaligned
 from brainscm.encoding.layout import Layout, Mirror
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.scan import Counterfactual, Scan

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from brainscm.encoding.encoder import Encoder
+from brainscm.encoding.encoder import Encoder, Factual
 from brainscm.images import Grid, Mask, Volume, write_volume
 from brainscm.parallel import device_of
 from brainscm.regions import MeasureRegions
@@ -83,8 +83,8 @@ def effect_map(
     inside = torch.from_numpy(brain_mask).to(device)
     with torch.inference_mode():
         before = encoder.decode(mean) * inside
-        appearance = encoder.appearance(mean)
-        after = [encoder.apply_shift(before, mean, shift(model), appearance, levels) * inside for model in models]
+        factual = Factual(encoder, before, mean, levels)
+        after = [encoder.apply_shift(factual, shift(model)) * inside for model in models]
     first, *rest = (np.asarray(volume.cpu().numpy()[0, 0]) for volume in (before, *after))
     return EffectMap(first, rest[0], rest[1:])
 
