@@ -17,7 +17,7 @@ from brainscm.counterfactuals.decoding import residual
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.encoding.aligned import STEP_LOG_ODDS, STEP_VOXELS, Aligned, split_scales
-from brainscm.encoding.density import log_odds_of_density, move_borders
+from brainscm.encoding.density import log_odds_of_density, magnify, move_borders
 from brainscm.encoding.encoder import Factual
 from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
@@ -75,10 +75,39 @@ def test_a_latent_holds_the_scans_displacement_density_and_appearance_in_its_par
     assert sum(encoder.layout.parts) == encoder.latent_shape[0]
     for latent, scan, displacement in zip(latents, scans[:, 0], displacements, strict=True):
         *fields, inner = parts_of(encoder, latent)
-        density = log_odds_of_density(scan, LEVELS, 3.0)
+        density = magnify(log_odds_of_density(scan, LEVELS, 3.0), encoder._times_smaller(scan))
         expected = (*split_scales(displacement, 3.0), *split_scales(density, 3.0))
         assert all(torch.equal(*pair) for pair in zip(fields, expected, strict=True))
         assert torch.equal(inner, encoder.inner.encode(align(scan, displacement)[None, None])[0])
+
+
+def ball(radius: float) -> Tensor:
+    """A scan (1, 1, x, y, z): white matter in grey matter in CSF, as wide as its radius says; 0 outside."""
+    place = torch.stack(torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in SHAPE), indexing="ij"))
+    depth = 1 - place.square().sum(0).sqrt() / radius
+    brightness = LEVELS.csf + (LEVELS.wm - LEVELS.csf) * (3 * depth - 0.2).clip(0, 1)
+    return torch.where(depth > 0, brightness, 0)[None, None]
+
+
+def test_the_density_is_that_of_a_head_as_large_as_the_targets(aligned: Aligned) -> None:
+    """However large the registration made it; and what is asked for is asked where the scan's own tissue lies."""
+    small, large, still = ball(10.0), ball(11.0), torch.zeros(1, 3, *aligned.alignment.shape)
+
+    def density(scan: Tensor) -> Tensor:
+        return aligned._density(aligned.encode(scan, still, [LEVELS]))[0]
+
+    as_they_lie = [log_odds_of_density(scan[0, 0], LEVELS, 3.0) for scan in (small, large)]
+    error = (density(small) - density(large)).abs().mean()
+    assert error < 0.25 * (as_they_lie[0] - as_they_lie[1]).abs().mean()
+
+    fine, coarse, *_ = aligned.layout.parts
+    shift = torch.zeros(1, *aligned.latent_shape)
+    shift[:, fine + coarse : -COMPONENTS] = aligned._pack_scales(-0.5 * density(small).abs())
+    volumes = [
+        float((scan - aligned.apply_shift(Factual(aligned, scan, torch.zeros_like(shift), [LEVELS]), shift)).sum())
+        for scan in (small, large)
+    ]
+    assert volumes[1] == pytest.approx(1.1**3 * volumes[0], rel=0.1)
 
 
 def test_nodes_are_packed_where_they_lie(with_lattice: Aligned) -> None:

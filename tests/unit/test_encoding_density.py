@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from brainscm.encoding.density import log_odds_of_density, move_borders
+from brainscm.encoding.density import log_odds_of_density, magnify, move_borders
 from brainscm.tissue_levels import TissueLevels
 
 LEVELS = TissueLevels(csf=0.3, gm=0.7, wm=1.0)
@@ -103,3 +103,11 @@ def test_nothing_moves_outside_the_brain_or_inside_one_tissue() -> None:
     assert torch.equal(moved[scan == 0], scan[scan == 0])
     core = (slice(18, 22), slice(15, 18), slice(14, 18))  # white matter, 10 mm from its borders
     torch.testing.assert_close(moved[core], scan[core], rtol=0, atol=5e-3)
+
+
+def test_magnified_from_the_middle_a_ball_is_as_many_times_wider() -> None:
+    place = torch.stack(torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in (40, 40, 32)), indexing="ij"))
+    ball, wider = ((radius - place.square().sum(0).sqrt()).clip(-1, 1)[None] for radius in (10.0, 11.0))
+    found = magnify(ball, torch.tensor(1.1))
+    assert (found - wider).abs().mean() < 0.2 * (ball - wider).abs().mean()
+    torch.testing.assert_close(magnify(ball, torch.tensor(1.0)), ball)

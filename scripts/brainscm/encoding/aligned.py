@@ -21,7 +21,7 @@ from brainscm.alignment.displacement import (
     voxels,
 )
 from brainscm.alignment.registration import Alignment
-from brainscm.encoding.density import log_odds_of_density, move_borders
+from brainscm.encoding.density import log_odds_of_density, magnify, move_borders
 from brainscm.encoding.encoder import Codes, Factual, Fitted
 from brainscm.encoding.layout import Layout, Mirror
 from brainscm.tissue_levels import TissueLevels
@@ -35,8 +35,8 @@ class Aligned(nn.Module):
     """A scan's displacement to the template, how dense its tissues are, and an autoencoder's latent of its appearance.
 
     The latent is (n, c, x', y', z') on the inner autoencoder's grid: the displacement in voxels, the log odds of the
-    density of brain and of white matter where the scan lies, nodes turned into channels, and the inner latent of the
-    scan brought to the template. Of displacement and of density the fine and the coarse part stand apart, so that each
+    density of brain and of white matter where the scan lies, were its head as large as the target's, nodes turned into
+    channels, and the inner latent of the scan brought to the template. Of displacement and of density the fine and the coarse part stand apart, so that each
     is shrunk by its own noise: what is certain of a lobe is not lost in the noise of a gyrus.
     """
 
@@ -84,7 +84,7 @@ class Aligned(nn.Module):
         return torch.stack([self._encode(*each) for each in given])
 
     def _encode(self, volume: Tensor, displacement: Tensor, levels: TissueLevels) -> Tensor:
-        density = log_odds_of_density(volume, levels, self.alignment.voxel_mm)
+        density = magnify(log_odds_of_density(volume, levels, self.alignment.voxel_mm), self._times_smaller(volume))
         appearance = self.inner.encode(align(volume, displacement)[None, None])[0]
         return torch.cat([self._pack_scales(displacement), self._pack_scales(density), appearance])
 
@@ -141,7 +141,8 @@ class Aligned(nn.Module):
             origin = voxels(self.grid_shape, shift.device) - interpolate(step, template)
             volume = resample(scans[at, 0], origin) + interpolate(change[at][None], template)[0]
             if density[at].any():
-                volume = move_borders(volume, scans[at, 0], factual.levels[at], density[at], self.alignment.voxel_mm)
+                asked = magnify(density[at], 1 / self._times_smaller(scans[at, 0]))
+                volume = move_borders(volume, scans[at, 0], factual.levels[at], asked, self.alignment.voxel_mm)
             moved[at, 0] = volume
         return moved
 
@@ -161,6 +162,10 @@ class Aligned(nn.Module):
             here = (jacobian(self._nodes(where[at]), NODE_VOXELS) @ at_template[..., None])[..., 0].movedim(-1, 0)
             transported[at, : self._parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
         return transported
+
+    def _times_smaller(self, volume: Tensor) -> Tensor:
+        """In length than the target a scan (x, y, z) is, by the inside of its skull, beyond which it is 0."""
+        return (self.alignment.weight.sum() / (volume != 0).sum()) ** (1 / 3)
 
     def _where(self, latents: Tensor) -> Tensor:
         """The displacement, both parts of it, packed."""
