@@ -36,8 +36,9 @@ class Aligned(nn.Module):
 
     The latent is (n, c, x', y', z') on the inner autoencoder's grid: the displacement in voxels, the log odds of the
     density of brain and of white matter where the scan lies, were its head as large as the target's, nodes turned into
-    channels, and the inner latent of the scan brought to the template. Of displacement and of density the fine and the coarse part stand apart, so that each
-    is shrunk by its own noise: what is certain of a lobe is not lost in the noise of a gyrus.
+    channels, and the inner latent of the scan brought to the template. Of displacement and of density the fine and the
+    coarse part stand apart, so that each is shrunk by its own noise: what is certain of a lobe is not lost in the noise
+    of a gyrus.
     """
 
     is_aligned = True
