@@ -17,10 +17,10 @@ import pytest
 from slurm.local_cluster import LocalCluster, why_unavailable
 from workflows import ROOT
 
-# The number of questions is not what is tested here. Every call needs it, or it counts
-# as changed.
+# The number of questions and of training steps is not what is tested here. Every call needs them, or they count as
+# changed.
 QUESTIONS = '[{name: older20, do: {age: "+20"}}, {name: younger20, do: {age: "-20"}}]'
-SHORT = ["--config", f"counterfactuals={QUESTIONS}"]
+SHORT = ["--config", f"counterfactuals={QUESTIONS}", "autoencoder={max_steps: 14}"]
 UNAVAILABLE = why_unavailable()
 pytestmark = [
     pytest.mark.slow,
