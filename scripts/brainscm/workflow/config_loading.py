@@ -131,11 +131,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _check_folders(config: Config) -> None:
     """Check that the scans' folder is there and that the folders of results can be made and written to."""
-    if config.derivatives is not None and not config.derivatives.is_dir():
-        raise ConfigError(
-            f"config: derivatives: {config.derivatives.absolute()} is not a folder; set it to the top of a folder of "
-            "BIDS derivatives (where its dataset_description.json lies)."
-        )
+    if config.derivatives is not None:
+        _check_derivatives(config.derivatives.absolute())
     for key in ("bids_dir", "dicom_dir", "derivatives", "bundle", "output_dir", "work_dir"):
         folder = getattr(config, key)
         if folder is not None and re.search(r"[{}]", str(folder.absolute())):
@@ -157,6 +154,16 @@ def _check_folders(config: Config) -> None:
                 f"config: {key}: {there} is {'not writable' if there.is_dir() else 'a file'}, so {folder.absolute()} "
                 "cannot be made there; name another folder."
             )
+
+
+def _check_derivatives(folder: Path) -> None:
+    top = "set it to the top of a folder of BIDS derivatives (where its dataset_description.json lies)"
+    if not folder.is_dir():
+        raise ConfigError(f"config: derivatives: {folder} is not a folder; {top}.")
+    if next(folder.glob("sub-*"), None) is None:
+        meant = sorted({path.parent.name for path in folder.glob("*/sub-*")})
+        hint = f"did you mean {folder / meant[0]}?" if meant else f"{top}."
+        raise ConfigError(f"config: derivatives: {folder} has no folder sub-…; {hint}")
 
 
 def _sentence(error: ValidationError, given: dict[str, Any]) -> str:
