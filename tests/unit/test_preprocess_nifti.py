@@ -81,6 +81,7 @@ def test_content_decides_whether_a_file_is_compressed(tmp_path: Path) -> None:
         (bytes(128) + b"DICM" + bytes(400), "dicom_dir"),
         (b"/annex/objects/MD5E-s1--a.nii.gz", "datalad get"),
         (b"what is this", "of another kind"),
+        (gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "compressed twice"),
         ((348).to_bytes(4, "little") + bytes(344), "ANALYZE"),
     ],
 )
@@ -102,6 +103,33 @@ def test_what_is_no_nifti_is_called_by_its_name(content: bytes, told: str, tmp_p
 def test_colours_and_complex_numbers_are_refused_as_such(data: np.ndarray, told: str, tmp_path: Path) -> None:
     with pytest.raises(ScanError, match=told):
         read_nifti(save(image((SCANNER, 1), None, data), tmp_path))
+
+
+def test_where_the_voxels_begin_is_told_if_the_header_does_not_say_it(tmp_path: Path) -> None:
+    content = bytearray(image((SCANNER, 1), None).to_bytes())
+    content[108:112] = bytes(4)
+    path = tmp_path / "sub-01_T1w.nii.gz"
+    path.write_bytes(gzip.compress(bytes(content)))
+    file = read_nifti(path)
+    np.testing.assert_array_equal(file.data, noise())
+    assert "where its voxels begin" in file.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "advice"),
+    [(70, 1, "convert it again"), (70, 777, "convert it again"), (42, -40, "convert it again"), (42, 400, "truncated")],
+)
+def test_a_header_that_cannot_be_right_is_not_called_a_cut_file(
+    at: int, value: int, advice: str, tmp_path: Path
+) -> None:
+    """A type of voxels that nobody reads, one that is none, a negative size; and a size that the file has not."""
+    content = bytearray(image((SCANNER, 1), None).to_bytes())
+    content[at : at + 2] = value.to_bytes(2, "little", signed=True)
+    path = tmp_path / "sub-01_T1w.nii"
+    path.write_bytes(bytes(content))
+    with pytest.raises(ScanError, match=advice) as refusal:
+        read_nifti(path)
+    assert ("truncated" in str(refusal.value)) == (advice == "truncated")
 
 
 def test_axes_of_length_one_are_squeezed(tmp_path: Path) -> None:

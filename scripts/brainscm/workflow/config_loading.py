@@ -145,6 +145,9 @@ def _check_folders(config: Config) -> None:
             f"config: bids_dir: {config.bids_dir.absolute()} is not a folder; set it to the top of a BIDS data set "
             "(a relative path starts at the folder in which snakemake is called)."
         )
+    for key, source in (("bids_dir", config.bids_dir), ("dicom_dir", config.dicom_dir)):
+        if source is not None and source.is_dir() and not os.access(source, os.R_OK | os.X_OK):
+            raise ConfigError(f"config: {key}: {source.absolute()} cannot be read; mend its permissions.")
     for key, folder in (("output_dir", config.output_dir), ("work_dir", config.work_dir)):
         there = folder.absolute()
         while not os.path.exists(there):
