@@ -16,6 +16,8 @@ SCANNER = np.diag([3.0, 3.0, 3.0, 1.0])
 SCANNER[:3, 3] = (-30, -36, -33)
 SCALED = np.diag([3.3, 3.3, 3.3, 1.0])  # a third more volume
 FLIPPED = np.diag([-3.0, 3.0, 3.0, 1.0])
+TURNED = np.diag([-3.0, -3.0, 3.0, 1.0])  # as where one form is written for axes that point the other way
+NODDED = np.array([[3, 0, 0, -30], [0, 2.9, -0.78, -36], [0, 0.78, 2.9, -33], [0, 0, 0, 1]])  # by 15 degrees
 SINGULAR = np.zeros((4, 4))
 
 
@@ -145,6 +147,8 @@ def test_axes_of_length_one_are_squeezed(tmp_path: Path) -> None:
         ((SCALED, 4), (SCANNER, 1), "qform (scanner)", "disagree on the size"),
         ((SCALED, 2), (SCANNER, 2), "qform (aligned)", "disagree on the size"),
         ((FLIPPED, 1), (SCANNER, 1), "sform (scanner)", "left and right"),
+        ((TURNED, 1), (SCANNER, 1), "sform (scanner)", "where the head is turned"),
+        ((NODDED, 2), (SCANNER, 1), "qform (scanner)", None),
         ((SINGULAR, 1), (SCANNER, 1), "qform (scanner)", "sform is singular"),
         ((SCANNER, 4), (SCANNER, 4), "sform (mni)", "coordinates are a template's"),
         ((SCALED, 1), None, "sform (scanner)", "another size than its pixdim"),

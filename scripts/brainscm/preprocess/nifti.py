@@ -34,6 +34,7 @@ QUATERNION = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "
 SCANNER_CODE, TEMPLATE_CODE = 1, 3  # a form with this code is the scanner's; from there on, it is a template's
 OFFSET = slice(108, 112)  # of a NIfTI-1 header: where in the file the image begins
 SAME_SIZE = 0.02  # relative difference of voxel edges that rounding explains
+SAME_WAY = 0.87  # cosine of 30 degrees: more than a scan is turned to lie straight
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ def _orientation(path: Path, header: Any) -> tuple[np.ndarray, str, list[str]]:
             notes.append(f"{path.name}: its {name} is singular; its {taken} is used")
         elif name in coded and not _agree(forms[name], forms[taken]):
             notes.append(
-                f"{path.name}: sform and qform disagree on the size of the voxels or on left and right; its {taken} "
-                f"({label}) is used"
+                f"{path.name}: sform and qform disagree on the size of the voxels, on left and right, or on where the "
+                f"head is turned; its {taken} ({label}) is used"
             )
     if len(coded) == 1 and not notes and not _same_size(forms[taken], zooms):
         notes.append(f"{path.name}: its {taken} has voxels of another size than its pixdim; its {taken} is used")
@@ -203,5 +204,7 @@ def _same_size(form: np.ndarray, zooms: np.ndarray) -> bool:
 
 
 def _agree(form: np.ndarray, other: np.ndarray) -> bool:
-    same_hand = np.linalg.det(form[:3, :3]) * np.linalg.det(other[:3, :3]) > 0
-    return same_hand and _same_size(form, voxel_sizes(other))
+    axes, others = (matrix[:3, :3] / voxel_sizes(matrix) for matrix in (form, other))
+    same_hand = np.linalg.det(axes) * np.linalg.det(others) > 0
+    same_way = (axes * others).sum(0).min() > SAME_WAY
+    return bool(same_hand and same_way) and _same_size(form, voxel_sizes(other))
