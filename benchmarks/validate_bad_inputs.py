@@ -29,11 +29,12 @@ from brainscm.preprocess.template_files import EMBEDDED
 from brainscm.qc.limits import apply_limits
 from brainscm.simulation import causal_model
 from brainscm.simulation.anatomy import embedded_head
-from brainscm.simulation.imaging import HeadInScanner
+from brainscm.simulation.imaging import LABELS, HeadInScanner
 from brainscm.simulation.participant import draw_anatomy
 from brainscm.simulation.scanner import acquire
 
 SEED, VOXEL_MM = 20260101, 2.0
+VENTRICLES = next(label for label, name in LABELS.items() if name == "ventricles")
 SHOWN = (
     "ncc",
     "mask_volume_ml",
@@ -128,6 +129,11 @@ def spoil_heads(folder: Path, only: list[str] | None) -> list[str]:
     faceless[:, int(front - 20 / VOXEL_MM) :, : int(levels.min() + 30 / VOXEL_MM)] = 0
     made["defaced"] = (faceless, affine)
     made["motion"] = (np.mean([np.roll(image, shift, axis=1) for shift in (-6, -3, 0, 3, 6)], axis=0), affine)
+    made["ghost"] = (image + 2 / 3 * np.roll(image, round(60 / VOXEL_MM), axis=1), affine)
+    depth_mm = VOXEL_MM * ndimage.distance_transform_edt(brain & (head.labels != VENTRICLES))
+    centre = np.unravel_index(np.argmax(depth_mm), image.shape)  # as far from the surface as there is room
+    distance_mm = VOXEL_MM * np.linalg.norm(np.indices(image.shape).T - np.array(centre), axis=3).T
+    made["lesion"] = (np.where(distance_mm < 22, 0.25 * bright, image), affine)
     small = affine.copy()
     small[:3, :3] *= 0.7
     made["wrongunits"] = (image, small)

@@ -173,9 +173,9 @@ def get_existing_t1w(wildcards):
 
 
 def get_derived(wildcards):
-    """The T1w and mask that another program made of a scan; one that lacks them fails by itself."""
+    """The T1w and mask that another program made of a scan; one that lacks them, or their content, fails by itself."""
     found = derived_files(Path(config["derivatives"]), wildcards.scan)
-    return [path for paths in found.values() for path in paths]
+    return [path for paths in found.values() for path in paths if path.exists()]
 
 
 def get_queries(wildcards):

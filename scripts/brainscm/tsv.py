@@ -16,6 +16,7 @@ from brainscm.errors import BrainSCMError
 
 # What people write where nothing is known, in any case. "none" and "unknown" are not among them: they may be levels.
 MISSING = frozenset({"", "n/a", "na", "n.a.", "nan", "<na>", "#n/a", "null", ".", "-", "?"})
+INVISIBLE = re.compile("[\u200b\u200e\u200f\u2060\ufeff]")  # what copying from web pages and office programs leaves
 POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # what git keeps where a file's content was not fetched
 
 
@@ -74,7 +75,10 @@ def require_column(table: pd.DataFrame, path: Path, name: str) -> None:
 
 
 def is_fetched(path: Path) -> bool:
-    """Whether a file is there with its content: neither a dangling link nor a pointer of git-annex or git LFS."""
+    """Whether a file is there with its content: neither a dangling link nor a pointer of git-annex or git LFS.
+
+    What cannot be looked at counts as there: who reads it says why not.
+    """
     try:
         if path.stat().st_size > 1024:
             return True
@@ -82,10 +86,12 @@ def is_fetched(path: Path) -> bool:
             return not file.read(32).startswith(POINTERS)
     except FileNotFoundError:
         return False
+    except OSError:
+        return True
 
 
 def _cell(text: str) -> str:
-    text = text.strip()
+    text = INVISIBLE.sub("", text).strip()
     if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1]:
         text = text[1:-1].strip()
     return text

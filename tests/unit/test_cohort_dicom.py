@@ -296,6 +296,17 @@ def test_an_enhanced_image_of_many_frames_is_converted(tmp_path: Path) -> None:
     assert sorted(set(np.asarray(image.dataobj).ravel())) == list(range(100, 100 + SLICES))
 
 
+def test_a_scan_with_contrast_agent_is_called_so_and_told(tmp_path: Path) -> None:
+    for k in range(3):
+        write_series(tmp_path / "source" / f"0{k}", "MPRAGE", 1)
+    write_series(tmp_path / "source" / "03", "T1 MPRAGE +C", 1)
+    convert_dicom(tmp_path / "source", tmp_path / "bids")
+    assert (tmp_path / "bids" / "sub-03" / "anat" / "sub-03_ce-agent_T1w.nii.gz").is_file()
+    options = CohortOptions.model_validate({"split": {"train": 0.5, "validation": 0.25, "test": 0.25}, "stratify": []})
+    notes = index_cohort(tmp_path / "bids", options, [], seed=1).notes
+    assert "1 scans have a contrast agent (ce-: sub-03)" in notes.set_index("about").loc["contrast agent", "note"]
+
+
 def test_each_study_of_a_folder_is_a_session(tmp_path: Path) -> None:
     folder = tmp_path / "dicom" / "01"
     write_series(folder, "MPRAGE", 3, study=2, date="20220101")

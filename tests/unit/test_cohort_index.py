@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,8 +122,9 @@ def test_ids_without_their_prefix_are_understood(tmp_path: Path) -> None:
 
 def test_unknown_covariate_names_the_nearest_column(tmp_path: Path) -> None:
     bids = make_bids(tmp_path, participants_tsv(10), heads(10))
-    with pytest.raises(ConfigError, match=r"scm\.nodes\.agee: no column 'agee'.*did you mean 'age'"):
-        index(bids, ("agee",))
+    for name in ("agee", "AGE"):
+        with pytest.raises(ConfigError, match=rf"scm\.nodes\.{name}: no column '{name}'.*did you mean 'age'"):
+            index(bids, (name,))
 
 
 def test_a_measured_volume_needs_no_column(tmp_path: Path) -> None:
@@ -262,6 +265,15 @@ def test_a_participants_table_with_a_row_a_session_is_one_of_sessions(tmp_path: 
     assert ages["sub-04_ses-2"] == 30
 
 
+def test_ids_that_name_a_session_are_read_as_such(tmp_path: Path) -> None:
+    files = [f"sub-{i:02d}/ses-{k}/anat/sub-{i:02d}_ses-{k}_T1w.nii.gz" for i in range(10) for k in (1, 2)]
+    rows = [f"sub-{i:02d}_ses-{k} {20 + i + 3 * k} {'FM'[i % 2]}" for i in range(10) for k in (1, 2)]
+    found = cohort(make_bids(tmp_path, "participant_id age sex\n" + "\n".join(rows) + "\n", files))
+    assert found.excluded.empty
+    assert list(found.scans.set_index("scan").loc[["sub-04_ses-1", "sub-04_ses-2"], "age"]) == [27, 30]
+    assert "its ids name sessions (sub-00_ses-1)" in told(found, "participants.tsv")
+
+
 def test_repeated_rows_without_a_session_name_the_cause(tmp_path: Path) -> None:
     rows = [f"sub-{i:02d} {20 + i + 3 * k} F" for i in range(10) for k in (1, 2)]
     bids = make_bids(tmp_path, "participant_id age sex\n" + "\n".join(rows) + "\n", heads(10))
@@ -282,7 +294,51 @@ def test_sessions_that_match_nothing_and_one_age_for_two_visits_are_told(tmp_pat
     assert "1 participants have one age for several sessions (sub-20)" in told(found, "age")
 
 
-@pytest.mark.parametrize("spell", [lambda i: f"{i}", lambda i: f"SUB{i:02d}", lambda i: f"002_S_{i:02d}"])
+def test_nobody_keeps_the_baselines_age_or_becomes_younger_untold(tmp_path: Path) -> None:
+    files = [f"sub-{i}/ses-{k}/anat/sub-{i}_ses-{k}_T1w.nii.gz" for i in (20, 21) for k in (2, 10)]
+    files += [f"sub-22/ses-{name}/anat/sub-22_ses-{name}_T1w.nii.gz" for name in ("pre", "post")]
+    bids = make_bids(tmp_path, participants_tsv(10, "sub-20 50 F\nsub-21 60 M\nsub-22 70 F\n"), heads(10) + files)
+    (bids / "sub-20" / "sub-20_sessions.tsv").write_text("session_id\tage\nses-2\t50.5\nses-10\tn/a\n")
+    (bids / "sub-21" / "sub-21_sessions.tsv").write_text("session_id\tage\nses-2\t62\nses-10\t60\n")
+    (bids / "sub-22" / "sub-22_sessions.tsv").write_text("session_id\tage\nses-pre\t70\nses-post\t71\n")
+    found = cohort(bids)
+    assert found.scans.set_index("scan").loc["sub-20_ses-2", "age"] == 50.5
+    assert reason(found, "sub-20_ses-10") == "no age"
+    assert "1 participants are younger at a later session (sub-21)" in told(found, "age")
+
+
+def test_tables_of_sessions_that_are_not_fetched_are_told(tmp_path: Path) -> None:
+    bids = make_bids(tmp_path, participants_tsv(10), heads(10))
+    (bids / "sub-03" / "sub-03_sessions.tsv").symlink_to(bids / ".git" / "annex" / "nowhere")
+    (bids / "sessions.tsv").write_text("/annex/objects/MD5E-s1--a.tsv\n")
+    assert "2 are not fetched and not used (sessions.tsv, sub-03" in told(cohort(bids), "the sessions tables")
+    (bids / "sub-04" / "sub-04_sessions.tsv").mkdir()  # cannot be read, whoever tries
+    assert "sub-04_sessions.tsv: cannot be read" in reason(cohort(bids), "sub-04")
+
+
+def test_ages_in_months_become_years_and_are_told(tmp_path: Path) -> None:
+    bids = make_bids(tmp_path, participants_tsv(10), heads(10))
+    (bids / "participants.json").write_text(json.dumps({"age": {"Units": "months"}}))
+    found = cohort(bids)
+    assert found.scans.set_index("scan").loc["sub-04", "age"] == pytest.approx(24 / 12)
+    assert "in months" in told(found, "age")
+    assert "10 scans are of children" in told(found, "age")
+
+
+def test_levels_that_look_alike_and_numbers_among_them_are_asked_about(tmp_path: Path) -> None:
+    hands = ("left-handed", "left handed", "right", "2")
+    rows = "".join(f"sub-{i:02d} {20 + i} {i % 4}\n" for i in range(12))
+    bids = make_bids(tmp_path, f"participant_id age hand\n{rows}", heads(12))
+    table = bids / "participants.tsv"
+    lines = [line.rsplit("\t", 1) for line in table.read_text().splitlines()]
+    table.write_text("\n".join([lines[0][0] + "\thand", *(f"{rest}\t{hands[int(k)]}" for rest, k in lines[1:])]) + "\n")
+    found = cohort(bids, ("age", "hand"))
+    assert set(found.scans["hand"]) == set(hands)
+    assert "'left handed' and 'left-handed' are two levels" in told(found, "hand")
+    assert "'2' (3 cells) is a number among words" in told(found, "hand")
+
+
+@pytest.mark.parametrize("spell", [lambda i: f"{i}", lambda i: f"SUB{i:02d}", "002_S_{:02d}".format, "{}.0".format])
 def test_ids_that_nearly_match_are_told_with_their_mending(
     spell: Callable[[int], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -456,6 +512,30 @@ def test_images_of_mp2rage_and_contrast_agents_are_told(tmp_path: Path) -> None:
     assert "phase part of a complex image" in reason(found, "sub-23")
 
 
+def test_what_is_derived_is_taken_last_and_never_from_a_templates_space(tmp_path: Path) -> None:
+    more = [
+        "sub-20/anat/sub-20_desc-defaced_T1w.nii.gz",
+        "sub-20/anat/sub-20_rec-norm_T1w.nii.gz",
+        "sub-21/anat/sub-21_desc-defaced_T1w.nii.gz",
+        "sub-22/anat/sub-22_space-MNI152NLin2009cAsym_desc-preproc_T1w.nii.gz",
+        "sub-03/ses-1/anat/sub-03_ses-1_T1w.nii.gz",
+    ]
+    found = cohort(make_bids(tmp_path, participants_tsv(10), heads(10) + more))
+    assert found.scans.set_index("scan").loc["sub-20", "path"].endswith("rec-norm_T1w.nii.gz")
+    assert "1 scans are not raw (desc-: sub-21)" in told(found, "derivatives")
+    assert "in the space of MNI152NLin2009cAsym" in reason(found, "sub-22")
+    assert "both with and without a session (sub-03)" in told(found, "sessions")
+
+
+def test_a_folder_too_high_or_of_unfetched_participants_is_told_with_the_mending(tmp_path: Path) -> None:
+    make_bids(tmp_path / "study" / "rawdata", participants_tsv(3), heads(3))
+    with pytest.raises(BrainSCMError, match=r"did you mean .*study/rawdata\?"):
+        find_t1w(tmp_path / "study")
+    (tmp_path / "clone" / "sub-01").mkdir(parents=True)
+    with pytest.raises(BrainSCMError, match=r"sub-01: its folder is empty.*datalad get -n sub-01"):
+        find_t1w(tmp_path / "clone")
+
+
 def test_whatever_the_index_reads_changes_its_fingerprint(tmp_path: Path) -> None:
     bids = make_bids(tmp_path, participants_tsv(3), heads(3))
     seen = [bids_fingerprint(bids)]
@@ -486,6 +566,23 @@ def test_results_inside_the_bids_folder_are_no_scans_and_the_folder_is_only_read
         pd.testing.assert_frame_equal(one, other)
     assert bids_fingerprint(bids) == seen
     assert sorted(bids.rglob("*")) == files
+
+
+def test_a_folder_that_cannot_be_written_to_is_read(tmp_path: Path) -> None:
+    """On a disk that is mounted for reading alone, where the machine lets us mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(disk)]).returncode != 0:
+        pytest.skip("only root mounts a disk")
+    try:
+        bids = make_bids(disk, participants_tsv(10), heads(10))
+        before, seen = index(bids), bids_fingerprint(bids)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for one, other in zip(before, index(bids), strict=True):
+            pd.testing.assert_frame_equal(one, other)
+        assert bids_fingerprint(bids) == seen
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_another_dicom_folder_changes_the_fingerprint(tmp_path: Path) -> None:

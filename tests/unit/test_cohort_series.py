@@ -32,7 +32,7 @@ def test_what_is_called_a_t1w_is_one(description: str) -> None:
 @pytest.mark.parametrize(
     "description",
     ["BOLD_rest1_SBRef", "t2_flair", "FLAIR", "T1_MAP", "mp2rage_T1map", "T2 space", "dti_t1", "mp2rage_INV1",
-     "MPRAGE_phase", "tof_3d"],
+     "MPRAGE_phase", "tof_3d", "T1 sag C-SPINE", "t1_carotids"],
 )  # fmt: skip
 def test_what_is_called_otherwise_is_none_even_alone(description: str) -> None:
     assert taken(series(description, 1)) == []
@@ -52,6 +52,10 @@ def test_a_nameless_series_is_taken_where_it_is_alone_and_could_be_one() -> None
         (series("t1 axial", 1, 5.0), series("MPRAGE", 2), "thicker slices"),
         (series("MPRAGE", 1, ImageType=["DERIVED", "SECONDARY", "MPR"]), series("MPRAGE", 2), "derived"),
         (series("MPRAGE GD", 1), series("MPRAGE", 2), "contrast agent"),
+        (series("T1 AX +C", 1), series("T1 AX", 2), "contrast agent"),
+        (series("T1 POST CONTRAST", 1), series("T1 PRE CONTRAST", 2), "contrast agent"),
+        (series("t1 axial", 1, 5.0), series("3D T1 w/o contrast", 2), "thicker slices"),
+        (series("t1 axial", 1, 5.0), series("T1 3D NON-CONTRAST", 2), "thicker slices"),
         (series("t1 se", 1, MRAcquisitionType="2D"), series("MPRAGE", 2), "not 3D"),
         (series("memprage", 1), series("memprage RMS", 2), "one echo"),
         (series("MPRAGE", 1, ImageType=["M", "ND"]), series("MPRAGE", 2, ImageType=["M", "NORM"]), "coil's intensity"),

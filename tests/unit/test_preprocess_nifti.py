@@ -16,6 +16,8 @@ SCANNER = np.diag([3.0, 3.0, 3.0, 1.0])
 SCANNER[:3, 3] = (-30, -36, -33)
 SCALED = np.diag([3.3, 3.3, 3.3, 1.0])  # a third more volume
 FLIPPED = np.diag([-3.0, 3.0, 3.0, 1.0])
+TURNED = np.diag([-3.0, -3.0, 3.0, 1.0])  # as where one form is written for axes that point the other way
+NODDED = np.array([[3, 0, 0, -30], [0, 2.9, -0.78, -36], [0, 0.78, 2.9, -33], [0, 0, 0, 1]])  # by 15 degrees
 SINGULAR = np.zeros((4, 4))
 
 
@@ -81,6 +83,7 @@ def test_content_decides_whether_a_file_is_compressed(tmp_path: Path) -> None:
         (bytes(128) + b"DICM" + bytes(400), "dicom_dir"),
         (b"/annex/objects/MD5E-s1--a.nii.gz", "datalad get"),
         (b"what is this", "of another kind"),
+        (gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "compressed twice"),
         ((348).to_bytes(4, "little") + bytes(344), "ANALYZE"),
     ],
 )
@@ -104,6 +107,33 @@ def test_colours_and_complex_numbers_are_refused_as_such(data: np.ndarray, told:
         read_nifti(save(image((SCANNER, 1), None, data), tmp_path))
 
 
+def test_where_the_voxels_begin_is_told_if_the_header_does_not_say_it(tmp_path: Path) -> None:
+    content = bytearray(image((SCANNER, 1), None).to_bytes())
+    content[108:112] = bytes(4)
+    path = tmp_path / "sub-01_T1w.nii.gz"
+    path.write_bytes(gzip.compress(bytes(content)))
+    file = read_nifti(path)
+    np.testing.assert_array_equal(file.data, noise())
+    assert "where its voxels begin" in file.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "advice"),
+    [(70, 1, "convert it again"), (70, 777, "convert it again"), (42, -40, "convert it again"), (42, 400, "truncated")],
+)
+def test_a_header_that_cannot_be_right_is_not_called_a_cut_file(
+    at: int, value: int, advice: str, tmp_path: Path
+) -> None:
+    """A type of voxels that nobody reads, one that is none, a negative size; and a size that the file has not."""
+    content = bytearray(image((SCANNER, 1), None).to_bytes())
+    content[at : at + 2] = value.to_bytes(2, "little", signed=True)
+    path = tmp_path / "sub-01_T1w.nii"
+    path.write_bytes(bytes(content))
+    with pytest.raises(ScanError, match=advice) as refusal:
+        read_nifti(path)
+    assert ("truncated" in str(refusal.value)) == (advice == "truncated")
+
+
 def test_axes_of_length_one_are_squeezed(tmp_path: Path) -> None:
     made = image((SCANNER, 1), None, noise()[..., None, None])
     assert read_nifti(save(made, tmp_path)).data.shape == SHAPE
@@ -117,6 +147,8 @@ def test_axes_of_length_one_are_squeezed(tmp_path: Path) -> None:
         ((SCALED, 4), (SCANNER, 1), "qform (scanner)", "disagree on the size"),
         ((SCALED, 2), (SCANNER, 2), "qform (aligned)", "disagree on the size"),
         ((FLIPPED, 1), (SCANNER, 1), "sform (scanner)", "left and right"),
+        ((TURNED, 1), (SCANNER, 1), "sform (scanner)", "where the head is turned"),
+        ((NODDED, 2), (SCANNER, 1), "qform (scanner)", None),
         ((SINGULAR, 1), (SCANNER, 1), "qform (scanner)", "sform is singular"),
         ((SCANNER, 4), (SCANNER, 4), "sform (mni)", "coordinates are a template's"),
         ((SCALED, 1), None, "sform (scanner)", "another size than its pixdim"),

@@ -1,5 +1,6 @@
 """Runs of one session become one scan with less noise; what is no run of it is left out and told."""
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -78,6 +79,17 @@ def test_a_run_of_larger_voxels_is_left_out_though_it_comes_first(runs: list[Pat
     session = read_session([coarse, runs[0]], seed=1)
     assert session.sources == [runs[0]]
     assert session.notes == [f"a run was left out: {coarse} has voxels of up to 6 mm, another run of 4 mm"]
+
+
+@pytest.mark.parametrize("key", ["ContrastBolusIngredient", "ContrastBolusAgent"])
+def test_a_contrast_agent_that_the_side_car_names_is_told(key: str, runs: list[Path], tmp_path: Path) -> None:
+    scan = tmp_path / "sub-1_T1w.nii.gz"
+    scan.symlink_to(runs[0])
+    scan.with_name("sub-1_T1w.json").write_text(json.dumps({key: "GADOLINIUM"}))
+    (note,) = read_session([scan], seed=1).notes
+    assert "sub-1_T1w.nii.gz: has a contrast agent (GADOLINIUM)" in note
+    scan.with_name("sub-1_T1w.json").write_text(json.dumps([key]))
+    assert read_session([scan], seed=1).notes == []
 
 
 def test_session_without_a_readable_run_fails_in_one_sentence(runs: list[Path]) -> None:

@@ -258,6 +258,20 @@ def test_scan_that_something_was_noted_about_warns(cohort: Path) -> None:
     assert (row["status"], row["reasons"]) == ("warn", "a run was left out: it is empty; copy it again")
 
 
+def test_one_file_of_two_participants_warns_and_of_one_does_not(cohort: Path) -> None:
+    names = [*read_table(cohort / "scans.tsv")["scan"], "sub-05_ses-2"]
+    write_status(cohort, names[-1], "done", 1400)
+    write_table(pd.DataFrame({"scan": names, "path": "/data/sub-1/x"}), cohort / "scans.tsv")
+    for name in ("sub-02", "sub-04", "sub-05", "sub-05_ses-2"):
+        path = cohort / "status" / f"{name}.json"
+        file = {"file": f"{name}_T1w.nii.gz", "sha256": "1" if name in ("sub-02", "sub-04") else "2"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"inputs": [file]}))
+    table = collect(cohort)
+    assert table.loc[["sub-02", "sub-04", "sub-05"], "status"].tolist() == ["warn", "warn", "pass"]
+    assert table.loc["sub-02", "reasons"].startswith("its file is that of sub-04, byte for byte")
+    assert "inputs" not in table
+
+
 def test_alignment_is_told_in_the_same_row(cohort: Path) -> None:
     names = read_table(cohort / "scans.tsv")["scan"]
     for name in names[:7]:

@@ -13,6 +13,7 @@ from bids_standard import validator_errors
 from brainscm.cohort.bids import find_t1w
 from brainscm.config import QueryOptions, SimulationOptions
 from brainscm.errors import BrainSCMError
+from brainscm.files import write_dataset_description
 from brainscm.simulation.cohort import simulate_cohort
 from brainscm.simulation.truth import simulate_truth
 from brainscm.tables import read_table
@@ -49,7 +50,27 @@ def scan_path(bids: Path, participant: str, session: str = "ses-01") -> Path:
 
 def test_the_validator_of_bids_finds_no_error(bids):
     assert validator_errors(bids) == []
-    assert validator_errors(bids / "derivatives" / "truth") == []  # with --recursive its .bidsignore does not count
+    assert validator_errors(bids / "derivatives" / "truth") == []
+
+
+def test_with_recursion_it_finds_only_what_it_should_have_ignored(bids, tmp_path):
+    """The validator (3.0.2) leaves hidden files out before it looks for the `.bidsignore` of a dataset in
+    `derivatives/`, so that it complains of every file named there: of a dataset that holds nothing else, too."""
+
+    def not_included(ignored: list[str]) -> list[str]:
+        return sorted(f"NOT_INCLUDED /{name}" for name in ignored)
+
+    truth = bids / "derivatives" / "truth"
+    ignored = [name for name in (truth / ".bidsignore").read_text().split() if (truth / name).exists()]
+    assert validator_errors(bids, "--recursive") in ([], not_included(ignored))
+
+    least = tmp_path / "derivatives" / "least"
+    shutil.copytree(bids / "sub-001", tmp_path / "sub-001")
+    write_dataset_description(tmp_path, "Raw", "raw")
+    write_dataset_description(least, "Least", ignored=["note.txt"])
+    (least / "note.txt").write_text("ignored")
+    assert validator_errors(least) == []
+    assert validator_errors(tmp_path, "--recursive") in ([], not_included(["note.txt"]))
 
 
 def test_any_number_of_workers_in_any_order_gives_the_same_bytes(bids, tmp_path):

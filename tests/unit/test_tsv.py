@@ -16,7 +16,7 @@ def write(folder: Path, content: str | bytes) -> Path:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_cells_come_back_as_they_were_written(end: str, tmp_path: Path) -> None:
-    lines = ["\ufeffid\tage\tnote", '1\t 70 \ta "quoted', '2\tN/A\tand" back', '"3"\t71\tNone', "", "\t\t"]
+    lines = ["\ufeffid\tage\tnote", '1\u200b\t 70\u00a0\ta "quoted', '2\tN/A\tand" back', '"3"\t71\tNone', "", "\t\t"]
     table = read_tsv(write(tmp_path, end.join(lines) + end))
     assert table.to_numpy().tolist() == [["1", "70", 'a "quoted'], ["2", None, 'and" back'], ["3", "71", "None"]]
 
@@ -65,4 +65,6 @@ def test_a_file_that_git_has_not_fetched_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "annex").write_text("/annex/objects/MD5E-s123--abc.nii.gz\n")
     (tmp_path / "lfs").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     (tmp_path / "short").write_text("id\tage\n")
+    (tmp_path / "folder").mkdir()  # cannot be read, which its reader tells
+    assert is_fetched(tmp_path / "folder")
     assert [is_fetched(tmp_path / name) for name in ("link", "annex", "lfs", "short")] == [False, False, False, True]

@@ -178,6 +178,12 @@ def test_a_brace_in_a_path_is_refused_before_snakemake_stumbles_over_it(key: str
 def test_derivatives_are_a_folder_and_part_of_what_models_remember(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config: derivatives: .* is not a folder"):
         load(bids_dir=tmp_path, derivatives=tmp_path / "fmriprep")
-    (tmp_path / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.0"}]}')
-    assert Identity.of(load(bids_dir=tmp_path, derivatives=tmp_path)).derivatives == "fMRIPrep 24.1.0"
+    fmriprep = tmp_path / "derivatives" / "fmriprep"
+    (fmriprep / "sub-01").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"derivatives has no folder sub-…; did you mean .*derivatives/fmriprep\?"):
+        load(bids_dir=tmp_path, derivatives=tmp_path / "derivatives")
+    with pytest.raises(ConfigError, match=r"sub-01 has no folder sub-…; set it to the top"):
+        load(bids_dir=tmp_path, derivatives=fmriprep / "sub-01")
+    (fmriprep / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.0"}]}')
+    assert Identity.of(load(bids_dir=tmp_path, derivatives=fmriprep)).derivatives == "fMRIPrep 24.1.0"
     assert Identity.of(load(bids_dir=tmp_path)).derivatives == ""

@@ -29,6 +29,7 @@ ENTITIES = {
 }
 SUFFIX = "suffix"
 NO_MAGNITUDE = ("phase", "real", "imag")
+OWN_SPACES = ("orig", "native", "scanner", "individual", "T1w")  # in which a head has the size that it has
 
 
 @dataclass(frozen=True, order=True)
@@ -42,6 +43,11 @@ class T1wFile:
     @property
     def scan(self) -> str:
         return self.participant if self.session == "" else f"{self.participant}_{self.session}"
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether its name says that it is not as the scanner made it."""
+        return "_desc-" in self.entities or "_space-" in self.entities
 
     @property
     def protocol_and_run(self) -> tuple[str, int]:
@@ -100,15 +106,24 @@ def find_t1w(bids_dir: Path, suffix: str = "T1w") -> Found:
         participant = Path(folder).name
         try:
             images = list(list_images(folder))
+            if not images and not any(os.scandir(folder)):
+                reason = f"its folder is empty; fetch what it holds (for DataLad: `datalad get -n {participant}`)"
+                found.left_out.append(LeftOut(participant, None, reason))
+                continue
         except OSError as error:
             reason = f"its folder cannot be read ({error.strerror}: {error.filename}); mend its permissions"
             found.left_out.append(LeftOut(participant, None, reason))
             continue
         _sort_out(participant, images, suffix, found)
     if not found.files and not any(left_out.path for left_out in found.left_out):
+        lower = sorted({path.parent for path in bids_dir.glob("*/sub-*")})
+        hint = "check the path, or convert DICOM to BIDS first."
+        if found.left_out:
+            hint = f"{found.left_out[0].scan}: {found.left_out[0].reason}."
+        elif lower:
+            hint = f"did you mean {lower[0]}?"
         raise BrainSCMError(
-            f"bids_dir: no sub-*/[ses-*/]anat/*_{suffix}.nii[.gz] under {bids_dir} that can be read; "
-            "check the path, or convert DICOM to BIDS first."
+            f"bids_dir: no sub-*/[ses-*/]anat/*_{suffix}.nii[.gz] under {bids_dir} that can be read; {hint}"
         )
     found.files.sort()
     return found
@@ -161,9 +176,10 @@ def choose_scans(
 ) -> tuple[list[list[T1wFile]], list[LeftOut]]:
     """Choose the T1w of each session, with all its runs; say why the others are left out.
 
-    The first by its entities is taken (without contrast agent, no acq-, lowest run-), and with it the files that differ
-    from it in nothing but the number of the run: preprocessing averages them. A file whose content is not there, as in
-    a data set that was cloned and not fetched, and one that is no magnitude image, is left out.
+    The first by its entities is taken (without contrast agent, raw, no acq-, lowest run-), and with it the files that
+    differ from it in nothing but the number of the run: preprocessing averages them. A file whose content is not there,
+    as in a data set that was cloned and not fetched, one in a template's space, and one that is no magnitude image, is
+    left out.
 
     Args:
         refuse: why a file may not be chosen, or None: the study's own filters.
@@ -186,12 +202,15 @@ def choose_scans(
 
 
 def _preference(file: T1wFile) -> tuple[Any, ...]:
-    return file.participant, file.session, file.entity("ceagent") is not None, *file.protocol_and_run
+    return file.participant, file.session, file.entity("ceagent") is not None, file.is_derived, *file.protocol_and_run
 
 
 def _unusable(file: T1wFile) -> str | None:
     if file.entity("part") in NO_MAGNITUDE:
         return f"it is the {file.entity('part')} part of a complex image"
+    space = re.search(r"_space-([A-Za-z0-9]+)", file.entities)
+    if space and space[1] not in OWN_SPACES:
+        return f"it lies in the space of {space[1]}, and may have been scaled to it; give the raw T1w"
     if not is_fetched(Path(file.path)):
         return "its content is not there (a dangling link or a pointer); fetch it (for DataLad: `datalad get`)"
     return None

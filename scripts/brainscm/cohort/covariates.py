@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ from brainscm.errors import BrainSCMError
 from brainscm.tsv import is_fetched, read_tsv, require_column
 
 PARTICIPANT, SESSION = "participant_id", "session_id"
+SESSIONS = "the sessions tables"
 SHOWN = 3  # examples in a sentence
 PREFIXES = re.compile(r"^(subject|subj|sub|participant|patient|id|session|ses)+(?=.)")
 
@@ -30,6 +32,7 @@ class Tables:
         differing: participant or scan → the columns in which its rows differ, where they are in conflict.
         notes: (what it is about, a sentence) that a user should read.
         levels: column → code → what the code means, where participants.json says so.
+        units: column → unit, where participants.json or sessions.json says so.
         hint: why there may be no covariates at all; empty if there are.
     """
 
@@ -39,6 +42,7 @@ class Tables:
     differing: dict[str, list[str]] = field(default_factory=dict)
     notes: list[tuple[str, str]] = field(default_factory=list)
     levels: dict[str, dict[str, str]] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
     hint: str = ""
 
 
@@ -47,18 +51,26 @@ def read_tables(bids_dir: Path, participants: Iterable[str]) -> Tables:
 
     A row given twice alike counts once; one whose rows differ is in conflict, and so is a participant whose own table
     cannot be read. A participants.tsv with a row a session is understood as a table of sessions. A file that git has
-    not fetched counts as absent.
+    not fetched counts as absent, and is told.
 
     Raises:
         BrainSCMError: a table of the whole cohort cannot be read, or has not its id columns.
     """
     tables = Tables(pd.DataFrame(index=pd.Index([], name=PARTICIPANT)), pd.DataFrame(index=pd.Index([], name="scan")))
-    tables.levels = _described_levels(bids_dir / "participants.json")
+    of_participants, of_sessions = (_describe(bids_dir / f"{name}.json") for name in ("participants", "sessions"))
+    tables.levels = _levels(of_participants)
+    tables.units = _units(of_participants) | _units(of_sessions)
     path = bids_dir / "participants.tsv"
     parts: list[pd.DataFrame] = []
     if is_fetched(path):
         table = _with_ids(path, read_tsv(path), PARTICIPANT, tables).drop_duplicates()
-        if SESSION in table and table[PARTICIPANT].duplicated().any():
+        scans = table[PARTICIPANT].str.extract(rf"^(?P<{PARTICIPANT}>sub-[^_]+)_(?P<{SESSION}>ses-.+)$")
+        are_scans = SESSION not in table and len(table) > 0 and bool(scans.notna().all(axis=None))
+        if are_scans:
+            told = f"its ids name sessions ({table[PARTICIPANT].iloc[0]}): it is read as a table of sessions"
+            tables.notes.append((path.name, told))
+            table = table.assign(**scans)
+        if are_scans or (SESSION in table and table[PARTICIPANT].duplicated().any()):
             parts.append(_with_ids(path, table, SESSION, tables))
             table = _constant_by_participant(table.drop(columns=SESSION))
         tables.participants = _indexed(table.set_index(PARTICIPANT), path.name, tables)
@@ -68,14 +80,19 @@ def read_tables(bids_dir: Path, participants: Iterable[str]) -> Tables:
     if is_fetched(top):
         table = _with_ids(top, read_tsv(top), PARTICIPANT, tables)
         parts.append(_with_ids(top, table, SESSION, tables))
+    unfetched = [top.name] if _is_pointer(top) else []
     for participant in participants:
         own = bids_dir / participant / f"{participant}_sessions.tsv"
         if not is_fetched(own):
+            unfetched += [own.name] if _is_pointer(own) else []
             continue
         try:
             parts.append(_with_ids(own, read_tsv(own), SESSION, tables).assign(**{PARTICIPANT: participant}))
         except BrainSCMError as error:
             tables.conflicts[participant] = str(error)
+    if unfetched:
+        told = f"{len(unfetched)} are not fetched and not used ({some(unfetched)}); for DataLad: `datalad get`"
+        tables.notes.append((SESSIONS, told))
     if parts:
         table = pd.concat(parts, ignore_index=True).drop_duplicates()
         scan = (table[PARTICIPANT] + "_" + table[SESSION]).rename("scan")
@@ -115,7 +132,7 @@ def _key(name: str) -> str:
 
 
 def _plain_label(name: str) -> str:
-    plain = re.sub(r"[^a-z0-9]", "", name.casefold())
+    plain = re.sub(r"[^a-z0-9]", "", re.sub(r"\.0+$", "", name.casefold()))  # 1.0 is what Excel makes of 1
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", PREFIXES.sub("", plain))
 
 
@@ -154,26 +171,40 @@ def _constant_by_participant(table: pd.DataFrame) -> pd.DataFrame:
     return by_participant.first().where(by_participant.nunique() == 1, None).reset_index()
 
 
-def _described_levels(path: Path) -> dict[str, dict[str, str]]:
-    """column → code → meaning, where participants.json has `Levels`; what cannot be read as such is passed over."""
+def _describe(path: Path) -> dict[str, dict[str, Any]]:
+    """What the JSON of a table says of each column; what cannot be read as such is passed over."""
     if not is_fetched(path):
         return {}
     try:
         described = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}
+    entries = described.items() if isinstance(described, dict) else ()
+    return {column: entry for column, entry in entries if isinstance(entry, dict)}
+
+
+def _levels(described: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """column → code → meaning, where a column has `Levels`."""
     levels = {}
-    for column, entry in described.items() if isinstance(described, dict) else ():
-        found = entry.get("Levels") if isinstance(entry, dict) else None
+    for column, entry in described.items():
+        found = entry.get("Levels")
         if isinstance(found, dict):
             meanings = {code: m.get("Description", code) if isinstance(m, dict) else m for code, m in found.items()}
             levels[column] = {str(code): str(meaning) for code, meaning in meanings.items()}
     return levels
 
 
+def _units(described: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {column: str(entry["Units"]) for column, entry in described.items() if entry.get("Units")}
+
+
+def _is_pointer(path: Path) -> bool:
+    return (path.is_symlink() or path.exists()) and not is_fetched(path)
+
+
 def _why_absent(path: Path) -> str:
     """Why there is no participants.tsv, and what may have been meant to be one."""
-    if path.is_symlink() or path.exists():
+    if _is_pointer(path):
         return f"{path.name} is not fetched (for DataLad: `datalad get {path.name}`)"
     others = [p.name for p in sorted(path.parent.glob("*.*")) if p.suffix.lower() in (".csv", ".xlsx", ".xls", ".txt")]
     named = [name for name in others if "participant" in name.lower()] or others

@@ -21,7 +21,7 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
-from brainscm.cohort.series import Choice, Series, choose_series
+from brainscm.cohort.series import Choice, Series, choose_series, has_contrast_agent
 from brainscm.errors import BrainSCMError
 from brainscm.files import whole, write_dataset_description, write_json
 from brainscm.tables import write_table
@@ -143,7 +143,9 @@ def _convert_folder(participant: str, session: str, folder: Path, bids_dir: Path
         for label, choices in visits.items():
             scan = f"{participant}_{label}" if label else participant
             chosen = [choice.series for choice in choices if choice.taken]
-            stems = [f"{scan}_run-{k}_T1w" if len(chosen) > 1 else f"{scan}_T1w" for k in range(1, len(chosen) + 1)]
+            agent = "_ce-agent" if any(map(has_contrast_agent, chosen)) else ""
+            runs = [f"_run-{k}" for k in range(1, len(chosen) + 1)] if len(chosen) > 1 else [""]
+            stems = [f"{scan}{agent}{run}_T1w" for run, _ in zip(runs, chosen, strict=False)]
             names = {id(item): stem for item, stem in zip(chosen, stems, strict=True)}
             for choice in choices:
                 stem = names.get(id(choice.series))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from brainscm.cohort.bids import SUFFIX, LeftOut, T1wFile, choose_scans, find_t1w
-from brainscm.cohort.covariates import Tables, near_matches, read_tables, some
+from brainscm.cohort.covariates import SESSIONS, Tables, near_matches, read_tables, some
 from brainscm.cohort.selection import EVERYTHING, SCM, excluded_from_scm, excluded_scans, refuse_files
 from brainscm.cohort.split import split_by_column, split_groups, split_participants
 from brainscm.cohort.values import Values, is_age, read_values
@@ -100,7 +101,7 @@ def index_cohort(
     if are_new:
         own_split = pd.Series("test", index=scans.index)
     columns = [column for column in map(str, scans) if column not in IDENTITY]
-    values = read_values(scans, columns, {*covariates, *options.stratify}, levels, tables.levels)
+    values = read_values(scans, columns, {*covariates, *options.stratify}, levels, tables.levels, tables.units)
     notes += [*values.notes, *_notes_on_visits(scans, covariates)]
     nearest = _unmatched(scans, tables, notes)
     scans.insert(len(IDENTITY), SPLIT, _split(scans, options, seed) if own_split is None else own_split)
@@ -161,14 +162,23 @@ def _check_ids(bids_dir: Path, folders: set[str], tables: Tables) -> None:
 
 
 def _join(scans: pd.DataFrame, tables: Tables) -> None:
-    """Add what the tables say of each scan; what they say of its session goes before."""
+    """Add what the tables say of each scan; what they say of its session goes before.
+
+    Where nothing is known of a session, what holds for the participant is taken; but not the age, where the participant
+    has one of another session.
+    """
+    of_sessions = scans["scan"].isin(tables.sessions.index)
     for column in tables.participants:
         if column not in IDENTITY:
             scans[column] = scans["participant"].map(tables.participants[column])
     for column in tables.sessions:
         if column not in IDENTITY:
             own = scans["scan"].map(tables.sessions[column])
-            scans[column] = own if column not in scans else own.where(own.notna(), scans[column])
+            known = own.notna()
+            if is_age(str(column)):
+                aged = {scan.partition("_")[0] for scan in tables.sessions.index[tables.sessions[column].notna()]}
+                known |= of_sessions & scans["participant"].isin(aged)
+            scans[column] = own if column not in scans else own.where(known, scans[column])
 
 
 def _check_columns(
@@ -180,8 +190,9 @@ def _check_columns(
         if name in (BASELINE, SINCE) and AGE in scans:
             continue
         known = [c for c in map(str, scans) if c not in IDENTITY] + sorted(measured)
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known are: {', '.join(known)}."
+        cased = {column.casefold(): column for column in reversed(known)}
+        nearest = difflib.get_close_matches(name.casefold(), list(cased), n=1)
+        hint = f"did you mean '{cased[nearest[0]]}'?" if nearest else f"known are: {', '.join(known)}."
         raise ConfigError(
             f"config: scm.nodes.{name}: no column '{name}' in {bids_dir.name}/participants.tsv or sessions.tsv, and "
             f"preprocessing does not measure it; {tables.hint or hint}"
@@ -189,11 +200,21 @@ def _check_columns(
 
 
 def _notes_on_files(chosen: list[list[T1wFile]]) -> list[tuple[str, str]]:
+    notes = []
     agents = [runs[0].scan for runs in chosen if runs[0].entity("ceagent")]
-    if not agents:
-        return []
-    told = f"{len(agents)} scans have a contrast agent (ce-: {some(agents)}), which brightens vessels and membranes"
-    return [("contrast agent", told)]
+    if agents:
+        told = f"{len(agents)} scans have a contrast agent (ce-: {some(agents)}), which brightens vessels and membranes"
+        notes.append(("contrast agent", told))
+    derived = [runs[0].scan for runs in chosen if runs[0].is_derived]
+    if derived:
+        told = f"{len(derived)} scans are not raw (desc-: {some(derived)}); give them as the scanner made them"
+        notes.append(("derivatives", told))
+    with_session = {runs[0].participant for runs in chosen if runs[0].session}
+    twice = sorted(with_session & {runs[0].participant for runs in chosen if not runs[0].session})
+    if twice:
+        told = f"{len(twice)} participants have a T1w both with and without a session ({some(twice)})"
+        notes.append(("sessions", f"{told}: if it is one scan, remove one of the two"))
+    return notes
 
 
 def _notes_on_visits(scans: pd.DataFrame, covariates: Collection[str]) -> list[tuple[str, str]]:
@@ -208,7 +229,22 @@ def _notes_on_visits(scans: pd.DataFrame, covariates: Collection[str]) -> list[t
                 "give each session its own in sessions.tsv, if it is the baseline's"
             )
             notes.append((column, told))
+        if not pd.api.types.is_numeric_dtype(scans[column]):
+            continue
+        younger = [name for name, rows in scans.groupby("participant") if _falls(rows["session"], rows[column])]
+        if younger:
+            told = f"{len(younger)} participants are younger at a later session ({some(map(str, younger))})"
+            notes.append((column, f"{told}; look whether their sessions are exchanged"))
     return notes
+
+
+def _falls(sessions: pd.Series, ages: pd.Series) -> bool:
+    """Whether ages fall from one numbered session to a later one; what else sessions are called by has no order."""
+    numbered = [re.fullmatch(r"(\D*)(\d+)", str(session)) for session in sessions]
+    if len(numbered) < 2 or not all(numbered) or len({match[1] for match in numbered if match}) > 1:
+        return False
+    in_order = ages.iloc[sorted(range(len(ages)), key=lambda k: int(numbered[k][2]))].dropna()  # type: ignore[index]
+    return bool((in_order.diff() < 0).any())
 
 
 def _unmatched(scans: pd.DataFrame, tables: Tables, notes: list[tuple[str, str]]) -> dict[str, str]:
@@ -221,7 +257,7 @@ def _unmatched(scans: pd.DataFrame, tables: Tables, notes: list[tuple[str, str]]
     halves = [("participants.tsv", set(scans["participant"]), set(tables.participants.index))]
     if len(tables.sessions):
         of_sessions = set(scans.loc[scans["session"].notna(), "scan"])
-        halves.append(("the sessions tables", of_sessions, set(tables.sessions.index)))
+        halves.append((SESSIONS, of_sessions, set(tables.sessions.index)))
     for where, scanned, listed in halves:
         rowless, scanless = scanned - listed, listed - scanned
         found = near_matches(sorted(rowless), sorted(scanless))
@@ -234,7 +270,7 @@ def _unmatched(scans: pd.DataFrame, tables: Tables, notes: list[tuple[str, str]]
         of_ours = {name for name in tables.sessions.index if name.partition("_")[0] in set(scans["participant"])}
         rest = of_ours - set(scans["scan"]) - set(nearest.values())
         if rest:
-            notes.append(("the sessions tables", f"{len(rest)} rows are of sessions without a T1w ({some(rest)})"))
+            notes.append((SESSIONS, f"{len(rest)} rows are of sessions without a T1w ({some(rest)})"))
     return nearest
 
 

@@ -14,10 +14,12 @@ T1W = re.compile(
 )
 OTHER = re.compile(
     r"t2\w*|pdw?|flair\w*|stir|dwi|dti|adc|diff\w*|bold|fmri|epi|ep2d\w*|asl|pcasl|swi|tof|mra|angio\w*|loc|locali[sz]er|scout|"
-    r"survey|sbref|fieldmap|fmap|b0map|\w*map|maps|t1rho|phase|mip|inv[12]"
+    r"survey|sbref|\w?spine|spinal|cervical|lumbar|neck|carotid\w*|fieldmap|fmap|b0map|\w*map|maps|t1rho|phase|mip|inv[12]"
 )
 OTHER_TYPES = {"P", "PHASE", "T1 MAP", "T1_MAP", "MOSAIC", "MIP", "PROJECTION IMAGE", "INV1", "INV2", "DIFFUSION"}
 CONTRAST_AGENT = re.compile(r"gd|gad\w*|ce|km|post\w*|contrast\w*|\w+gd")
+PLUS_C = re.compile(r"\+\s?c(?![a-z0-9])|(?<![a-z0-9])c\s?\+")  # as in "T1 +C"
+BEFORE_AGENT = {"pre", "no", "non", "without", "wo", "o"}  # "w/o contrast" has none
 COMBINED = {"rms", "mean"}  # the echoes of a multi-echo series in one image
 LONGEST_ECHO_S = 0.03  # of a T1w; T2w and FLAIR have three times that
 
@@ -106,6 +108,16 @@ def _refusal(series: Series) -> str:
     return ""
 
 
+def has_contrast_agent(series: Series) -> bool:
+    """Whether the description says so, and not that there is none."""
+    words = _words(series.description)
+    named = any(
+        CONTRAST_AGENT.fullmatch(word) and before not in BEFORE_AGENT
+        for before, word in zip(["", *words], words, strict=False)
+    )
+    return named or bool(PLUS_C.search(series.description.lower()))
+
+
 def _is_named_t1w(series: Series) -> bool:
     texts = (
         series.description,
@@ -134,7 +146,7 @@ def _rank(series: Series) -> tuple[float, ...]:
     words, kind = set(_words(series.description)), series.image_type
     uniform = bool({"UNI", "UNIFORM"} & kind or {"uni", "uniform", "unit1"} & words)
     return (
-        any(CONTRAST_AGENT.fullmatch(word) for word in words),
+        has_contrast_agent(series),
         "DERIVED" in kind and not uniform,
         series.sidecar.get("MRAcquisitionType", "3D") != "3D",
         round(max(series.voxel_mm), 1),

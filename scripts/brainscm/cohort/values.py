@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 AGE_YEARS = (0.0, 120.0)
+IN_A_YEAR = {"month": 12.0, "week": 365.25 / 7, "day": 365.25}
 ADULT_YEARS = 10.0  # below, a head is smaller than any adult template's
 UNKNOWN = frozenset({"unknown", "missing", "not available", "not reported", "not known", "prefer not to say"})
 CODES_OF_MISSING = (-1, -7, -8, -9, -77, -88, -99, -777, -888, -999, -9999, 99, 777, 888, 999, 7777, 8888, 9999)
@@ -34,6 +35,7 @@ def read_values(
     covariates: Iterable[str] = (),
     declared: Mapping[str, Sequence[str]] | None = None,
     described: Mapping[str, Mapping[str, str]] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> Values:
     """Turn columns of text into numbers or levels, in place.
 
@@ -46,16 +48,18 @@ def read_values(
         covariates: those of the causal model, of which codes of missing values and unknown levels are told, too.
         declared: column → levels as the study spells them.
         described: column → code → what it means; columns of such codes hold levels, named by their meaning.
+        units: column → unit; ages in months, weeks or days become years.
     """
     values = Values()
-    declared, described, covariates = declared or {}, described or {}, set(covariates)
+    declared, described, units, covariates = declared or {}, described or {}, units or {}, set(covariates)
     for column in columns:
         if column in declared:
             _fold(table, column, declared[column], values)
         elif column in described:
             _name_codes(table, column, described[column], values)
         _read_ages(table, column, values)
-        if not _read_numbers(table, column, values) and column in covariates and column not in declared:
+        is_number = _read_numbers(table, column, units.get(column, ""), values)
+        if not is_number and column in covariates and column not in declared:
             _fold(table, column, (), values)
         if column in covariates and pd.api.types.is_numeric_dtype(table[column]):
             _ask_about_codes(table, column, values)
@@ -67,7 +71,7 @@ def is_age(column: str) -> bool:
     return "age" in words and not {"months", "weeks", "days", "month", "week", "day"} & set(words)
 
 
-def _read_numbers(table: pd.DataFrame, column: str, values: Values) -> bool:
+def _read_numbers(table: pd.DataFrame, column: str, unit: str, values: Values) -> bool:
     """Read a column of numbers; returns whether it is one."""
     given = table[column].notna()
     numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
@@ -77,6 +81,10 @@ def _read_numbers(table: pd.DataFrame, column: str, values: Values) -> bool:
     for row in table.index[given & numbers.isna()]:
         values.unusable[(row, column)] = f"{column} '{table.loc[row, column]}' is not a number"
     if is_age(column):
+        per_year = IN_A_YEAR.get(unit.strip().casefold().removesuffix("s"))
+        if per_year:
+            numbers /= per_year
+            values.notes.append((column, f"its ages are in {unit}, by the table's JSON, and are read as years"))
         low, high = AGE_YEARS
         for row in table.index[(numbers < low) | (numbers > high)]:
             values.unusable[(row, column)] = f"{column} {numbers[row]:g} is no age in years ({low:g}-{high:g})"
@@ -114,8 +122,13 @@ def _fold(table: pd.DataFrame, column: str, spelled: Sequence[str], values: Valu
         cells = sum(counts[level] for level in unknown)
         values.notes.append((column, f"'{min(unknown)}' ({cells} cells) is read as missing"))
         table[column] = table[column].where(~table[column].isin(unknown), None)
+    own = set(counts) - unknown
+    numbers = {level for level in own if re.fullmatch(r"-?\d+(\.\d+)?", level)}
+    if 0 < len(numbers) < len(own) and not known:
+        told = f"'{min(numbers)}' ({sum(counts[level] for level in numbers)} cells) is a number among words"
+        values.notes.append((column, f"{told}: if it is a code of one of them, write the word"))
     alike: dict[str, list[str]] = {}
-    for level in sorted(set(counts) - unknown, key=lambda level: (-counts[level], level)):
+    for level in sorted(own, key=lambda level: (-counts[level], level)):
         alike.setdefault(_meaning(column, level), []).append(level)
     respelled: dict[str, str] = {}
     for levels in alike.values():
@@ -126,7 +139,19 @@ def _fold(table: pd.DataFrame, column: str, spelled: Sequence[str], values: Valu
         cells = sum(counts[level] for level in others)
         told = f"{' and '.join(map(repr, others))} ({cells} cells) are read as '{spelling}'"
         values.notes.append((column, told))
+    _ask_about_punctuation(column, [group[0] for group in alike.values()], values)
     table[column] = table[column].replace(respelled)
+
+
+def _ask_about_punctuation(column: str, levels: Sequence[str], values: Values) -> None:
+    """Tell of levels that differ by what stands between their letters alone: `left-handed`, `left_handed`."""
+    by_letters: dict[str, list[str]] = {}
+    for level in levels:
+        by_letters.setdefault(re.sub(r"(?<=[^\W\d])[-_./](?=[^\W\d])", "", _plain(level)), []).append(level)
+    for group in by_letters.values():
+        if len(group) > 1:
+            told = f"{' and '.join(map(repr, group))} are two levels: if they mean the same, write them alike"
+            values.notes.append((column, told))
 
 
 def _meaning(column: str, level: str) -> str:

@@ -26,12 +26,15 @@ OTHER_FORMATS = {
     b"\x00\x00\x00\x01": "FreeSurfer's MGH or MGZ; convert it by mri_convert",
     b"\x89HDF": "MINC or another HDF5 file; convert it to NIfTI",
     b"CDF": "MINC; convert it to NIfTI",
+    b"\x1f\x8b": "compressed twice; decompress it once",
     b"NRRD": "NRRD; convert it to NIfTI",
 }
 HEADERS = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the header's first number, its own size
 QUATERNION = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 SCANNER_CODE, TEMPLATE_CODE = 1, 3  # a form with this code is the scanner's; from there on, it is a template's
+OFFSET = slice(108, 112)  # of a NIfTI-1 header: where in the file the image begins
 SAME_SIZE = 0.02  # relative difference of voxel edges that rounding explains
+SAME_WAY = 0.87  # cosine of 30 degrees: more than a scan is turned to lie straight
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def read_nifti(path: Path) -> NiftiFile:
         raise ScanError(f"{path}: cannot be read ({error.strerror}); mend its permissions or the disk") from error
     if not stored:
         raise ScanError(f"{path}: the file is empty (0 bytes); copy or convert it again")
-    image = _image(path, _uncompressed(path, stored))
+    content = _uncompressed(path, stored)
+    image, notes = _image(path, content)
     dtype = image.get_data_dtype()
     if dtype.kind == "c":
         raise ScanError(f"{path}: holds complex numbers; take the magnitude image")
@@ -80,13 +84,13 @@ def read_nifti(path: Path) -> NiftiFile:
     try:
         data = np.asanyarray(image.dataobj, dtype=np.float32)
     except Exception as error:  # nibabel's own depend on where the content ends
-        raise ScanError(
-            f"{path}: cannot be read as NIfTI ({one_line(error)}); it is probably truncated, copy it again"
-        ) from error
-    affine, orientation, notes = _orientation(path, image.header)
+        needed = image.dataobj.offset + int(np.prod(np.maximum(image.shape, 0), dtype=np.int64)) * dtype.itemsize
+        told = "it is truncated, copy it again" if len(content) < needed else "convert it again"
+        raise ScanError(f"{path}: cannot be read as NIfTI ({one_line(error)}); {told}") from error
+    affine, orientation, told_of_orientation = _orientation(path, image.header)
     # Squeezed only beyond the third, since the affine speaks of the first three.
     data = data.reshape(data.shape[:3] + tuple(n for n in data.shape[3:] if n != 1))
-    return NiftiFile(data, affine, orientation, hashlib.sha256(stored).hexdigest(), tuple(notes))
+    return NiftiFile(data, affine, orientation, hashlib.sha256(stored).hexdigest(), (*notes, *told_of_orientation))
 
 
 def _uncompressed(path: Path, stored: bytes) -> bytes:
@@ -102,8 +106,8 @@ def _uncompressed(path: Path, stored: bytes) -> bytes:
         ) from error
 
 
-def _image(path: Path, content: bytes) -> Any:
-    """The content as nibabel's image, or what it is instead."""
+def _image(path: Path, content: bytes) -> tuple[Any, list[str]]:
+    """The content as nibabel's image, and what to know of it; or what it is instead."""
     size = {int.from_bytes(content[:4], order): order for order in ("little", "big")}
     kind = next((HEADERS[number] for number in size if number in HEADERS), None)
     if kind is None:
@@ -113,12 +117,20 @@ def _image(path: Path, content: bytes) -> Any:
         raise ScanError(f"{path}: cannot be read as NIfTI: it is {told or 'of another kind; copy or convert it again'}")
     if kind is nib.Nifti1Image and content[344:347] != b"n+1":
         raise ScanError(f"{path}: is an ANALYZE header or half of a pair .hdr and .img; convert it to one .nii.gz")
+    notes = []
+    if kind is nib.Nifti1Image and not any(content[OFFSET]):
+        # nibabel would take the header for the first voxels, and shift all others.
+        order = size[kind.header_class.sizeof_hdr]
+        begins = np.array(kind.header_class.single_vox_offset, "<f4" if order == "little" else ">f4")
+        content = content[: OFFSET.start] + begins.tobytes() + content[OFFSET.stop :]
+        notes.append(f"{path.name}: its header does not say where its voxels begin: they are read from behind it")
     try:
-        return kind.from_bytes(content)
+        return kind.from_bytes(content), notes
     except Exception as error:
-        raise ScanError(
-            f"{path}: cannot be read as NIfTI ({one_line(error)}); it is probably truncated, copy it again"
-        ) from error
+        told = "its header is damaged, or of a kind that is not read; convert it again"
+        if len(content) < kind.header_class.sizeof_hdr + 4:
+            told = "it is truncated, copy it again"
+        raise ScanError(f"{path}: cannot be read as NIfTI ({one_line(error)}); {told}") from error
 
 
 def _orientation(path: Path, header: Any) -> tuple[np.ndarray, str, list[str]]:
@@ -154,8 +166,8 @@ def _orientation(path: Path, header: Any) -> tuple[np.ndarray, str, list[str]]:
             notes.append(f"{path.name}: its {name} is singular; its {taken} is used")
         elif name in coded and not _agree(forms[name], forms[taken]):
             notes.append(
-                f"{path.name}: sform and qform disagree on the size of the voxels or on left and right; its {taken} "
-                f"({label}) is used"
+                f"{path.name}: sform and qform disagree on the size of the voxels, on left and right, or on where the "
+                f"head is turned; its {taken} ({label}) is used"
             )
     if len(coded) == 1 and not notes and not _same_size(forms[taken], zooms):
         notes.append(f"{path.name}: its {taken} has voxels of another size than its pixdim; its {taken} is used")
@@ -192,5 +204,7 @@ def _same_size(form: np.ndarray, zooms: np.ndarray) -> bool:
 
 
 def _agree(form: np.ndarray, other: np.ndarray) -> bool:
-    same_hand = np.linalg.det(form[:3, :3]) * np.linalg.det(other[:3, :3]) > 0
-    return same_hand and _same_size(form, voxel_sizes(other))
+    axes, others = (matrix[:3, :3] / voxel_sizes(matrix) for matrix in (form, other))
+    same_hand = np.linalg.det(axes) * np.linalg.det(others) > 0
+    same_way = (axes * others).sum(0).min() > SAME_WAY
+    return bool(same_hand and same_way) and _same_size(form, voxel_sizes(other))

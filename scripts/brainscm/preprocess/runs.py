@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -98,16 +99,31 @@ def read_session(paths: Sequence[Path], seed: int) -> Session:
 
 def _session(scan: RawScan, used: list[RawScan], left_out: list[str]) -> Session:
     inputs = [{"file": run.path.name, "sha256": run.sha256, "orientation": run.orientation} for run in used]
-    notes = left_out + [note for run in used for note in (*run.notes, *conversion_warnings(run.path))]
+    notes = left_out + [
+        note for run in used for note in (*run.notes, *conversion_warnings(run.path), *contrast_agent(run.path))
+    ]
     return Session(scan, [run.path for run in used], notes, inputs)
 
 
 def conversion_warnings(t1w: Path) -> list[str]:
     """What the side-car keeps of the conversion from DICOM that speaks of lost or displaced slices."""
-    try:
-        warnings = json.loads(sidecar(t1w).read_text()).get("ConversionWarnings", [])
-    except (OSError, ValueError, AttributeError):
-        return []
+    warnings = _read_sidecar(t1w).get("ConversionWarnings", [])
     return [
         f"{t1w.name}: the conversion from DICOM said: {warning}" for warning in warnings if GEOMETRY.search(warning)
     ]
+
+
+def contrast_agent(t1w: Path) -> list[str]:
+    """A sentence if the side-car names a contrast agent, in BIDS's words or DICOM's."""
+    told = _read_sidecar(t1w)
+    agents = [str(told[key]) for key in ("ContrastBolusIngredient", "ContrastBolusAgent") if told.get(key)]
+    return [f"{t1w.name}: has a contrast agent ({agents[0]}), which brightens vessels and membranes"] if agents else []
+
+
+def _read_sidecar(t1w: Path) -> dict[str, Any]:
+    """What the side-car says; nothing where there is none that can be read."""
+    try:
+        told = json.loads(sidecar(t1w).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -139,7 +139,7 @@ def _preprocess(
     derivatives: Path | None,
 ) -> None:
     with status.step("read"):
-        derived_t1w, derived_mask = require_files(derivatives, status.scan) if derivatives else (None, None)
+        derived_t1w, derived_mask = require_files(derivatives, status.scan, runs) if derivatives else (None, None)
         session = read_session([derived_t1w] if derived_t1w else runs, seed)
         raw = session.scan
         if derived_mask:

@@ -48,6 +48,7 @@ def collect_preprocessing(
     """
     scans = read_table(scans_path)
     rows = [_row(scan, preproc_dir, limits, is_aligned) for scan in scans["scan"]]
+    _tell_copies(rows)
     _compare_within_cohort(rows, limits)
     table = pd.DataFrame(rows)
     table["reasons"] = table["reasons"].map("; ".join)
@@ -84,8 +85,24 @@ def _row(scan: str, preproc_dir: Path, limits: QualityOptions, is_aligned: bool)
     elif reasons and outcome == "pass":
         outcome = "warn"
     volumes = {f"{region}_ml": volume for region, volume in _merged(statuses, "volumes_ml").items()}
-    of_scan = {"scan": scan, "status": outcome, "reasons": reasons}
+    of_scan = {"scan": scan, "status": outcome, "reasons": reasons, "inputs": statuses[0].get("inputs", [])}
     return of_scan | _merged(statuses, "metrics") | volumes | _merged(statuses, "outputs")
+
+
+def _tell_copies(rows: list[dict[str, Any]]) -> None:
+    """Warn of a raw file that two participants have, byte for byte; takes the scans' `inputs` out of the rows."""
+    owners: dict[str, list[int]] = {}
+    for k, row in enumerate(rows):
+        for sha256 in {file["sha256"] for file in row.pop("inputs")}:
+            owners.setdefault(sha256, []).append(k)
+    participants = [row["scan"].partition("_")[0] for row in rows]
+    for shared in owners.values():
+        for k in shared:
+            others = [rows[other]["scan"] for other in shared if participants[other] != participants[k]]
+            if others:
+                told = f"its file is that of {', '.join(others)}, byte for byte; find out whose it is"
+                rows[k]["reasons"].append(told)
+                rows[k]["status"] = "warn" if rows[k]["status"] == "pass" else rows[k]["status"]
 
 
 def _merged(statuses: list[dict[str, Any]], key: str) -> dict[str, Any]:

@@ -131,11 +131,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _check_folders(config: Config) -> None:
     """Check that the scans' folder is there and that the folders of results can be made and written to."""
-    if config.derivatives is not None and not config.derivatives.is_dir():
-        raise ConfigError(
-            f"config: derivatives: {config.derivatives.absolute()} is not a folder; set it to the top of a folder of "
-            "BIDS derivatives (where its dataset_description.json lies)."
-        )
+    if config.derivatives is not None:
+        _check_derivatives(config.derivatives.absolute())
     for key in ("bids_dir", "dicom_dir", "derivatives", "bundle", "output_dir", "work_dir"):
         folder = getattr(config, key)
         if folder is not None and re.search(r"[{}]", str(folder.absolute())):
@@ -148,6 +145,9 @@ def _check_folders(config: Config) -> None:
             f"config: bids_dir: {config.bids_dir.absolute()} is not a folder; set it to the top of a BIDS data set "
             "(a relative path starts at the folder in which snakemake is called)."
         )
+    for key, source in (("bids_dir", config.bids_dir), ("dicom_dir", config.dicom_dir)):
+        if source is not None and source.is_dir() and not os.access(source, os.R_OK | os.X_OK):
+            raise ConfigError(f"config: {key}: {source.absolute()} cannot be read; mend its permissions.")
     for key, folder in (("output_dir", config.output_dir), ("work_dir", config.work_dir)):
         there = folder.absolute()
         while not os.path.exists(there):
@@ -157,6 +157,16 @@ def _check_folders(config: Config) -> None:
                 f"config: {key}: {there} is {'not writable' if there.is_dir() else 'a file'}, so {folder.absolute()} "
                 "cannot be made there; name another folder."
             )
+
+
+def _check_derivatives(folder: Path) -> None:
+    top = "set it to the top of a folder of BIDS derivatives (where its dataset_description.json lies)"
+    if not folder.is_dir():
+        raise ConfigError(f"config: derivatives: {folder} is not a folder; {top}.")
+    if next(folder.glob("sub-*"), None) is None:
+        meant = sorted({path.parent.name for path in folder.glob("*/sub-*")})
+        hint = f"did you mean {folder / meant[0]}?" if meant else f"{top}."
+        raise ConfigError(f"config: derivatives: {folder} has no folder sub-…; {hint}")
 
 
 def _sentence(error: ValidationError, given: dict[str, Any]) -> str:
