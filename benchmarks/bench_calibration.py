@@ -91,21 +91,23 @@ def contrast_rates(designs: int, latents: int) -> Iterator[dict[str, Any]]:
                 p_values: dict[str, list[np.ndarray]] = {column: [] for column in columns}
                 before: dict[str, list[np.ndarray]] = {column: [] for column in columns}
                 for _ in range(designs):
-                    people = visits(scans, n)
+                    participants = visits(scans, n)
                     own = rng.gamma(2, size=n)
-                    time = np.concatenate([[0.0], np.where(people[1:] == people[:-1], 1.0, 0.0)]) * rng.uniform(1, 2)
+                    time = np.concatenate(
+                        [[0.0], np.where(participants[1:] == participants[:-1], 1.0, 0.0)]
+                    ) * rng.uniform(1, 2)
                     if scans == "few twice":
                         time = np.append(np.zeros(n), rng.uniform(1, 3, 5))
-                    rare = np.isin(people, rng.choice(n, RARE, replace=False))
-                    x = np.column_stack([np.ones(len(people)), own[people], rare, time][: 1 + len(columns)])
+                    rare = np.isin(participants, rng.choice(n, RARE, replace=False))
+                    x = np.column_stack([np.ones(len(participants)), own[participants], rare, time][: 1 + len(columns)])
                     scale = 1.42 ** ((own - own.mean()) / own.std()) if variance != "equal" else np.ones(n)
-                    z = scale[people, None] * residuals(rng, noise, (len(people), latents))
+                    z = scale[participants, None] * residuals(rng, noise, (len(participants), latents))
                     if scans != "one":
-                        z = residuals(rng, noise, (n, latents))[people] + 0.7 * z
-                    sample = Sample.of(x, ["constant", *columns], z, [f"p{i}" for i in people])
+                        z = residuals(rng, noise, (n, latents))[participants] + 0.7 * z
+                    sample = Sample.of(x, ["constant", *columns], z, [f"p{i}" for i in participants])
                     if errors == "random intercept":
                         weighted = random_intercept(sample).apply(sample)
-                        alone = [str(i) for i in range(len(people))]
+                        alone = [str(i) for i in range(len(participants))]
                         sample = Sample(weighted.x, sample.columns, weighted.latents, weighted.rows, alone, alone)
                     model = fit_image(sample, seed=0, drawn=False)
                     chosen = "hc3" if errors == "hc3" else "ordinary"
@@ -116,7 +118,7 @@ def contrast_rates(designs: int, latents: int) -> Iterator[dict[str, Any]]:
                             continue
                         p_values[column].append(test.p)
                         robust = errors in ("hc3", "clustered")
-                        before[column].append(former_p(x, z, people, place, errors) if robust else test.p)
+                        before[column].append(former_p(x, z, participants, place, errors) if robust else test.p)
                 for column in columns:
                     if not p_values[column]:
                         continue
@@ -137,9 +139,9 @@ def contrast_rates(designs: int, latents: int) -> Iterator[dict[str, Any]]:
                     }
 
 
-def former_p(x: np.ndarray, z: np.ndarray, people: np.ndarray, place: int, errors: str) -> np.ndarray:
+def former_p(x: np.ndarray, z: np.ndarray, participants: np.ndarray, place: int, errors: str) -> np.ndarray:
     """p of column `place` by CR1 on G - 1 degrees of freedom, or HC3 on n - p."""
-    (n, p), groups = x.shape, people.max() + 1
+    (n, p), groups = x.shape, participants.max() + 1
     inverse = np.linalg.inv(x.T @ x)
     b = inverse @ x.T @ z
     residual, weights = z - x @ b, x @ inverse[place]
@@ -148,7 +150,7 @@ def former_p(x: np.ndarray, z: np.ndarray, people: np.ndarray, place: int, error
         variance, freedom = np.square(weights[:, None] * residual / (1 - leverage)[:, None]).sum(axis=0), n - p
     else:
         scores = np.zeros((groups, z.shape[1]))
-        np.add.at(scores, people, weights[:, None] * residual)
+        np.add.at(scores, participants, weights[:, None] * residual)
         variance = groups / (groups - 1) * (n - 1) / (n - p) * np.square(scores).sum(axis=0)
         freedom = groups - 1
     return np.asarray(2 * scipy.stats.t.sf(np.abs(b[place]) / np.sqrt(variance), freedom))

@@ -1,4 +1,4 @@
-"""Is a known movement measured as large as it is, and do measured volumes differ between people as silver labels do?
+"""Is a known movement measured as large as it is, and do volumes differ between participants as silver labels do?
 
 python benchmarks/bench_measurement.py --anatomies <label maps> --preproc results/preproc --bids <ixi-2mm> [--name …]
 
@@ -193,17 +193,17 @@ def _labels(folder: Path, name: str) -> Image:
     return Image(np.asarray(image.dataobj), image.affine)
 
 
-def compare_people(heads: list[Head], bids: Path, template: Template) -> dict[str, dict[str, dict[str, float]]]:
+def compare_participants(heads: list[Head], bids: Path, template: Template) -> dict[str, dict[str, dict[str, float]]]:
     """By measure and region: slope on age ÷ the silver labels', correlation of the volumes and median ratio."""
-    people = read_table(bids / "participants.tsv").set_index("participant_id")
+    participants = read_table(bids / "participants.tsv").set_index("participant_id")
     silver = read_table(bids / "derivatives" / "dlmuse" / "volumes.tsv").set_index("participant_id") / 1000
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     for head in heads:
         rows["new"].append(MeasureTissues(template)(head.volume, head.mask, head.head_size).volumes_ml(head.volume))
         rows["anew"].append(anew(head.volume, head.mask, template, head.head_size))
     names = [head.name for head in heads]
-    people, silver = people.loc[names], silver.loc[names]
-    known = people["age"].notna().to_numpy()
+    participants, silver = participants.loc[names], silver.loc[names]
+    known = participants["age"].notna().to_numpy()
     masks = pd.Series([head.mask_ml for head in heads], names)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for measure, volumes in rows.items():
@@ -211,7 +211,10 @@ def compare_people(heads: list[Head], bids: Path, template: Template) -> dict[st
         found[measure] = {}
         for region, columns in SILVER.items():
             theirs = silver[columns].sum(axis=1)
-            ours, across = _slope(table[region], masks, people, known), _slope(theirs, silver["702_ICV"], people, known)
+            ours, across = (
+                _slope(table[region], masks, participants, known),
+                _slope(theirs, silver["702_ICV"], participants, known),
+            )
             found[measure][region] = {
                 "slope_ml_a_year": ours,
                 "labels_slope_ml_a_year": across,
@@ -222,9 +225,9 @@ def compare_people(heads: list[Head], bids: Path, template: Template) -> dict[st
     return found
 
 
-def _slope(volumes: pd.Series, masks: pd.Series, people: pd.DataFrame, known: np.ndarray) -> float:
-    ones = np.ones(len(people))
-    design = np.column_stack([ones, people["age"], people["sex"] == "M", masks]).astype(float)
+def _slope(volumes: pd.Series, masks: pd.Series, participants: pd.DataFrame, known: np.ndarray) -> float:
+    ones = np.ones(len(participants))
+    design = np.column_stack([ones, participants["age"], participants["sex"] == "M", masks]).astype(float)
     return float(np.linalg.lstsq(design[known], volumes.to_numpy(float)[known], rcond=None)[0][1])
 
 
@@ -265,7 +268,7 @@ def main() -> None:
         options += f" --name {given.name}" if given.name else ""
         names = sorted(path.name for path in given.preproc.glob("sub-*"))
         heads = [Head.read(given.preproc, name) for name in names]
-        found = compare_people(heads, given.bids, template)
+        found = compare_participants(heads, given.bids, template)
         keep(path, "slope_against_labels", "heads", {"participants": len(heads), **found}, options)
         rows = gathered(move_heads(heads[HEADS], given.bids / "derivatives" / "dlmuse", template))
         keep(path, "gain", "heads", rows, options)

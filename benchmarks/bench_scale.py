@@ -115,8 +115,8 @@ def make_inputs(folder: Path, n: int) -> None:
             anat.mkdir(parents=True, exist_ok=True)
             (anat / f"{scan}_{name}.nii.gz").touch()
     ages, sexes = rng.integers(20, 90, n), rng.choice(["F", "M"], n)
-    people = pd.DataFrame({"participant_id": scans, "age": ages, "sex": sexes})
-    people.to_csv(folder / "bids" / "participants.tsv", sep="\t", index=False)
+    participants = pd.DataFrame({"participant_id": scans, "age": ages, "sex": sexes})
+    participants.to_csv(folder / "bids" / "participants.tsv", sep="\t", index=False)
 
     for stage in ("status", "alignment"):
         (folder / "preproc" / stage).mkdir()

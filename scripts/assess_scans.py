@@ -11,7 +11,7 @@ with job(snakemake):
     from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import MeasureTissues
-    from brainscm.scm.newcomers import Reference, assess
+    from brainscm.scm.new_scans import Reference, assess
     from brainscm.scm.portable import load_fitted
     from brainscm.tables import write_table
     from brainscm.training.reconstruction import reconstruction_table

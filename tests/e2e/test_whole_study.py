@@ -47,7 +47,7 @@ BAD = {
 
 
 def make_bids(bids: Path) -> None:
-    """Ten simulated people, and seven whose scan is bad in seven ways."""
+    """Ten simulated participants, and seven whose scan is bad in seven ways."""
     simulate_cohort(
         output_dir=bids,
         options=SimulationOptions(participants=10, voxel_mm=4, follow_up_share=0.1, truncated_scans=0),
@@ -79,8 +79,8 @@ def make_bids(bids: Path) -> None:
         else:
             path.write_bytes(b"")
         rows.append({"participant_id": participant, "sex": "F", "age": 50, "site": "A", "diagnosis": "CN"})
-    people = pd.read_csv(bids / "participants.tsv", sep="\t")
-    pd.concat([people, pd.DataFrame(rows)]).to_csv(bids / "participants.tsv", sep="\t", index=False, na_rep="n/a")
+    participants = pd.read_csv(bids / "participants.tsv", sep="\t")
+    pd.concat([participants, pd.DataFrame(rows)]).to_csv(bids / "participants.tsv", sep="\t", index=False, na_rep="n/a")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
                 "age": {"unit": "years"},
                 "ventricles": {"unit": "ml", "formula": "age", "family": "gamma"},
             },
-            # Six people to learn from: nothing would stand out from noise.
+            # Six participants to learn from: nothing would stand out from noise.
             "image": {"formula": "age + ventricles", "shrinkage": "none"},
             "contrasts": {"ageing": {"age": [40, 70]}},
         },

@@ -37,7 +37,7 @@ from brainscm.scm.bundling import without_ids, write_bundle
 from brainscm.scm.covariates import check_new_values
 from brainscm.scm.learnt import Learnt
 from brainscm.scm.model import load_scm
-from brainscm.scm.newcomers import Reference, assess
+from brainscm.scm.new_scans import Reference, assess
 from brainscm.scm.portable import load_fitted
 from brainscm.tables import read_table, write_table
 from brainscm.training.reconstruction import reconstruction_table

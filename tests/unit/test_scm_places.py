@@ -15,13 +15,13 @@ from brainscm.scm.places import places
 
 def cohort(n: int = 60, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(seed)
-    people = np.append(np.arange(n), [0, 1, 2])  # three come twice
-    age = rng.uniform(20, 80, n)[people]
+    participants = np.append(np.arange(n), [0, 1, 2])  # three come twice
+    age = rng.uniform(20, 80, n)[participants]
     ids = [f"s{i}" for i in range(n + 3)]
-    table = pd.DataFrame({"scan": ids, "participant": [f"p{i}" for i in people], "age": age})
-    table["split"] = np.where(people % 4 == 3, "test", "train")
-    table["gm_ml"] = 800 - 2 * age + rng.normal(0, 20, len(people))
-    table["ventricles_ml"] = 10 + 0.3 * age + rng.normal(0, 4, len(people))
+    table = pd.DataFrame({"scan": ids, "participant": [f"p{i}" for i in participants], "age": age})
+    table["split"] = np.where(participants % 4 == 3, "test", "train")
+    table["gm_ml"] = 800 - 2 * age + rng.normal(0, 20, len(participants))
+    table["ventricles_ml"] = 10 + 0.3 * age + rng.normal(0, 4, len(participants))
     z = 0.05 * age[:, None] + 0.02 * table["ventricles_ml"].to_numpy()[:, None] + rng.normal(size=(n + 3, 30))
     return table, z
 

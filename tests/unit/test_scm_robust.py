@@ -104,11 +104,13 @@ def test_freedom_of_two_groups_is_welchs_at_equal_variances() -> None:
 def test_rare_levels_and_few_rescans_keep_their_level(errors: str) -> None:
     """Of 40 participants three have the level; with ordinary errors five of them come twice."""
     rng = np.random.default_rng(0)
-    people = np.concatenate([np.arange(40), np.arange(5)]) if errors == "ordinary" else np.arange(40)
-    x = np.column_stack([np.ones(len(people)), np.isin(people, [4, 5, 6]), rng.normal(size=40)[people]])
+    participants = np.concatenate([np.arange(40), np.arange(5)]) if errors == "ordinary" else np.arange(40)
+    x = np.column_stack(
+        [np.ones(len(participants)), np.isin(participants, [4, 5, 6]), rng.normal(size=40)[participants]]
+    )
     own = rng.normal(size=(40, 4000))
-    z = own[people] + 0.3 * rng.normal(size=(len(people), 4000))
-    sample = sample_of(x, z, [str(i) for i in people])
+    z = own[participants] + 0.3 * rng.normal(size=(len(participants), 4000))
+    sample = sample_of(x, z, [str(i) for i in participants])
     model, contrast = fit_image(sample, seed=0), np.eye(3)[1:2]
     robust, _ = robust_errors_of(errors, model, contrast, sample)  # type: ignore[arg-type]
     assert 0.005 < (wald_test(model, contrast, robust).p < 0.05).mean() < 0.065
@@ -116,11 +118,11 @@ def test_rare_levels_and_few_rescans_keep_their_level(errors: str) -> None:
 
 def test_what_one_participant_decides_is_refused_in_words() -> None:
     rng = np.random.default_rng(0)
-    people = [*range(40), 7]
+    participants = [*range(40), 7]
     time = np.zeros(41)
     time[-1] = 2.0  # one rescan among forty participants
     x = np.column_stack([np.ones(41), rng.normal(size=41), time])
-    sample = sample_of(x, rng.normal(size=(41, 30)), [f"p{i}" for i in people])
+    sample = sample_of(x, rng.normal(size=(41, 30)), [f"p{i}" for i in participants])
     model = fit_image(sample, seed=0)
     robust, _ = robust_errors_of("ordinary", model, np.eye(3)[2:], sample)
     test = wald_test(model, np.eye(3)[2:], robust)

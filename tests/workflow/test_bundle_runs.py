@@ -31,11 +31,11 @@ def empty_bundle(folder: Path) -> Path:
         (bundle / name).write_bytes(b"")
     config = load_config(ROOT, {"bids_dir": str(folder), "scm": GRAPH})
     options = config.model_dump(mode="json")
-    people = pd.DataFrame({"age": [22.0, 30.0], "sex": pd.Categorical(["F", "M"], categories=["F", "M"])})
+    participants = pd.DataFrame({"age": [22.0, 30.0], "sex": pd.Categorical(["F", "M"], categories=["F", "M"])})
     covariates = Covariates(
         {"age": "age", "sex": "sex"}, {"age": None, "sex": ("F", "M")}, {"age": (22.0, 30.0)}, {"age": "years"}
     )
-    Learnt(covariates, Neighbours.of(people, pd.Series(["a", "b"])), {}).write(bundle / "scm")
+    Learnt(covariates, Neighbours.of(participants, pd.Series(["a", "b"])), {}).write(bundle / "scm")
     told = {
         "format": FORMAT,
         "version": "0.1.0",

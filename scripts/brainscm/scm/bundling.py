@@ -18,7 +18,7 @@ from brainscm.files import describe_dataset, whole, write_json, write_text
 from brainscm.latents.encoded import EncodedScans
 from brainscm.preprocess.template_files import EMBEDDED
 from brainscm.scm.model import Scm
-from brainscm.scm.newcomers import Reference
+from brainscm.scm.new_scans import Reference
 from brainscm.scm.portable import save_portable
 from brainscm.tables import read_table, write_table
 

@@ -19,12 +19,12 @@ class Neighbours:
 
     Attributes:
         values: node values, numbers rounded to a quarter of their standard deviation; in no order but their own.
-        people: (n,) number of the participant of each row, as they come.
+        participants: (n,) number of the participant of each row, as they come.
         sd: numeric node → standard deviation over the training scans.
     """
 
     values: pd.DataFrame
-    people: NDArray[np.int_]
+    participants: NDArray[np.int_]
     sd: dict[str, float]
 
     @classmethod
@@ -45,16 +45,16 @@ class Neighbours:
         # A participant's rows lie together; participants are in the order of their first rows, whatever they are called
         table = table.sort_values([*names, _WHOSE], kind="stable") if names else table
         first = table.drop_duplicates(_WHOSE)[_WHOSE]
-        people = table[_WHOSE].map({whose: number for number, whose in enumerate(first)}).to_numpy(dtype=np.int_)
-        order = np.argsort(people, kind="stable")
-        return cls(table[names].iloc[order].reset_index(drop=True), people[order], sd)
+        numbers = table[_WHOSE].map({whose: number for number, whose in enumerate(first)}).to_numpy(dtype=np.int_)
+        order = np.argsort(numbers, kind="stable")
+        return cls(table[names].iloc[order].reset_index(drop=True), numbers[order], sd)
 
     def count(self, values: pd.DataFrame, near: tuple[str, ...]) -> NDArray[np.int_]:
         """How many training participants are near each query point, (n,).
 
         Near is within half a standard deviation in each number of `near`, and of the same levels.
         """
-        close = np.ones((len(values), len(self.people)), dtype=bool)  # (points, training rows)
+        close = np.ones((len(values), len(self.participants)), dtype=bool)  # (points, training rows)
         for name in near:
             if name in self.sd:
                 ours, theirs = (table[name].to_numpy(dtype=float) for table in (values, self.values))
@@ -62,14 +62,16 @@ class Neighbours:
             else:
                 ours, theirs = (table[name].astype(object).to_numpy() for table in (values, self.values))
                 close &= theirs == ours[:, None]
-        first = np.flatnonzero(np.r_[True, self.people[1:] != self.people[:-1]])  # of each participant's rows
+        first = np.flatnonzero(
+            np.r_[True, self.participants[1:] != self.participants[:-1]]
+        )  # of each participant's rows
         return np.logical_or.reduceat(close, first, axis=1).sum(axis=1)
 
     def as_json(self) -> dict[str, Any]:
         columns = {
             name: [None if pd.isna(each) else each for each in self.values[name].tolist()] for name in self.values
         }
-        return {"sd": self.sd, "people": self.people.tolist(), "values": columns}
+        return {"sd": self.sd, "participants": self.participants.tolist(), "values": columns}
 
     @classmethod
     def of_json(cls, stored: dict[str, Any]) -> Neighbours:
@@ -77,7 +79,7 @@ class Neighbours:
             name: pd.Series(column, dtype=float if name in stored["sd"] else object)
             for name, column in stored["values"].items()
         }
-        return cls(pd.DataFrame(columns), np.array(stored["people"], dtype=np.int_), dict(stored["sd"]))
+        return cls(pd.DataFrame(columns), np.array(stored["participants"], dtype=np.int_), dict(stored["sd"]))
 
 
 _WHOSE = "whose scan"  # no node can be called so

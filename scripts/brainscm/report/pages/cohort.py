@@ -141,14 +141,14 @@ def _split_rows(study: Study, numeric: list[str], shown: list[str]) -> list[Cont
 
 def unbalanced(study: Study) -> list[str]:
     """One sentence a covariate in which the test split is unlike the training split."""
-    people = study.cohort.drop_duplicates("participant")
-    train, test = (people[people["split"] == split] for split in ("train", "test"))
+    participants = study.cohort.drop_duplicates("participant")
+    train, test = (participants[participants["split"] == split] for split in ("train", "test"))
     sentences = []
     for column in study.scans.covariates:
         learnt, tested = train[column].dropna(), test[column].dropna()
         if not len(learnt) or not len(tested):
             continue
-        if not pd.api.types.is_numeric_dtype(people[column]):
+        if not pd.api.types.is_numeric_dtype(participants[column]):
             shares = learnt.value_counts(normalize=True)
             absent = [
                 str(level) for level in shares.index if shares[level] >= ABSENT_SHARE and level not in set(tested)
