@@ -164,10 +164,14 @@ def test_unreadable_inputs_end_in_one_sentence(tmp_path: Path) -> None:
 
 def test_folders_that_give_no_scan_are_told(tmp_path: Path) -> None:
     odd = ["sub-a_b/anat/sub-a_b_T1w.nii.gz", "sub-30/anat/sub-30_t1w.nii.gz"]
+    odd += ["SUB-31/anat/SUB-31_T1w.nii.gz", "sub_32/anat/sub_32_T1w.nii.gz", "subsets/anat/x_T1w.nii.gz"]
     _, excluded = index(make_bids(tmp_path, participants_tsv(10), heads(10) + odd))
     reasons = excluded.set_index("scan")["reason"]
     assert "letters and digits" in reasons["sub-a_b"]
     assert "no sub-30[_ses-Y]_T1w.nii[.gz] in" in reasons["sub-30"]
+    for name in ("SUB-31", "sub_32"):
+        assert "does not begin with sub-" in reasons[name]
+    assert len(reasons) == 4
 
 
 def test_tables_that_cannot_serve_the_graph_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -326,16 +330,13 @@ def test_ages_in_months_become_years_and_are_told(tmp_path: Path) -> None:
 
 
 def test_levels_that_look_alike_and_numbers_among_them_are_asked_about(tmp_path: Path) -> None:
-    hands = ("left-handed", "left handed", "right", "2")
-    rows = "".join(f"sub-{i:02d} {20 + i} {i % 4}\n" for i in range(12))
-    bids = make_bids(tmp_path, f"participant_id age hand\n{rows}", heads(12))
-    table = bids / "participants.tsv"
-    lines = [line.rsplit("\t", 1) for line in table.read_text().splitlines()]
-    table.write_text("\n".join([lines[0][0] + "\thand", *(f"{rest}\t{hands[int(k)]}" for rest, k in lines[1:])]) + "\n")
-    found = cohort(bids, ("age", "hand"))
-    assert set(found.scans["hand"]) == set(hands)
-    assert "'left handed' and 'left-handed' are two levels" in told(found, "hand")
-    assert "'2' (3 cells) is a number among words" in told(found, "hand")
+    levels = ("A.D.", "ad", "right", "2")
+    rows = "".join(f"sub-{i:02d} {20 + i} {levels[i % 4]}\n" for i in range(12))
+    bids = make_bids(tmp_path, f"participant_id age dx\n{rows}", heads(12))
+    found = cohort(bids, ("age", "dx"))
+    assert set(found.scans["dx"]) == set(levels)  # none is folded
+    assert "'A.D.' and 'ad' are two levels" in told(found, "dx")
+    assert "'2' (3 cells) is a number among words" in told(found, "dx")
 
 
 @pytest.mark.parametrize("spell", [lambda i: f"{i}", lambda i: f"SUB{i:02d}", "002_S_{:02d}".format, "{}.0".format])
@@ -355,15 +356,15 @@ def test_ids_that_nearly_match_are_told_with_their_mending(
 
 
 def test_values_are_read_as_what_they_mean_and_told(tmp_path: Path) -> None:
-    extra = "sub-20 -9 f\nsub-21 999 m\nsub-22 1957 F\nsub-23 89+ N/A\nsub-24 3 unknown\nsub-25 71 male\n"
-    more = [f"sub-{i}/anat/sub-{i}_T1w.nii.gz" for i in range(20, 26)]
+    extra = "sub-20 -9 f\nsub-21 999 m\nsub-22 1957 F\nsub-23 89+ N/A\nsub-24 3 unknown\nsub-25 71 male\nsub-26 72 w\n"
+    more = [f"sub-{i}/anat/sub-{i}_T1w.nii.gz" for i in range(20, 27)]
     found = cohort(make_bids(tmp_path, participants_tsv(10, extra), heads(10) + more))
     assert set(found.scans["sex"].dropna()) == {"F", "M"}
     for scan, age in (("sub-20", "-9"), ("sub-21", "999"), ("sub-22", "1957")):
         assert f"age {age} is no age in years (0-120)" in reason(found, scan)
     assert found.scans.set_index("scan").loc["sub-23", "age"] == 89
     assert reason(found, "sub-23") == "no sex"
-    assert "'f' (1 cells) are read as 'F'" in told(found, "sex")
+    assert "'f' and 'w' (2 cells) are read as 'F'" in told(found, "sex")
     assert "'m' and 'male' (2 cells) are read as 'M'" in told(found, "sex")
     assert "'unknown' (1 cells) is read as missing" in told(found, "sex")
     assert "89+" in told(found, "age")

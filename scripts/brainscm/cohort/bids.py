@@ -28,6 +28,7 @@ ENTITIES = {
     "part": "part",
 }
 SUFFIX = "suffix"
+MISSPELT = re.compile(r"(?!sub-)[Ss][Uu][Bb][-_]")  # folders that are probably participants
 NO_MAGNITUDE = ("phase", "real", "imag")
 OWN_SPACES = ("orig", "native", "scanner", "individual", "T1w")  # in which a head has the size that it has
 
@@ -102,6 +103,10 @@ def find_t1w(bids_dir: Path, suffix: str = "T1w") -> Found:
     if not bids_dir.is_dir():
         raise BrainSCMError(f"bids_dir: {bids_dir} is not a folder; set it to the top of a BIDS data set.")
     found = Found()
+    for folder in list_folders(bids_dir, ""):
+        name = Path(folder).name
+        if MISSPELT.match(name):
+            found.left_out.append(LeftOut(name, None, "its name does not begin with sub-, as BIDS asks; rename it"))
     for folder in list_folders(bids_dir, "sub-"):
         participant = Path(folder).name
         try:

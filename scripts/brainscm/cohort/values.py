@@ -18,7 +18,7 @@ UNKNOWN = frozenset({"unknown", "missing", "not available", "not reported", "not
 CODES_OF_MISSING = (-1, -7, -8, -9, -77, -88, -99, -777, -888, -999, -9999, 99, 777, 888, 999, 7777, 8888, 9999)
 LONGEST_MEANING = 40  # of a level's name in tables and charts
 SEX_COLUMN = re.compile(r"sex|gender", re.IGNORECASE)
-SEX = {"m": "male", "man": "male", "male": "male", "f": "female", "woman": "female", "female": "female"}
+SEX = {"m": "male", "man": "male", "male": "male", "f": "female", "w": "female", "woman": "female", "female": "female"}
 
 
 @dataclass
@@ -147,7 +147,7 @@ def _ask_about_punctuation(column: str, levels: Sequence[str], values: Values) -
     """Tell of levels that differ by what stands between their letters alone: `left-handed`, `left_handed`."""
     by_letters: dict[str, list[str]] = {}
     for level in levels:
-        by_letters.setdefault(re.sub(r"(?<=[^\W\d])[-_./](?=[^\W\d])", "", _plain(level)), []).append(level)
+        by_letters.setdefault(re.sub(r"(?<=[^\W\d])[-_./](?=[^\W\d])|\.$", "", _plain(level)), []).append(level)
     for group in by_letters.values():
         if len(group) > 1:
             told = f"{' and '.join(map(repr, group))} are two levels: if they mean the same, write them alike"
