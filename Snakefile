@@ -27,7 +27,7 @@ rule all:
     default_target: True
     input:
         rules.render_report.output.pages,
-        rules.archive_codes.output if config["archive_codes"] else [],
+        get_further_results,
 
 
 localrules:

@@ -124,6 +124,13 @@ def get_scans_to_fit(wildcards):
     return f"{RESULTS}/cohort/scans.tsv"
 
 
+def get_further_results(wildcards):
+    """What belongs to a whole run beside the report and what it is made from."""
+    archive = rules.archive_codes.output if config["archive_codes"] else []
+    maps = [] if BUNDLE or not config["scm"]["contrasts"] else rules.map_contrasts.output
+    return [*archive, *maps]
+
+
 def get_bundle(wildcards):
     """What a bundle says of itself; a study without one has no other study to be put beside."""
     if not BUNDLE:

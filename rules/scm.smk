@@ -42,6 +42,40 @@ rule fit_scm:
         "../scripts/fit_scm.py"
 
 
+rule map_contrasts:
+    input:
+        scans=get_scans_to_fit,
+        qc=f"{RESULTS}/preproc/qc.tsv",
+        model=rules.train_autoencoder.output.model,
+        latents=rules.encode_scans.output.latents,
+        covariates=rules.fit_scm.output.covariates,
+        node_models=rules.fit_scm.output.node_models,
+        image_model=rules.fit_scm.output.image_model,
+    output:
+        maps=directory(f"{RESULTS}/scm/maps"),
+    log:
+        f"{RESULTS}/logs/map_contrasts.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/map_contrasts.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: (8000 if config["preprocess"]["voxel_mm"] >= 1.5 else 16000) * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        scm_dir=subpath(output.maps, parent=True),
+        options=config["scm"],
+        template=config["template"],
+        voxel_mm=config["preprocess"]["voxel_mm"],
+        code=lambda wildcards: code_fingerprint("map_contrasts"),
+    message:
+        "Mapping the contrasts voxel by voxel"
+    script:
+        "../scripts/map_contrasts.py"
+
+
 rule scm:
     input:
         rules.fit_scm.output,
+        rules.map_contrasts.output,

@@ -113,6 +113,13 @@ def test_the_plan_of_questions_needs_the_cohorts_table_alone(tmp_path: Path) -> 
     assert not (tmp_path / "results" / "preproc").exists()
 
 
+def test_contrasts_are_mapped_where_there_are_any(indexed: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = indexed
+    assert "map_contrasts" not in plan(folder, study)
+    declared = {**GRAPH, "contrasts": {"ageing": {"age": [22, 28]}}}
+    assert plan(folder, {**study, "scm": declared})["map_contrasts"] == 1
+
+
 def test_without_alignment_no_scan_is_aligned(indexed: tuple[Path, dict[str, Any]]) -> None:
     folder, study = indexed
     assert "align_scan" not in plan(folder, {**study, "autoencoder": {"alignment": "none"}})
