@@ -16,6 +16,7 @@ from brainscm.liveness import hold
 from brainscm.preprocess.derived import derived_files
 from brainscm.provenance import code_fingerprint
 from brainscm.questions import evaluated_queries, group_queries, read_queries, source_of
+from brainscm.report.inputs import REFUTATION
 from brainscm.run_record import write_run_record
 from brainscm.workflow.run_summary import run_summary
 from brainscm.simulation.anatomies import find_label_maps
@@ -124,11 +125,17 @@ def get_scans_to_fit(wildcards):
     return f"{RESULTS}/cohort/scans.tsv"
 
 
-def get_further_results(wildcards):
-    """What belongs to a whole run beside the report and what it is made from."""
+def get_results(wildcards):
+    """What a run without a target makes."""
     archive = rules.archive_codes.output if config["archive_codes"] else []
     maps = [] if BUNDLE or not config["scm"]["contrasts"] else rules.map_contrasts.output
-    return [*archive, *maps]
+    return [*rules.render_report.output.pages, *archive, *maps]
+
+
+def get_refutation(wildcards):
+    """What refuters made of the effects, once it was asked for: then the report shows it, and it is kept up to date."""
+    asked = f"{RESULTS}/{REFUTATION}"
+    return [asked] if not BUNDLE and Path(asked).exists() else []
 
 
 def get_bundle(wildcards):

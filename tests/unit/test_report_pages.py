@@ -26,6 +26,8 @@ from brainscm.report.render import PAGES, Page, render_report
 from brainscm.report.study import Study
 from brainscm.report.words import number, signed
 from brainscm.scans import QC_REASONS
+from brainscm.scm.refutation import COLUMNS as REFUTED
+from brainscm.tables import read_table, write_table
 
 pytestmark = pytest.mark.slow
 
@@ -344,6 +346,31 @@ def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
     assert len(told["implications"]["rows"]) == 3
     kept = causal_model.context(replace(study, implications=table.iloc[1:2]), None)["graph_findings"]
     assert kept[0].startswith("The data contradict none of the 1 claim that could be tested. That is no proof")
+
+
+def test_the_causal_page_says_which_effects_hold_against_refuters(study, tmp_path):
+    assert causal_model.context(study, None)["refutation"] == []
+    measured = study.regional_effects[study.regional_effects["source"] == "measured"]
+    total = measured[measured["effect"] == "total"].iloc[:3].assign(p=[0.01, 0.01, 0.5])
+    first, second, unclear = total["region"]
+    base = {"contrast": "ageing", "effect": "total", "estimate_ml": 5.0, "mean_ml": 0.1, "repeats": 100}
+    rows = [
+        {**base, "region": first, "refuter": "placebo", "p": 0.01, "holds": True},
+        {**base, "region": second, "refuter": "placebo", "p": 0.4, "holds": False},
+        {**base, "region": unclear, "refuter": "placebo", "p": 0.01, "holds": True},
+        {**base, "region": first, "refuter": "half"},  # too few halves could be fitted
+        {**base, "region": first, "refuter": "confounder", "strength": 0.13, "holds": True},
+    ]
+    write_table(pd.DataFrame(rows, columns=REFUTED), tmp_path / "refutation.tsv")
+    asked = replace(study, regional_effects=total, refutation=read_table(tmp_path / "refutation.tsv"))
+    (item,) = causal_model.context(asked, None)["refutation"]
+    assert item["sentences"] == [
+        "Against a placebo: the cause exchanged between participants: 1 of 2 effects holds.",
+        "Against an unmeasured common cause that explains 13 % of both: 1 of 1 effect holds.",
+    ]
+    assert [row["holds"] for row in item["rows"]] == ["yes", "no", "yes", "not told", "yes"]
+    render_report(asked, None, tmp_path / "report")
+    assert "Do the effects survive refutation?" in Written(tmp_path / "report" / "scm.html").text
 
 
 def test_a_scans_page_says_its_place_among_participants_like_it(study):
