@@ -8,6 +8,8 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import NormalDist
+from types import SimpleNamespace
 from typing import Literal, get_args, get_origin
 
 import nibabel as nib
@@ -19,6 +21,7 @@ from markupsafe import Markup
 import made_up_study
 from brainscm.config import AutoencoderOptions, Config, ImageOptions, PreprocessOptions
 from brainscm.report import pictures, render
+from brainscm.report.changes import Change
 from brainscm.report.methods_text import methods_text
 from brainscm.report.pages import causal_model, cohort, counterfactuals, evaluation, overview, scan, training
 from brainscm.report.references import REFERENCES
@@ -638,6 +641,27 @@ def mean_of(study: Study, metric: str, *, method="latent_glm", decode="residual"
     keys = {"metric": metric, "method": method, "decode": decode, "source": source, "stratum": stratum}
     (found,) = means[(means[list(keys)] == pd.Series(keys)).all(axis=1)].to_dict("records")
     return found
+
+
+def test_a_spread_of_peoples_own_changes_halves_the_coverage_as_it_says():
+    sigma, change = 2.0, -10.0
+    spread = evaluation.spread_that_halves(NormalDist().inv_cdf(0.975) * sigma, change)
+    rng = np.random.default_rng(0)
+    truth = change * (1 + spread * rng.normal(size=200_000))
+    error = truth - (change + sigma * rng.normal(size=200_000))
+    assert (np.abs(error) < NormalDist().inv_cdf(0.975) * sigma).mean() == pytest.approx(0.475, abs=0.005)
+
+
+def test_the_spread_is_told_of_each_query_and_region(study):
+    scan_id, query = next(key for key, changes in study.changes.items() if any(each.is_bounded for each in changes))
+    bounded = [Change("gm", 500, low_ml=-8, high_ml=-2, expected_ml=-5), Change("wm", 400, low_ml=-9, high_ml=9)]
+    held = SimpleNamespace(
+        changes={(scan_id, query): [*bounded, Change("csf", 100, low_ml=-9, high_ml=9, expected_ml=1)]}
+    )
+    told = evaluation._spreads(held)
+    assert told["rows"] == [{"query": query, "gm": "89 %", "csf": "–"}]
+    assert evaluation.context(study, None)["spreads"]["rows"]
+    assert evaluation._spreads(SimpleNamespace(changes={})) is None
 
 
 def test_each_truth_has_its_own_means_and_intervals(study):
