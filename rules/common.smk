@@ -129,7 +129,7 @@ def get_results(wildcards):
     """What a run without a target makes."""
     archive = rules.archive_codes.output if config["archive_codes"] else []
     maps = [] if BUNDLE or not config["scm"]["contrasts"] else rules.map_contrasts.output
-    return [*rules.render_report.output.pages, *archive, *maps]
+    return [rules.render_report.output.pages, *archive, *maps]
 
 
 def get_refutation(wildcards):

@@ -120,9 +120,10 @@ def _repeated(
         changed = refuter(cohort, np.random.default_rng([scm.seed, 4, k])).reset_index(drop=True)
         try:
             with _silent():
-                yield estimates(scm.relearn(changed[columns]), changed, regions, contrast)
+                found = estimates(scm.relearn(changed[columns]), changed, regions, contrast)
         except BrainSCMError:  # a level that nobody has, columns that cannot be told apart, …
             continue
+        yield found
 
 
 @contextmanager
