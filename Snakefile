@@ -26,8 +26,7 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        rules.render_report.output.pages,
-        rules.archive_codes.output if config["archive_codes"] else [],
+        get_results,
 
 
 localrules:
@@ -41,6 +40,7 @@ localrules:
     evaluation,
     report,
     bundle,
+    refute,
 
 
 onstart:

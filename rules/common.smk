@@ -16,6 +16,7 @@ from brainscm.liveness import hold
 from brainscm.preprocess.derived import derived_files
 from brainscm.provenance import code_fingerprint
 from brainscm.questions import evaluated_queries, group_queries, read_queries, source_of
+from brainscm.report.inputs import REFUTATION
 from brainscm.run_record import write_run_record
 from brainscm.workflow.run_summary import run_summary
 from brainscm.simulation.anatomies import find_label_maps
@@ -122,6 +123,19 @@ def get_scans_to_fit(wildcards):
             "fitted, evaluated or bundled again; ask for counterfactuals or the report, or take the option out."
         )
     return f"{RESULTS}/cohort/scans.tsv"
+
+
+def get_results(wildcards):
+    """What a run without a target makes."""
+    archive = rules.archive_codes.output if config["archive_codes"] else []
+    maps = [] if BUNDLE or not config["scm"]["contrasts"] else rules.map_contrasts.output
+    return [rules.render_report.output.pages, *archive, *maps]
+
+
+def get_refutation(wildcards):
+    """What refuters made of the effects, once it was asked for: then the report shows it, and it is kept up to date."""
+    asked = f"{RESULTS}/{REFUTATION}"
+    return [asked] if not BUNDLE and Path(asked).exists() else []
 
 
 def get_bundle(wildcards):

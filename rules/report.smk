@@ -6,6 +6,7 @@ from brainscm.report.inputs import report_inputs
 rule render_report:
     input:
         **report_inputs(RESULTS, BUNDLE),
+        refutation=get_refutation,
     output:
         # A folder, so that `snakemake --report report.zip` takes all pages, which link to one another.
         pages=report(

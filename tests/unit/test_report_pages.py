@@ -8,6 +8,8 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import NormalDist
+from types import SimpleNamespace
 from typing import Literal, get_args, get_origin
 
 import nibabel as nib
@@ -19,6 +21,7 @@ from markupsafe import Markup
 import made_up_study
 from brainscm.config import AutoencoderOptions, Config, ImageOptions, PreprocessOptions
 from brainscm.report import pictures, render
+from brainscm.report.changes import Change
 from brainscm.report.methods_text import methods_text
 from brainscm.report.pages import causal_model, cohort, counterfactuals, evaluation, overview, scan, training
 from brainscm.report.references import REFERENCES
@@ -26,6 +29,8 @@ from brainscm.report.render import PAGES, Page, render_report
 from brainscm.report.study import Study
 from brainscm.report.words import number, signed
 from brainscm.scans import QC_REASONS
+from brainscm.scm.refutation import COLUMNS as REFUTED
+from brainscm.tables import read_table, write_table
 
 pytestmark = pytest.mark.slow
 
@@ -346,6 +351,31 @@ def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
     assert kept[0].startswith("The data contradict none of the 1 claim that could be tested. That is no proof")
 
 
+def test_the_causal_page_says_which_effects_hold_against_refuters(study, tmp_path):
+    assert causal_model.context(study, None)["refutation"] == []
+    measured = study.regional_effects[study.regional_effects["source"] == "measured"]
+    total = measured[measured["effect"] == "total"].iloc[:3].assign(p=[0.01, 0.01, 0.5])
+    first, second, unclear = total["region"]
+    base = {"contrast": "ageing", "effect": "total", "estimate_ml": 5.0, "mean_ml": 0.1, "repeats": 100}
+    rows = [
+        {**base, "region": first, "refuter": "placebo", "p": 0.01, "holds": True},
+        {**base, "region": second, "refuter": "placebo", "p": 0.4, "holds": False},
+        {**base, "region": unclear, "refuter": "placebo", "p": 0.01, "holds": True},
+        {**base, "region": first, "refuter": "half"},  # too few halves could be fitted
+        {**base, "region": first, "refuter": "confounder", "strength": 0.13, "holds": True},
+    ]
+    write_table(pd.DataFrame(rows, columns=REFUTED), tmp_path / "refutation.tsv")
+    asked = replace(study, regional_effects=total, refutation=read_table(tmp_path / "refutation.tsv"))
+    (item,) = causal_model.context(asked, None)["refutation"]
+    assert item["sentences"] == [
+        "Against a placebo: the cause exchanged between participants: 1 of 2 effects holds.",
+        "Against an unmeasured common cause that explains 13 % of both: 1 of 1 effect holds.",
+    ]
+    assert [row["holds"] for row in item["rows"]] == ["yes", "no", "yes", "not told", "yes"]
+    render_report(asked, None, tmp_path / "report")
+    assert "Do the effects survive refutation?" in Written(tmp_path / "report" / "scm.html").text
+
+
 def test_a_scans_page_says_its_place_among_participants_like_it(study):
     scan_id = study.places["scan"].iloc[0]
     row = next(row for row in study.cohort.to_dict("records") if row["scan"] == scan_id)
@@ -611,6 +641,27 @@ def mean_of(study: Study, metric: str, *, method="latent_glm", decode="residual"
     keys = {"metric": metric, "method": method, "decode": decode, "source": source, "stratum": stratum}
     (found,) = means[(means[list(keys)] == pd.Series(keys)).all(axis=1)].to_dict("records")
     return found
+
+
+def test_a_spread_of_peoples_own_changes_halves_the_coverage_as_it_says():
+    sigma, change = 2.0, -10.0
+    spread = evaluation.spread_that_halves(NormalDist().inv_cdf(0.975) * sigma, change)
+    rng = np.random.default_rng(0)
+    truth = change * (1 + spread * rng.normal(size=200_000))
+    error = truth - (change + sigma * rng.normal(size=200_000))
+    assert (np.abs(error) < NormalDist().inv_cdf(0.975) * sigma).mean() == pytest.approx(0.475, abs=0.005)
+
+
+def test_the_spread_is_told_of_each_query_and_region(study):
+    scan_id, query = next(key for key, changes in study.changes.items() if any(each.is_bounded for each in changes))
+    bounded = [Change("gm", 500, low_ml=-8, high_ml=-2, expected_ml=-5), Change("wm", 400, low_ml=-9, high_ml=9)]
+    held = SimpleNamespace(
+        changes={(scan_id, query): [*bounded, Change("csf", 100, low_ml=-9, high_ml=9, expected_ml=1)]}
+    )
+    told = evaluation._spreads(held)
+    assert told["rows"] == [{"query": query, "gm": "89 %", "csf": "–"}]
+    assert evaluation.context(study, None)["spreads"]["rows"]
+    assert evaluation._spreads(SimpleNamespace(changes={})) is None
 
 
 def test_each_truth_has_its_own_means_and_intervals(study):

@@ -113,6 +113,25 @@ def test_the_plan_of_questions_needs_the_cohorts_table_alone(tmp_path: Path) -> 
     assert not (tmp_path / "results" / "preproc").exists()
 
 
+def test_contrasts_are_mapped_where_there_are_any(indexed: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = indexed
+    assert "map_contrasts" not in plan(folder, study)
+    declared = {**GRAPH, "contrasts": {"ageing": {"age": [22, 28]}}}
+    assert plan(folder, {**study, "scm": declared})["map_contrasts"] == 1
+
+
+def test_effects_are_refuted_when_that_is_asked_for_and_kept_up_to_date(tmp_path: Path) -> None:
+    study = indexed_study(tmp_path)
+    assert "refute_effects" not in plan(tmp_path, study)
+    jobs = plan(tmp_path, study, "refute")
+    assert jobs["refute_effects"] == jobs["fit_scm"] == 1
+    assert "render_report" not in jobs
+    asked = tmp_path / "results" / "scm" / "refutation.tsv"
+    asked.parent.mkdir(parents=True)
+    asked.write_text("")
+    assert plan(tmp_path, study)["refute_effects"] == 1  # the report shows it
+
+
 def test_without_alignment_no_scan_is_aligned(indexed: tuple[Path, dict[str, Any]]) -> None:
     folder, study = indexed
     assert "align_scan" not in plan(folder, {**study, "autoencoder": {"alignment": "none"}})

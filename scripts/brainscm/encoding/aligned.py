@@ -22,13 +22,14 @@ from brainscm.alignment.displacement import (
 )
 from brainscm.alignment.registration import Alignment
 from brainscm.encoding.density import log_odds_of_density, magnify, move_borders
-from brainscm.encoding.encoder import Codes, Factual, Fitted
+from brainscm.encoding.encoder import Codes, Factual, Fitted, Maps
 from brainscm.encoding.layout import Layout, Mirror
 from brainscm.tissue_levels import TissueLevels
 
 COARSE_MM = 48.0  # over which the coarse part of a field is averaged
 # Of what is written as whole numbers: a displacement, and the log odds of a density.
 STEP_VOXELS, STEP_LOG_ODDS = 0.2, 0.1
+FOLDED = 0.01  # a Jacobian determinant below this, as where the displacement folds, has no logarithm to speak of
 
 
 class Aligned(nn.Module):
@@ -58,6 +59,10 @@ class Aligned(nn.Module):
     @property
     def layout(self) -> Layout:
         return Layout(self._parts, self._mirror)
+
+    @property
+    def maps(self) -> Maps:
+        return {"logJacobian": self.log_jacobian, "appearance": self.appearance}
 
     @property
     def _mirror(self) -> Mirror | None:
@@ -124,6 +129,12 @@ class Aligned(nn.Module):
     def appearance(self, latents: Tensor) -> Tensor:
         """How the scans look at the template's voxels, (n, 1, x, y, z)."""
         return self.inner.decode(latents[:, -self._parts[-1] :])
+
+    def log_jacobian(self, latents: Tensor) -> Tensor:
+        """How much larger a place is in the scan than in the template, as a logarithm; (n, 1, x, y, z)."""
+        displacements = [self._displacement(packed) for packed in self._where(latents)]
+        determinants = torch.stack([torch.linalg.det(jacobian(u)) for u in displacements])
+        return determinants.clamp(min=FOLDED).log()[:, None]
 
     def apply_shift(self, factual: Factual, shift: Tensor) -> Tensor:
         """The scans themselves under a shift of their latents: x'(p) = x(p - Δu(y)) + Δa(y) with y + (u + Δu)(y) = p.

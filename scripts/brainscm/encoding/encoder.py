@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -17,6 +17,7 @@ from brainscm.errors import BrainSCMError
 from brainscm.tissue_levels import TissueLevels
 
 Codes = dict[str, Tensor]  # whole numbers by what they are of, each (n, …); none is negative
+Maps = Mapping[str, Callable[[Tensor], Tensor]]
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # called once a pass; volumes and brain masks (n, 1, x, y, z)
 
 
@@ -37,6 +38,11 @@ class Encoder(Protocol):
 
     @property
     def layout(self) -> Layout: ...
+
+    @property
+    def maps(self) -> Maps:
+        """What latents tell of each voxel of the template, by name: functions of latents that give (n, 1, x, y, z)."""
+        ...
 
     def encode(
         self, volumes: Tensor, displacements: Tensor | None = None, levels: Sequence[TissueLevels] = ()
@@ -120,6 +126,10 @@ class Unaligned:
     """
 
     is_aligned = False
+
+    @property
+    def maps(self) -> Maps:
+        return {"appearance": self.decode}
 
     def decode(self, latents: Tensor) -> Tensor:
         raise NotImplementedError

@@ -31,6 +31,7 @@ INPUTS = {
     "latents": "latents/latents.zarr",
     **TABLES,
 }
+REFUTATION = "scm/refutation.tsv"  # is there once it was asked for
 # Of a study that puts its scans to a bundle: what the bundle holds of the above, what there is beside it, and what
 # there cannot be, since nothing is trained, fitted or evaluated.
 BUNDLED = ("model", "card", "nodes", "tests", "implications", "diagnostics", "regional_effects")

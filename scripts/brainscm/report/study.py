@@ -20,7 +20,7 @@ from brainscm.qc.collect import robust_z
 from brainscm.qc.measures import MEASURES, Measure
 from brainscm.questions import read_queries
 from brainscm.report.changes import Changes, read_changes
-from brainscm.report.inputs import ABSENT, TABLES, report_inputs
+from brainscm.report.inputs import ABSENT, REFUTATION, TABLES, report_inputs
 from brainscm.scans import QC_STATUS, ScanTable, records
 from brainscm.scm.graph import Graph, read_graph
 from brainscm.tables import evenly_spaced, read_table
@@ -44,7 +44,7 @@ class Study:
     """The tables of one finished run; docs/reference/outputs.md tells their columns.
 
     `results` is the output folder, which pictures are read from. Tables of stages that gave nothing are empty.
-    `support` has a row a scan where the study puts its scans to a bundle.
+    `support` has a row a scan where the study puts its scans to a bundle. `refutation` is there once it was asked for.
     """
 
     results: Path
@@ -70,6 +70,7 @@ class Study:
     minimality: pd.DataFrame
     realism: pd.DataFrame
     support: pd.DataFrame = field(default_factory=pd.DataFrame)
+    refutation: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @classmethod
     def read(cls, results: Path, config: Config) -> Study:
@@ -78,7 +79,9 @@ class Study:
         scans, latents = ScanTable.read(paths["scans"], paths["qc"]), LatentStore.open(paths["latents"])
         tables = {name: _read(Path(paths[name])) if name in paths else _absent(name) for name in TABLES}
         support = _read(Path(paths["support"])) if "support" in paths else pd.DataFrame()
-        return cls(results, config, scans, latents, **tables, support=support)
+        asked = results / REFUTATION
+        refutation = _read(asked) if asked.exists() and not config.bundle else pd.DataFrame()
+        return cls(results, config, scans, latents, **tables, support=support, refutation=refutation)
 
     @cached_property
     def bundle(self) -> Bundle | None:

@@ -120,7 +120,13 @@ def check_graph(
         raise ConfigError(
             f"config: scm.image.variance_by: '{groups}' is not a node; {nearest(groups, list(options.nodes))}"
         )
+    labels: dict[str, str] = {}
     for contrast, nodes in options.contrasts.items():
+        other = labels.setdefault(query_label(contrast), contrast)
+        if other != contrast:
+            raise ConfigError(
+                f"config: scm.contrasts.{contrast}: its maps would overwrite those of '{other}'; give it another name."
+            )
         if not nodes:
             raise ConfigError(f"config: scm.contrasts.{contrast} is empty; write it like {{age: [50, 80]}}.")
         for target, ends in nodes.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -201,6 +201,68 @@ def joint_rows(scm: Scm, name: str) -> Array:
     return np.eye(len(scm.design.columns))[picked]
 
 
+@dataclass(frozen=True)
+class ContrastTest:
+    """A declared contrast, tested; arrays are flat over the latent, NaN where the latent does not vary.
+
+    Attributes:
+        effect: total, direct, or joint. rows: C, (k, p).
+        errors: in words: ordinary, hc3, clustered by participant, random intercept.
+        partial_r2: of the sample, whatever the errors.
+        family_wise_p: None without permutations. exchanged: what was permuted.
+    """
+
+    contrast: str
+    effect: str
+    rows: Array
+    wald: WaldTest
+    errors: str
+    partial_r2: Array
+    family_wise_p: Array | None
+    exchanged: str | None
+
+
+def each_contrast(
+    scm: Scm, image: ImageModel, sample: Sample, effects: Collection[str], device: torch.device = CPU
+) -> Iterator[ContrastTest]:
+    """Test the declared contrasts on whatever the sample holds: t for total and direct effects, F for joint ones.
+
+    Args:
+        scm: the fitted model; its graph and options are looked at.
+        image: the least-squares fit of the sample.
+        sample: the training scans, as `Scm.sample` gives them.
+        effects: those that are asked for.
+        device: where the products are made.
+    """
+    declared = [each for each in _declared(scm) if each[1] in effects]
+    count = scm.options.permutations
+    contrasts, flipped = [c for *_, c in declared], scm.options.image.errors == "hc3" and count > 0
+    statistics: Sequence[Array | None] = [None] * len(declared)
+    if flipped:
+        by_scores, largest = flipped_maxima(sample, contrasts, count, scm.seed, device)
+        statistics = list(by_scores)
+    else:
+        largest = max_statistics(sample, contrasts, count, scm.seed, device)
+    for (contrast, effect, c), statistic, reached in zip(declared, statistics, largest, strict=True):
+        robust, errors = robust_errors_of(scm.options.image.errors, image, c, sample, device)
+        if errors == "ordinary" and sample.is_repeated:
+            errors = "random intercept"
+        explained = partial_r2(image, c)
+        exchanged = exchange(sample.participants, Basis.of(sample.x, c).tested)[0]
+        if flipped:
+            exchanged = "signs of participants" if sample.is_repeated else "signs of scans"
+        yield ContrastTest(
+            contrast,
+            effect,
+            rows=c,
+            wald=wald_test(image, c, robust),
+            errors=errors,
+            partial_r2=explained,
+            family_wise_p=family_wise_p(explained if statistic is None else statistic, reached) if count else None,
+            exchanged=exchanged if count else None,
+        )
+
+
 def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.DataFrame:
     """Test every declared contrast: t for its total and direct effect, F for all columns of its nodes.
 
@@ -222,38 +284,22 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
     image = scm.image
     if image.estimator != LEAST_SQUARES:
         image = fit_image(sample, seed=scm.seed, device=device, drawn=False)
-    declared = list(_declared(scm))
-    count = scm.options.permutations
-    contrasts, flipped = [c for *_, c in declared], scm.options.image.errors == "hc3" and count > 0
-    statistics: Sequence[Array | None] = [None] * len(declared)
-    if flipped:
-        by_scores, largest = flipped_maxima(sample, contrasts, count, scm.seed, device)
-        statistics = list(by_scores)
-    else:
-        largest = max_statistics(sample, contrasts, count, scm.seed, device)
     records = []
-    for (contrast, effect, c), statistic, reached in zip(declared, statistics, largest, strict=True):
-        robust, errors = robust_errors_of(scm.options.image.errors, image, c, sample, device)
-        if errors == "ordinary" and sample.is_repeated:
-            errors = "random intercept"
-        test = wald_test(image, c, robust)
-        explained = partial_r2(image, c)
-        varies = np.isfinite(explained)
+    for found in each_contrast(scm, image, sample, (*EFFECTS, "joint"), device):
+        test = found.wald
+        varies = np.isfinite(found.partial_r2)
         if not varies.any():
             continue
         q = test.q[varies]
-        d = np.abs(standardised_effect(image, c)[varies]) if effect != "joint" else np.array([np.nan])
-        r2 = explained[varies]
-        observed = explained if statistic is None else statistic
-        family_wise = family_wise_p(observed, reached)[varies] if count else np.array([np.nan])
-        exchanged = exchange(sample.participants, Basis.of(sample.x, c).tested)[0]
-        if flipped:
-            exchanged = "signs of participants" if sample.is_repeated else "signs of scans"
+        is_joint = found.effect == "joint"
+        d = np.array([np.nan]) if is_joint else np.abs(standardised_effect(image, found.rows)[varies])
+        r2 = found.partial_r2[varies]
+        family_wise = np.array([np.nan]) if found.family_wise_p is None else found.family_wise_p[varies]
         records.append(
             {
-                "contrast": contrast,
-                "effect": effect,
-                "statistic": "F" if effect == "joint" else "t",
+                "contrast": found.contrast,
+                "effect": found.effect,
+                "statistic": "F" if is_joint else "t",
                 "df1": test.df1,
                 "df2": test.df2,
                 "latents": int(varies.sum()),
@@ -261,17 +307,17 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
                 "max_abs_statistic": float(np.abs(test.statistic[varies]).max()),
                 "min_p": float(test.p[varies].min()),
                 "min_q": float(q.min()),
-                "share_fwe05": float((family_wise < 0.05).mean()) if count else np.nan,
+                "share_fwe05": np.nan if found.family_wise_p is None else float((family_wise < 0.05).mean()),
                 "min_p_fwe": float(family_wise.min()),
-                "permutations": count,
-                "exchanged": exchanged if count else None,
+                "permutations": scm.options.permutations,
+                "exchanged": found.exchanged,
                 "median_partial_r2": float(np.median(r2)),
                 "max_partial_r2": float(r2.max()),
                 "max_f2": float(r2.max() / (1 - r2.max())),
-                "max_robustness_value": float(robustness_value(r2).max()) if effect != "joint" else np.nan,
+                "max_robustness_value": np.nan if is_joint else float(robustness_value(r2).max()),
                 "median_abs_d": float(np.median(d)),
                 "max_abs_d": float(d.max()),
-                "errors": errors,
+                "errors": found.errors,
                 "note": f"not tested: {test.reason}" if test.reason else None,
             }
         )

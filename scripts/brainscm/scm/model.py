@@ -108,13 +108,7 @@ class Scm:
         if not usable.any():
             raise ConfigError(f"config: scm.nodes: no training scan can be used ({problems.iloc[0]}).")
         rows, training = rows[usable], training[usable].reset_index(drop=True)
-        covariates, complete = _learn(training, options)
-        nodes = {
-            name: fit_node(name, complete, training["participant"][complete.index], graph, covariates, options)
-            for name in graph.modelled
-        }
-        values = _filled(covariates.read(training), nodes)
-        design = Design.learn(graph.image, values, IMAGE_FORMULA)
+        covariates, nodes, values, design = _fit_nodes(training, options, graph)
         participants = training["participant"].tolist()
         clusters = _clusters(options, participants)
         sample = Sample(design.matrix(values), design.columns, latents, rows.tolist(), participants, clusters)
@@ -225,6 +219,16 @@ class Scm:
                 result[column] = result[column].where(~moved, new)
         return result
 
+    def relearn(self, training: pd.DataFrame) -> Scm:
+        """The measured nodes and the image's design learnt anew from other rows than `training`; not the image node,
+        whose coefficients then belong to another design.
+
+        Raises:
+            ConfigError: a node or the design cannot be learnt from them.
+        """
+        covariates, nodes, _, design = _fit_nodes(training, self.options, self.graph)
+        return replace(self, training=training, covariates=covariates, nodes=nodes, design=design)
+
     def draw(self, k: int) -> Scm:
         """The model with the k-th draw of all its parameters, those of the nodes and of the image."""
         return replace(self.draw_nodes(k), image=self.image.draw(k))
@@ -274,6 +278,19 @@ class Scm:
             image_parents=self.graph.image.names,
             covariates=self.covariates,
         )
+
+
+def _fit_nodes(
+    training: pd.DataFrame, options: ScmOptions, graph: Graph
+) -> tuple[Covariates, dict[str, NodeModel], pd.DataFrame, Design]:
+    """What is learnt from usable training rows before the image: covariates, nodes, the nodes' values, the design."""
+    covariates, complete = _learn(training, options)
+    nodes = {
+        name: fit_node(name, complete, training["participant"][complete.index], graph, covariates, options)
+        for name in graph.modelled
+    }
+    values = _filled(covariates.read(training), nodes)
+    return covariates, nodes, values, Design.learn(graph.image, values, IMAGE_FORMULA)
 
 
 def _learn(training: pd.DataFrame, options: ScmOptions) -> tuple[Covariates, pd.DataFrame]:

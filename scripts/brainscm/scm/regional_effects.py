@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -40,7 +40,6 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
         One row a contrast, effect and region, with `source` "measured"; see `COLUMNS`.
     """
     volumes = table.set_index("scan").loc[scm.training["scan"]]
-    node_of = {column: node for node, column in scm.covariates.columns.items()}
     x, participants = scm.design_matrix(scm.training), scm.training["participant"].to_numpy()
     records = []
     for contrast, ends in scm.options.contrasts.items():
@@ -48,10 +47,7 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
             row, moved = _average_change(scm, contrast, effect)
             mediated = effect == "total" and scm.graph.descendants(tuple(ends))
             drawn = [_average_change(scm.draw_nodes(k), contrast, effect) for k in range(DRAWS)] if mediated else []
-            for region in regions:
-                if f"{region}_ml" not in volumes or volumes[f"{region}_ml"].isna().all():
-                    continue
-                node = node_of.get(f"{region}_ml")
+            for region, node in _responding(scm, volumes, regions, contrast, effect):
                 measured = volumes[f"{region}_ml"].to_numpy(dtype=np.float64)
                 used = np.isfinite(measured)
                 if node is None:
@@ -59,7 +55,7 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
                     volume = measured[used][:, None]
                     sample = Sample.of(x[used], scm.design.columns, volume, participants[used].tolist())
                     found = _glm(scm, row, rows, sample)
-                elif mediated and node in scm.graph.descendants(tuple(ends)):
+                else:
                     freedom = scm.training["participant"].nunique() - len(scm.nodes[node].design.columns)
                     found = (
                         moved[node],
@@ -68,8 +64,6 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
                         np.nan,
                         np.nan,
                     )
-                else:
-                    continue  # a node that is held, or set, does not respond
                 records.append(
                     {
                         "contrast": contrast,
@@ -84,6 +78,42 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
                     }
                 )
     return finished(records)
+
+
+def estimates(scm: Scm, volumes: pd.DataFrame, regions: Sequence[str], contrast: str) -> dict[tuple[str, str], float]:
+    """The estimates of `measured_effects` alone, ml, by effect and region.
+
+    Args:
+        volumes: the columns `<region>_ml`, one row a scan of `scm.training`.
+    """
+    x = scm.design_matrix(scm.training)
+    found: dict[tuple[str, str], float] = {}
+    for effect in EFFECTS:
+        row, moved = _average_change(scm, contrast, effect)
+        for region, node in _responding(scm, volumes, regions, contrast, effect):
+            if node is None:
+                measured = volumes[f"{region}_ml"].to_numpy(dtype=np.float64)
+                used = np.isfinite(measured)
+                found[effect, region] = float(row @ np.linalg.lstsq(x[used], measured[used])[0])
+            else:
+                found[effect, region] = moved[node]
+    return found
+
+
+def _responding(
+    scm: Scm, volumes: pd.DataFrame, regions: Sequence[str], contrast: str, effect: str
+) -> Iterator[tuple[str, str | None]]:
+    """The measured regions that a contrast can change, each with the node that it is, if any.
+
+    A node that is held, or set, does not respond.
+    """
+    node_of = {column: node for node, column in scm.covariates.columns.items()}
+    below = scm.graph.descendants(tuple(scm.options.contrasts[contrast])) if effect == "total" else ()
+    for region in regions:
+        node = node_of.get(f"{region}_ml")
+        is_measured = f"{region}_ml" in volumes and volumes[f"{region}_ml"].notna().any()
+        if is_measured and (node is None or node in below):
+            yield region, node
 
 
 def interval(estimate: float, error: float, freedom: float) -> dict[str, float]:

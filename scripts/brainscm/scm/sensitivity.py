@@ -20,6 +20,16 @@ def robustness_value(partial_r2: Array) -> Array:
         return np.asarray(2 / (1 + np.sqrt(1 + 4 * (1 - partial_r2) / partial_r2)))
 
 
+def left_under_confounder(robustness: Array, strength: float) -> Array:
+    """The share of an estimate that is left once a confounder is adjusted for that explains `strength` of what is left.
+
+    Both of the cause and of the outcome, in the direction of the estimate: 1 - g(strength)/g(RV), g(r) = r/√(1 - r)
+    (the bias of Cinelli & Hazlett, 2020). Every confounder of that strength leaves the same, whatever its values;
+    negative is a change of sign.
+    """
+    return np.asarray(1 - strength / np.sqrt(1 - strength) * np.sqrt(1 - robustness) / robustness)
+
+
 def e_value(odds_ratio: Array, prevalence: float) -> Array:
     """The risk ratio that a confounder must have with both cause and outcome; of the odds ratio of a binary outcome.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
@@ -75,6 +76,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             {"contrast": contrast, **whole_table(rows.assign(region=rows["region"].map(region_label)), REGIONS)}
             for contrast, rows in study.regional_effects.groupby("contrast", sort=False)
         ],
+        "refutation": _refutation(study),
         "models": [
             {"node": node, **whole_table(rows, COEFFICIENTS)} for node, rows in study.nodes.groupby("node", sort=False)
         ],
@@ -94,6 +96,48 @@ def _implications(study: Study) -> Context:
         return {}
     claims = ["all of the nodes' claims" if row["node"] == ALL else in_words(row) for _, row in table.iterrows()]
     return whole_table(table.assign(claim=claims), IMPLICATIONS)
+
+
+REFUTERS = {
+    "placebo": "a placebo: the cause exchanged between participants",
+    "outcome": "volumes exchanged between participants",
+    "half": "a half of the participants",
+    "bootstrap": "participants drawn with replacement",
+    "confounder": "an unmeasured common cause",
+}
+REFUTATION = {
+    "effect": "Effect", "region": "Region", "words": "Against", "strength": "Its share", "estimate_ml": "Change (ml)",
+    "mean_ml": "With it", "low_95_ml": "95 % from", "high_95_ml": "to", "repeats": "Repeats", "p": "p",
+    "holds": "Holds",
+}  # fmt: skip
+
+
+def _refutation(study: Study) -> list[Context]:
+    """For each contrast, how many of its clear regional effects hold against each refuter, and the table."""
+    if study.refutation.empty:
+        return []
+    told = study.refutation.assign(held=study.refutation["holds"].astype(str).str.lower() == "true")
+    measured = study.regional_effects[study.regional_effects["source"] == "measured"]
+    clear = measured.loc[measured["p"] < 0.05, ["contrast", "effect", "region"]]
+    items = []
+    for contrast, rows in told.groupby("contrast", sort=False):
+        asked = rows[rows["holds"].notna()].merge(clear)
+        sentences = []
+        for (refuter, _), each in asked.groupby(["refuter", "strength"], sort=False, dropna=False):
+            share = 100 * each["strength"].iloc[0]
+            of = f" that explains {share:.0f} % of both" if refuter == "confounder" else ""
+            sentences.append(
+                f"Against {REFUTERS[str(refuter)]}{of}: {each['held'].sum()} of "
+                f"{words.plural(len(each), 'effect')} {'holds' if each['held'].sum() == 1 else 'hold'}."
+            )
+        shown = rows.assign(
+            region=rows["region"].map(region_label),
+            words=rows["refuter"].map(REFUTERS),
+            holds=np.where(rows["holds"].isna(), "not told", np.where(rows["held"], "yes", "no")),
+        )
+        none = [f"No regional effect of {contrast} is told from zero, so that there is nothing to refute."]
+        items.append({"contrast": contrast, "sentences": sentences or none, **whole_table(shown, REFUTATION)})
+    return items
 
 
 def _graph_findings(study: Study) -> list[str]:

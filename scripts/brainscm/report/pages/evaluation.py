@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import NormalDist, median
 
 import pandas as pd
 from markupsafe import Markup
@@ -21,6 +22,7 @@ SOURCES = {
     "simulated": "the simulator's true counterfactual heads",
     "follow-up": "real follow-up scans, taken as do(age = age then) on the first scan",
 }
+MOST_SPREAD = 3.0  # a larger spread than three times the change says that the change itself is not told from none
 AXIOMS = {
     "composition_1": "Composition, once",
     "composition_10": "Composition, ten times",
@@ -46,6 +48,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             else "The reconstruction could not be evaluated: the test split has no usable scan."
         ),
         "intervals": _intervals(overall),
+        "spreads": _spreads(study),
         "matrix": _matrix(study.minimality),
         "realism": _realism(study.realism),
         "slopes": _slopes(study.regional_slopes),
@@ -68,6 +71,39 @@ def _intervals(overall: pd.DataFrame) -> Context | None:
     columns = [("method", "Method", ""), ("truth", "Truth", "text")]
     columns += [(f"at_{level}", f"{level} % interval", "number") for level in (50, 80, 95)]
     return {"columns": columns, "rows": rows} if rows else None
+
+
+def spread_that_halves(half_width: float, change: float) -> float:
+    """How widely people's own changes must spread about the expected one for a 95 % interval to hold half as many.
+
+    The interval is ± 1.96 σ; with a standard deviation of s·|change| between people, the truth lies √(σ² + s²change²)
+    from its middle. Returns s, as a share of the change.
+    """
+    sigma = half_width / NormalDist().inv_cdf(0.975)
+    with_people = half_width / NormalDist().inv_cdf((1 + 0.95 / 2) / 2)
+    return math.sqrt(with_people**2 - sigma**2) / abs(change) if change else math.inf
+
+
+def _spreads(study: Study) -> Context | None:
+    """A row a query, a column a region: the median over its scans of the spread that halves the coverage."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for (_, query), changes in study.changes.items():
+        for change in changes:
+            if change.is_bounded and math.isfinite(change.expected_ml):
+                half_ml = (change.high_ml - change.low_ml) / 2
+                spread = spread_that_halves(half_ml, change.expected_ml)
+                found.setdefault(query, {}).setdefault(change.region, []).append(spread)
+    regions = list(dict.fromkeys(region for by_region in found.values() for region in by_region))
+    rows = []
+    for query, by_region in found.items():
+        medians = {region: median(by_region[region]) for region in regions if region in by_region}
+        rows.append({"query": query, **{region: _share(medians.get(region, math.inf)) for region in regions}})
+    columns = [("query", "Query", ""), *((region, region_label(region), "number") for region in regions)]
+    return {"columns": columns, "rows": rows} if rows else None
+
+
+def _share(spread: float) -> str:
+    return f"{100 * spread:.0f} %" if spread < MOST_SPREAD else "–"
 
 
 def _matrix(minimality: pd.DataFrame) -> Context | None:
