@@ -3,7 +3,7 @@
 
 rule train_autoencoder:
     input:
-        scans=get_scans_to_fit,
+        scans=ancient(get_scans_to_fit),
         qc=f"{RESULTS}/preproc/qc.tsv",
     output:
         model=f"{RESULTS}/autoencoder/model.pt",
@@ -28,6 +28,8 @@ rule train_autoencoder:
         runtime=lambda wildcards, attempt: 1440,
     params:
         work_dir=WORK,
+        # Of the index it takes no more; `ancient` above says that nothing else there makes it train again.
+        split=lambda wildcards: split_content(),
         identity=IDENTITY,
         options=config["autoencoder"],
         seed=config["seed"],

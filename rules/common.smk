@@ -4,7 +4,7 @@ import gc
 import os
 from functools import lru_cache
 
-import pandas as pd
+from snakemake.exceptions import IncompleteCheckpointException
 
 from brainscm.bundle import CHECKSUMS, DESCRIPTION, FIXED, MAKING, REFERENCE
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
@@ -14,7 +14,7 @@ from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.liveness import hold
 from brainscm.preprocess.derived import derived_files
-from brainscm.provenance import code_fingerprint
+from brainscm.provenance import code_fingerprint, options_fingerprint
 from brainscm.questions import evaluated_queries, group_queries, read_queries, source_of
 from brainscm.report.inputs import REFUTATION
 from brainscm.run_record import write_run_record
@@ -101,7 +101,7 @@ def get_bids_tables(wildcards):
 @lru_cache
 def bids_content():
     """What the user's own BIDS folder holds; the converter and the simulator say by their last file that they ran."""
-    return bids_fingerprint(Path(BIDS)) if config["bids_dir"] else None
+    return f"tables and names in {BIDS} ({bids_fingerprint(Path(BIDS))})" if config["bids_dir"] else None
 
 
 @lru_cache
@@ -122,7 +122,12 @@ def get_scans_to_fit(wildcards):
             f"config: bundle: this study puts its scans to the fitted study in {BUNDLE}, so that nothing is trained, "
             "fitted, evaluated or bundled again; ask for counterfactuals or the report, or take the option out."
         )
-    return f"{RESULTS}/cohort/scans.tsv"
+    return get_index(wildcards)
+
+
+def get_index(wildcards):
+    """The cohort's table. A rule that takes it as `ancient` is asked about again when the index has been made anew."""
+    return checkpoints.index_cohort.get().output.scans
 
 
 def get_results(wildcards):
@@ -159,17 +164,27 @@ def existing_tables(folder):
 
 
 @lru_cache
-def raw_scans():
-    """Map each scan of the indexed cohort to its raw T1w file, or files if it has several runs.
-
-    Read once; while the index has to be made first, `get` raises, and nothing is remembered.
-    """
-    scans = checkpoints.index_cohort.get().output.scans
+def indexed_scans():
+    """The cohort's table, read once; while the index has to be made first, `get` raises, and nothing is remembered."""
     try:
-        table = read_table(scans)
+        return read_table(checkpoints.index_cohort.get().output.scans)
     except BrainSCMError as error:
         raise WorkflowError(str(error))
-    return {row.scan: run_paths(row.path, row.further_runs) for row in table.itertuples()}
+
+
+@lru_cache
+def raw_scans():
+    """Map each scan of the indexed cohort to its raw T1w file, or files if it has several runs."""
+    return {row.scan: run_paths(row.path, row.further_runs) for row in indexed_scans().itertuples()}
+
+
+@lru_cache
+def split_content():
+    """Which scans there are, and their split: all that a training takes from the index. Snakemake shows what changed."""
+    scans = indexed_scans()[["scan", "split"]]
+    counts = scans["split"].value_counts().sort_index()
+    told = ", ".join(f"{count} {split}" for split, count in counts.items())
+    return f"{told} scans ({options_fingerprint(scans.values.tolist())})"
 
 
 def get_raw_t1w(wildcards):
@@ -181,9 +196,18 @@ def get_raw_t1w(wildcards):
     return scans[wildcards.scan]
 
 
+@lru_cache
+def size_of(path):
+    """The size of a file in bytes; None where there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
 def get_existing_t1w(wildcards):
     """The raw T1w while it exists; a scan that has vanished fails by itself instead of stopping the run."""
-    return [path for path in get_raw_t1w(wildcards) if Path(path).exists()]
+    return [path for path in get_raw_t1w(wildcards) if size_of(path) is not None]
 
 
 def get_derived(wildcards):
@@ -205,6 +229,13 @@ def as_parameters(queries):
 
 
 def get_statuses(wildcards):
-    """What each scan's own jobs told: of its preprocessing and, where scans are aligned, of its alignment."""
+    """What each scan's own jobs told: of its preprocessing and, where scans are aligned, of its alignment.
+
+    While the index has to be made first, it is not known which those are. A change of the index alone, such as another
+    age, is then no reason to collect them again.
+    """
     stages = ["status", "alignment"] if IS_ALIGNED else ["status"]
-    return [f"{RESULTS}/preproc/{stage}/{scan}.json" for stage in stages for scan in raw_scans()]
+    try:
+        return [f"{RESULTS}/preproc/{stage}/{scan}.json" for stage in stages for scan in raw_scans()]
+    except IncompleteCheckpointException as exception:
+        return ancient(exception.targetfile)

@@ -37,6 +37,8 @@ rule synthesize_counterfactuals:
 
 rule collect_counterfactuals:
     input:
+        # Not read. When the index was made anew and is as before, Snakemake finds out by it that nothing is to be done.
+        scans=ancient(get_index),
         latents=rules.encode_scans.output.latents,
         parts=expand(rules.synthesize_counterfactuals.output.manifest, question=QUESTIONS),
         regions=expand(rules.synthesize_counterfactuals.output.regions, question=QUESTIONS),

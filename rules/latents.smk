@@ -3,7 +3,7 @@
 
 rule encode_scans:
     input:
-        scans=f"{RESULTS}/cohort/scans.tsv",
+        scans=ancient(get_index),
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=MODEL,
     output:
@@ -30,7 +30,7 @@ rule encode_scans:
 
 rule archive_codes:
     input:
-        scans=f"{RESULTS}/cohort/scans.tsv",
+        scans=ancient(get_index),
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=MODEL,
         latents=rules.encode_scans.output.latents,

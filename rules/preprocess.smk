@@ -21,6 +21,8 @@ rule preprocess_scan:
         runtime=lambda wildcards, attempt: 15 * attempt,
     params:
         runs=get_raw_t1w,
+        # A file that was put in the place of another may be older than what was made of the first.
+        sizes=lambda wildcards: [f"{size_of(path)} bytes" for path in get_raw_t1w(wildcards)],
         preproc_dir=subpath(output.status, ancestor=2),
         work_dir=WORK,
         template=config["template"],
@@ -36,7 +38,8 @@ rule preprocess_scan:
 
 rule collect_preprocessing:
     input:
-        scans=f"{RESULTS}/cohort/scans.tsv",
+        # What it says of a scan beside its id, such as an age, changes nothing here: `ancient`, also further down the line.
+        scans=ancient(get_index),
         statuses=get_statuses,
     output:
         qc=report(f"{RESULTS}/preproc/qc.tsv", category="Quality control", caption="../report/captions/quality.rst"),

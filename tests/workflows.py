@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).parents[1]
+# All that the workflow reads of a checkout.
+CHECKOUT = ("Snakefile", "config.yaml", "rules", "scripts", "envs", "report", "schemas")
 GRAPH = {"nodes": {"age": {"unit": "years"}, "sex": {}}, "image": {"formula": "age + sex"}}
 
 
@@ -20,6 +24,42 @@ def scripted_rules() -> dict[str, str]:
     text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
     blocks = re.split(r"^(?:rule|checkpoint) (\w+):$", text, flags=re.MULTILINE)[1:]
     return {name: block for name, block in zip(blocks[::2], blocks[1::2], strict=True) if "script:" in block}
+
+
+def copy_checkout(folder: Path) -> Path:
+    """Copy what the workflow reads into `folder`, to be changed there."""
+    for name in CHECKOUT:
+        if (ROOT / name).is_dir():
+            # Without what other tests compile meanwhile.
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+STUB = """
+from pathlib import Path
+for output in map(Path, snakemake.output):
+    if output.suffix in ("", ".zarr"):
+        output.mkdir(parents=True, exist_ok=True)
+    else:
+        output.write_text("scan\\tstatus\\treasons\\n")
+"""
+
+
+def stubbed_checkout(folder: Path) -> Path:
+    """A checkout in `folder` in which all jobs but the index write empty outputs, in a moment each."""
+    copy_checkout(folder)
+    for rule in scripted_rules():
+        if rule != "index_cohort":
+            (folder / "scripts" / f"{rule}.py").write_text(STUB)
+    return folder
+
+
+def finished_jobs(done: subprocess.CompletedProcess[str]) -> Counter[str]:
+    """The jobs that a run has done, by rule."""
+    assert done.returncode == 0, done.stdout
+    return Counter(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", done.stdout))
 
 
 def run_workflow(

@@ -17,6 +17,7 @@ from brainscm.errors import BrainSCMError
 # What people write where nothing is known, in any case. "none" and "unknown" are not among them: they may be levels.
 MISSING = frozenset({"", "n/a", "na", "n.a.", "nan", "<na>", "#n/a", "null", ".", "-", "?"})
 INVISIBLE = re.compile("[\u200b\u200e\u200f\u2060\ufeff]")  # what copying from web pages and office programs leaves
+LARGEST_POINTER = 1024  # bytes
 POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # what git keeps where a file's content was not fetched
 
 
@@ -80,7 +81,7 @@ def is_fetched(path: Path) -> bool:
     What cannot be looked at counts as there: who reads it says why not.
     """
     try:
-        if path.stat().st_size > 1024:
+        if path.stat().st_size > LARGEST_POINTER:
             return True
         with path.open("rb") as file:
             return not file.read(32).startswith(POINTERS)

@@ -14,6 +14,7 @@ import pytest
 from brainscm.cohort.bids import find_t1w
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.cohort.index import Cohort, index_cohort
+from brainscm.cohort.split_record import SplitRecord
 from brainscm.config import CohortOptions, ScmOptions
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.scm.covariates import Covariates
@@ -415,6 +416,38 @@ def test_a_study_chooses_in_bids_words(options: dict[str, Any], kept: list[str],
     assert list(found.scans["scan"]) == kept
 
 
+def test_an_earlier_split_is_kept_when_an_age_is_mended_or_a_participant_added(tmp_path: Path) -> None:
+    bids = make_bids(tmp_path, participants_tsv(40), heads(40))
+
+    def splits(drawn_before: dict[str, str]) -> dict[str, str]:
+        found = index_cohort(bids, CohortOptions(), ("age", "sex"), seed=1, drawn_before=drawn_before)
+        return dict(zip(found.scans["participant"], found.scans["split"], strict=True))
+
+    before = splits({})
+    make_bids(bids, participants_tsv(40).replace("sub-39 59", "sub-39 21"), [])
+    assert splits({}) != before
+    assert splits(before) == before
+    make_bids(bids, participants_tsv(60), heads(60))
+    more = splits(before)
+    assert {who: more[who] for who in before} == before
+    assert pd.Series(more).value_counts().to_dict() == {"train": 42, "validation": 6, "test": 12}
+    # If nobody is left in a part, all are dealt out again.
+    assert splits(dict.fromkeys(more, "train")) == splits({})
+
+
+def test_a_split_is_recorded_by_the_options_that_it_was_drawn_by(tmp_path: Path) -> None:
+    path, ours, other = tmp_path / "split.json", CohortOptions(), CohortOptions(stratify=["age"])
+    SplitRecord(path, ours, 1).write({"sub-1": "train", "sub-2": "test"})
+    SplitRecord(path, other, 1).write({"sub-1": "test"})
+    SplitRecord(path, ours, 1).write({"sub-3": "train"})
+    assert SplitRecord(path, ours, 1).read() == {"sub-1": "train", "sub-2": "test", "sub-3": "train"}
+    assert SplitRecord(path, other, 1).read() == {"sub-1": "test"}
+    assert SplitRecord(path, ours, 2).read() == {}
+    path.write_text(path.read_text().replace("train", "trian"))
+    with pytest.raises(BrainSCMError, match=r"split\.json: is damaged .* remove it"):
+        SplitRecord(path, ours, 1).read()
+
+
 FOLDS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 4
 
 
@@ -549,8 +582,12 @@ def test_whatever_the_index_reads_changes_its_fingerprint(tmp_path: Path) -> Non
     seen.append(bids_fingerprint(bids))
     make_bids(tmp_path, "", ["sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"])
     seen.append(bids_fingerprint(bids))
-    (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"longer")
+    (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"longer")  # so small, it may be a pointer
     seen.append(bids_fingerprint(bids))
+    for size in (2000, 3000):  # an image in the place of another is the matter of its own preprocessing
+        (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(bytes(size))
+        seen.append(bids_fingerprint(bids))
+    assert seen.pop() == seen[-1]
     assert len(set(seen)) == len(seen)
 
 

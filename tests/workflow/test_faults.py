@@ -1,7 +1,6 @@
 """What becomes of a run that is killed or interrupted on this machine, and what the same command does next."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from workflows import GRAPH, ROOT, run_workflow
+from workflows import GRAPH, ROOT, copy_checkout, run_workflow
 
 # A run that has come to the start of its jobs and stays there.
 WAIT = """
@@ -91,9 +90,7 @@ def test_a_second_run_is_refused_and_the_same_command_goes_on_after_a_kill(tmp_p
 def test_an_interrupted_run_leaves_no_job_behind(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    for name in ("Snakefile", "config.yaml", "rules", "scripts", "envs", "report", "schemas"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, checkout / name)
+    copy_checkout(checkout)
     started = tmp_path / "started"
     (checkout / "scripts" / "index_cohort.py").write_text(
         f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(600)\n"

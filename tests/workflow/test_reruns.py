@@ -1,15 +1,11 @@
 """What a finished study does again after a change of its code or options: what that can reach, and nothing else."""
 
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from workflows import GRAPH, ROOT, indexed_study, plan, run_workflow
-
-# All that the workflow reads of a checkout.
-CHECKOUT = ("Snakefile", "config.yaml", "rules", "scripts", "envs", "report", "schemas")
+from workflows import GRAPH, copy_checkout, indexed_study, plan, run_workflow
 
 
 class Finished(NamedTuple):
@@ -34,13 +30,7 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    checkout = tmp_path_factory.mktemp("checkout")
-    for name in CHECKOUT:
-        if (ROOT / name).is_dir():
-            # Without what other tests compile meanwhile.
-            shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, checkout / name)
+    checkout = copy_checkout(tmp_path_factory.mktemp("checkout"))
     folder = tmp_path_factory.mktemp("study")
     study = indexed_study(folder, checkout)
     listed = run_workflow(folder, study, "--summary", checkout=checkout).stdout.splitlines()

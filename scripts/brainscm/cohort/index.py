@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -27,6 +28,7 @@ logger = logging.getLogger("brainscm")
 
 IDENTITY = ("scan", "participant", "session", "path", "further_runs")
 SPLIT = "split"
+NOBODY: Mapping[str, str] = MappingProxyType({})
 NOTES_SHOWN = 30  # on the terminal; all are in notes.tsv
 
 
@@ -40,11 +42,13 @@ class Cohort:
         excluded: scan, path, excluded_from, reason. A scan that lacks a covariate stays in `scans`, because the
             autoencoder needs none; it is listed here as left out of the SCM.
         notes: about, note: what is read otherwise than it is written, and what looks like a mistake.
+        drawn: participant → part of the split, where it was drawn; those of excluded participants, too.
     """
 
     scans: pd.DataFrame
     excluded: pd.DataFrame
     notes: pd.DataFrame
+    drawn: Mapping[str, str]
 
 
 def index_cohort(
@@ -55,6 +59,7 @@ def index_cohort(
     measured: Collection[str] = MEASURED,
     levels: Mapping[str, Sequence[str]] | None = None,
     are_new: bool = False,
+    drawn_before: Mapping[str, str] = NOBODY,
 ) -> Cohort:
     """Index a BIDS folder once, so that no later step has to look into it again.
 
@@ -66,6 +71,8 @@ def index_cohort(
         measured: what preprocessing will measure, and a node may therefore be named after.
         levels: column → levels as the graph spells them.
         are_new: the scans are put to a study that was fitted without them: all are of the test part.
+        drawn_before: participant → part of the split, as an earlier index drew it; unless `cohort.split` names a
+            column, or a group, it is kept.
 
     Raises:
         BrainSCMError: the folder or its tables cannot be read, or no scan is left.
@@ -104,7 +111,9 @@ def index_cohort(
     values = read_values(scans, columns, {*covariates, *options.stratify}, levels, tables.levels, tables.units)
     notes += [*values.notes, *_notes_on_visits(scans, covariates)]
     nearest = _unmatched(scans, tables, notes)
-    scans.insert(len(IDENTITY), SPLIT, _split(scans, options, seed) if own_split is None else own_split)
+    scans.insert(len(IDENTITY), SPLIT, _split(scans, options, seed, drawn_before) if own_split is None else own_split)
+    drawn = dict(zip(scans["participant"], scans[SPLIT], strict=True)) if own_split is None else {}
+    _tell_moved(drawn, drawn_before)
 
     left_out = [
         *((item, EVERYTHING) for item in (*found.left_out, *refused, *in_conflict)),
@@ -126,7 +135,8 @@ def index_cohort(
     logger.info(
         "%d scans of %d participants; %d rows left out", len(scans), scans["participant"].nunique(), len(excluded)
     )
-    return Cohort(scans.reset_index(drop=True), excluded, pd.DataFrame(notes, columns=["about", "note"]))
+    told = pd.DataFrame(notes, columns=["about", "note"])
+    return Cohort(scans.reset_index(drop=True), excluded, told, drawn)
 
 
 def _scan_rows(chosen: list[list[T1wFile]]) -> pd.DataFrame:
@@ -301,7 +311,7 @@ def _own_split(
     return own
 
 
-def _split(scans: pd.DataFrame, options: CohortOptions, seed: int) -> pd.Series:
+def _split(scans: pd.DataFrame, options: CohortOptions, seed: int, drawn_before: Mapping[str, str]) -> pd.Series:
     """The split of each scan; excluded ones are dealt out, too, so that excluding one leaves the others' split."""
     stratify = [column for column in options.stratify if column in scans]
     for column in options.stratify:
@@ -312,7 +322,16 @@ def _split(scans: pd.DataFrame, options: CohortOptions, seed: int) -> pd.Series:
         groups = by_participant[_known_column(scans, options.split.group)].first()
         return scans["participant"].map(split_groups(groups, options.split, seed))
     participants = by_participant[stratify].first() if stratify else by_participant[["scan"]].first()[[]]
-    return scans["participant"].map(split_participants(participants, options.split, stratify, seed))
+    return scans["participant"].map(split_participants(participants, options.split, stratify, seed, drawn_before))
+
+
+def _tell_moved(drawn: Mapping[str, str], drawn_before: Mapping[str, str]) -> None:
+    """Say what has become of an earlier split, since another one is a reason to train again."""
+    known = drawn.keys() & drawn_before.keys()
+    if known:
+        moved = sum(drawn[participant] != drawn_before[participant] for participant in known)
+        told = "split: %d participants stay in their part, %d have moved, %d are new"
+        logger.info(told, len(known) - moved, moved, len(drawn) - len(known))
 
 
 def _incomplete(

@@ -16,12 +16,22 @@ from brainscm.scans import SPLITS
 BINS = 4
 
 
-def split_participants(participants: pd.DataFrame, options: SplitOptions, stratify: list[str], seed: int) -> pd.Series:
+def split_participants(
+    participants: pd.DataFrame,
+    options: SplitOptions,
+    stratify: list[str],
+    seed: int,
+    drawn_before: Mapping[str, str],
+) -> pd.Series:
     """Assign each participant (one row, indexed by id) to train, validation or test.
 
     Systematic sampling: participants are put in order of their strata (categories as they are, numbers in quartiles),
     shuffled within a stratum, and dealt out along that order so that every stretch of it holds the wanted shares. The
     result depends on the ids, the stratifying covariates and the seed, not on the order of the rows.
+
+    Args:
+        drawn_before: the part of participants who were dealt out before. They stay in it, unless that leaves a part
+            without anybody.
 
     Raises:
         BrainSCMError: too few participants for each split to hold one.
@@ -42,9 +52,11 @@ def split_participants(participants: pd.DataFrame, options: SplitOptions, strati
     assigned = pd.Series(index=order, dtype=object, name="split")
     for participant in order:
         owed = owed + shares
-        chosen = int(np.argmax(owed))
-        owed[chosen] -= 1
-        assigned[participant] = SPLITS[chosen]
+        chosen = drawn_before.get(participant) or SPLITS[int(np.argmax(owed))]
+        owed[SPLITS.index(chosen)] -= 1
+        assigned[participant] = chosen
+    if drawn_before and assigned.nunique() < len(SPLITS):
+        return split_participants(participants, options, stratify, seed, {})
     return assigned.reindex(participants.index)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +29,11 @@ logger = logging.getLogger("brainscm")
 HEAD_SIZE = "head_size"  # measured on the scan, too, but no part of the brain that it is a picture of
 
 
-def index_study(config: Config, bids_dir: Path) -> Cohort:
+def index_study(config: Config, bids_dir: Path, drawn_before: Mapping[str, str]) -> Cohort:
     """Index a study's scans and check what it asks of them; new scans are checked against the bundle that they are for.
+
+    Args:
+        drawn_before: see `index_cohort`.
 
     Raises:
         BrainSCMError: see `index_cohort`, and `Bundle.verify`.
@@ -39,7 +43,9 @@ def index_study(config: Config, bids_dir: Path) -> Cohort:
     if config.bundle is None:
         nodes = {options.column or node: options.levels for node, options in config.scm.nodes.items()}
         levels = {column: named for column, named in nodes.items() if named}
-        cohort = index_cohort(bids_dir, config.cohort, list(nodes), config.seed, measured, levels)
+        cohort = index_cohort(
+            bids_dir, config.cohort, list(nodes), config.seed, measured, levels, drawn_before=drawn_before
+        )
         check_cohort(config, cohort.scans)
         return cohort
     bundle = Bundle.open(config.bundle)
