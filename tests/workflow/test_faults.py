@@ -51,6 +51,8 @@ def start(folder: Path, study: dict[str, Any], checkout: Path, *program: str) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        # A test run in the background ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
