@@ -159,8 +159,13 @@ def write_dataset_description(
 
 def describe_dataset(dataset: Path) -> dict[str, Any]:
     """What a dataset says of itself; nothing where that cannot be read."""
+    return read_description(dataset / "dataset_description.json")
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a JSON file of any origin says, such as a side-car; nothing where there is none that can be read."""
     try:
-        described = json.loads((dataset / "dataset_description.json").read_text(encoding="utf-8-sig"))
+        described = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}
     return described if isinstance(described, dict) else {}

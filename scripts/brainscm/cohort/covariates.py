@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -13,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from brainscm.errors import BrainSCMError
+from brainscm.files import read_description
 from brainscm.tsv import is_fetched, read_tsv, require_column
 
 PARTICIPANT, SESSION = "participant_id", "session_id"
@@ -173,14 +173,7 @@ def _constant_by_participant(table: pd.DataFrame) -> pd.DataFrame:
 
 def _describe(path: Path) -> dict[str, dict[str, Any]]:
     """What the JSON of a table says of each column; what cannot be read as such is passed over."""
-    if not is_fetched(path):
-        return {}
-    try:
-        described = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    entries = described.items() if isinstance(described, dict) else ()
-    return {column: entry for column, entry in entries if isinstance(entry, dict)}
+    return {column: entry for column, entry in read_description(path).items() if isinstance(entry, dict)}
 
 
 def _levels(described: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:

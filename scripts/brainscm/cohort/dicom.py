@@ -144,8 +144,8 @@ def _convert_folder(participant: str, session: str, folder: Path, bids_dir: Path
             scan = f"{participant}_{label}" if label else participant
             chosen = [choice.series for choice in choices if choice.taken]
             agent = "_ce-agent" if any(map(has_contrast_agent, chosen)) else ""
-            runs = [f"_run-{k}" for k in range(1, len(chosen) + 1)] if len(chosen) > 1 else [""]
-            stems = [f"{scan}{agent}{run}_T1w" for run, _ in zip(runs, chosen, strict=False)]
+            runs = [""] if len(chosen) == 1 else [f"_run-{k}" for k in range(1, len(chosen) + 1)]
+            stems = [f"{scan}{agent}{run}_T1w" for run in runs]
             names = {id(item): stem for item, stem in zip(chosen, stems, strict=True)}
             for choice in choices:
                 stem = names.get(id(choice.series))

@@ -5,13 +5,12 @@ This module imports little, because the Snakefile does.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from brainscm.errors import ScanError
-from brainscm.files import scan_folder, sidecar
+from brainscm.files import read_description, scan_folder, sidecar
 
 T1W, MASK = "desc-preproc_T1w", "desc-brain_mask"
 RAW_IMAGE = re.compile(r"(?<![^/:])sub-[^/:]+_(?:T1w|UNIT1)\.nii(?:\.gz)?$")  # at the end of a path or a BIDS URI
@@ -81,9 +80,7 @@ def _why_no_mask(derivatives: Path, scan: str) -> str:
 
 def _raw_sources(mask: Path) -> set[str]:
     """The names of the raw images that a mask is of, as far as its side-car says."""
-    try:
-        told = json.loads(sidecar(mask).read_text(encoding="utf-8-sig"))
-        named = [str(path) for key in ("RawSources", "Sources") for path in told.get(key) or []]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return set()
-    return {match[0] for path in named if (match := RAW_IMAGE.search(path)) and "_desc-" not in match[0]}
+    told = read_description(sidecar(mask))
+    lists = [told[key] for key in ("RawSources", "Sources") if isinstance(told.get(key), list)]
+    found = [RAW_IMAGE.search(str(path)) for named in lists for path in named]
+    return {match[0] for match in found if match and "_desc-" not in match[0]}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from brainscm.errors import ScanError
-from brainscm.files import sidecar
+from brainscm.files import read_description, sidecar
 from brainscm.foreground import foreground
 from brainscm.preprocess.head import RawScan, read_scan, working_head
 from brainscm.preprocess.register import align_run
@@ -107,7 +105,7 @@ def _session(scan: RawScan, used: list[RawScan], left_out: list[str]) -> Session
 
 def conversion_warnings(t1w: Path) -> list[str]:
     """What the side-car keeps of the conversion from DICOM that speaks of lost or displaced slices."""
-    warnings = _read_sidecar(t1w).get("ConversionWarnings", [])
+    warnings = read_description(sidecar(t1w)).get("ConversionWarnings", [])
     return [
         f"{t1w.name}: the conversion from DICOM said: {warning}" for warning in warnings if GEOMETRY.search(warning)
     ]
@@ -115,15 +113,6 @@ def conversion_warnings(t1w: Path) -> list[str]:
 
 def contrast_agent(t1w: Path) -> list[str]:
     """A sentence if the side-car names a contrast agent, in BIDS's words or DICOM's."""
-    told = _read_sidecar(t1w)
+    told = read_description(sidecar(t1w))
     agents = [str(told[key]) for key in ("ContrastBolusIngredient", "ContrastBolusAgent") if told.get(key)]
     return [f"{t1w.name}: has a contrast agent ({agents[0]}), which brightens vessels and membranes"] if agents else []
-
-
-def _read_sidecar(t1w: Path) -> dict[str, Any]:
-    """What the side-car says; nothing where there is none that can be read."""
-    try:
-        told = json.loads(sidecar(t1w).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}

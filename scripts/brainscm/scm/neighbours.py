@@ -62,9 +62,8 @@ class Neighbours:
             else:
                 ours, theirs = (table[name].astype(object).to_numpy() for table in (values, self.values))
                 close &= theirs == ours[:, None]
-        first = np.flatnonzero(
-            np.r_[True, self.participants[1:] != self.participants[:-1]]
-        )  # of each participant's rows
+        # The first row of each participant.
+        first = np.flatnonzero(np.r_[True, self.participants[1:] != self.participants[:-1]])
         return np.logical_or.reduceat(close, first, axis=1).sum(axis=1)
 
     def as_json(self) -> dict[str, Any]:
