@@ -75,7 +75,7 @@ def test_a_latent_holds_the_scans_displacement_density_and_appearance_in_its_par
     assert sum(encoder.layout.parts) == encoder.latent_shape[0]
     for latent, scan, displacement in zip(latents, scans[:, 0], displacements, strict=True):
         *fields, inner = parts_of(encoder, latent)
-        density = magnify(log_odds_of_density(scan, LEVELS, 3.0), encoder._times_smaller(scan))
+        density = magnify(log_odds_of_density(scan, LEVELS, 3.0), encoder._magnification(scan))
         expected = (*split_scales(displacement, 3.0), *split_scales(density, 3.0))
         assert all(torch.equal(*pair) for pair in zip(fields, expected, strict=True))
         assert torch.equal(inner, encoder.inner.encode(align(scan, displacement)[None, None])[0])

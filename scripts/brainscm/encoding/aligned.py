@@ -90,7 +90,7 @@ class Aligned(nn.Module):
         return torch.stack([self._encode(*each) for each in given])
 
     def _encode(self, volume: Tensor, displacement: Tensor, levels: TissueLevels) -> Tensor:
-        density = magnify(log_odds_of_density(volume, levels, self.alignment.voxel_mm), self._times_smaller(volume))
+        density = magnify(log_odds_of_density(volume, levels, self.alignment.voxel_mm), self._magnification(volume))
         appearance = self.inner.encode(align(volume, displacement)[None, None])[0]
         return torch.cat([self._pack_scales(displacement), self._pack_scales(density), appearance])
 
@@ -153,7 +153,7 @@ class Aligned(nn.Module):
             origin = voxels(self.grid_shape, shift.device) - interpolate(step, template)
             volume = resample(scans[at, 0], origin) + interpolate(change[at][None], template)[0]
             if density[at].any():
-                asked = magnify(density[at], 1 / self._times_smaller(scans[at, 0]))
+                asked = magnify(density[at], 1 / self._magnification(scans[at, 0]))
                 volume = move_borders(volume, scans[at, 0], factual.levels[at], asked, self.alignment.voxel_mm)
             moved[at, 0] = volume
         return moved
@@ -175,8 +175,13 @@ class Aligned(nn.Module):
             transported[at, : self._parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
         return transported
 
-    def _times_smaller(self, volume: Tensor) -> Tensor:
-        """In length than the target a scan (x, y, z) is, by the inside of its skull, beyond which it is 0."""
+    def _magnification(self, volume: Tensor) -> Tensor:
+        """What makes a scan's head (x, y, z) as large as the target's: a factor of lengths.
+
+        The size is that of the inside of the skull, beyond which a scan is 0. How large registration makes a head
+        depends on its brain: one that has shrunk is magnified less, and so is the skull around it, so that white matter
+        that kept its volume seems lost (Smith et al. 2002, NeuroImage 17, take the scale from the skull).
+        """
         return (self.alignment.weight.sum() / (volume != 0).sum()) ** (1 / 3)
 
     def _where(self, latents: Tensor) -> Tensor:

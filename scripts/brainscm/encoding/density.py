@@ -33,12 +33,7 @@ def log_odds_of_density(volume: Tensor, levels: TissueLevels, voxel_mm: float) -
 
 
 def magnify(field: Tensor, times: Tensor) -> Tensor:
-    """A field on nodes, (d, x/2, y/2, z/2), drawn out from the middle of the grid; `times` is a number.
-
-    How large a registration makes a head depends on its brain: one that has shrunk is magnified less, and so is the
-    skull around it. Densities of heads of one size do not hold that for a loss of tissue everywhere (Smith et al. 2002,
-    NeuroImage 17, take the scale from the skull for this reason).
-    """
+    """A field on nodes, (d, x/2, y/2, z/2), magnified about the middle of the grid; `times` is a number."""
     lines = torch.eye(3, 4, dtype=field.dtype, device=field.device) / times
     points = functional.affine_grid(lines[None], [1, *field.shape], align_corners=False)
     return functional.grid_sample(field[None], points, padding_mode="border", align_corners=False)[0]

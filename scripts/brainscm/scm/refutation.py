@@ -102,7 +102,7 @@ def _half(cohort: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _bootstrap(cohort: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Somebody who is drawn twice counts as two people."""
+    """A participant who is drawn twice counts as two."""
     by_participant = cohort.groupby("participant").indices
     participants = list(by_participant)
     drawn = [by_participant[participants[k]] for k in rng.integers(len(participants), size=len(participants))]

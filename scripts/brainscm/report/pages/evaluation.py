@@ -74,14 +74,14 @@ def _intervals(overall: pd.DataFrame) -> Context | None:
 
 
 def spread_that_halves(half_width: float, change: float) -> float:
-    """How widely people's own changes must spread about the expected one for a 95 % interval to hold half as many.
+    """How far participants' own changes must differ from the expected one for a 95 % interval to hold half as many.
 
-    The interval is ± 1.96 σ; with a standard deviation of s·|change| between people, the truth lies √(σ² + s²change²)
-    from its middle. Returns s, as a share of the change.
+    The interval is ± 1.96 σ; with a standard deviation of s·|change| between participants, that of the truth about its
+    middle is √(σ² + s²change²). Returns s, as a share of the change.
     """
     sigma = half_width / NormalDist().inv_cdf(0.975)
-    with_people = half_width / NormalDist().inv_cdf((1 + 0.95 / 2) / 2)
-    return math.sqrt(with_people**2 - sigma**2) / abs(change) if change else math.inf
+    with_participants = half_width / NormalDist().inv_cdf((1 + 0.95 / 2) / 2)
+    return math.sqrt(with_participants**2 - sigma**2) / abs(change) if change else math.inf
 
 
 def _spreads(study: Study) -> Context | None:
