@@ -1,6 +1,6 @@
 """Draw docs/images/counterfactual.png from the standing benchmark: a scan, BrainSCM's answers, and the true ones.
 
-python docs/images/make_counterfactual.py work/truth_seed5
+python docs/images/make_counterfactual.py work/truth
 
 Of the participants it tests, the healthy one whose age is nearest to 55 is drawn.
 """
