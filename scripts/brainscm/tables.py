@@ -34,7 +34,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
 def write_table(table: pd.DataFrame, path: Path | str) -> None:
     """Write a TSV; numbers keep every digit that they need to be read back unchanged."""
     with whole(Path(path)) as partial:
-        table.to_csv(partial, sep="\t", index=False, na_rep="n/a")
+        # A stranger's file may have a name that is no text.
+        table.to_csv(partial, sep="\t", index=False, na_rep="n/a", errors="replace")
 
 
 def evenly_spaced(rows: Rows, count: int) -> Rows:

@@ -15,7 +15,9 @@ import pandas as pd
 from brainscm.errors import BrainSCMError
 
 # What people write where nothing is known, in any case. "none" and "unknown" are not among them: they may be levels.
-MISSING = frozenset({"", "n/a", "na", "n.a.", "nan", "<na>", "#n/a", "null", ".", "-", "?"})
+MISSING = frozenset({"", "n/a", "na", "n.a.", "nan", "<na>", "null", ".", "-", "--", "---", "?", "*"})
+SPREADSHEET_ERROR = re.compile(r"#(n/a|value!|div/0!|ref!|name\?|num!|null!|spill!|calc!|nv|wert!|bezug!)|#+")
+SIGNS = frozenset({"+", "-"})  # together in a column they are findings: positive and negative
 INVISIBLE = re.compile("[\u200b\u200e\u200f\u2060\ufeff]")  # what copying from web pages and office programs leaves
 LARGEST_POINTER = 1024  # bytes
 POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # what git keeps where a file's content was not fetched
@@ -55,8 +57,12 @@ def read_tsv(path: Path) -> pd.DataFrame:
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise BrainSCMError(f"{path}, line {first}: the column '{twice[0]}' is there twice; keep one of the two.")
-    rows = [[None if cell.casefold() in MISSING else cell for cell in cells] for _, cells in lines]
-    return pd.DataFrame(rows, columns=header, dtype=object)
+    table = pd.DataFrame([cells for _, cells in lines], columns=header, dtype=object)
+    for column in table:
+        given = set(table[column])
+        missing = {cell for cell in given if _says_nothing(cell)} - (SIGNS if given >= SIGNS else set())
+        table[column] = table[column].where(~table[column].isin(missing), None)
+    return table
 
 
 def require_column(table: pd.DataFrame, path: Path, name: str) -> None:
@@ -83,12 +89,17 @@ def is_fetched(path: Path) -> bool:
     try:
         if path.stat().st_size > LARGEST_POINTER:
             return True
-        with path.open("rb") as file:
-            return not file.read(32).startswith(POINTERS)
+        content = path.read_bytes()
+        return not (content.startswith(POINTERS) or b".git/annex/objects" in content)
     except FileNotFoundError:
         return False
     except OSError:
         return True
+
+
+def _says_nothing(cell: str) -> bool:
+    plain = cell.casefold()
+    return plain in MISSING or SPREADSHEET_ERROR.fullmatch(plain) is not None
 
 
 def _cell(text: str) -> str:

@@ -15,10 +15,11 @@ from brainscm.cohort.bids import find_t1w
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.cohort.index import Cohort, index_cohort
 from brainscm.cohort.split_record import SplitRecord
+from brainscm.cohort.values import is_age
 from brainscm.config import CohortOptions, ScmOptions
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.scm.covariates import Covariates
-from brainscm.tables import run_paths
+from brainscm.tables import run_paths, write_table
 
 
 def make_bids(root: Path, participants: str, files: list[str]) -> Path:
@@ -164,15 +165,58 @@ def test_unreadable_inputs_end_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_folders_that_give_no_scan_are_told(tmp_path: Path) -> None:
-    odd = ["sub-a_b/anat/sub-a_b_T1w.nii.gz", "sub-30/anat/sub-30_t1w.nii.gz"]
-    odd += ["SUB-31/anat/SUB-31_T1w.nii.gz", "sub_32/anat/sub_32_T1w.nii.gz", "subsets/anat/x_T1w.nii.gz"]
-    _, excluded = index(make_bids(tmp_path, participants_tsv(10), heads(10) + odd))
+    odd = ["sub-a_b/anat/sub-a_b_T1w.nii.gz", "sub-30/anat/sub-30_T2w.nii.gz", "sub-33/baseline/anat/sub-33_T1w.nii.gz"]
+    odd += ["SUB-31/anat/SUB-31_T1w.nii.gz", "sub_32/anat/sub_32_T1w.nii.gz", "subsets/anat/x_T1w.nii.gz", "sub-34.zip"]
+    bids = make_bids(tmp_path, participants_tsv(10), heads(10) + odd)
+    (bids / "sub-35").symlink_to("sub-35")  # whatever looks at it, fails
+    _, excluded = index(bids)
     reasons = excluded.set_index("scan")["reason"]
     assert "letters and digits" in reasons["sub-a_b"]
     assert "no sub-30[_ses-Y]_T1w.nii[.gz] in" in reasons["sub-30"]
+    assert "(there: baseline/anat/sub-33_T1w.nii.gz)" in reasons["sub-33"]
+    assert "a file, not a folder" in reasons["sub-34.zip"]
+    assert "a link that leads nowhere" in reasons["sub-35"]
     for name in ("SUB-31", "sub_32"):
         assert "does not begin with sub-" in reasons[name]
-    assert len(reasons) == 4
+    assert len(reasons) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("sub-03_t1w.nii.gz", "no name of a T1w in BIDS"),
+        ("sub-03_T1w.NII.GZ", "no name of a T1w in BIDS"),
+        ("sub-03_T1w.mgz", "no name of a T1w in BIDS"),
+        ("sub-03_T1w (1).nii.gz", "no name of a T1w in BIDS"),
+        ("sub-03_T1w\udcff.nii.gz", "no name of a T1w in BIDS"),  # no text in any encoding that we know
+        ("sub-03_chunk-2_T1w.nii.gz", "a piece of an image"),
+        ("sub-03_T1w_defacemask.nii.gz", ""),
+        ("sub-03_T1map.nii.gz", ""),
+    ],
+)
+def test_a_file_that_is_almost_a_t1w_is_told(name: str, told: str, tmp_path: Path) -> None:
+    bids = make_bids(tmp_path / "bids", participants_tsv(10), heads(10))
+    (bids / "sub-03" / "anat" / name).write_bytes(b"x")
+    found = cohort(bids)
+    assert len(found.scans) == 10
+    assert list(found.excluded["scan"]) == (["sub-03"] if told else [])
+    assert told in found.excluded["reason"].sum() if told else True
+    write_table(found.excluded, tmp_path / "excluded.tsv")
+
+
+def test_one_run_under_two_numbers_is_taken_once_and_several_kinds_of_t1w_are_told(tmp_path: Path) -> None:
+    more = [f"sub-20/anat/sub-20_{name}_T1w.nii.gz" for name in ("run-1", "run-01", "run-2")]
+    more += [f"sub-21/anat/sub-21_{name}_T1w.nii.gz" for name in ("acq-low", "acq-high")]
+    extra = "sub-20 30 F\nsub-21 31 M\n"
+    found = cohort(make_bids(tmp_path, participants_tsv(10, extra), heads(10) + more))
+    rows = found.scans.set_index("scan")
+    assert len(run_paths(rows.loc["sub-20", "path"], rows.loc["sub-20", "further_runs"])) == 2
+    assert "acq-high (1)" in told(found, "files")
+
+
+def test_files_that_all_lie_in_the_wrong_place_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BrainSCMError, match="its name says sub-01"):
+        cohort(make_bids(tmp_path, participants_tsv(10), ["sub-02/anat/sub-01_T1w.nii.gz"]))
 
 
 def test_tables_that_cannot_serve_the_graph_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -330,6 +374,28 @@ def test_ages_in_months_become_years_and_are_told(tmp_path: Path) -> None:
     assert "10 scans are of children" in told(found, "age")
 
 
+def test_the_unit_of_one_table_is_not_that_of_another(tmp_path: Path) -> None:
+    files = [f"sub-20/ses-{k}/anat/sub-20_ses-{k}_T1w.nii.gz" for k in (1, 2)]
+    files += ["sub-21/ses-1/anat/sub-21_ses-1_T1w.nii.gz"]
+    bids = make_bids(tmp_path, participants_tsv(10, "sub-20 50 F\nsub-21 51 F\n"), heads(10) + files)
+    (bids / "sub-20" / "sub-20_sessions.tsv").write_text("session_id\tage\nses-1\t600\nses-2\t624\n")
+    (bids / "sub-20" / "sub-20_sessions.json").write_text(json.dumps({"age": {"Units": "mo"}}))
+    (bids / "sub-21" / "sub-21_sessions.tsv").write_text("participant_id\tsession_id\tage\nsub-20\t1\t51\n")
+    found = cohort(bids)
+    ages = found.scans.set_index("scan")["age"]
+    assert list(ages[["sub-20_ses-1", "sub-20_ses-2", "sub-04"]]) == [50, 52, 24]
+    assert "has rows of sub-20; find out whose they are" in reason(found, "sub-21_ses-1")
+
+
+@pytest.mark.parametrize(
+    ("column", "is_one"),
+    [("age", True), ("AgeAtScan", True), ("Age (years)", True), ("age2", False), ("age_z", False), ("stage", False),
+     ("age_months", False), ("age_group", False), ("ageSquared", False)],
+)  # fmt: skip
+def test_a_column_of_ages_is_known_by_its_words(column: str, is_one: bool) -> None:
+    assert is_age(column) == is_one
+
+
 def test_levels_that_look_alike_and_numbers_among_them_are_asked_about(tmp_path: Path) -> None:
     levels = ("A.D.", "ad", "right", "2")
     rows = "".join(f"sub-{i:02d} {20 + i} {levels[i % 4]}\n" for i in range(12))
@@ -358,13 +424,15 @@ def test_ids_that_nearly_match_are_told_with_their_mending(
 
 def test_values_are_read_as_what_they_mean_and_told(tmp_path: Path) -> None:
     extra = "sub-20 -9 f\nsub-21 999 m\nsub-22 1957 F\nsub-23 89+ N/A\nsub-24 3 unknown\nsub-25 71 male\nsub-26 72 w\n"
-    more = [f"sub-{i}/anat/sub-{i}_T1w.nii.gz" for i in range(20, 27)]
+    extra += "sub-27 >85 #VALUE!\n"
+    more = [f"sub-{i}/anat/sub-{i}_T1w.nii.gz" for i in range(20, 28)]
     found = cohort(make_bids(tmp_path, participants_tsv(10, extra), heads(10) + more))
     assert set(found.scans["sex"].dropna()) == {"F", "M"}
     for scan, age in (("sub-20", "-9"), ("sub-21", "999"), ("sub-22", "1957")):
         assert f"age {age} is no age in years (0-120)" in reason(found, scan)
     assert found.scans.set_index("scan").loc["sub-23", "age"] == 89
-    assert reason(found, "sub-23") == "no sex"
+    assert found.scans.set_index("scan").loc["sub-27", "age"] == 85
+    assert reason(found, "sub-23") == reason(found, "sub-27") == "no sex"
     assert "'f' and 'w' (2 cells) are read as 'F'" in told(found, "sex")
     assert "'m' and 'male' (2 cells) are read as 'M'" in told(found, "sex")
     assert "'unknown' (1 cells) is read as missing" in told(found, "sex")
@@ -578,6 +646,9 @@ def test_whatever_the_index_reads_changes_its_fingerprint(tmp_path: Path) -> Non
     seen.append(bids_fingerprint(bids))
     (bids / "participants.tsv").write_text(participants_tsv(3, "sub-03 40 F\n").replace(" ", "\t"))
     seen.append(bids_fingerprint(bids))
+    for name in ("sessions.json", "sub-01/sub-01_sessions.json", "Sub-02"):
+        (bids / name).write_text("{}")
+        seen.append(bids_fingerprint(bids))
     make_bids(tmp_path, "", ["sub-03/anat/sub-03_T1w.nii.gz"])
     seen.append(bids_fingerprint(bids))
     make_bids(tmp_path, "", ["sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"])

@@ -23,7 +23,8 @@ def taken(*candidates: Series) -> list[str]:
 @pytest.mark.parametrize(
     "description",
     ["MPRAGE", "t1_mprage_sag_p2_iso", "T1w", "3DT1", "T1W_3D_TFE", "Ax T1 FSPGR", "SAG BRAVO", "mp2rage",
-     "T1-weighted", "mocoMEMPRAGE_220FOV RMS", "t1mprage", "T1 MPRAGE 2", "ir-fspgr", "tfl3d"],
+     "T1-weighted", "mocoMEMPRAGE_220FOV RMS", "t1mprage", "T1 MPRAGE 2", "ir-fspgr", "tfl3d", "MP-RAGE REPEAT",
+     "sT1W_3D_FFE", "EFGRE3D", "T1w_MPR_vNav", "t1_mpr_ns_sag", "T1W1mm", "WIPT1", "T1 for hippocampus"],
 )  # fmt: skip
 def test_what_is_called_a_t1w_is_one(description: str) -> None:
     assert taken(series("localizer", 1), series("ep2d_pace", 2), series(description, 3)) == [f"3 {description}"]
@@ -32,7 +33,9 @@ def test_what_is_called_a_t1w_is_one(description: str) -> None:
 @pytest.mark.parametrize(
     "description",
     ["BOLD_rest1_SBRef", "t2_flair", "FLAIR", "T1_MAP", "mp2rage_T1map", "T2 space", "dti_t1", "mp2rage_INV1",
-     "MPRAGE_phase", "tof_3d", "T1 sag C-SPINE", "t1_carotids"],
+     "MPRAGE_phase", "tof_3d", "T1 sag C-SPINE", "t1_carotids", "T1 mapping", "T1_MOLLI", "mp2rage_T1_Images",
+     "MPRAGE SUB", "T1_SUBTRACTION", "AX T1 ORBITS", "COR T1 PITUITARY", "ABCD_T1w_setter", "T1 DYNAMIC", "T1 PSIR",
+     "t1_vibe_dixon_F", "T1 black-blood", "MT_T1", "Phantom MPRAGE", "T1w_pha", "qT1"],
 )  # fmt: skip
 def test_what_is_called_otherwise_is_none_even_alone(description: str) -> None:
     assert taken(series(description, 1)) == []

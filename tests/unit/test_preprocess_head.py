@@ -1,5 +1,6 @@
 """What can be wrong with a raw scan ends in one sentence; what is right lands upright on the working grid."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -146,3 +147,29 @@ def test_a_background_of_nans_is_background_and_told(tmp_path: Path) -> None:
     scan = read_scan(save(data, tmp_path / "scan.nii.gz"))
     assert not scan.data[outside].any()
     assert any("NaN or infinite and taken for background" in note for note in scan.notes)
+
+
+def structured() -> np.ndarray:
+    """A head with dark and bright tissue in air that is nearly dark."""
+    air = np.random.default_rng(1).uniform(0, 4, SHAPE).astype(np.float32)
+    return air + np.where(ball() > 0, 40 + 2 * np.arange(SHAPE[2]), 0)
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        (lambda data: (data - data.mean()) / data.std(), "begin at -"),  # standardized
+        (lambda data: data / data.max() - 0.5, "begin at -0.5"),  # the uniform image of MP2RAGE
+        (lambda data: np.where(structured() > 20, (data - 80) / 30, 0), "begin at -"),  # within a stripped brain
+        (lambda data: (data * 450).astype(np.uint16).view(np.int16), "stored as negative"),
+        (lambda data: np.where(data > 20, data, -1024), ""),  # a background that says that there is none
+        (lambda data: data - 3, ""),  # noise that was taken away
+    ],
+)
+def test_no_tissue_is_lost_below_zero(stored: Callable[[np.ndarray], np.ndarray], told: str, tmp_path: Path) -> None:
+    data = structured()
+    scan = read_scan(save(stored(data), tmp_path / "scan.nii.gz"))
+    head = structured() > 20
+    assert np.corrcoef(scan.data[head], data[head])[0, 1] > 0.999
+    assert scan.data[head].min() > -0.01 * scan.data.max()
+    assert any(told in note for note in scan.notes) if told else not scan.notes

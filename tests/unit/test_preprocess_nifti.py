@@ -82,7 +82,13 @@ def test_content_decides_whether_a_file_is_compressed(tmp_path: Path) -> None:
         (gzip.compress(b"\x00\x00\x00\x01" + bytes(400), mtime=0), "mri_convert"),
         (bytes(128) + b"DICM" + bytes(400), "dicom_dir"),
         (b"/annex/objects/MD5E-s1--a.nii.gz", "datalad get"),
-        (b"what is this", "of another kind"),
+        (b"\x04\x22\x4d\x18 or else", "of another kind"),
+        (b"404: Not Found", "text \\('404: Not Found"),
+        (b"Rar!\x1a\x07", "rar archive"),
+        (b"<?xml version='1.0'?><GIFTI>", "GIFTI"),
+        (gzip.compress(b"sub-01_T1w.nii".ljust(257, b"\0") + b"ustar  ".ljust(400, b"\0"), mtime=0), "tar archive"),
+        (gzip.compress(b"", mtime=0), "holds nothing"),
+        (nib.Nifti1Image(np.zeros((20, 24), np.int16), None).to_bytes(), "one 3D volume"),
         (gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "compressed twice"),
         ((348).to_bytes(4, "little") + bytes(344), "ANALYZE"),
     ],
@@ -132,6 +138,21 @@ def test_a_header_that_cannot_be_right_is_not_called_a_cut_file(
     with pytest.raises(ScanError, match=advice) as refusal:
         read_nifti(path)
     assert ("truncated" in str(refusal.value)) == (advice == "truncated")
+
+
+@pytest.mark.parametrize(("unit", "times"), [("meter", 0.001), ("micron", 1000.0), ("meter", 1.0), ("mm", 1.0)])
+def test_units_are_read_as_the_header_says_unless_that_cannot_be(unit: str, times: float, tmp_path: Path) -> None:
+    made = image((np.diag([times] * 3 + [1]) @ SCANNER, 1), None)
+    made.header.set_xyzt_units(unit)
+    file = read_nifti(save(made, tmp_path))
+    np.testing.assert_allclose(file.affine, SCANNER, rtol=1e-5)
+    assert any("not in millimetres" in note for note in file.notes) == (times != 1)
+
+
+def test_more_voxels_than_the_header_names_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "sub-01_T1w.nii"
+    path.write_bytes(image((SCANNER, 1), None).to_bytes() + noise().tobytes())
+    assert "more than its header says" in read_nifti(path).notes[0]
 
 
 def test_axes_of_length_one_are_squeezed(tmp_path: Path) -> None:

@@ -25,6 +25,13 @@ def test_an_empty_last_column_without_a_name_is_none(tmp_path: Path) -> None:
     assert list(read_tsv(write(tmp_path, "id\tage\t\n1\t70\t\n"))) == ["id", "age"]
 
 
+def test_errors_of_spreadsheets_are_missing_and_signs_are_findings(tmp_path: Path) -> None:
+    table = read_tsv(write(tmp_path, "id\tage\tamyloid\tsmoker\n1\t#DIV/0!\t+\t-\n2\t###\t-\tyes\n3\t--\t#N/A\t*\n"))
+    assert list(table["age"]) == [None, None, None]
+    assert list(table["amyloid"]) == ["+", "-", None]
+    assert list(table["smoker"]) == [None, "yes", None]
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -64,7 +71,9 @@ def test_a_file_that_git_has_not_fetched_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / ".git" / "annex" / "objects" / "x")
     (tmp_path / "annex").write_text("/annex/objects/MD5E-s123--abc.nii.gz\n")
     (tmp_path / "lfs").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (tmp_path / "no-links").write_text("../../.git/annex/objects/Xx/Yy/MD5E-s1--a.tsv")  # as git has it on Windows
     (tmp_path / "short").write_text("id\tage\n")
     (tmp_path / "folder").mkdir()  # cannot be read, which its reader tells
     assert is_fetched(tmp_path / "folder")
-    assert [is_fetched(tmp_path / name) for name in ("link", "annex", "lfs", "short")] == [False, False, False, True]
+    absent = ("link", "annex", "lfs", "no-links")
+    assert [is_fetched(tmp_path / name) for name in (*absent, "short")] == [False] * 4 + [True]

@@ -27,8 +27,11 @@ ENTITIES = {
     "inversion": "inv",
     "part": "part",
 }
-SUFFIX = "suffix"
+SUFFIX, SUFFIXES = "suffix", ("T1w", "UNIT1")
+ANOTHER = "another"  # begins the reason of files that are left out for a better one
 MISSPELT = re.compile(r"(?!sub-)[Ss][Uu][Bb][-_]")  # folders that are probably participants
+IMAGE = re.compile(r"\.(nii|mgz|mgh|img|mnc|nrrd)(\.|$)", re.IGNORECASE)
+ALMOST = re.compile(r"t1w?(?![a-z0-9])", re.IGNORECASE)  # begins the last part of what is probably a T1w's name
 NO_MAGNITUDE = ("phase", "real", "imag")
 OWN_SPACES = ("orig", "native", "scanner", "individual", "T1w")  # in which a head has the size that it has
 
@@ -87,7 +90,7 @@ class Found:
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def find_t1w(bids_dir: Path, suffix: str = "T1w") -> Found:
+def find_t1w(bids_dir: Path, suffix: str = SUFFIXES[0]) -> Found:
     """List the T1w files of a BIDS folder.
 
     Only `sub-*/[ses-*/]anat/` is visited, by scandir: 10,000 scans take a fraction of a second where a full BIDS index
@@ -103,10 +106,7 @@ def find_t1w(bids_dir: Path, suffix: str = "T1w") -> Found:
     if not bids_dir.is_dir():
         raise BrainSCMError(f"bids_dir: {bids_dir} is not a folder; set it to the top of a BIDS data set.")
     found = Found()
-    for folder in list_folders(bids_dir, ""):
-        name = Path(folder).name
-        if MISSPELT.match(name):
-            found.left_out.append(LeftOut(name, None, "its name does not begin with sub-, as BIDS asks; rename it"))
+    found.left_out += [LeftOut(name, None, reason) for name, reason in _no_participants(bids_dir)]
     for folder in list_folders(bids_dir, "sub-"):
         participant = Path(folder).name
         try:
@@ -119,7 +119,7 @@ def find_t1w(bids_dir: Path, suffix: str = "T1w") -> Found:
             reason = f"its folder cannot be read ({error.strerror}: {error.filename}); mend its permissions"
             found.left_out.append(LeftOut(participant, None, reason))
             continue
-        _sort_out(participant, images, suffix, found)
+        _sort_out(folder, images, suffix, found)
     if not found.files and not any(left_out.path for left_out in found.left_out):
         lower = sorted({path.parent for path in bids_dir.glob("*/sub-*")})
         hint = "check the path, or convert DICOM to BIDS first."
@@ -135,28 +135,55 @@ def find_t1w(bids_dir: Path, suffix: str = "T1w") -> Found:
 
 
 def list_folders(parent: str | Path, prefix: str) -> list[str]:
-    return sorted(entry.path for entry in os.scandir(parent) if entry.name.startswith(prefix) and entry.is_dir())
+    return sorted(entry.path for entry in os.scandir(parent) if entry.name.startswith(prefix) and _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _no_participants(bids_dir: Path) -> Iterator[tuple[str, str]]:
+    """What stands beside the participants' folders and was probably meant to be one: its name, and what is wrong."""
+    for entry in sorted(os.scandir(bids_dir), key=lambda entry: entry.name):
+        if MISSPELT.match(entry.name) and _is_folder(entry):
+            yield entry.name, "its name does not begin with sub-, as BIDS asks; rename it"
+        elif entry.name.startswith("sub-") and not _is_folder(entry):
+            told = (
+                "a link that leads nowhere; mend it"
+                if entry.is_symlink()
+                else "a file, not a folder; unpack or move it"
+            )
+            yield entry.name, f"it is {told}"
 
 
 def list_images(participant: str) -> Iterator[tuple[str, str]]:
-    """(session or "", path) of each NIfTI in a participant's `[ses-*/]anat`."""
+    """(session or "", path) of each image in a participant's `[ses-*/]anat`."""
     for parent in (participant, *list_folders(participant, "ses-")):
         session = "" if parent == participant else Path(parent).name
         anat = Path(parent, "anat")
         if anat.is_dir():
-            names = sorted(entry.name for entry in os.scandir(anat) if ".nii" in entry.name)
+            names = sorted(entry.name for entry in os.scandir(anat) if IMAGE.search(entry.name))
             yield from ((session, str((anat / name).absolute())) for name in names if not name.startswith("."))
 
 
-def _sort_out(participant: str, images: list[tuple[str, str]], suffix: str, found: Found) -> None:
+def _sort_out(folder: str, images: list[tuple[str, str]], suffix: str, found: Found) -> None:
     """Tell a participant's T1w files from the rest; a participant without any is left out."""
+    participant = Path(folder).name
     if not re.fullmatch(r"sub-[A-Za-z0-9]+", participant):
         reason = "its name is not sub- with letters and digits alone, as BIDS asks; rename folder and files"
         found.left_out.append(LeftOut(participant, None, reason))
         return
     named = False
     for session, path in images:
-        match = NAME.match(Path(path).name)
+        name = Path(path).name
+        match = NAME.match(name)
+        if not match and suffix == "T1w" and ALMOST.match(name.rpartition("_")[2]):
+            named = True
+            reason = f"{name} is no name of a T1w in BIDS (sub-X[_ses-Y][_key-value]_T1w.nii.gz); rename or convert it"
+            found.left_out.append(LeftOut("_".join(filter(None, (participant, session))), path, reason))
         if not match or match["suffix"] != suffix:
             continue
         named = True
@@ -168,12 +195,18 @@ def _sort_out(participant: str, images: list[tuple[str, str]], suffix: str, foun
             reason = f"its name says {own}, the folder that it lies in {held}; find out which is right and rename"
             found.left_out.append(LeftOut(held, path, reason))
     if not named:
-        others = sorted({Path(path).name for _, path in images})
+        others = sorted({Path(path).name for _, path in images}) or _images_elsewhere(folder)
         reason = f"no {participant}[_ses-Y]_{suffix}.nii[.gz] in {participant}/[ses-Y/]anat"
         reason += f" (there: {', '.join(others[:3])}{', …' if len(others) > 3 else ''})" if others else ""
         if suffix == "T1w" and any("_UNIT1." in name for name in others):
             reason += "; take the uniform image of MP2RAGE by cohort.filter: {suffix: UNIT1}"
         found.left_out.append(LeftOut(participant, None, reason))
+
+
+def _images_elsewhere(folder: str) -> list[str]:
+    """Images of a participant outside `[ses-*/]anat`, by their place in the participant's folder."""
+    found = (Path(parent, name).relative_to(folder) for parent, _, names in os.walk(folder) for name in names)
+    return sorted(str(path) for path in found if IMAGE.search(path.name) and ALMOST.search(path.name))
 
 
 def choose_scans(
@@ -197,8 +230,8 @@ def choose_scans(
     for file in sorted(files, key=_preference):
         runs = chosen.setdefault(file.scan, [])
         reason = refuse(file) or _unusable(file)
-        if reason is None and runs and not (_same_protocol(runs[0], file) and file.entities != runs[-1].entities):
-            reason = f"another {file.suffix} of this session is used: {Path(runs[0].path).name}"
+        if reason is None and runs and not _is_further_run(runs, file):
+            reason = f"{ANOTHER} {file.suffix} of this session is used: {Path(runs[0].path).name}"
         if reason is None:
             runs.append(file)
         else:
@@ -213,6 +246,8 @@ def _preference(file: T1wFile) -> tuple[Any, ...]:
 def _unusable(file: T1wFile) -> str | None:
     if file.entity("part") in NO_MAGNITUDE:
         return f"it is the {file.entity('part')} part of a complex image"
+    if "_chunk-" in file.entities:
+        return "it is a piece of an image (chunk-); give the whole head in one file"
     space = re.search(r"_space-([A-Za-z0-9]+)", file.entities)
     if space and space[1] not in OWN_SPACES:
         return f"it lies in the space of {space[1]}, and may have been scaled to it; give the raw T1w"
@@ -221,10 +256,11 @@ def _unusable(file: T1wFile) -> str | None:
     return None
 
 
-def _same_protocol(first: T1wFile, other: T1wFile) -> bool:
-    """Whether two files are runs of one protocol: each with a run number, all else alike."""
-    (protocol, run), (other_protocol, other_run) = first.protocol_and_run, other.protocol_and_run
-    return protocol == other_protocol and min(run, other_run) >= 0
+def _is_further_run(runs: list[T1wFile], file: T1wFile) -> bool:
+    """Whether a file is another run of the same protocol: all have a run number, it a new one, all else is alike."""
+    (protocol, first), (_, last) = runs[0].protocol_and_run, runs[-1].protocol_and_run
+    own_protocol, own = file.protocol_and_run
+    return own_protocol == protocol and first >= 0 and own not in (-1, last)
 
 
 def _plain(value: Any) -> str:

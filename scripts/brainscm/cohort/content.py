@@ -12,7 +12,7 @@ from pathlib import Path
 from brainscm.cohort.bids import list_folders, list_images
 from brainscm.tsv import LARGEST_POINTER
 
-TABLES = ("participants.tsv", "participants.json", "sessions.tsv")
+TABLES = ("participants.tsv", "participants.json", "sessions.tsv", "sessions.json")
 
 
 def bids_fingerprint(bids_dir: Path) -> str:
@@ -22,8 +22,11 @@ def bids_fingerprint(bids_dir: Path) -> str:
     another does not: that scan alone is preprocessed again.
     """
     seen = [_look_at(bids_dir / name) for name in TABLES]
-    for folder in list_folders(bids_dir, "sub-") if bids_dir.is_dir() else ():
-        seen.append(_look_at(Path(folder, f"{Path(folder).name}_sessions.tsv")))
+    if not bids_dir.is_dir():
+        return _hash(seen)
+    seen += sorted(name for name in os.listdir(bids_dir) if name[:3].casefold() == "sub")
+    for folder in list_folders(bids_dir, "sub-"):
+        seen += [_look_at(Path(folder, f"{Path(folder).name}_sessions.{kind}")) for kind in ("tsv", "json")]
         try:
             seen += [f"{path} {_size_if_small(path)}" for _, path in list_images(folder)]
         except OSError:

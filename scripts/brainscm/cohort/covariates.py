@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from brainscm.cohort.values import ages_in_years
 from brainscm.errors import BrainSCMError
 from brainscm.files import read_description
 from brainscm.tsv import is_fetched, read_tsv, require_column
@@ -32,7 +33,6 @@ class Tables:
         differing: participant or scan → the columns in which its rows differ, where they are in conflict.
         notes: (what it is about, a sentence) that a user should read.
         levels: column → code → what the code means, where participants.json says so.
-        units: column → unit, where participants.json or sessions.json says so.
         hint: why there may be no covariates at all; empty if there are.
     """
 
@@ -42,12 +42,11 @@ class Tables:
     differing: dict[str, list[str]] = field(default_factory=dict)
     notes: list[tuple[str, str]] = field(default_factory=list)
     levels: dict[str, dict[str, str]] = field(default_factory=dict)
-    units: dict[str, str] = field(default_factory=dict)
     hint: str = ""
 
 
 def read_tables(bids_dir: Path, participants: Iterable[str]) -> Tables:
-    """Read participants.tsv, its JSON, sessions.tsv at the top, and `sub-X/sub-X_sessions.tsv` of the participants.
+    """Read participants.tsv, sessions.tsv at the top, `sub-X/sub-X_sessions.tsv` of the participants, and their JSON.
 
     A row given twice alike counts once; one whose rows differ is in conflict, and so is a participant whose own table
     cannot be read. A participants.tsv with a row a session is understood as a table of sessions. A file that git has
@@ -57,13 +56,12 @@ def read_tables(bids_dir: Path, participants: Iterable[str]) -> Tables:
         BrainSCMError: a table of the whole cohort cannot be read, or has not its id columns.
     """
     tables = Tables(pd.DataFrame(index=pd.Index([], name=PARTICIPANT)), pd.DataFrame(index=pd.Index([], name="scan")))
-    of_participants, of_sessions = (_describe(bids_dir / f"{name}.json") for name in ("participants", "sessions"))
-    tables.levels = _levels(of_participants)
-    tables.units = _units(of_participants) | _units(of_sessions)
-    path = bids_dir / "participants.tsv"
+    path, top = bids_dir / "participants.tsv", bids_dir / "sessions.tsv"
+    tables.levels = _levels(_describe(path.with_suffix(".json")))
+    units = _units(top)
     parts: list[pd.DataFrame] = []
     if is_fetched(path):
-        table = _with_ids(path, read_tsv(path), PARTICIPANT, tables).drop_duplicates()
+        table = _read(path, PARTICIPANT, _units(path), tables).drop_duplicates()
         scans = table[PARTICIPANT].str.extract(rf"^(?P<{PARTICIPANT}>sub-[^_]+)_(?P<{SESSION}>ses-.+)$")
         are_scans = SESSION not in table and len(table) > 0 and bool(scans.notna().all(axis=None))
         if are_scans:
@@ -76,9 +74,8 @@ def read_tables(bids_dir: Path, participants: Iterable[str]) -> Tables:
         tables.participants = _indexed(table.set_index(PARTICIPANT), path.name, tables)
     else:
         tables.hint = _why_absent(path)
-    top = bids_dir / "sessions.tsv"
     if is_fetched(top):
-        table = _with_ids(top, read_tsv(top), PARTICIPANT, tables)
+        table = _read(top, PARTICIPANT, units, tables)
         parts.append(_with_ids(top, table, SESSION, tables))
     unfetched = [top.name] if _is_pointer(top) else []
     for participant in participants:
@@ -87,9 +84,17 @@ def read_tables(bids_dir: Path, participants: Iterable[str]) -> Tables:
             unfetched += [own.name] if _is_pointer(own) else []
             continue
         try:
-            parts.append(_with_ids(own, read_tsv(own), SESSION, tables).assign(**{PARTICIPANT: participant}))
+            table = _read(own, SESSION, {**units, **_units(own)}, tables)
         except BrainSCMError as error:
             tables.conflicts[participant] = str(error)
+            continue
+        foreign = (
+            sorted({*_with_prefix(table[PARTICIPANT].dropna(), "sub-")} - {participant}) if PARTICIPANT in table else []
+        )
+        if foreign:
+            tables.conflicts[participant] = f"{own.name} has rows of {some(foreign)}; find out whose they are"
+            continue
+        parts.append(table.assign(**{PARTICIPANT: participant}))
     if unfetched:
         told = f"{len(unfetched)} are not fetched and not used ({some(unfetched)}); for DataLad: `datalad get`"
         tables.notes.append((SESSIONS, told))
@@ -140,6 +145,13 @@ def _one_ends_with_the_other(key: str, other: str) -> bool:
     return min(len(key), len(other)) > 2 and (key.endswith(other) or other.endswith(key))
 
 
+def _read(path: Path, key: str, units: Mapping[str, str], tables: Tables) -> pd.DataFrame:
+    """A table with its ids (`key`), and its ages in years."""
+    table, notes = ages_in_years(_with_ids(path, read_tsv(path), key, tables), units)
+    tables.notes += [note for note in notes if note not in tables.notes]
+    return table
+
+
 def _with_ids(path: Path, table: pd.DataFrame, key: str, tables: Tables) -> pd.DataFrame:
     """A table whose ids have BIDS's prefix; rows without an id are told and dropped."""
     require_column(table, path, key)
@@ -148,7 +160,11 @@ def _with_ids(path: Path, table: pd.DataFrame, key: str, tables: Tables) -> pd.D
         tables.notes.append((path.name, f"{nameless} of its rows have no {key} and are not used"))
     table = table.dropna(subset=[key])
     prefix = "sub-" if key == PARTICIPANT else "ses-"
-    return table.assign(**{key: table[key].where(table[key].str.startswith(prefix), prefix + table[key])})
+    return table.assign(**{key: _with_prefix(table[key], prefix)})
+
+
+def _with_prefix(ids: pd.Series, prefix: str) -> pd.Series:
+    return ids.where(ids.str.startswith(prefix), prefix + ids)
 
 
 def _indexed(table: pd.DataFrame, where: str, tables: Tables) -> pd.DataFrame:
@@ -187,7 +203,9 @@ def _levels(described: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
     return levels
 
 
-def _units(described: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _units(table: Path) -> dict[str, str]:
+    """column → unit, as the JSON of a table says."""
+    described = _describe(table.with_suffix(".json"))
     return {column: str(entry["Units"]) for column, entry in described.items() if entry.get("Units")}
 
 

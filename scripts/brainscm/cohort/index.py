@@ -13,9 +13,9 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from brainscm.cohort.bids import SUFFIX, LeftOut, T1wFile, choose_scans, find_t1w
-from brainscm.cohort.covariates import SESSIONS, Tables, near_matches, read_tables, some
-from brainscm.cohort.selection import EVERYTHING, SCM, excluded_from_scm, excluded_scans, refuse_files
+from brainscm.cohort.bids import ANOTHER, LeftOut, T1wFile, choose_scans, find_t1w
+from brainscm.cohort.covariates import SESSIONS, SHOWN, Tables, near_matches, read_tables, some
+from brainscm.cohort.selection import EVERYTHING, SCM, excluded_from_scm, excluded_scans, refuse_files, wanted_suffix
 from brainscm.cohort.split import split_by_column, split_groups, split_participants
 from brainscm.cohort.values import Values, is_age, read_values
 from brainscm.config import CohortOptions
@@ -78,10 +78,12 @@ def index_cohort(
         BrainSCMError: the folder or its tables cannot be read, or no scan is left.
         ConfigError: a covariate of the graph is a column of no table, or what is asked for is not there.
     """
-    found = find_t1w(bids_dir, str(options.filter.get(SUFFIX, "T1w")))
+    found = find_t1w(bids_dir, wanted_suffix(options))
     chosen, refused = choose_scans(found.files, refuse_files(options, found.files))
     if not chosen:
-        raise BrainSCMError(f"bids_dir: none of the T1w files of {bids_dir} can be used: {_most_frequent(refused)}")
+        raise BrainSCMError(
+            f"bids_dir: none of the T1w files of {bids_dir} can be used: {_most_frequent([*found.left_out, *refused])}"
+        )
     scans = _scan_rows(chosen)
     tables = read_tables(bids_dir, sorted(set(scans["participant"])))
     _check_ids(bids_dir, {file.participant for file in found.files}, tables)
@@ -103,12 +105,12 @@ def index_cohort(
     _join(scans, tables)
     _check_columns(scans, covariates, measured, tables, bids_dir)
     unwanted, unwanted_by_scm = excluded_scans(options, scans), excluded_from_scm(options, scans)
-    notes = [*tables.notes, *_notes_on_files(chosen)]
+    notes = [*tables.notes, *_notes_on_files(chosen, refused)]
     own_split = _own_split(scans, unwanted == "", None if are_new else options.split.column, tables, notes)
     if are_new:
         own_split = pd.Series("test", index=scans.index)
     columns = [column for column in map(str, scans) if column not in IDENTITY]
-    values = read_values(scans, columns, {*covariates, *options.stratify}, levels, tables.levels, tables.units)
+    values = read_values(scans, columns, {*covariates, *options.stratify}, levels, tables.levels)
     notes += [*values.notes, *_notes_on_visits(scans, covariates)]
     nearest = _unmatched(scans, tables, notes)
     scans.insert(len(IDENTITY), SPLIT, _split(scans, options, seed, drawn_before) if own_split is None else own_split)
@@ -209,8 +211,14 @@ def _check_columns(
         )
 
 
-def _notes_on_files(chosen: list[list[T1wFile]]) -> list[tuple[str, str]]:
+def _notes_on_files(chosen: list[list[T1wFile]], refused: list[LeftOut]) -> list[tuple[str, str]]:
     notes = []
+    several = {item.scan for item in refused if item.reason.startswith(ANOTHER)}
+    if several:
+        kinds = Counter(runs[0].protocol_and_run[0].removeprefix("_") for runs in chosen if runs[0].scan in several)
+        taken = ", ".join(f"{kind or 'the one without more entities'} ({n})" for kind, n in kinds.most_common(SHOWN))
+        told = f"{len(several)} sessions have several kinds of T1w, of which the first by name is taken: {taken}"
+        notes.append(("files", f"{told}; cohort.filter chooses otherwise"))
     agents = [runs[0].scan for runs in chosen if runs[0].entity("ceagent")]
     if agents:
         told = f"{len(agents)} scans have a contrast agent (ce-: {some(agents)}), which brightens vessels and membranes"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from brainscm.cohort.bids import ENTITIES, SUFFIX, T1wFile
+from brainscm.cohort.bids import ENTITIES, SUFFIX, SUFFIXES, T1wFile
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.tsv import read_tsv
@@ -26,6 +26,18 @@ NO = frozenset({"0", "0.0", "false", "no", "n", "include", "included"})
 
 def with_prefix(name: str, prefix: str) -> str:
     return name if name.startswith(prefix) else prefix + name
+
+
+def wanted_suffix(options: CohortOptions) -> str:
+    """The suffix of the files that the study takes.
+
+    Raises:
+        ConfigError: it is no T1w's, or there are several.
+    """
+    suffix = options.filter.get(SUFFIX, SUFFIXES[0])
+    if suffix not in SUFFIXES:
+        raise ConfigError(f"config: cohort.filter.suffix: '{suffix}' is not one of {', '.join(SUFFIXES)}; write one.")
+    return str(suffix)
 
 
 def refuse_files(options: CohortOptions, files: Collection[T1wFile]) -> Callable[[T1wFile], str | None]:
@@ -104,6 +116,9 @@ def excluded_scans(options: CohortOptions, scans: pd.DataFrame) -> pd.Series:
                 texts = {str(value) for value in (values if isinstance(values, list) else [values])}
                 cells = _column(key, scans).astype(object).where(lambda column: column.notna(), None).map(str)
                 reasons[cells.isin(texts)] = f"its {key} is among those of cohort.exclude"
+                for text in sorted(texts - set(cells)):
+                    # One that is gone meanwhile needs no exclusion; one that is mistyped would be kept silently.
+                    logger.warning("cohort.exclude: no scan's %s is '%s'; %s", key, text, _nearest(text, set(cells)))
     return reasons
 
 

@@ -8,15 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PLAIN = r"(?:[23]d|sag|ax|cor|tra|ir|moco|me|iso|hr)*"  # what is written together with a contrast's name
+# What is written together with a contrast's name, before and behind it.
+BEFORE = r"(?:[23]d|sag|ax|cor|tra|ir|moco|me|iso|hr|ef|wip|anat|s|e)*"
+BEHIND = r"(?:[23]d|sag|ax|cor|tra|me|iso|\d*mm|rms|mpr|anat)*"
 T1W = re.compile(
-    rf"{PLAIN}(?:t1(?:w|wi|weighted)?|(?:t1w?)?(?:mp2?rage|bravo|f?spgr|tfl|tfe|mdeft|turboflash)\d?){PLAIN}\d?"
+    rf"{BEFORE}(?:t1(?:w|wi|weighted)?|(?:t1w?)?(?:mp2?rage|bravo|f?spgr|fgre|tfl|tfe|mdeft|turboflash)\d?){BEHIND}\d?"
 )
 OTHER = re.compile(
-    r"t2\w*|pdw?|flair\w*|stir|dwi|dti|adc|diff\w*|bold|fmri|epi|ep2d\w*|asl|pcasl|swi|tof|mra|angio\w*|loc|locali[sz]er|scout|"
-    r"survey|sbref|\w?spine|spinal|cervical|lumbar|neck|carotid\w*|fieldmap|fmap|b0map|\w*map|maps|t1rho|phase|mip|inv[12]"
+    r"t2\w*|pdw?|flair\w*|stir|dwi|dti|adc|diff\w*|bold|fmri|epi|ep2d\w*|asl|pcasl|swi|swan|hemo|tof|mra|angio\w*|"
+    # not the scan, but what is set up before it, or reckoned from it
+    r"loc|locali[sz]er|scout|survey|setter|sbref|phantom|screen\w*|fieldmap|fmap|b0map|\w*map|maps|mapping|molli|"
+    r"range|reformat\w*|qt1|quant\w*|relax\w*|t1rho|synth\w*|seg\w*|mask|subtract\w*|trace|mip|vrt|"
+    # of another kind than magnitude, or one of several that are made to be combined
+    r"phase|pha|real|imag|imaginary|psir|inv[12]|dixon|mt|mtc|mton|mtoff|mtr|vfa|"
+    # a contrast agent on its way, and vessels
+    r"dyn\w*|perf\w*|dce|dsc|vessel|vwi|neuromelanin|nm|"
+    # not of the whole head
+    r"\w?spine|spinal|cervical|lumbar|neck|carotid\w*|orbits?|iac|pituitary|sella|tmj|knee|hip|shoulder|abdomen|liver|"
+    r"pelvis|breast|heart|cardiac|thorax|chest"
 )
-OTHER_TYPES = {"P", "PHASE", "T1 MAP", "T1_MAP", "MOSAIC", "MIP", "PROJECTION IMAGE", "INV1", "INV2", "DIFFUSION"}
+OTHER_PHRASE = re.compile(r"t1[ _-]images|[ _-]sub$|black[ _-]?blood")  # the first: MP2RAGE's map of T1 times
+OTHER_TYPES = {
+    "P", "PHASE", "R", "REAL", "I", "IMAGINARY", "T1 MAP", "T1_MAP", "MOSAIC", "MIP", "PROJECTION IMAGE", "INV1",
+    "INV2", "DIFFUSION", "SUBTRACTION", "SUB", "SCREEN SAVE",
+}  # fmt: skip
 CONTRAST_AGENT = re.compile(r"gd|gad\w*|ce|km|post\w*|contrast\w*|\w+gd")
 PLUS_C = re.compile(r"\+\s?c(?![a-z0-9])|(?<![a-z0-9])c\s?\+")  # as in "T1 +C"
 BEFORE_AGENT = {"pre", "no", "non", "without", "wo", "o"}  # "w/o contrast" has none
@@ -97,6 +112,7 @@ def choose_series(candidates: Sequence[Series]) -> list[Choice]:
 def _refusal(series: Series) -> str:
     """Why a series is no T1w; "" if nothing says so."""
     other = [word for word in _words(series.description) if OTHER.fullmatch(word)]
+    other += OTHER_PHRASE.findall(series.description.lower())
     if other:
         return f"'{other[0]}' names another contrast"
     types = sorted(series.image_type & OTHER_TYPES)
@@ -127,7 +143,7 @@ def _is_named_t1w(series: Series) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
+    return re.findall(r"[a-z0-9]+", re.sub(r"mp(2?)[ _-]rage", r"mp\1rage", text.lower()))
 
 
 # What is asked of a series, the most important first, and what is said of one that is worse than the one taken.

@@ -12,7 +12,13 @@ import numpy as np
 import pandas as pd
 
 AGE_YEARS = (0.0, 120.0)
-IN_A_YEAR = {"month": 12.0, "week": 365.25 / 7, "day": 365.25}
+MONTHS, WEEKS, DAYS = 12.0, 365.25 / 7, 365.25
+IN_A_YEAR = {"month": MONTHS, "mo": MONTHS, "week": WEEKS, "wk": WEEKS, "day": DAYS, "d": DAYS}  # the short ones: UCUM
+# Ages in another unit, and what is made of ages.
+NO_AGE = re.compile(
+    r"months?|weeks?|days?|group|bin|band|category|decade|z|scaled|cent(er|re)d|sq|squared|gap|diff\w*|[2-9]"
+)
+CAPPED = re.compile(r"[>≥]\s*=?\s*(\d+)|(\d+)\s*(?:\+|(?:or|and|years or) (?:older|over|above|more))", re.IGNORECASE)
 ADULT_YEARS = 10.0  # below, a head is smaller than any adult template's
 UNKNOWN = frozenset({"unknown", "missing", "not available", "not reported", "not known", "prefer not to say"})
 CODES_OF_MISSING = (-1, -7, -8, -9, -77, -88, -99, -777, -888, -999, -9999, 99, 777, 888, 999, 7777, 8888, 9999)
@@ -35,7 +41,6 @@ def read_values(
     covariates: Iterable[str] = (),
     declared: Mapping[str, Sequence[str]] | None = None,
     described: Mapping[str, Mapping[str, str]] | None = None,
-    units: Mapping[str, str] | None = None,
 ) -> Values:
     """Turn columns of text into numbers or levels, in place.
 
@@ -48,17 +53,16 @@ def read_values(
         covariates: those of the causal model, of which codes of missing values and unknown levels are told, too.
         declared: column → levels as the study spells them.
         described: column → code → what it means; columns of such codes hold levels, named by their meaning.
-        units: column → unit; ages in months, weeks or days become years.
     """
     values = Values()
-    declared, described, units, covariates = declared or {}, described or {}, units or {}, set(covariates)
+    declared, described, covariates = declared or {}, described or {}, set(covariates)
     for column in columns:
         if column in declared:
             _fold(table, column, declared[column], values)
         elif column in described:
             _name_codes(table, column, described[column], values)
         _read_ages(table, column, values)
-        is_number = _read_numbers(table, column, units.get(column, ""), values)
+        is_number = _read_numbers(table, column, values)
         if not is_number and column in covariates and column not in declared:
             _fold(table, column, (), values)
         if column in covariates and pd.api.types.is_numeric_dtype(table[column]):
@@ -67,11 +71,24 @@ def read_values(
 
 
 def is_age(column: str) -> bool:
-    words = re.split(r"[^a-z]+", column.casefold())
-    return "age" in words and not {"months", "weeks", "days", "month", "week", "day"} & set(words)
+    """Whether a column's name says that it holds ages in years: `age`, `AgeAtScan`, `age_years`, and not `age2`."""
+    words = re.findall(r"[a-z]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).casefold())
+    return "age" in words and not any(NO_AGE.fullmatch(word) for word in words)
 
 
-def _read_numbers(table: pd.DataFrame, column: str, unit: str, values: Values) -> bool:
+def ages_in_years(table: pd.DataFrame, units: Mapping[str, str]) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """A table of text with its ages in years, where `units` (column → unit) says otherwise; and notes on that."""
+    notes = []
+    for column in (column for column in units if column in table and is_age(column)):
+        per_year = IN_A_YEAR.get(units[column].strip().casefold().removesuffix("s"))
+        if per_year:
+            years = pd.to_numeric(table[column], errors="coerce") / per_year
+            table = table.assign(**{column: table[column].where(years.isna(), years.map(repr))})
+            notes.append((column, f"its ages are in {units[column]}, by the table's JSON, and are read as years"))
+    return table, notes
+
+
+def _read_numbers(table: pd.DataFrame, column: str, values: Values) -> bool:
     """Read a column of numbers; returns whether it is one."""
     given = table[column].notna()
     numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
@@ -81,10 +98,6 @@ def _read_numbers(table: pd.DataFrame, column: str, unit: str, values: Values) -
     for row in table.index[given & numbers.isna()]:
         values.unusable[(row, column)] = f"{column} '{table.loc[row, column]}' is not a number"
     if is_age(column):
-        per_year = IN_A_YEAR.get(unit.strip().casefold().removesuffix("s"))
-        if per_year:
-            numbers /= per_year
-            values.notes.append((column, f"its ages are in {unit}, by the table's JSON, and are read as years"))
         low, high = AGE_YEARS
         for row in table.index[(numbers < low) | (numbers > high)]:
             values.unusable[(row, column)] = f"{column} {numbers[row]:g} is no age in years ({low:g}-{high:g})"
@@ -101,12 +114,13 @@ def _read_numbers(table: pd.DataFrame, column: str, unit: str, values: Values) -
 def _read_ages(table: pd.DataFrame, column: str, values: Values) -> None:
     if not is_age(column):
         return
-    capped = table[column].astype("string").str.fullmatch(r"\d+\s*\+").fillna(False).astype(bool)
-    if capped.any():
-        table[column] = table[column].where(~capped, table[column].astype("string").str.rstrip("+ "))
-        ages = ", ".join(sorted(set(table.loc[capped, column])))
-        told = f"{int(capped.sum())} ages are written {ages}+ (that or older) and are read as {ages}"
-        values.notes.append((column, told))
+    capped = {cell: match for cell in table[column].dropna() if (match := CAPPED.fullmatch(str(cell)))}
+    if capped:
+        ages = {cell: match[1] or match[2] for cell, match in capped.items()}
+        cells = int(table[column].isin(ages).sum())
+        table[column] = table[column].replace(ages)
+        told = f"{cells} ages are written {', '.join(sorted(ages))} (that or older) and are read as"
+        values.notes.append((column, f"{told} {', '.join(sorted(set(ages.values())))}"))
 
 
 def _fold(table: pd.DataFrame, column: str, spelled: Sequence[str], values: Values) -> None:

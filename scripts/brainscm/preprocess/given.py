@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from brainscm.errors import ScanError
 from brainscm.images import Image
-from brainscm.preprocess.head import RawScan
+from brainscm.preprocess.head import RawScan, corner_value
 from brainscm.preprocess.nifti import read_nifti
 
 EMPTY_SHARE = 0.3  # of all voxels at least, of one value, around a stripped brain
@@ -68,9 +68,8 @@ def read_given_mask(scan: RawScan, path: Path) -> np.ndarray:
 
 
 def _held(data: np.ndarray) -> np.ndarray:
-    """What is not background: the value of the corners, as far as they have one."""
-    corners = data[:: data.shape[0] - 1, :: data.shape[1] - 1, :: data.shape[2] - 1]
-    return np.abs(data - np.median(corners)) > RINGING * np.percentile(data, 99.5)
+    """What is not background."""
+    return np.abs(data - corner_value(data)) > RINGING * np.percentile(data, 99.5)
 
 
 def _largest_piece(held: np.ndarray) -> np.ndarray:

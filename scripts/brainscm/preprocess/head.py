@@ -15,6 +15,9 @@ from brainscm.resampling import gaussian_for_voxels, sample
 
 VOXEL_MM = (0.3, 6.0)  # a T1w outside these edge lengths is a header error or a localiser
 EXTENT_MM = (90.0, 600.0)  # a head fits in no less and no scanner sees more
+FAR_BELOW = 0.1  # of the bright end: what an interpolation or a noise that was taken away leaves below zero is less
+INT16 = (-32768, 32767)
+NEAR_THE_END = 700  # of the range of int16: where a number grew beyond one end and went on at the other
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,10 @@ def read_scan(path: Path) -> RawScan:
     if voxel_mm.min() < VOXEL_MM[0] or voxel_mm.max() > VOXEL_MM[1]:
         raise ScanError(f"{path}: voxel size {_mm(voxel_mm)} is not that of a T1w; check the header's units (mm)")
     if extent_mm.min() < EXTENT_MM[0] or extent_mm.max() > EXTENT_MM[1]:
-        raise ScanError(f"{path}: field of view {_mm(extent_mm)} cannot hold a whole brain; use a whole-head T1w")
+        raise ScanError(
+            f"{path}: field of view {_mm(extent_mm)} cannot hold a whole brain; use a whole-head T1w, or "
+            "mend the header's units (mm)"
+        )
     bad = ~np.isfinite(data)
     if bad.any():
         if _extent_mm(~bad, voxel_mm) < EXTENT_MM[0]:
@@ -67,6 +73,8 @@ def read_scan(path: Path) -> RawScan:
         data = np.where(bad, 0, data)
         if bad.mean() > 0.01:
             notes.append(f"{path.name}: {bad.mean():.0%} of its voxels are NaN or infinite and taken for background")
+    data, told = _from_zero(data)
+    notes += [f"{path.name}: {told}"] if told else []
     if not data.any():
         raise ScanError(f"{path}: every voxel is zero; convert it again")
     if np.ptp(data) == 0:
@@ -91,6 +99,29 @@ def working_head(scan: RawScan, voxel_mm: float = 2.0) -> Image:
     data = np.clip(scan.data, 0, np.percentile(scan.data, 99.9))
     smooth = gaussian_for_voxels(Image(data, scan.affine), voxel_mm)
     return Image(np.clip(sample(smooth, affine, shape, order=1), 0, None), affine)
+
+
+def corner_value(data: np.ndarray) -> float:
+    """The median of the corners: the value of the background, as far as it has one."""
+    return float(np.median(data[:: data.shape[0] - 1, :: data.shape[1] - 1, :: data.shape[2] - 1]))
+
+
+def _from_zero(data: np.ndarray) -> tuple[np.ndarray, str]:
+    """Intensities that begin at zero, and what was done to them: all that is negative counts as nothing later on.
+
+    Scans that were standardized, and uniform images of MP2RAGE, have negative numbers in the brain. A background of
+    -1024 is none of these: of its one value nothing is asked.
+    """
+    background = corner_value(data)
+    held = data[data != background]
+    low, high = np.percentile(held[:: 1 + held.size // 10**6], (0.1, 99)) if held.size else (0.0, 0.0)
+    if low >= -FAR_BELOW * abs(high):
+        return data, ""
+    (first, last), ends = INT16, (held.min(), held.max())
+    if first <= ends[0] < first + NEAR_THE_END and last - NEAR_THE_END < ends[1] <= last:
+        return np.where(data < 0, data + 2**16, data), "its numbers beyond 32767 were stored as negative ones: mended"
+    raised = np.where(data == background, 0, data - low)
+    return raised, f"its intensities begin at {low:.3g}, also in the head: they are raised to begin at zero"
 
 
 def _extent_mm(held: np.ndarray, voxel_mm: np.ndarray) -> float:

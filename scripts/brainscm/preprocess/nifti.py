@@ -22,7 +22,13 @@ OTHER_FORMATS = {
     b"PK\x03\x04": "a zip archive; unpack it",
     b"BZh": "compressed by bzip2; compress it by gzip",
     b"\xfd7zXZ": "compressed by xz; compress it by gzip",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"Rar!": "a rar archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; compress it by gzip",
+    b"<?xml": "XML, perhaps a GIFTI surface; take the scan itself",
     b"<": "a web page, probably an error of a download; fetch it again",
+    b"\x89PNG": "a picture; take the scan itself",
+    b"\xff\xd8\xff": "a picture; take the scan itself",
     b"\x00\x00\x00\x01": "FreeSurfer's MGH or MGZ; convert it by mri_convert",
     b"\x89HDF": "MINC or another HDF5 file; convert it to NIfTI",
     b"CDF": "MINC; convert it to NIfTI",
@@ -32,6 +38,10 @@ OTHER_FORMATS = {
 HEADERS = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the header's first number, its own size
 QUATERNION = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 SCANNER_CODE, TEMPLATE_CODE = 1, 3  # a form with this code is the scanner's; from there on, it is a template's
+TAR = slice(257, 262)  # where a tar archive says that it is one
+MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # of metres and micrometres, by their code in a header
+VOXEL_MM = (0.1, 10.0)  # edges beyond are none of a head's image
+SLACK = 1024  # bytes behind the image that mean nothing
 OFFSET = slice(108, 112)  # of a NIfTI-1 header: where in the file the image begins
 SAME_SIZE = 0.02  # relative difference of voxel edges that rounding explains
 SAME_WAY = 0.87  # cosine of 30 degrees: more than a scan is turned to lie straight
@@ -75,6 +85,8 @@ def read_nifti(path: Path) -> NiftiFile:
     if not stored:
         raise ScanError(f"{path}: the file is empty (0 bytes); copy or convert it again")
     content = _uncompressed(path, stored)
+    if not content:
+        raise ScanError(f"{path}: holds nothing; copy or convert it again")
     image, notes = _image(path, content)
     dtype = image.get_data_dtype()
     if dtype.kind == "c":
@@ -87,7 +99,16 @@ def read_nifti(path: Path) -> NiftiFile:
         needed = image.dataobj.offset + int(np.prod(np.maximum(image.shape, 0), dtype=np.int64)) * dtype.itemsize
         told = "it is truncated, copy it again" if len(content) < needed else "convert it again"
         raise ScanError(f"{path}: cannot be read as NIfTI ({one_line(error)}); {told}") from error
+    if data.ndim < 3:
+        raise ScanError(f"{path}: has shape {data.shape}, a T1w is one 3D volume; convert it again from DICOM")
+    beyond = len(content) - image.dataobj.offset - data.size * dtype.itemsize
+    if beyond > SLACK:
+        notes.append(f"{path.name}: holds {beyond} bytes more than its header says; look whether a part is missing")
     affine, orientation, told_of_orientation = _orientation(path, image.header)
+    per_unit = MM_PER_UNIT.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    if per_unit != 1 and not VOXEL_MM[0] < voxel_sizes(affine).max() < VOXEL_MM[1]:
+        affine = np.diag([per_unit] * 3 + [1.0]) @ affine
+        told_of_orientation.append(f"{path.name}: its header is not in millimetres, and is read as it says")
     # Squeezed only beyond the third, since the affine speaks of the first three.
     data = data.reshape(data.shape[:3] + tuple(n for n in data.shape[3:] if n != 1))
     return NiftiFile(data, affine, orientation, hashlib.sha256(stored).hexdigest(), (*notes, *told_of_orientation))
@@ -114,6 +135,10 @@ def _image(path: Path, content: bytes) -> tuple[Any, list[str]]:
         told = next((told for start, told in OTHER_FORMATS.items() if content.lstrip()[:8].startswith(start)), None)
         if content[128:132] == b"DICM":
             told = "DICOM; give its folder as dicom_dir"
+        elif content[TAR] == b"ustar":
+            told = "a tar archive; unpack it"
+        elif not told and content[:64].isascii() and content[:64].decode().isprintable():
+            told = f"text ('{content[:30].decode()}…'), probably an error of a download; fetch it again"
         raise ScanError(f"{path}: cannot be read as NIfTI: it is {told or 'of another kind; copy or convert it again'}")
     if kind is nib.Nifti1Image and content[344:347] != b"n+1":
         raise ScanError(f"{path}: is an ANALYZE header or half of a pair .hdr and .img; convert it to one .nii.gz")
