@@ -44,7 +44,7 @@ localrules:
 
 
 onstart:
-    wake_for_work_alone()
+    start_of_run()
 
 
 onsuccess:

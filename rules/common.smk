@@ -19,6 +19,7 @@ from brainscm.questions import evaluated_queries, group_queries, read_queries, s
 from brainscm.report.inputs import REFUTATION
 from brainscm.run_record import write_run_record
 from brainscm.workflow.run_summary import run_summary
+from brainscm.workflow.study_record import StudyRecord
 from brainscm.simulation.anatomies import find_label_maps
 from brainscm.tables import read_table, run_paths
 
@@ -35,6 +36,9 @@ try:
     QUERIES = read_queries(CONFIG.counterfactuals)
     RATINGS = ratings_table(CONFIG.cohort)
     SIMULATED = not (CONFIG.bids_dir or CONFIG.dicom_dir)
+    STUDY = StudyRecord.of(CONFIG)
+    if workflow.is_main_process:
+        STUDY.check(CONFIG.output_dir)
     LABEL_MAPS = find_label_maps(CONFIG.simulation.anatomies) if SIMULATED and CONFIG.simulation.anatomies else []
 except BrainSCMError as error:
     raise WorkflowError(str(error))
@@ -73,12 +77,13 @@ wildcard_constraints:
     scan=r"sub-[a-zA-Z0-9]+(_ses-[a-zA-Z0-9]+)?",
 
 
-def wake_for_work_alone():
-    """Let Snakemake look for jobs to start when one has ended, and at no other time.
+def start_of_run():
+    """Say in the results whose they are, and let Snakemake look for jobs to start when one has ended, and at no other time.
 
     To keep to its default rate, 100 starts a second, Snakemake (9.27) wakes once a second for each job that has finished,
     until nothing is left to start: a third of a core after 150 scans. A rate that is asked for is kept to.
     """
+    STUDY.remember(Path(RESULTS))
     limiter = workflow.scheduler.job_rate_limiter
     if limiter and (limiter.max_jobs, limiter.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None

@@ -219,3 +219,16 @@ def test_a_run_leaves_its_record(indexed: tuple[Path, dict[str, Any]]) -> None:
     assert record["succeeded"] is True
     assert record["rules"]["index_cohort"]["jobs"] == 1
     assert "--configfile" in record["command"]
+
+
+def test_results_of_another_studys_scans_are_refused(indexed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, study = indexed
+    other = tmp_path / "other" / "sub-01" / "anat"
+    other.mkdir(parents=True)
+    (other / "sub-01_T1w.nii.gz").write_bytes(b"another head")
+    done = run_workflow(
+        tmp_path, {**study, "bids_dir": str(tmp_path / "other"), "output_dir": str(folder / "results")}, "-n"
+    )
+    assert done.returncode != 0
+    assert f"output_dir: {folder}/results holds the results of the scans in {folder}/bids" in done.stdout
+    assert "Traceback" not in done.stdout
