@@ -220,6 +220,15 @@ def test_no_code_runs(attack: str, tmp_path: Path) -> None:
         ("cr(df=4)", "should hold a node and df, knots"),
         ("log(cr(age, df=4))", "'cr(age, df=4)' should be a term of its own"),
         ("cr(C(age), df=4)", "'C(age)' should be a term of its own"),
+        # Offsets.
+        ("log(offset(age))", "'offset(age)' should be a term of its own"),
+        ("offset(cr(age, df=4))", "'cr(age, df=4)' should be a term of its own"),
+        ("sex:offset(age)", "multiplies an offset"),
+        ("sex * offset(age)", "multiplies an offset"),
+        ("offset(age, 2)", "should hold one value"),
+        ("offset(x=age)", "should hold one value"),
+        ("offset", "'offset' is a function"),
+        ("offset(3)", "'offset(3)' names no node"),
         # One of the two would be centred on the scans at hand.
         ("I(center(age) * center( age ))", "holds 'center(age)' twice"),
         ("cr(log(scale(age)) + scale(age), df=3)", "holds 'scale(age)' twice"),
@@ -438,7 +447,7 @@ def words(text: str) -> list[str]:
 ALLOWED = [
     *NAMES,
     *words("0 1 2 3 0.5 1e3 + - * / : ** ( ) , = < > == != [ ]"),
-    *words("I C cr cc bs poly log log2 log10 log1p exp sqrt abs np.log np.exp center scale standardize"),
+    *words("I C offset cr cc bs poly log log2 log10 log1p exp sqrt abs np.log np.exp center scale standardize"),
     *words("df=4 knots=[40,60] degree=2 contr.sum contr.treatment('B') contr.poly() base='A' 'A' \"B\""),
     *words("I( log( cr( C( np.sqrt( age) age,df=3) site) +age *sex :site"),
     " ",
@@ -477,6 +486,7 @@ TERMS = (
     | st.builds("{}({})".format, st.sampled_from(ONE_VALUE), st.sampled_from(NAMES[:4]))
     | st.builds("I({})".format, VALUES)
     | st.builds(lambda basis, value: basis.format(value), BASES, VALUES)
+    | st.builds("offset({})".format, VALUES)
     | st.builds("C({}{})".format, st.sampled_from(NAMES[4:]), CODINGS)
 )
 FORMULAS = st.recursive(

@@ -52,6 +52,8 @@ def test_parents_come_before_their_children_whatever_the_order_in_the_config() -
         (scm(image="cr(age, df=4"), ["scm.image.formula", "not a formula"]),
         (scm(image="image ~ age"), ["right-hand side alone"]),
         (scm(image="0 + age"), ["intercept"]),
+        (scm(image="sex + offset(age)"), ["scm.image.formula", "has an offset, which a latent does not"]),
+        (scm({**NODES, "v": {"formula": "age * offset(sex)"}}), ["scm.nodes.v.formula", "multiplies an offset"]),
         (scm(image="cs(age)"), ["unknown function 'cs'", "did you mean"]),
         (scm(image="np.log(age) + I(age - age.mean())"), ["'age.mean'", "other scans"]),
         (scm({"head-size": {}, **NODES}), ["'head-size' cannot stand in a formula", "head_size"]),

@@ -106,7 +106,7 @@ def test_fit_equals_statsmodels(family: str) -> None:
     assert node.dispersion == pytest.approx(dispersion, rel=1e-4)
 
 
-@pytest.mark.parametrize("family", ["gaussian", "gamma", "poisson", "multinomial"])
+@pytest.mark.parametrize("family", ["gaussian", "gamma", "poisson", *LEVELS])
 def test_repeated_scans_get_cluster_robust_errors(family: str) -> None:
     table = pd.concat([cohort(), cohort().iloc[: N // 2]], ignore_index=True)
     node, values = fitted(family, table)
@@ -114,16 +114,50 @@ def test_repeated_scans_get_cluster_robust_errors(family: str) -> None:
     _, ordinary = peer(family, table)
     errors = np.sqrt(np.diag(node.covariance))
     # Those of statsmodels (CR1) are a little smaller than CR2, and nearly the same with so many participants.
-    np.testing.assert_allclose(errors, robust, rtol=1e-5 if family == "multinomial" else 0.02)
+    np.testing.assert_allclose(errors, robust, rtol=0.02)
     assert np.abs(errors / ordinary - 1).max() > 0.05
+    rows, residual, participants = working_rows(family, node, values, table)
+    for row, (variance, freedom) in enumerate(zip(np.diag(node.covariance), node.freedom, strict=True)):
+        expected = dense_cr2(rows, residual, participants, np.eye(rows.shape[1])[row])
+        assert (variance, freedom) == pytest.approx(expected, rel=1e-5)
+
+
+def working_rows(
+    family: str, node: NodeModel, values: pd.DataFrame, table: pd.DataFrame
+) -> tuple[Array, Array, pd.Series]:
+    """The weighted regression at the last step of iteratively reweighted least squares, and whose each row is.
+
+    Of levels it has a row for each but the first, weighted by the inverse root of their multinomial covariance.
+    """
+    x = node.design.matrix(values)
     if family in GLMS:
-        x = node.design.matrix(values)
         mean = GLMS[family].link.inverse(x @ node.parameters)
         root = np.sqrt(GLMS[family].weights(mean))
         residual = root * (table[family] - mean) * GLMS[family].link.deriv(mean)
-        for row, (variance, freedom) in enumerate(zip(np.diag(node.covariance), node.freedom, strict=True)):
-            expected = dense_cr2(root[:, None] * x, residual.to_numpy(), table["participant"], np.eye(3)[row])
-            assert (variance, freedom) == pytest.approx(expected, rel=1e-6)
+        return root[:, None] * x, residual.to_numpy(), table["participant"]
+    y = np.eye(len(LEVELS[family]))[values[family].cat.codes][:, 1:]
+    share = shares(family, x, node.parameters)
+    steps = 1e-4 * np.sqrt(np.diag(node.covariance))
+    slopes = [
+        (shares(family, x, node.parameters + step) - shares(family, x, node.parameters - step)) / (2 * step.sum())
+        for step in np.diag(steps)
+    ]
+    rows, residuals = [], []
+    for each, p, slope in zip(y, share, np.stack(slopes, axis=-1), strict=True):
+        root = np.linalg.inv(scipy.linalg.sqrtm(np.diag(p) - np.outer(p, p)).real)
+        rows.append(root @ slope)
+        residuals.append(root @ (each - p))
+    return np.concatenate(rows), np.concatenate(residuals), table["participant"].repeat(y.shape[1])
+
+
+def shares(family: str, x: Array, parameters: Array) -> Array:
+    """Probabilities of all levels but the first."""
+    if family == "ordered":
+        first, step = parameters[-2:]
+        below = scipy.special.expit([first, first + np.exp(step)] - (x[:, 1:] @ parameters[:-2])[:, None])
+        return np.column_stack([below[:, 1] - below[:, 0], 1 - below[:, 1]])
+    logits = np.column_stack([np.zeros(len(x)), x @ parameters.reshape(-1, x.shape[1]).T])
+    return scipy.special.softmax(logits, axis=1)[:, 1:]
 
 
 def dense_cr2(x: Array, residual: Array, participants: pd.Series, c: Array) -> tuple[float, float]:
@@ -139,12 +173,85 @@ def dense_cr2(x: Array, residual: Array, participants: pd.Series, c: Array) -> t
     return float(variance), float(np.square(p).sum() ** 2 / np.square(p @ p.T).sum())
 
 
+@pytest.mark.parametrize("family", ["binomial", "ordered"])
+def test_the_error_of_a_level_that_three_participants_have_is_theirs(family: str) -> None:
+    """By CR1 on the number of participants, what three decide is found where it is not, far too often."""
+    rng = np.random.default_rng(3)
+    rejected = []
+    for _ in range(60):
+        rare = np.repeat(np.arange(40) < 3, 4)
+        own = np.repeat(1.2 * rng.normal(size=40), 4) + rng.logistic(size=160)
+        table = pd.DataFrame(
+            {
+                "participant": np.repeat([f"sub-{i}" for i in range(40)], 4),
+                "sex": np.where(rare, "M", "F"),
+                "age": rng.uniform(20, 80, 160),
+                family: np.array(LEVELS[family])[np.searchsorted([0.0, 1.0][: len(LEVELS[family]) - 1], own)],
+            }
+        )
+        node, values = fitted(family, table)
+        found = node.table(values).query("term.str.contains('sex')").iloc[0]
+        assert node.note or found["df"] < 4
+        rejected.append(found["p"] < 0.05 and not node.note)
+    assert np.mean(rejected) < 0.15
+
+
 def test_intervals_of_a_small_cohort_are_students() -> None:
     node, values = fitted("gaussian", cohort(15).assign(sex=[*"FM"] * 7 + ["F"]))
     table = node.table(values)
     half = (table["ci95_high"] - table["estimate"]) / table["standard_error"]
     np.testing.assert_allclose(half, scipy.stats.t.ppf(0.975, 12))
     np.testing.assert_allclose(table["p"], 2 * scipy.stats.t.sf(table["t"].abs(), 12))
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_an_offset_takes_its_part_of_a_coefficient_and_changes_no_answer(family: str) -> None:
+    table = cohort()
+    plain, values = fitted(family, table)
+    node, _ = fitted(family, table, "age + sex + offset(I(age / 50))")
+    shown = node.table(values).set_index("term")
+    fixed = shown.index.str.contains("offset")
+    assert (shown["estimate"][fixed] == 1).all()
+    assert (shown["standard_error"][fixed] == 0).all()
+    assert shown.loc[fixed, ["t", "df", "p", "e_value"]].isna().all(axis=None)
+    before = plain.table(values).set_index("term").loc[shown.index[~fixed]]
+    of_age = before.index.str.fullmatch("(.*: )?age")
+    tolerance = 1e-4 if family == "negbinomial" else 1e-7
+    np.testing.assert_allclose(
+        shown["estimate"][~fixed], before["estimate"] - np.where(of_age, 1 / 50, 0), rtol=tolerance, atol=tolerance
+    )
+    np.testing.assert_allclose(shown["standard_error"][~fixed], before["standard_error"], rtol=tolerance)
+    older = values.assign(age=70.0)
+    expected, new = (each.counterfactual(values, older, table["scan"], seed=1) for each in (plain, node))
+    if family in ("gaussian", "gamma"):
+        np.testing.assert_allclose(new, expected, rtol=1e-6)
+    else:
+        assert (new.astype(str) == expected.astype(str)).mean() > 0.997
+    drawn = node.draw(np.ones(len(node.parameters))).parameters
+    np.testing.assert_allclose(drawn[fixed], 1, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "gamma", "poisson", "binomial", "ordered"])
+def test_an_offset_is_that_of_statsmodels(family: str) -> None:
+    table = cohort()
+    node, values = fitted(family, table, "sex + offset(log(age))")
+    male, offset = (table["sex"] == "M").to_numpy(float), np.log(table["age"])
+    codes = values[family].cat.codes if family in LEVELS else table[family]
+    free = ~node.table(values)["term"].str.contains("offset").to_numpy()
+    if family == "ordered":
+        result = OrderedModel(codes, male[:, None], offset=offset, distr="logit").fit(method="bfgs", gtol=1e-8, disp=0)
+    else:
+        kind = sm.families.Binomial() if family == "binomial" else GLMS[family]
+        result = sm.GLM(codes, sm.add_constant(male), family=kind, offset=offset).fit(tol=1e-12)
+    np.testing.assert_allclose(node.parameters[free], result.params, rtol=1e-4)
+    np.testing.assert_allclose(np.sqrt(np.diag(node.covariance))[free], result.bse, rtol=1e-4)
+
+
+def test_counterfactuals_answer_to_an_offset() -> None:
+    table = cohort()
+    node, values = fitted("gamma", table, "sex + offset(log(age))")
+    new = node.counterfactual(values, values.assign(age=2 * values["age"]), table["scan"], seed=1)
+    np.testing.assert_allclose(new, 2 * values["gamma"])
 
 
 @pytest.mark.parametrize("family", ALL)

@@ -47,7 +47,7 @@ def fit(formula: str, missing: str = "drop", variance_by: str | None = None) -> 
                 "sex": {},
                 "site": {"levels": ["C", "A", "B"]},
                 "volume": {"formula": "cr(age, df=3) + sex", "family": "gamma"},
-                "kind": {"formula": "age"},
+                "kind": {"formula": "age + offset(log(volume))"},
             },
             "image": {"formula": formula, "variance_by": variance_by},
             "missing": missing,

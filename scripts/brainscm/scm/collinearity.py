@@ -11,8 +11,11 @@ HIGH_CONDITION = 30.0
 
 
 def collinearity(item: str, design: Design, x: Array) -> list[tuple[str, str, float, str]]:
-    """Rows (check, item, value, warning) of a design's condition number and variance inflation."""
-    condition = condition_number(x)
+    """Rows (check, item, value, warning) of a design's condition number and variance inflation.
+
+    An offset is no column of it: its coefficient need not be told apart from others.
+    """
+    condition = condition_number(x[:, ~design.is_offset])
     rows = [
         (
             "condition_number",
@@ -33,7 +36,8 @@ def variance_inflation(x: Array, design: Design) -> dict[str, tuple[float, str]]
     The generalised factor of Fox & Monette (1992), GVIF = det R_a det R_b / det R, to the power 1/df so that it
     compares with the VIF of a single column. Interactions count for the node that the formula names first.
     """
-    owners = [next((name for name in design.formula.names if name in nodes), "") for nodes in design.nodes]
+    x, nodes = x[:, ~design.is_offset], [design.nodes[i] for i in np.flatnonzero(~design.is_offset)]
+    owners = [next((name for name in design.formula.names if name in each), "") for each in nodes]
     names = list(dict.fromkeys(owner for owner in owners if owner))
     correlation = np.corrcoef(x[:, 1:], rowvar=False).reshape(x.shape[1] - 1, -1)
 

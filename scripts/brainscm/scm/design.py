@@ -19,7 +19,7 @@ from formulaic.utils.stateful_transforms import stateful_transform
 from numpy.typing import NDArray
 
 from brainscm.errors import ConfigError
-from brainscm.scm.formula import ELEMENTWISE, Formula
+from brainscm.scm.formula import ELEMENTWISE, OFFSET, Formula
 
 Array = NDArray[np.float64]
 
@@ -47,9 +47,14 @@ def _bs(
     return basis_spline(x, df=df, knots=knots, degree=degree, extrapolation="clip", _state=_state)
 
 
+def _number(x: Any) -> Any:
+    """What an offset holds."""
+    return np.asarray(x, dtype=np.float64)
+
+
 # What a formula's functions are; those that stand in its `FUNCTIONS` but not here are formulaic's own.
 _ELEMENTWISE = {name: getattr(np, name) for name in ELEMENTWISE}
-_CONTEXT = {"cr": _cr, "cc": _cc, "bs": _bs, "np": SimpleNamespace(**_ELEMENTWISE), **_ELEMENTWISE}
+_CONTEXT = {OFFSET: _number, "cr": _cr, "cc": _cc, "bs": _bs, "np": SimpleNamespace(**_ELEMENTWISE), **_ELEMENTWISE}
 
 
 @dataclass(frozen=True)
@@ -90,12 +95,13 @@ class Design:
         if not np.isfinite(x).all():
             name = design.columns[int(np.argmin(np.isfinite(x).all(axis=0)))]
             raise ConfigError(f"{where}: the column '{name}' is not finite for some training scan; check its function.")
-        if len(x) <= len(design.columns):
+        if len(x) <= np.count_nonzero(~design.is_offset):
             raise ConfigError(
                 f"{where}: {len(x)} training scans are too few for {len(design.columns)} coefficients; "
                 f"shorten '{formula.text}'."
             )
-        _check_rank(x, design.columns, where)
+        free = ~design.is_offset
+        _check_rank(x[:, free], tuple(np.array(design.columns)[free]), where)
         return design
 
     @classmethod
@@ -118,6 +124,11 @@ class Design:
             names = frozenset(str(v) for v in spec.term_variables[term]).intersection(formula.names)
             nodes += [names] * len(range(*spec.term_slices[term].indices(len(spec.column_names))))
         return cls(formula, tuple(spec.column_names), tuple(nodes), spec)
+
+    @property
+    def is_offset(self) -> NDArray[np.bool_]:
+        """Which columns have a coefficient of 1, (p,)."""
+        return np.array([column.startswith(f"{OFFSET}(") for column in self.columns])
 
     @property
     def state(self) -> Any:

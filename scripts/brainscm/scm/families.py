@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ LEAST_ALPHA = 1e-6
 MOST = 2.0**50  # no count is larger
 
 Generators = Iterable[np.random.Generator]  # one a scan
+# Probabilities (n, levels) that parameters (k,) give, and their derivatives (n, levels, k).
+Chances = Callable[[Array], tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
@@ -46,28 +48,50 @@ class Fit:
     dispersion: float = 1.0
     note: str = ""
 
+    @property
+    def estimated(self) -> int:
+        """How many parameters are not those of an offset."""
+        return int(np.count_nonzero(np.diag(self.covariance)))
+
     def mapped(self, back: Array) -> Fit:
         return replace(self, parameters=back @ self.parameters, covariance=back @ self.covariance @ back.T)
+
+    def with_fixed(self, free: NDArray[np.bool_]) -> Fit:
+        """With parameters of 1 put in between where `free` (terms,) says that they were not estimated."""
+        parameters, freedom = np.ones(len(free)), np.full(len(free), np.nan)
+        covariance = np.zeros((len(free), len(free)))
+        parameters[free], freedom[free], covariance[np.ix_(free, free)] = (
+            self.parameters,
+            self.freedom,
+            self.covariance,
+        )
+        return replace(self, parameters=parameters, covariance=covariance, freedom=freedom)
 
 
 class Family(Protocol):
     """One kind of node (docs/explanation/method.md, "Measured nodes").
 
-    x (n, p) are design rows, y (n,) numbers or levels' numbers.
+    x (n, p) are design rows, y (n,) numbers or levels' numbers. An offset is a column of x whose parameter is 1.
 
-    Each method treats a scan alone as among others.
+    Each method but `fit` and `likeliest_dispersion` treats a scan alone as among others.
 
     Attributes:
         has_dispersion: whether deviances are in units of a variance that the data tell.
+        estimates_dispersion: whether the likelihood has a dispersion besides the parameters.
     """
 
     has_dispersion: bool
+    estimates_dispersion: bool
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         """Names of the parameters (k,), for a design with these columns; `levels` is empty for numbers."""
 
-    def fit(self, x: Array, y: Any, participants: pd.Series) -> Fit:
-        """Maximum likelihood; not finite where it does not converge. `participants`: (n,) whose scan each row is."""
+    def fit(self, x: Array, y: Any, participants: pd.Series, offset: Array) -> Fit:
+        """Maximum likelihood; not finite where it does not converge.
+
+        Args:
+            participants: (n,) whose scan each row is. offset: (n,) what is added to x·b, which x does not hold.
+        """
 
     def abduct(self, y: Any, x: Array, parameters: Array, rng: Generators) -> Array:
         """Noise (n, ...) that explains the observed y under the design rows x; what it leaves open comes from rng."""
@@ -81,19 +105,29 @@ class Family(Protocol):
     def deviance(self, x: Array, y: Any, parameters: Array) -> float:
         """-2 × the logarithm of the likelihood, but for what nested models share: it falls as a model fits better."""
 
+    def likeliest_dispersion(self, x: Array, y: Any, parameters: Array) -> float:
+        """The dispersion of the largest likelihood; 1 where it has none."""
+
+    def log_likelihood(self, x: Array, y: Any, parameters: Array, dispersion: float) -> Array:
+        """The logarithm of the density or probability of each y, (n,)."""
+
+    def distribution(self, x: Array, y: Any, parameters: Array, dispersion: float) -> tuple[Array, Array]:
+        """P(Y < y) and P(Y ≤ y), (n,) each; of levels in their order."""
+
 
 class Gaussian:
     """y = x·b + e; the noise is the residual e."""
 
     has_dispersion = True
+    estimates_dispersion = True
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return tuple(columns)
 
-    def fit(self, x: Array, y: Array, participants: pd.Series) -> Fit:
+    def fit(self, x: Array, y: Array, participants: pd.Series, offset: Array) -> Fit:
         from statsmodels.genmod import families
 
-        return _fit_glm(families.Gaussian(), x, y, participants)
+        return _fit_glm(families.Gaussian(), x, y, participants, offset)
 
     def abduct(self, y: Array, x: Array, parameters: Array, rng: Generators) -> Array:
         return y - _linear(x, parameters)
@@ -107,19 +141,30 @@ class Gaussian:
     def deviance(self, x: Array, y: Array, parameters: Array) -> float:
         return float(np.square(y - _linear(x, parameters)).sum())
 
+    def likeliest_dispersion(self, x: Array, y: Array, parameters: Array) -> float:
+        return float(np.square(y - _linear(x, parameters)).mean())
+
+    def log_likelihood(self, x: Array, y: Array, parameters: Array, dispersion: float) -> Array:
+        return np.asarray(scipy.stats.norm.logpdf(y, _linear(x, parameters), np.sqrt(dispersion)))
+
+    def distribution(self, x: Array, y: Array, parameters: Array, dispersion: float) -> tuple[Array, Array]:
+        to = np.asarray(scipy.stats.norm.cdf(y, _linear(x, parameters), np.sqrt(dispersion)))
+        return to, to
+
 
 class Gamma:
     """y = exp(x·b) e with E(e) = 1; the noise is the ratio e."""
 
     has_dispersion = True
+    estimates_dispersion = True
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return tuple(columns)
 
-    def fit(self, x: Array, y: Array, participants: pd.Series) -> Fit:
+    def fit(self, x: Array, y: Array, participants: pd.Series, offset: Array) -> Fit:
         from statsmodels.genmod import families
 
-        return _fit_glm(families.Gamma(families.links.Log()), x, y, participants)
+        return _fit_glm(families.Gamma(families.links.Log()), x, y, participants, offset)
 
     def abduct(self, y: Array, x: Array, parameters: Array, rng: Generators) -> Array:
         return y / np.exp(_linear(x, parameters))
@@ -134,6 +179,23 @@ class Gamma:
         ratio = y / np.exp(_linear(x, parameters))
         return float(2 * (ratio - 1 - np.log(ratio)).sum())
 
+    def likeliest_dispersion(self, x: Array, y: Array, parameters: Array) -> float:
+        """1/k with log k - ψ(k) equal to half of the mean deviance."""
+        half = self.deviance(x, y, parameters) / len(y) / 2
+
+        def lacking(log_shape: float) -> float:
+            return float(log_shape - scipy.special.digamma(np.exp(log_shape)) - half)
+
+        return float(np.exp(-scipy.optimize.brentq(lacking, -20, 25)))
+
+    def log_likelihood(self, x: Array, y: Array, parameters: Array, dispersion: float) -> Array:
+        mean = np.exp(_linear(x, parameters))
+        return np.asarray(scipy.stats.gamma.logpdf(y, 1 / dispersion, scale=mean * dispersion))
+
+    def distribution(self, x: Array, y: Array, parameters: Array, dispersion: float) -> tuple[Array, Array]:
+        to = scipy.special.gammainc(1 / dispersion, y / np.exp(_linear(x, parameters)) / dispersion)
+        return to, to
+
 
 class Poisson:
     """y = F⁻¹(u; exp(x·b)); the noise is the quantile u, uniform between F(y - 1) and F(y).
@@ -142,15 +204,16 @@ class Poisson:
     """
 
     has_dispersion = True  # of counts that vary more than poisson's, a likelihood ratio is too large
+    estimates_dispersion = False
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return tuple(columns)
 
-    def fit(self, x: Array, y: Array, participants: pd.Series) -> Fit:
+    def fit(self, x: Array, y: Array, participants: pd.Series, offset: Array) -> Fit:
         from statsmodels.genmod import families
 
-        fit = _fit_glm(families.Poisson(), x, y, participants)
-        mean, freedom = np.exp(_linear(x, fit.parameters)), len(x) - x.shape[1]
+        fit = _fit_glm(families.Poisson(), x, y, participants, offset)
+        mean, freedom = np.exp(_linear(x, fit.parameters) + offset), len(x) - x.shape[1]
         dispersion = float((np.square(y - mean) / mean).sum() / freedom)
         chance = 2 * np.sqrt(2 / freedom)
         note = ""
@@ -193,6 +256,15 @@ class Poisson:
         mean = np.exp(_linear(x, parameters))
         return float(2 * (scipy.special.xlogy(y, y / mean) - y + mean).sum())
 
+    def likeliest_dispersion(self, x: Array, y: Array, parameters: Array) -> float:
+        return 1.0
+
+    def log_likelihood(self, x: Array, y: Array, parameters: Array, dispersion: float) -> Array:
+        return np.asarray(scipy.stats.poisson.logpmf(y, np.exp(_linear(x, parameters))))
+
+    def distribution(self, x: Array, y: Array, parameters: Array, dispersion: float) -> tuple[Array, Array]:
+        return self._tails(y - 1, x, parameters)[0], self._tails(y, x, parameters)[0]
+
     def _tails(self, k: Array, x: Array, parameters: Array) -> tuple[Array, Array]:
         """P(Y ≤ k) and P(Y > k)."""
         mean = np.exp(_linear(x, parameters))
@@ -207,15 +279,17 @@ class NegativeBinomial(Poisson):
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return (*columns, "log dispersion")
 
-    def fit(self, x: Array, y: Array, participants: pd.Series) -> Fit:
+    def fit(self, x: Array, y: Array, participants: pd.Series, offset: Array) -> Fit:
         """By the profile likelihood of log α; b and α are told by independent halves of the information."""
         from statsmodels.genmod import families
 
+        whole = np.column_stack([x, offset])
+
         def of(log_alpha: float) -> Fit:
-            return _fit_glm(families.NegativeBinomial(alpha=np.exp(log_alpha)), x, y, participants)
+            return _fit_glm(families.NegativeBinomial(alpha=np.exp(log_alpha)), x, y, participants, offset)
 
         def loss(log_alpha: float) -> float:
-            return self.deviance(x, y, np.append(of(log_alpha).parameters, log_alpha)) / 2
+            return self.deviance(whole, y, np.append(of(log_alpha).parameters, [1.0, log_alpha])) / 2
 
         bounds = (np.log(LEAST_ALPHA), np.log(1e3))
         best = float(scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
@@ -238,8 +312,11 @@ class NegativeBinomial(Poisson):
         return np.floor(np.exp(_linear(x, parameters[:-1])) * max(1 - np.exp(parameters[-1]), 0))
 
     def deviance(self, x: Array, y: Array, parameters: Array) -> float:
+        return -2 * float(self.log_likelihood(x, y, parameters, 1.0).sum())
+
+    def log_likelihood(self, x: Array, y: Array, parameters: Array, dispersion: float) -> Array:
         size, mean = np.exp(-parameters[-1]), np.exp(_linear(x, parameters[:-1]))
-        return -2 * float(scipy.stats.nbinom.logpmf(y, size, size / (size + mean)).sum())
+        return np.asarray(scipy.stats.nbinom.logpmf(y, size, size / (size + mean)))
 
     def _tails(self, k: Array, x: Array, parameters: Array) -> tuple[Array, Array]:
         size, mean, some = np.exp(-parameters[-1]), np.exp(_linear(x, parameters[:-1])), np.maximum(k, 0)
@@ -248,25 +325,59 @@ class NegativeBinomial(Poisson):
         return np.where(k < 0, 0.0, to), np.where(k < 0, 1.0, beyond)
 
 
-class Logit:
+class _Levels:
+    """What the families of levels share. Each says how probable its levels are."""
+
+    has_dispersion = False
+    estimates_dispersion = False
+
+    def chances(self, x: Array, parameters: Array, offset: Array) -> tuple[Array, Array]:
+        """Probabilities (n, levels) and their derivatives by the parameters (n, levels, k)."""
+        raise NotImplementedError
+
+    def expected(self, x: Array, parameters: Array) -> Any:
+        return np.argmax(self._shares(x, parameters), axis=1)
+
+    def deviance(self, x: Array, y: Any, parameters: Array) -> float:
+        return float(-2 * self.log_likelihood(x, y, parameters, 1.0).sum())
+
+    def likeliest_dispersion(self, x: Array, y: Any, parameters: Array) -> float:
+        return 1.0
+
+    def log_likelihood(self, x: Array, y: Any, parameters: Array, dispersion: float) -> Array:
+        share = self._shares(x, parameters)[np.arange(len(y)), y]
+        return np.asarray(np.log(np.maximum(share, np.finfo(float).tiny)))
+
+    def distribution(self, x: Array, y: Any, parameters: Array, dispersion: float) -> tuple[Array, Array]:
+        below = np.cumsum(np.column_stack([np.zeros(len(x)), self._shares(x, parameters)]), axis=1)
+        return below[np.arange(len(y)), y], np.minimum(below[np.arange(len(y)), y + 1], 1)
+
+    def _shares(self, x: Array, parameters: Array) -> Array:
+        return self.chances(x, parameters, np.zeros(len(x)))[0]
+
+
+class Logit(_Levels):
     """y = argmax_j (x·b_j + g_j) with Gumbel noise g and b_0 = 0; two levels or more.
 
     The noise is drawn from its posterior given y: the largest of the sums is Gumbel about the log-sum-exp of the
-    logits, the others are Gumbel cut off below it (Oberst & Sontag, 2019, Gumbel-max SCM).
+    logits, the others are Gumbel cut off below it (Oberst & Sontag, 2019, Gumbel-max SCM). An offset is added to the
+    logit of every level but the first.
     """
-
-    has_dispersion = False
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"{level}: {column}" for level in levels[1:] for column in columns)
 
-    def fit(self, x: Array, y: Any, participants: pd.Series) -> Fit:
-        from statsmodels.discrete.discrete_model import MNLogit
-
+    def fit(self, x: Array, y: Any, participants: pd.Series, offset: Array) -> Fit:
         z, back = _orthonormal(x)
-        model = MNLogit(y, z)
-        count = model.J - 1
-        return _maximise(model, participants, method="newton").mapped(scipy.linalg.block_diag(*[back] * count))
+        others = int(y.max())
+        back = scipy.linalg.block_diag(*[back] * others)
+        start = np.zeros(others * x.shape[1])
+        return _fit_levels(lambda b: self.chances(z, b, offset), start, y, participants, x.shape[1], back)
+
+    def chances(self, x: Array, parameters: Array, offset: Array) -> tuple[Array, Array]:
+        share = scipy.special.softmax(self._logits(x, parameters, offset), axis=1)
+        each = share[:, :, None] * (np.eye(share.shape[1])[:, 1:] - share[:, None, 1:])
+        return share, (each[..., None] * x[:, None, None]).reshape(*share.shape, -1)
 
     def abduct(self, y: Any, x: Array, parameters: Array, rng: Generators) -> Array:
         logits = self._logits(x, parameters)
@@ -280,36 +391,40 @@ class Logit:
     def generate(self, x: Array, noise: Array, parameters: Array) -> Any:
         return np.argmax(self._logits(x, parameters) + noise, axis=1)
 
-    def expected(self, x: Array, parameters: Array) -> Any:
-        return np.argmax(self._logits(x, parameters), axis=1)
-
-    def deviance(self, x: Array, y: Any, parameters: Array) -> float:
-        logits = self._logits(x, parameters)
-        return float(2 * (scipy.special.logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]).sum())
-
-    def _logits(self, x: Array, parameters: Array) -> Array:
+    def _logits(self, x: Array, parameters: Array, offset: Array | float = 0.0) -> Array:
         blocks = parameters.reshape(-1, x.shape[1])
-        return np.column_stack([np.zeros(len(x)), *(_linear(x, block) for block in blocks)])
+        return np.column_stack([np.zeros(len(x)), *(_linear(x, block) + offset for block in blocks)])
 
 
-class Ordered:
+class Ordered(_Levels):
     """y counts the thresholds below x·b + e with logistic e, drawn from its posterior: cut off between thresholds."""
-
-    has_dispersion = False
 
     def terms(self, columns: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
         steps = [f"log step to threshold {a}|{b}" for a, b in itertools.pairwise(levels[1:])]
         return (*columns[1:], f"threshold {levels[0]}|{levels[1]}", *steps)
 
-    def fit(self, x: Array, y: Any, participants: pd.Series) -> Fit:
-        from statsmodels.miscmodels.ordinal_model import OrderedModel
-
+    def fit(self, x: Array, y: Any, participants: pd.Series, offset: Array) -> Fit:
         mean = x[:, 1:].mean(axis=0)
         z, inverse = _orthonormal(x[:, 1:] - mean)
-        fit = _maximise(OrderedModel(y, z, distr="logit"), participants, method="bfgs")
-        back = scipy.linalg.block_diag(inverse, np.eye(len(fit.parameters) - len(inverse)))
+        z = np.column_stack([np.ones(len(z)), z])
+        counts = np.bincount(y)
+        thresholds = scipy.special.logit(np.cumsum(counts + 1)[:-1] / (counts + 1).sum())
+        start = np.concatenate([np.zeros(len(inverse)), thresholds[:1], np.log(np.diff(thresholds))])
+        back = scipy.linalg.block_diag(inverse, np.eye(len(thresholds)))
         back[len(inverse), : len(inverse)] = mean @ inverse  # thresholds of x, not of x - mean
-        return fit.mapped(back)
+        return _fit_levels(lambda b: self.chances(z, b, offset), start, y, participants, x.shape[1], back)
+
+    def chances(self, x: Array, parameters: Array, offset: Array) -> tuple[Array, Array]:
+        linear, thresholds = self._parts(x, parameters)
+        below = scipy.special.expit(thresholds - (linear + offset)[:, None])
+        share = np.diff(below, axis=1, prepend=0, append=1)
+        density = below * (1 - below)
+        by_linear = -np.diff(density, axis=1, prepend=0, append=0)
+        levels, others = share.shape[1], len(thresholds)
+        by_threshold = density[:, None] * (np.eye(levels)[:, :-1] - np.eye(levels)[:, 1:])
+        turn = np.tril(np.ones((others, others)))  # of the thresholds, by the first and the log steps
+        turn[:, 1:] *= np.diff(thresholds)
+        return share, np.concatenate([by_linear[..., None] * x[:, None, 1:], by_threshold @ turn], axis=2)
 
     def abduct(self, y: Any, x: Array, parameters: Array, rng: Generators) -> Array:
         linear, thresholds = self._parts(x, parameters)
@@ -321,17 +436,6 @@ class Ordered:
     def generate(self, x: Array, noise: Array, parameters: Array) -> Any:
         linear, thresholds = self._parts(x, parameters)
         return np.searchsorted(thresholds, linear + noise, side="left")
-
-    def expected(self, x: Array, parameters: Array) -> Any:
-        linear, thresholds = self._parts(x, parameters)
-        below = scipy.special.expit(thresholds - linear[:, None])
-        return np.argmax(np.diff(below, axis=1, prepend=0, append=1), axis=1)
-
-    def deviance(self, x: Array, y: Any, parameters: Array) -> float:
-        linear, thresholds = self._parts(x, parameters)
-        edges = np.concatenate([[-np.inf], thresholds, [np.inf]])
-        share = scipy.special.expit(edges[y + 1] - linear) - scipy.special.expit(edges[y] - linear)
-        return float(-2 * np.log(np.maximum(share, np.finfo(float).tiny)).sum())
 
     def _parts(self, x: Array, parameters: Array) -> tuple[Array, Array]:
         p = x.shape[1] - 1
@@ -356,14 +460,14 @@ def _orthonormal(x: Array) -> tuple[Array, Array]:
     return q * np.sqrt(len(x)), np.linalg.inv(r) * np.sqrt(len(x))
 
 
-def _fit_glm(family: Any, x: Array, y: Array, participants: pd.Series) -> Fit:
+def _fit_glm(family: Any, x: Array, y: Array, participants: pd.Series, offset: Array) -> Fit:
     """One of statsmodels' families of generalised linear models."""
     from statsmodels.genmod.generalized_linear_model import GLM
 
     z, back = _orthonormal(x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = GLM(y, z, family=family).fit(maxiter=200, tol=1e-12)
+        result = GLM(y, z, family=family, offset=offset).fit(maxiter=200, tol=1e-12)
     parameters = result.params if result.converged else np.full(z.shape[1], np.nan)
     covariance, freedom = result.cov_params(), np.full(z.shape[1], float(result.df_resid))
     if result.converged and participants.nunique() < len(participants):
@@ -371,6 +475,83 @@ def _fit_glm(family: Any, x: Array, y: Array, participants: pd.Series) -> Fit:
         residual = root * (y - result.mu) * family.link.deriv(result.mu)
         covariance, freedom = _clustered(root[:, None] * z, residual, back, participants, float(result.scale))
     return Fit(parameters, covariance, freedom, float(result.scale)).mapped(back)
+
+
+def _fit_levels(
+    chances: Chances, start: Array, y: NDArray[np.integer], participants: pd.Series, columns: int, back: Array
+) -> Fit:
+    """Maximum likelihood; where the levels are separated, so that there is none, a normal prior holds the slopes.
+
+    Args:
+        chances: of parameters. start: those to begin with. columns: of the design. back: see `_orthonormal`.
+    """
+    freedom = np.full(len(start), float(max(participants.nunique() - columns, 1)))
+    parameters, converged = _scored(chances, start, y, precision=0.0)
+    if not converged:
+        parameters, converged = _scored(chances, start, y, precision=PRIOR_SD**-2)
+        curvature = _information(chances, parameters, y) + np.eye(len(start)) / PRIOR_SD**2
+        covariance = np.asarray(np.linalg.pinv(curvature), dtype=np.float64)
+        note = "its parents separate some levels almost perfectly; a weak normal prior holds the coefficients"
+        return Fit(parameters if converged else np.nan * start, covariance, freedom, note=note).mapped(back)
+    if participants.nunique() == len(participants):
+        covariance = np.asarray(np.linalg.inv(_information(chances, parameters, y)), dtype=np.float64)
+    else:
+        rows, residual = _working(chances, parameters, y)
+        each = participants.repeat(len(rows) // len(y))
+        covariance, freedom = _clustered(rows, residual, back, each, scale=1.0)
+    return Fit(parameters, covariance, freedom).mapped(back)
+
+
+def _scored(chances: Chances, start: Array, y: NDArray[np.integer], precision: float) -> tuple[Array, bool]:
+    """The mode of the likelihood times a normal prior of this precision, by Fisher's scoring, and whether there is one.
+
+    Without a prior the search is given up where a parameter passes `SEPARATED`.
+    """
+    root = np.sqrt(precision)
+
+    def loss(b: Array) -> float:
+        share = np.maximum(chances(b)[0][np.arange(len(y)), y], np.finfo(float).tiny)
+        return float(-np.log(share).sum() + precision * b @ b / 2)
+
+    b, best = start, loss(start)
+    for _ in range(200):
+        rows, residual = _working(chances, b, y)
+        if precision:
+            rows, residual = np.vstack([rows, root * np.eye(len(b))]), np.append(residual, -root * b)
+        step = np.linalg.lstsq(rows, residual)[0]
+        while (value := loss(b + step)) > best + 1e-12 * abs(best) and np.abs(step).max() > 1e-12:
+            step = step / 2
+        b, best = b + step, value
+        if not precision and np.abs(b).max() > SEPARATED:
+            return b, False
+        if np.abs(step).max() < 1e-9:
+            return b, True
+    return b, False
+
+
+def _working(chances: Chances, b: Array, y: NDArray[np.integer]) -> tuple[Array, Array]:
+    """Rows (n levels, k) and residuals whose products are Fisher's information and the score.
+
+    Those of scan i are π_ij'/√π_ij and ([y_i = j] - π_ij)/√π_ij, π_ij' the derivative by the parameters. The residuals'
+    covariance is I - √π_i √π_i', which is I in the span of the rows, since a scan's probabilities sum to 1.
+    """
+    share, slope = chances(b)
+    root = np.sqrt(np.maximum(share, 1e-12))
+    residual = (np.eye(share.shape[1])[y] - share) / root
+    return (slope / root[..., None]).reshape(-1, len(b)), residual.reshape(-1)
+
+
+def _information(chances: Chances, b: Array, y: NDArray[np.integer]) -> Array:
+    """Minus the second derivatives of the log-likelihood, (k, k), by differences of its slope."""
+
+    def score(at: Array) -> Array:
+        share, slope = chances(at)
+        own = np.arange(len(y)), y
+        return (slope[own] / np.maximum(share[own], np.finfo(float).tiny)[:, None]).sum(axis=0)
+
+    step = 1e-5
+    found = np.array([(score(b - step * each) - score(b + step * each)) / (2 * step) for each in np.eye(len(b))])
+    return (found + found.T) / 2
 
 
 def _clustered(z: Array, residual: Array, back: Array, participants: pd.Series, scale: float) -> tuple[Array, Array]:
@@ -391,48 +572,6 @@ def _clustered(z: Array, residual: Array, back: Array, participants: pd.Series, 
     tested = [q @ directions(r, row[None])[0] for row in back]
     freedom = [np.nan if sandwich.decider(each) is not None else sandwich.freedom(each) for each in tested]
     return covariance, np.array(freedom)
-
-
-def _maximise(model: Any, participants: pd.Series, method: str) -> Fit:
-    """Maximum likelihood; where the levels are separated, so that there is none, a normal prior holds the slopes."""
-    freedom = float(max(participants.nunique() - model.exog.shape[1], 1))
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        try:
-            result = model.fit(method=method, maxiter=500, disp=False, **_errors(participants))
-            parameters = np.asarray(result.params).ravel(order="F")
-            covariance = np.asarray(result.cov_params())
-            converged = bool(result.mle_retvals["converged"]) and np.isfinite(covariance).all()
-        except Exception:  # statsmodels: perfect separation or a singular Hessian, by several exception types
-            converged = False
-        if converged and np.abs(parameters).max() < SEPARATED:
-            return Fit(parameters, covariance, np.full(len(parameters), freedom))
-    parameters, covariance = _posterior_mode(model)
-    note = "its parents separate some levels almost perfectly; a weak normal prior holds the coefficients"
-    return Fit(parameters, covariance, np.full(len(parameters), freedom), note=note)
-
-
-def _posterior_mode(model: Any) -> tuple[Array, Array]:
-    """Mode and curvature of the likelihood times a normal prior on every coefficient."""
-    start = np.asarray(getattr(model, "start_params", np.zeros(model.exog.shape[1] * (getattr(model, "J", 2) - 1))))
-    start = np.where(np.isfinite(start), start, 0.0).ravel()
-
-    def loss(b: Array) -> float:
-        return float(-model.loglike(b) + 0.5 * b @ b / PRIOR_SD**2)
-
-    def slope(b: Array) -> Array:
-        return -np.asarray(model.score(b)).ravel(order="F") + b / PRIOR_SD**2
-
-    with np.errstate(all="ignore"):
-        mode = scipy.optimize.minimize(loss, start, jac=slope, method="BFGS", options={"gtol": 1e-7, "maxiter": 1000}).x
-        curvature = -np.asarray(model.hessian(mode)) + np.eye(len(mode)) / PRIOR_SD**2
-    return np.asarray(mode), np.asarray(np.linalg.pinv(curvature), dtype=np.float64)
-
-
-def _errors(participants: pd.Series) -> dict[str, Any]:
-    if participants.nunique() == len(participants):
-        return {}
-    return {"cov_type": "cluster", "cov_kwds": {"groups": pd.factorize(participants)[0]}}
 
 
 def _linear(x: Array, parameters: Array) -> Array:

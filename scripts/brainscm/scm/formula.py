@@ -27,7 +27,8 @@ ELEMENTWISE = ("log", "log2", "log10", "log1p", "exp", "sqrt", "abs")  # numpy's
 CENTRED = ("center", "scale", "standardize")  # by the mean (and standard deviation) of the training scans
 BASES = {"cr": ("df", "knots"), "cc": ("df", "knots"), "bs": ("df", "knots", "degree"), "poly": ("degree",)}
 CONTRASTS = ("treatment", "SAS", "sum", "helmert", "poly", "diff")
-FUNCTIONS = frozenset({"I", "C", *ELEMENTWISE, *CENTRED, *BASES})
+OFFSET = "offset"  # a term with a coefficient of 1
+FUNCTIONS = frozenset({"I", "C", OFFSET, *ELEMENTWISE, *CENTRED, *BASES})
 MODULES = {"np": ELEMENTWISE, "contr": CONTRASTS}
 EXAMPLE = '"cr(age, df=4) + sex"'
 
@@ -127,6 +128,8 @@ def _parse(text: str) -> Formula:
     trees = [tree for factor in factors if (tree := checked[factor])]
     if len(trees) < len(factors):
         raise _RefusalError(f"'{text}' multiplies a term by a number; write numbers within terms, like I(age / 10).")
+    if any(len(term.factors) > 1 and any(_called(checked[f.expr]) == OFFSET for f in term.factors) for term in terms):
+        raise _RefusalError(f"'{text}' multiplies an offset, whose coefficient is 1; write '+' before and behind it.")
     used = {name for tree in trees for name in _names(tree)}
     names = dict.fromkeys(name for tree in checked.values() for name in _names(tree))
     for name in names:
@@ -223,6 +226,8 @@ def _check_term(call: ast.Call) -> None:
     name = _called(call)
     if name in BASES:
         _check_basis(name, call)
+    elif name == OFFSET:
+        _check_argument(call)
     elif name != "C":
         _check_value(call)
     elif not _is_coded(call):
@@ -302,10 +307,14 @@ def _check_call(call: ast.Call) -> None:
     name, shown = _called(call), ast.unparse(call)
     if name not in FUNCTIONS:
         raise _RefusalError(f"unknown function '{name}' in '{shown}'; {nearest(name, FUNCTIONS)}")
-    if name == "C" or name in BASES:
+    if name in ("C", OFFSET) or name in BASES:
         raise _RefusalError(f"'{shown}' should be a term of its own, not a part of another; move it out.")
+    _check_argument(call)
+
+
+def _check_argument(call: ast.Call) -> None:
     if len(call.args) != 1 or call.keywords:
-        raise _RefusalError(f"'{shown}' should hold one value and nothing else; write it like log(age).")
+        raise _RefusalError(f"'{ast.unparse(call)}' should hold one value and nothing else; write it like log(age).")
     _check_value(call.args[0])
 
 
@@ -340,7 +349,7 @@ def _is_contrast(node: ast.expr) -> bool:
     return False
 
 
-def _called(tree: ast.expr) -> str:
+def _called(tree: ast.expr | None) -> str:
     """The name of the function that a call calls, `log` for `np.log` too; "" for anything else."""
     match tree:
         case ast.Call(func=ast.Name(id=name)):

@@ -12,7 +12,7 @@ from brainscm.config import FAMILY_VALUES, Levels, NodeOptions, Numbers, QueryOp
 from brainscm.errors import ConfigError
 from brainscm.questions import check_scans, is_relative, query_label, question_of
 from brainscm.scm.design import has_value
-from brainscm.scm.formula import EXAMPLE, Formula, is_name, nearest, parse_formula
+from brainscm.scm.formula import EXAMPLE, OFFSET, Formula, is_name, nearest, parse_formula
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,10 @@ def check_graph(
             f"the image; write it like {EXAMPLE}."
         )
     for where, formula in graph.written.items():
+        if formula is graph.image and any(str(term).startswith(f"{OFFSET}(") for term in formula.terms):
+            raise ConfigError(
+                f"config: {where}: '{formula.text}' has an offset, which a latent does not; write the node itself."
+            )
         if not formula.names:
             raise ConfigError(
                 f"config: {where}: '{formula.text}' names no node; leave the formula out, since a node without parents "

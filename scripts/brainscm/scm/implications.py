@@ -16,6 +16,7 @@ from brainscm.scm.design import Array, Design
 from brainscm.scm.families import FAMILIES
 from brainscm.scm.formula import parse_formula
 from brainscm.scm.model import Scm
+from brainscm.scm.nodes import fit_family
 from brainscm.scm.permutation import Basis, family_wise_p, max_statistics, permuted_maxima, tiles
 from brainscm.scm.sample import Sample
 
@@ -92,11 +93,11 @@ def _test_node(scm: Scm, node: str, other: str) -> dict[str, object]:
     for text in (model.design.formula.text, f"{model.design.formula.text} + {other}"):
         design = Design.learn(parse_formula(text, where), values, where)
         x = design.matrix(values)
-        fitted = family.fit(x, y, participants)
+        fitted = fit_family(model.family, design, model.levels, x, y, participants)
         if not np.isfinite(fitted.parameters).all() or (model.levels is not None and fitted.note):
             raise ConfigError("the models cannot be told apart on so few participants")
         deviances.append(family.deviance(x, y, fitted.parameters))
-        ranks.append(len(fitted.parameters))
+        ranks.append(fitted.estimated)
     df1, df2 = ranks[1] - ranks[0], len(y) - ranks[1]
     gain = max(deviances[0] - deviances[1], 0.0)
     if family.has_dispersion:

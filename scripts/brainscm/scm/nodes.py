@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from brainscm.config import ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array, Design
-from brainscm.scm.families import FAMILIES
+from brainscm.scm.families import FAMILIES, Fit
 from brainscm.scm.graph import Graph
 from brainscm.scm.sensitivity import e_value
 
@@ -102,6 +102,7 @@ class NodeModel:
         """The same node with parameters drawn from their sampling distribution; `normals` is (k,) standard normal."""
         eigenvalues, vectors = np.linalg.eigh(self.covariance)
         step = vectors @ (np.sqrt(np.maximum(eigenvalues, 0)) * normals)
+        step[np.diag(self.covariance) == 0] = 0.0  # an offset's, but for rounding
         return replace(self, parameters=self.parameters + step)
 
     def table(self, values: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +114,7 @@ class NodeModel:
         """
         error = np.sqrt(np.diag(self.covariance))
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = self.parameters / error
+            t = np.where(error > 0, self.parameters / error, np.nan)  # an offset's parameter is not estimated
         half = scipy.stats.t.ppf(0.975, self.freedom) * error
         return pd.DataFrame(
             {
@@ -141,14 +142,14 @@ class NodeModel:
         x = self.design.matrix(values)
         steps = np.where(np.isin(x, (0, 1)).all(axis=0), 1.0, x.std(axis=0))
         found = e_value(np.exp(self.parameters * steps), float((values[self.name] == self.levels[1]).mean()))
-        found[0] = np.nan  # the intercept is no effect
+        found[[0, *np.flatnonzero(self.design.is_offset)]] = np.nan  # the intercept and an offset are no effects
         return found
 
 
 def fit_node(
     name: str, values: pd.DataFrame, participants: pd.Series, graph: Graph, covariates: Covariates, options: ScmOptions
 ) -> NodeModel:
-    """Fit one node with parents by maximum likelihood (statsmodels).
+    """Fit one node with parents by maximum likelihood.
 
     Args:
         name: of a node with a formula.
@@ -161,7 +162,7 @@ def fit_node(
     design = learn_design(name, values, graph)
     family, levels = _family(name, covariates, options), covariates.levels[name]
     y = values[name].cat.codes.to_numpy() if levels is not None else values[name].to_numpy()
-    fitted = FAMILIES[family].fit(design.matrix(values), y, participants)
+    fitted = fit_family(family, design, levels, design.matrix(values), y, participants)
     if not (np.isfinite(fitted.parameters).all() and np.isfinite(fitted.covariance).all()):
         raise ConfigError(
             f"config: scm.nodes.{name}.formula: the {family} model does not converge; take a term out or merge levels."
@@ -181,6 +182,17 @@ def fit_node(
         dispersion=fitted.dispersion,
         note=fitted.note,
     )
+
+
+def fit_family(
+    family: str, design: Design, levels: Sequence[str] | None, x: Array, y: Any, participants: pd.Series
+) -> Fit:
+    """A family's fit to a design with offsets or without; x (n, p) are its rows, and an offset's parameter is 1."""
+    kind, columns = FAMILIES[family], design.columns
+    estimated = [column for column, fixed in zip(columns, design.is_offset, strict=True) if not fixed]
+    fit = kind.fit(x[:, ~design.is_offset], y, participants, x[:, design.is_offset].sum(axis=1))
+    free = np.isin(kind.terms(columns, levels or ()), kind.terms(estimated, levels or ()))
+    return fit.with_fixed(free)
 
 
 def load_node(
