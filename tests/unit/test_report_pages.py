@@ -316,6 +316,7 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
         nodes=study.nodes.head(0),
         tests=study.tests.head(0),
         implications=study.implications.head(0),
+        formulas=study.formulas.head(0),
         places=study.places.head(0),
         diagnostics=study.diagnostics.head(0),
         regional_effects=study.regional_effects.head(0),
@@ -349,6 +350,25 @@ def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
     assert len(told["implications"]["rows"]) == 3
     kept = causal_model.context(replace(study, implications=table.iloc[1:2]), None)["graph_findings"]
     assert kept[0].startswith("The data contradict none of the 1 claim that could be tested. That is no proof")
+
+
+def test_the_causal_page_says_which_simpler_formulas_are_as_good(study):
+    rows = [
+        {"node": "csf", "aic": 100.0, "held_out_log_likelihood": -3.0},
+        {"node": "csf", "simpler": "without sex", "aic": 98.5, "held_out_log_likelihood": -2.9, "p": 0.6},
+        {"node": "csf", "simpler": "without age", "aic": 140.0, "held_out_log_likelihood": -4.9, "p": 1e-9},
+        {"node": "image", "aic": 50.0, "held_out_r2": 0.2},
+        {"node": "image", "simpler": "without sex", "aic": 49.0, "held_out_r2": 0.1},
+    ]
+    table = pd.DataFrame(rows, columns=[*study.formulas.columns])
+    told = causal_model.context(replace(study, formulas=table), None)["simpler"]
+    assert told["sentences"] == [
+        "csf, without sex: AIC is smaller by 1.5, and it predicts held-out scans better.",
+        "image, without sex: AIC is smaller by 1, and it predicts held-out scans no better.",
+    ]
+    assert [row["lacks"] for row in told["rows"]][:3] == ["as declared", "without sex", "without age"]
+    needed = causal_model.context(replace(study, formulas=table.drop(index=[1, 4])), None)["simpler"]
+    assert needed["sentences"] == ["No simpler formula has a smaller AIC."]
 
 
 def test_the_causal_page_says_which_effects_hold_against_refuters(study, tmp_path):

@@ -131,12 +131,23 @@ def test_model_tests_diagnostics_regions_and_maps_are_written(
     assert tests["effect"].tolist() == ["total", "direct", "joint"]
     assert (tests["min_p_fwe"] == 1 / 21).any()
     checks = set(read_table(tmp_path / "diagnostics.tsv")["check"])
-    assert {"training_scans", "held_out_r2", "vif", "residual_variance_p"} <= checks
+    assert {"training_scans", "held_out_r2", "vif", "residual_variance_p", "residual_normality_p"} <= checks
     placed = read_table(tmp_path / "participants.tsv")
     assert set(placed["measure"]) == {"latent", "gm", "ventricles"}
     assert set(placed["split"]) == {"train", "validation"}
     implied = read_table(tmp_path / "implications.tsv")
     assert list(implied.columns) == IMPLIED
+    formulas = read_table(tmp_path / "formulas.tsv")
+    assert formulas["node"].tolist() == ["ventricles"] * 2 + ["image"] * 3
+    assert formulas["held_out_scans"].eq(10).all()
+    assert formulas["held_out_r2"].notna().sum() == 3
+    left = read_table(tmp_path / "residuals.tsv").groupby(["model", "measure"])["cooks_distance"].count()
+    assert left.to_dict() == dict.fromkeys(
+        [("ventricles", "ventricles"), ("image", "gm"), ("image", "ventricles"), ("image", "latent")], 49
+    )
+    assert {path.name for path in (tmp_path / "designs").iterdir()} == {
+        "image_design.tsv", "ventricles_design.tsv", "contrasts.tsv",
+    }  # fmt: skip
     regions = read_table(tmp_path / "regional_effects.tsv").set_index(["source", "effect", "region"])
     both = [("measured", "gm"), ("decoded", "gm")]
     assert set(regions.index) == {

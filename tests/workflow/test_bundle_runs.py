@@ -19,7 +19,8 @@ from workflows import GRAPH, ROOT, indexed_study, plan, run_workflow
 
 FILES = (
     "autoencoder/model.pt", "autoencoder/model.json", "scm/node_models.npz", "scm/image_model.npz", "scm/nodes.tsv",
-    "scm/tests.tsv", "scm/implications.tsv", "scm/diagnostics.tsv", "scm/regional_effects.tsv", REFERENCE,
+    "scm/tests.tsv", "scm/implications.tsv", "scm/formulas.tsv", "scm/diagnostics.tsv",
+    "scm/regional_effects.tsv", REFERENCE,
 )  # fmt: skip
 
 

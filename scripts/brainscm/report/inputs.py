@@ -14,6 +14,7 @@ TABLES = {
     "nodes": "scm/nodes.tsv",
     "tests": "scm/tests.tsv",
     "implications": "scm/implications.tsv",
+    "formulas": "scm/formulas.tsv",
     "diagnostics": "scm/diagnostics.tsv",
     "places": "scm/participants.tsv",
     "regional_effects": "scm/regional_effects.tsv",
@@ -34,7 +35,7 @@ INPUTS = {
 REFUTATION = "scm/refutation.tsv"  # is there once it was asked for
 # Of a study that puts its scans to a bundle: what the bundle holds of the above, what there is beside it, and what
 # there cannot be, since nothing is trained, fitted or evaluated.
-BUNDLED = ("model", "card", "nodes", "tests", "implications", "diagnostics", "regional_effects")
+BUNDLED = ("model", "card", "nodes", "tests", "implications", "formulas", "diagnostics", "regional_effects")
 OF_NEW_SCANS = {"support": "support/scans.tsv", "reconstruction": "support/reconstruction.tsv"}
 ABSENT = ("history", "codes", "places", "summary", "metrics", "regional_slopes", "minimality", "realism")
 

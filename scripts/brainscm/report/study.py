@@ -60,6 +60,7 @@ class Study:
     nodes: pd.DataFrame
     tests: pd.DataFrame
     implications: pd.DataFrame
+    formulas: pd.DataFrame
     diagnostics: pd.DataFrame
     places: pd.DataFrame
     regional_effects: pd.DataFrame

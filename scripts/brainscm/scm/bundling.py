@@ -25,7 +25,7 @@ from brainscm.tables import read_table, write_table
 logger = logging.getLogger("brainscm")
 
 # Tables of the causal model that speak of effects and counts, and of nobody alone.
-TABLES = ("nodes.tsv", "tests.tsv", "implications.tsv", "diagnostics.tsv", "regional_effects.tsv")
+TABLES = ("nodes.tsv", "tests.tsv", "implications.tsv", "formulas.tsv", "diagnostics.tsv", "regional_effects.tsv")
 SOMEBODY = "one training participant"
 
 README = """# {title}

@@ -102,6 +102,15 @@ class Family(Protocol):
     def expected(self, x: Array, parameters: Array) -> Any:
         """The mean (n,) at the design rows x; of a discrete family the most probable value."""
 
+    def mean(self, x: Array, parameters: Array) -> Array:
+        """The mean (n,) of numbers, counts too; NaN of levels."""
+
+    def working(self, x: Array, y: Any, parameters: Array) -> tuple[Array, Array]:
+        """Rows (n, m, k) and residuals (n, m) of the weighted least squares that the last step of the fit is.
+
+        The residuals have the variance of the dispersion, or 1; a negbinomial node's log α has no column.
+        """
+
     def deviance(self, x: Array, y: Any, parameters: Array) -> float:
         """-2 × the logarithm of the likelihood, but for what nested models share: it falls as a model fits better."""
 
@@ -136,7 +145,13 @@ class Gaussian:
         return _linear(x, parameters) + noise
 
     def expected(self, x: Array, parameters: Array) -> Array:
+        return self.mean(x, parameters)
+
+    def mean(self, x: Array, parameters: Array) -> Array:
         return _linear(x, parameters)
+
+    def working(self, x: Array, y: Array, parameters: Array) -> tuple[Array, Array]:
+        return x[:, None], (y - _linear(x, parameters))[:, None]
 
     def deviance(self, x: Array, y: Array, parameters: Array) -> float:
         return float(np.square(y - _linear(x, parameters)).sum())
@@ -173,7 +188,13 @@ class Gamma:
         return np.exp(_linear(x, parameters)) * noise
 
     def expected(self, x: Array, parameters: Array) -> Array:
+        return self.mean(x, parameters)
+
+    def mean(self, x: Array, parameters: Array) -> Array:
         return np.exp(_linear(x, parameters))
+
+    def working(self, x: Array, y: Array, parameters: Array) -> tuple[Array, Array]:
+        return x[:, None], (y / np.exp(_linear(x, parameters)) - 1)[:, None]
 
     def deviance(self, x: Array, y: Array, parameters: Array) -> float:
         ratio = y / np.exp(_linear(x, parameters))
@@ -250,7 +271,13 @@ class Poisson:
         return high
 
     def expected(self, x: Array, parameters: Array) -> Array:
-        return np.floor(np.exp(_linear(x, parameters)))
+        return np.floor(self.mean(x, parameters))
+
+    def mean(self, x: Array, parameters: Array) -> Array:
+        return np.exp(_linear(x, parameters))
+
+    def working(self, x: Array, y: Array, parameters: Array) -> tuple[Array, Array]:
+        return _working_counts(x, y, np.exp(_linear(x, parameters)), 0.0)
 
     def deviance(self, x: Array, y: Array, parameters: Array) -> float:
         mean = np.exp(_linear(x, parameters))
@@ -309,7 +336,13 @@ class NegativeBinomial(Poisson):
 
     def expected(self, x: Array, parameters: Array) -> Array:
         """The most probable count."""
-        return np.floor(np.exp(_linear(x, parameters[:-1])) * max(1 - np.exp(parameters[-1]), 0))
+        return np.floor(self.mean(x, parameters) * max(1 - np.exp(parameters[-1]), 0))
+
+    def mean(self, x: Array, parameters: Array) -> Array:
+        return np.exp(_linear(x, parameters[:-1]))
+
+    def working(self, x: Array, y: Array, parameters: Array) -> tuple[Array, Array]:
+        return _working_counts(x, y, np.exp(_linear(x, parameters[:-1])), np.exp(parameters[-1]))
 
     def deviance(self, x: Array, y: Array, parameters: Array) -> float:
         return -2 * float(self.log_likelihood(x, y, parameters, 1.0).sum())
@@ -337,6 +370,12 @@ class _Levels:
 
     def expected(self, x: Array, parameters: Array) -> Any:
         return np.argmax(self._shares(x, parameters), axis=1)
+
+    def mean(self, x: Array, parameters: Array) -> Array:
+        return np.full(len(x), np.nan)
+
+    def working(self, x: Array, y: Any, parameters: Array) -> tuple[Array, Array]:
+        return _working(self.chances(x, parameters, np.zeros(len(x))), y)
 
     def deviance(self, x: Array, y: Any, parameters: Array) -> float:
         return float(-2 * self.log_likelihood(x, y, parameters, 1.0).sum())
@@ -496,7 +535,7 @@ def _fit_levels(
     if participants.nunique() == len(participants):
         covariance = np.asarray(np.linalg.inv(_information(chances, parameters, y)), dtype=np.float64)
     else:
-        rows, residual = _working(chances, parameters, y)
+        rows, residual = _stacked(_working(chances(parameters), y))
         each = participants.repeat(len(rows) // len(y))
         covariance, freedom = _clustered(rows, residual, back, each, scale=1.0)
     return Fit(parameters, covariance, freedom).mapped(back)
@@ -515,7 +554,7 @@ def _scored(chances: Chances, start: Array, y: NDArray[np.integer], precision: f
 
     b, best = start, loss(start)
     for _ in range(200):
-        rows, residual = _working(chances, b, y)
+        rows, residual = _stacked(_working(chances(b), y))
         if precision:
             rows, residual = np.vstack([rows, root * np.eye(len(b))]), np.append(residual, -root * b)
         step = np.linalg.lstsq(rows, residual)[0]
@@ -529,16 +568,27 @@ def _scored(chances: Chances, start: Array, y: NDArray[np.integer], precision: f
     return b, False
 
 
-def _working(chances: Chances, b: Array, y: NDArray[np.integer]) -> tuple[Array, Array]:
-    """Rows (n levels, k) and residuals whose products are Fisher's information and the score.
+def _working_counts(x: Array, y: Array, mean: Array, alpha: float) -> tuple[Array, Array]:
+    """Rows and residuals of counts whose variance is mean + alpha mean²."""
+    root = np.sqrt(mean / (1 + alpha * mean))
+    return (root[:, None] * x)[:, None], (root * (y / mean - 1))[:, None]
+
+
+def _working(chances: tuple[Array, Array], y: NDArray[np.integer]) -> tuple[Array, Array]:
+    """Rows (n, levels, k) and residuals (n, levels) whose products are Fisher's information and the score.
 
     Those of scan i are π_ij'/√π_ij and ([y_i = j] - π_ij)/√π_ij, π_ij' the derivative by the parameters. The residuals'
     covariance is I - √π_i √π_i', which is I in the span of the rows, since a scan's probabilities sum to 1.
     """
-    share, slope = chances(b)
+    share, slope = chances
     root = np.sqrt(np.maximum(share, 1e-12))
-    residual = (np.eye(share.shape[1])[y] - share) / root
-    return (slope / root[..., None]).reshape(-1, len(b)), residual.reshape(-1)
+    return slope / root[..., None], (np.eye(share.shape[1])[y] - share) / root
+
+
+def _stacked(working: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Rows (n m, k) and residuals (n m,)."""
+    rows, residual = working
+    return rows.reshape(-1, rows.shape[-1]), residual.reshape(-1)
 
 
 def _information(chances: Chances, b: Array, y: NDArray[np.integer]) -> Array:

@@ -12,11 +12,10 @@ import torch
 from brainscm.errors import ConfigError
 from brainscm.parallel import CPU
 from brainscm.scm.claims import ALL, missing_arrows
+from brainscm.scm.comparison import first_scans, fit_formula
 from brainscm.scm.design import Array, Design
-from brainscm.scm.families import FAMILIES
 from brainscm.scm.formula import parse_formula
 from brainscm.scm.model import Scm
-from brainscm.scm.nodes import fit_family
 from brainscm.scm.permutation import Basis, family_wise_p, max_statistics, permuted_maxima, tiles
 from brainscm.scm.sample import Sample
 
@@ -81,29 +80,10 @@ def holm(p: Array) -> Array:
 
 def _test_node(scm: Scm, node: str, other: str) -> dict[str, object]:
     """The node's model against that with `other` in its formula, too."""
-    model, where = scm.nodes[node], f"{node} and {other}"
-    values = scm.training_values[~scm.training["participant"].duplicated().to_numpy()]
-    columns = scm.covariates.columns
-    present = scm.training.loc[values.index, [columns[node], columns[other]]].notna().all(axis=1)
-    values = values[present.to_numpy()]
-    participants = scm.training.loc[values.index, "participant"]
-    family = FAMILIES[model.family]
-    y = values[node].cat.codes.to_numpy() if model.levels is not None else values[node].to_numpy(dtype=float)
-    deviances, ranks = [], []
-    for text in (model.design.formula.text, f"{model.design.formula.text} + {other}"):
-        design = Design.learn(parse_formula(text, where), values, where)
-        x = design.matrix(values)
-        fitted = fit_family(model.family, design, model.levels, x, y, participants)
-        if not np.isfinite(fitted.parameters).all() or (model.levels is not None and fitted.note):
-            raise ConfigError("the models cannot be told apart on so few participants")
-        deviances.append(family.deviance(x, y, fitted.parameters))
-        ranks.append(fitted.estimated)
-    df1, df2 = ranks[1] - ranks[0], len(y) - ranks[1]
-    gain = max(deviances[0] - deviances[1], 0.0)
-    if family.has_dispersion:
-        value = gain / df1 / max(deviances[1] / df2, np.finfo(float).tiny)
-        return {"statistic": "F", "value": value, "df1": df1, "df2": df2, "p": float(scipy.stats.f.sf(value, df1, df2))}
-    return {"statistic": "chi2", "value": gain, "df1": df1, "p": float(scipy.stats.chi2.sf(gain, df1))}
+    model = scm.nodes[node]
+    values, text = first_scans(scm, (node, other)), model.design.formula.text
+    declared, larger = (fit_formula(scm, model, each, values) for each in (text, f"{text} + {other}"))
+    return declared.tested_against(larger)
 
 
 def _test_image(scm: Scm, sample: Sample, other: str, device: torch.device) -> dict[str, object]:

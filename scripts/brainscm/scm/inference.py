@@ -234,7 +234,7 @@ def each_contrast(
         effects: those that are asked for.
         device: where the products are made.
     """
-    declared = [each for each in _declared(scm) if each[1] in effects]
+    declared = [each for each in declared_contrasts(scm) if each[1] in effects]
     count = scm.options.permutations
     contrasts, flipped = [c for *_, c in declared], scm.options.image.errors == "hc3" and count > 0
     statistics: Sequence[Array | None] = [None] * len(declared)
@@ -347,7 +347,8 @@ def robust_errors_of(
     return RobustErrors(covariance, sandwich.freedom(tested)), words
 
 
-def _declared(scm: Scm) -> Iterable[tuple[str, str, Array]]:
+def declared_contrasts(scm: Scm) -> Iterable[tuple[str, str, Array]]:
+    """(contrast, effect, C) of all that is tested: t for total and direct effects, F for joint ones."""
     for name in scm.options.contrasts:
         for effect in EFFECTS:
             row = contrast_row(scm, name, effect)

@@ -263,6 +263,11 @@ class Scm:
         return DRAWS
 
     @cached_property
+    def complete(self) -> pd.DataFrame:
+        """The training rows that lack no covariate: those that the nodes were fitted to."""
+        return self.training[self.training[list(self.covariates.columns.values())].notna().all(axis=1)]
+
+    @cached_property
     def training_values(self) -> pd.DataFrame:
         return self.values(self.training)
 

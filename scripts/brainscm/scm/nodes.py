@@ -73,13 +73,17 @@ class NodeModel:
         result = factual[self.name].copy()
         if not moved.any():
             return result
-        observed = factual[self.name][moved]
-        y = observed.cat.codes.to_numpy() if self.levels is not None else observed.to_numpy(dtype=float)
-        generators = (_generator(seed, self.name, scan) for scan in scans[moved])
+        y = self.numbers(factual[moved])
+        generators = (noise_generator(seed, self.name, scan) for scan in scans[moved])
         noise = FAMILIES[self.family].abduct(y, x[moved], self.parameters, generators)
         y_new = FAMILIES[self.family].generate(x_new[moved], noise, self.parameters)
         result[moved] = np.array(self.levels, dtype=object)[y_new] if self.levels is not None else y_new
         return result
+
+    def numbers(self, values: pd.DataFrame) -> Any:
+        """The node's own values as its family takes them, (n,): levels by their numbers."""
+        column = values[self.name]
+        return column.cat.codes.to_numpy() if self.levels is not None else column.to_numpy(dtype=float)
 
     def expected(self, values: pd.DataFrame) -> Any:
         """The mean of the node given its parents, or its most probable level; (n,), for scans that lack the node."""
@@ -235,6 +239,7 @@ def learn_design(name: str, values: pd.DataFrame, graph: Graph) -> Design:
     return Design.learn(formula, values, f"config: scm.nodes.{name}.formula")
 
 
-def _generator(seed: int, node: str, scan: str) -> np.random.Generator:
+def noise_generator(seed: int, node: str, scan: str) -> np.random.Generator:
+    """What draws a scan's noise, the same whatever other scans there are."""
     digest = hashlib.sha256(f"{seed}/{node}/{scan}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))

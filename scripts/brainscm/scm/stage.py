@@ -13,6 +13,8 @@ from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import device_of
 from brainscm.regions import REGIONS, MeasureRegions
 from brainscm.scm.claims import in_words
+from brainscm.scm.comparison import compare_formulas
+from brainscm.scm.designs import write_designs
 from brainscm.scm.diagnostics import diagnose, held_out, residual_variances
 from brainscm.scm.effects import write_effect_maps
 from brainscm.scm.implications import implications
@@ -20,6 +22,7 @@ from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm
 from brainscm.scm.places import places
 from brainscm.scm.regional_effects import measured_effects
+from brainscm.scm.residuals import residual_checks, residuals
 from brainscm.tables import write_table
 
 logger = logging.getLogger("brainscm")
@@ -40,8 +43,8 @@ def run(
         options: the graph.
         measure: regional volumes, of decoded brains inside the template's `brain_mask`.
         seed: of the workflow.
-        folder: receives the model (see `Scm.save`), `tests.tsv`, `implications.tsv`, `diagnostics.tsv`,
-            `participants.tsv`, `regional_effects.tsv` and the maps in `effects/`.
+        folder: receives the model (see `Scm.save`), `tests.tsv`, `implications.tsv`, `formulas.tsv`, `residuals.tsv`,
+            `diagnostics.tsv`, `participants.tsv`, `regional_effects.tsv`, `designs/` and the maps in `effects/`.
 
     Raises:
         ConfigError: the graph does not fit the scans.
@@ -58,11 +61,16 @@ def run(
     for _, row in implied[implied["conflict"] & implied["other"].notna()].iterrows():
         logger.warning("the data contradict the graph: %s (p = %.2g)", in_words(row), row["p_holm"])
     write_table(implied, folder / "implications.tsv")
+    write_designs(scm, folder / "designs")
+    write_table(compare_formulas(scm, table, store.latents, device), folder / "formulas.tsv")
+    regions = [region.name for region in REGIONS]
+    left = residuals(scm, table, regions, sample, device)
+    write_table(left, folder / "residuals.tsv")
     diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
-    further = [residual_variances(scm, sample, device), held_out(scm, table, store.latents, device)]
+    further = [residual_variances(scm, sample, device), residual_checks(scm, left)]
+    further.append(held_out(scm, table, store.latents, device))
     write_table(pd.concat([diagnosed, *further]), folder / "diagnostics.tsv")
 
-    regions = [region.name for region in REGIONS]
     write_table(places(scm, table, store.latents, regions, device), folder / "participants.tsv")
     measured = measured_effects(scm, table, regions)
     levels = encoded.mean_levels(scm.training["scan"])

@@ -65,6 +65,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         ],
         "graph_findings": _graph_findings(study),
         "implications": _implications(study),
+        "simpler": _simpler(study),
         "findings": _findings(study),
         "cautions": _cautions(study),
         "diagnostics": diagnostics["rows"],
@@ -96,6 +97,32 @@ def _implications(study: Study) -> Context:
         return {}
     claims = ["all of the nodes' claims" if row["node"] == ALL else in_words(row) for _, row in table.iterrows()]
     return whole_table(table.assign(claim=claims), IMPLICATIONS)
+
+
+SIMPLER = {
+    "node": "Node", "lacks": "Formula", "parameters": "Parameters", "aic": "AIC", "statistic": "Test", "df1": "df",
+    "df2": "residual df", "value": "Statistic", "p": "p", "held_out_log_likelihood": "Held-out log-likelihood",
+    "held_out_r2": "Held-out R²", "reason": "Not compared because",
+}  # fmt: skip
+
+
+def _simpler(study: Study) -> Context:
+    """The table of formulas and simpler ones, and a sentence on each that is as good."""
+    table = study.formulas
+    if table.empty:
+        return {}
+    sentences = []
+    for node, rows in table.groupby("node", sort=False):
+        declared = rows[rows["simpler"].isna()].iloc[0]
+        for _, row in rows[rows["simpler"].notna() & (rows["aic"] < declared["aic"])].iterrows():
+            measure = "held_out_r2" if node == "image" else "held_out_log_likelihood"
+            sentence = f"{node}, {row['simpler']}: AIC is smaller by {declared['aic'] - row['aic']:.3g}"
+            if np.isfinite(gain := row[measure] - declared[measure]):
+                sentence += f", and it predicts held-out scans {'better' if gain > 0 else 'no better'}"
+            sentences.append(f"{sentence}.")
+    none = ["No simpler formula has a smaller AIC."]
+    shown = whole_table(table.assign(lacks=table["simpler"].fillna("as declared")), SIMPLER)
+    return {"sentences": sentences or none, **shown}
 
 
 REFUTERS = {
