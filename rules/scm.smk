@@ -102,6 +102,7 @@ rule refute_effects:
     params:
         scm_dir=subpath(input.image_model, parent=True),
         options=config["scm"],
+        queries=as_parameters(QUERIES),
         code=lambda wildcards: code_fingerprint("refute_effects"),
     message:
         "Refuting the regional effects"

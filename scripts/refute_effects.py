@@ -5,7 +5,7 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake):
-    from brainscm.config import ScmOptions
+    from brainscm.config import QueryOptions, ScmOptions
     from brainscm.regions import REGIONS
     from brainscm.scans import ScanTable
     from brainscm.scm.model import load_scm
@@ -18,5 +18,6 @@ with job(snakemake):
         table=ScanTable.read(source.scans, source.qc).rows,
         effects=read_table(source.regional_effects),
         regions=[region.name for region in REGIONS],
+        queries=[QueryOptions.model_validate(query) for query in params.queries],
     )
     write_table(found, snakemake.output.refutation)

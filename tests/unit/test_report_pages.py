@@ -374,23 +374,26 @@ def test_the_causal_page_says_which_simpler_formulas_are_as_good(study):
 def test_the_causal_page_says_which_effects_hold_against_refuters(study, tmp_path):
     assert causal_model.context(study, None)["refutation"] == []
     measured = study.regional_effects[study.regional_effects["source"] == "measured"]
-    total = measured[measured["effect"] == "total"].iloc[:3].assign(p=[0.01, 0.01, 0.5])
+    total = measured[measured["effect"] == "total"].iloc[:3]
     first, second, unclear = total["region"]
-    base = {"contrast": "ageing", "effect": "total", "estimate_ml": 5.0, "mean_ml": 0.1, "repeats": 100}
+    base = {"asked": "contrast", "contrast": "ageing", "effect": "total", "effect_p": 0.01, "repeats": 100}
+    base |= {"estimate_ml": 5.0, "mean_ml": 0.1}
     rows = [
         {**base, "region": first, "refuter": "placebo", "p": 0.01, "holds": True},
         {**base, "region": second, "refuter": "placebo", "p": 0.4, "holds": False},
-        {**base, "region": unclear, "refuter": "placebo", "p": 0.01, "holds": True},
+        {**base, "region": unclear, "effect_p": 0.5, "refuter": "placebo", "p": 0.01, "holds": True},
         {**base, "region": first, "refuter": "half"},  # too few halves could be fitted
         {**base, "region": first, "refuter": "confounder", "strength": 0.13, "holds": True},
+        {**base, "asked": "counterfactual", "region": first, "refuter": "placebo", "p": 0.01, "holds": True},
     ]
     write_table(pd.DataFrame(rows, columns=REFUTED), tmp_path / "refutation.tsv")
-    asked = replace(study, regional_effects=total, refutation=read_table(tmp_path / "refutation.tsv"))
-    (item,) = causal_model.context(asked, None)["refutation"]
+    asked = replace(study, refutation=read_table(tmp_path / "refutation.tsv"))
+    item, question = causal_model.context(asked, None)["refutation"]
     assert item["sentences"] == [
         "Against a placebo: the cause exchanged between participants: 1 of 2 effects holds.",
         "Against an unmeasured common cause that explains 13 % of both: 1 of 1 effect holds.",
     ]
+    assert (item["contrast"], question["contrast"]) == ("ageing", "the question ageing")
     assert [row["holds"] for row in item["rows"]] == ["yes", "no", "yes", "not told", "yes"]
     render_report(asked, None, tmp_path / "report")
     assert "Do the effects survive refutation?" in Written(tmp_path / "report" / "scm.html").text

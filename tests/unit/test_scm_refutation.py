@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from brainscm.config import ScmOptions
+from brainscm.config import QueryOptions, ScmOptions
 from brainscm.scm import refutation, regional_effects
 from brainscm.scm.model import Scm
 from brainscm.scm.refutation import COLUMNS, _bootstrap, _half, refute
-from brainscm.scm.regional_effects import estimates, measured_effects
+from brainscm.scm.regional_effects import contrast_change, estimates, measured_effects
 
 OPTIONS = {
     "nodes": {
@@ -167,5 +167,37 @@ def test_what_cannot_be_fitted_is_counted_and_not_told(table: pd.DataFrame, monk
 def test_estimates_are_those_of_the_table(table: pd.DataFrame) -> None:
     scm = fitted(table)
     effects = effects_of(scm, table).set_index(["effect", "region"])["estimate_ml"]
-    found = pd.Series(estimates(scm, table, REGIONS, "ageing"))
+    found = pd.Series(estimates(scm, table, REGIONS, contrast_change(scm, "ageing")))
     pd.testing.assert_series_equal(found.sort_index(), effects.sort_index(), check_names=False, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_questions_are_refuted_as_contrasts_are(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refutation, "REPEATS", 12)
+    monkeypatch.setattr(refutation, "FEWEST", 12)
+    monkeypatch.setattr(refutation, "LEVEL", 0.2)
+    monkeypatch.setattr(regional_effects, "DRAWS", 10)
+    asked = [
+        {"name": "older", "do": {"age": "+10"}, "scans": "sex == 'F'", "effect": "direct"},
+        {"name": "women", "do": {"sex": "F"}, "scans": "sex == 'F'"},  # changes nothing
+        {"name": "a80", "trajectory": "path", "do": {"age": 80}, "scans": "all"},
+        {"name": "a90", "trajectory": "path", "do": {"age": 90}, "scans": "all"},
+        {"name": "fourth", "do": {"age": 60}, "scans": "all"},
+    ]
+    scm = fitted(table, contrasts={})
+    queries = [QueryOptions.model_validate(query) for query in asked]
+    found = refute(scm, table, effects_of(scm, table), REGIONS, queries)
+    of_queries = found[found["asked"] == "counterfactual"]
+    assert list(of_queries["contrast"].unique()) == ["older", "a80"]
+    rows = of_queries.set_index(["contrast", "effect", "region", "refuter"]).sort_index()
+    x = np.column_stack([np.ones(80), table["age"], table["sex"] == "M", table["ventricles_ml"]]).astype(float)
+    slope = sm.OLS(table["gm_ml"], x).fit()
+    for refuter, vanishes in (("placebo", True), ("outcome", True), ("half", False), ("bootstrap", False)):
+        row = rows.loc[("older", "direct", "gm", refuter)]
+        assert row["estimate_ml"] == pytest.approx(10 * slope.params.iloc[1])
+        assert row["effect_p"] == pytest.approx(slope.pvalues.iloc[1])
+        assert row["holds"]
+        assert (abs(row["mean_ml"]) < 0.3 * abs(row["estimate_ml"])) == vanishes
+    to_80 = rows.loc[("a80", "total", "ventricles", "bootstrap"), "estimate_ml"].item()
+    ventricles = sm.OLS(table["ventricles_ml"], x[:, :2]).fit().params.iloc[1]
+    assert to_80 == pytest.approx(ventricles * (80 - table["age"]).mean())

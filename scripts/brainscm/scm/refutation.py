@@ -15,44 +15,55 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brainscm.config import QueryOptions
 from brainscm.errors import BrainSCMError
+from brainscm.questions import question_of, select_scans
 from brainscm.scans import records
 from brainscm.scm.design import Array
-from brainscm.scm.inference import contrast_row
 from brainscm.scm.model import Scm
 from brainscm.scm.permutation import Basis, exchange
-from brainscm.scm.regional_effects import estimates
+from brainscm.scm.regional_effects import Change, contrast_change, estimates, measured_effects, query_change
 from brainscm.scm.sensitivity import left_under_confounder
 
 logger = logging.getLogger("brainscm")
 
 COLUMNS = [
-    "contrast", "effect", "region", "refuter", "strength", "estimate_ml", "mean_ml", "low_95_ml", "high_95_ml",
-    "repeats", "p", "holds",
+    "asked", "contrast", "effect", "region", "effect_p", "refuter", "strength", "estimate_ml", "mean_ml", "low_95_ml",
+    "high_95_ml", "repeats", "p", "holds",
 ]  # fmt: skip
 REPEATS = 100
+QUESTIONS = 3  # of a study's counterfactuals, so many are refuted, too
 FEWEST = 20  # repeats that can be fitted, below which nothing is said
 # Shares of what is left of cause and outcome that an unmeasured common cause explains: small, medium and large effects
 # by Cohen (1988), whose f² are 0.02, 0.15 and 0.35.
 STRENGTHS = (0.02, 0.13, 0.26)
 LEVEL = 0.05
-GIVEN = ("contrast", "effect", "region", "estimate_ml")
+GIVEN = ("asked", "contrast", "effect", "region", "effect_p", "estimate_ml")
 VANISHING = ("placebo", "outcome")  # refuters under which nothing should be found
 
 Refuter = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 
 
-def refute(scm: Scm, table: pd.DataFrame, effects: pd.DataFrame, regions: Sequence[str]) -> pd.DataFrame:
-    """What refuters make of each contrast's measured regional effects.
+def refute(
+    scm: Scm,
+    table: pd.DataFrame,
+    effects: pd.DataFrame,
+    regions: Sequence[str],
+    queries: Sequence[QueryOptions] = (),
+) -> pd.DataFrame:
+    """What refuters make of the measured regional effects of each contrast, and of the study's first three questions.
+
+    A question's regional effect is the mean change over its scans, by the measured volumes of the training scans.
 
     Args:
         scm: the fitted model; its seed decides what is drawn.
-        table: scan, and the columns `<region>_ml`.
+        table: scan, participant, split, the nodes' columns, and `<region>_ml`.
         effects: those of `measured_effects`.
         regions: names of the regions.
+        queries: of the study; of a trajectory the first is taken.
 
     Returns:
-        One row a contrast, effect, region and refuter:
+        One row a contrast (or question, as `asked` says), effect, region and refuter; `effect_p` is its own p:
 
         - `placebo`: the contrast's nodes are exchanged between participants, as in the permutation test, and every node
           is fitted anew. `outcome`: so are the volumes, all of a scan together. `p` is the share of repeats whose
@@ -67,13 +78,16 @@ def refute(scm: Scm, table: pd.DataFrame, effects: pd.DataFrame, regions: Sequen
     volumes = [f"{region}_ml" for region in regions if f"{region}_ml" in table]
     cohort = scm.training.merge(table[["scan", *volumes]], on="scan", how="left", suffixes=("", "_again"))
     rows = []
-    for contrast, ends in scm.options.contrasts.items():
-        own = effects[(effects["contrast"] == contrast) & (effects["source"] == "measured")]
-        known = records(own[own["standard_error_ml"] > 0])
-        causes = [scm.covariates.columns[node] for node in ends]
-        for name, refuter in _refuters(scm, contrast, causes, volumes).items():
-            found = list(_repeated(scm, cohort, regions, contrast, refuter))
-            logger.info("%s, %s: %d of %d repeats could be fitted", contrast, name, len(found), REPEATS)
+    asked = [("contrast", contrast_change(scm, name), effects) for name in scm.options.contrasts]
+    for change in _questions(scm, table, queries):
+        asked.append(("counterfactual", change, measured_effects(scm, table, regions, [change])))
+    for kind, change, of_change in asked:
+        own = of_change[(of_change["contrast"] == change.name) & (of_change["source"] == "measured")]
+        own = own[own["standard_error_ml"] > 0].assign(asked=kind, effect_p=own["p"])
+        known = records(own)
+        for name, refuter in _refuters(scm, change, volumes).items() if known else ():
+            found = list(_repeated(scm, cohort, regions, change, refuter))
+            logger.info("%s, %s: %d of %d repeats could be fitted", change.name, name, len(found), REPEATS)
             for effect in known:
                 key = effect["effect"], effect["region"]
                 rows.append(_told(effect, name, np.array([each[key] for each in found if key in each])))
@@ -81,9 +95,23 @@ def refute(scm: Scm, table: pd.DataFrame, effects: pd.DataFrame, regions: Sequen
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _refuters(scm: Scm, contrast: str, causes: list[str], volumes: list[str]) -> dict[str, Refuter]:
-    participants = scm.training["participant"].tolist()
-    tested = Basis.of(scm.design_matrix(scm.training), contrast_row(scm, contrast, "total")).tested
+def _questions(scm: Scm, table: pd.DataFrame, queries: Sequence[QueryOptions]) -> Iterator[Change]:
+    """The first few questions of a study that change anything."""
+    usable = table[scm.problems(table) == ""]
+    first: dict[str, QueryOptions] = {}
+    for query in queries:
+        first.setdefault(question_of(query), query)
+    for query in list(first.values())[:QUESTIONS]:
+        scans = select_scans(table, query)
+        scans = usable[usable["scan"].isin(scans["scan"])]
+        if len(scans) and np.any(query_change(query, scans).average(scm, query.effect)[0]):
+            yield query_change(query, scans)
+
+
+def _refuters(scm: Scm, change: Change, volumes: list[str]) -> dict[str, Refuter]:
+    participants, causes = scm.training["participant"].tolist(), [scm.covariates.columns[node] for node in change.high]
+    row = change.average(scm, change.effects[0])[0]
+    tested = Basis.of(scm.design_matrix(scm.training), row[None]).tested
     draw = exchange(participants, tested)[1]
 
     def exchanged(columns: list[str]) -> Refuter:
@@ -112,7 +140,7 @@ def _bootstrap(cohort: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _repeated(
-    scm: Scm, cohort: pd.DataFrame, regions: Sequence[str], contrast: str, refuter: Refuter
+    scm: Scm, cohort: pd.DataFrame, regions: Sequence[str], change: Change, refuter: Refuter
 ) -> Iterator[dict[tuple[str, str], float]]:
     """The estimates of each repeat that can be fitted, by effect and region."""
     columns = list(scm.training.columns)
@@ -120,7 +148,7 @@ def _repeated(
         changed = refuter(cohort, np.random.default_rng([scm.seed, 4, k])).reset_index(drop=True)
         try:
             with _silent():
-                found = estimates(scm.relearn(changed[columns]), changed, regions, contrast)
+                found = estimates(scm.relearn(changed[columns]), changed, regions, change)
         except BrainSCMError:  # a level that nobody has, columns that cannot be told apart, …
             continue
         yield found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
+from brainscm.config import QueryOptions, Scalar
 from brainscm.scm.design import Array
 from brainscm.scm.image import fit_image
 from brainscm.scm.inference import EFFECTS, partial_r2, robust_errors_of, standardised_effect, wald_test
@@ -24,7 +26,50 @@ COLUMNS = [
 DRAWS = 50
 
 
-def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> pd.DataFrame:
+Effect = Literal["total", "direct"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is asked of the regions: a contrast, on average over the training scans, or a query, over its own scans.
+
+    Attributes:
+        effects: total, direct, or both.
+        low, high: the nodes' values between which it changes; an empty `low` is as observed.
+        scans: rows that it is put to; None for the training scans, whichever those are.
+    """
+
+    name: str
+    effects: tuple[Effect, ...]
+    low: Mapping[str, Scalar]
+    high: Mapping[str, Scalar]
+    scans: pd.DataFrame | None = None
+
+    def average(self, scm: Scm, effect: Effect) -> tuple[Array, dict[str, float]]:
+        """Mean change of the design row (p,), and of each numeric node."""
+        rows = scm.training if self.scans is None else self.scans
+        low, high = (scm.intervene(rows, ends, effect) for ends in (self.low, self.high))
+        numeric = [node for node, levels in scm.covariates.levels.items() if levels is None]
+        change = (scm.values(high)[numeric] - scm.values(low)[numeric]).mean()
+        row = (scm.design_matrix(high) - scm.design_matrix(low)).mean(axis=0)
+        return row, {node: float(change[node]) for node in numeric}
+
+
+def contrast_change(scm: Scm, name: str) -> Change:
+    """A declared contrast."""
+    ends = scm.options.contrasts[name]
+    low, high = ({node: values[i] for node, values in ends.items()} for i in (0, 1))
+    return Change(name, EFFECTS, low, high)
+
+
+def query_change(query: QueryOptions, scans: pd.DataFrame) -> Change:
+    """A query that is put to these scans."""
+    return Change(query.name, (query.effect,), {}, query.do, scans)
+
+
+def measured_effects(
+    scm: Scm, table: pd.DataFrame, regions: Sequence[str], changes: Sequence[Change] | None = None
+) -> pd.DataFrame:
     """Each contrast's effect on the regional volumes that preprocessing measured, by the image's own design.
 
     A volume takes the latent's place: v = x·b + e on the training scans, effect C·b with the C of the tests. Its
@@ -35,6 +80,7 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
         scm: the fitted model.
         table: scan, and the columns `<region>_ml`.
         regions: names of the regions; one without a column is left out.
+        changes: what is asked in place of the contrasts.
 
     Returns:
         One row a contrast, effect and region, with `source` "measured"; see `COLUMNS`.
@@ -42,12 +88,14 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
     volumes = table.set_index("scan").loc[scm.training["scan"]]
     x, participants = scm.design_matrix(scm.training), scm.training["participant"].to_numpy()
     records = []
-    for contrast, ends in scm.options.contrasts.items():
-        for effect in EFFECTS:
-            row, moved = _average_change(scm, contrast, effect)
-            mediated = effect == "total" and scm.graph.descendants(tuple(ends))
-            drawn = [_average_change(scm.draw_nodes(k), contrast, effect) for k in range(DRAWS)] if mediated else []
-            for region, node in _responding(scm, volumes, regions, contrast, effect):
+    if changes is None:
+        changes = [contrast_change(scm, name) for name in scm.options.contrasts]
+    for change in changes:
+        for effect in change.effects:
+            row, moved = change.average(scm, effect)
+            mediated = effect == "total" and scm.graph.descendants(tuple(change.high))
+            drawn = [change.average(scm.draw_nodes(k), effect) for k in range(DRAWS)] if mediated else []
+            for region, node in _responding(scm, volumes, regions, change, effect):
                 measured = volumes[f"{region}_ml"].to_numpy(dtype=np.float64)
                 used = np.isfinite(measured)
                 if node is None:
@@ -59,14 +107,14 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
                     freedom = scm.training["participant"].nunique() - len(scm.nodes[node].design.columns)
                     found = (
                         moved[node],
-                        float(np.std([change[node] for _, change in drawn], ddof=1)),
+                        float(np.std([by_draw[node] for _, by_draw in drawn], ddof=1)),
                         max(freedom, 1),
                         np.nan,
                         np.nan,
                     )
                 records.append(
                     {
-                        "contrast": contrast,
+                        "contrast": change.name,
                         "effect": effect,
                         "region": region,
                         "source": "measured",
@@ -80,7 +128,7 @@ def measured_effects(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> p
     return finished(records)
 
 
-def estimates(scm: Scm, volumes: pd.DataFrame, regions: Sequence[str], contrast: str) -> dict[tuple[str, str], float]:
+def estimates(scm: Scm, volumes: pd.DataFrame, regions: Sequence[str], change: Change) -> dict[tuple[str, str], float]:
     """The estimates of `measured_effects` alone, ml, by effect and region.
 
     Args:
@@ -88,9 +136,9 @@ def estimates(scm: Scm, volumes: pd.DataFrame, regions: Sequence[str], contrast:
     """
     x = scm.design_matrix(scm.training)
     found: dict[tuple[str, str], float] = {}
-    for effect in EFFECTS:
-        row, moved = _average_change(scm, contrast, effect)
-        for region, node in _responding(scm, volumes, regions, contrast, effect):
+    for effect in change.effects:
+        row, moved = change.average(scm, effect)
+        for region, node in _responding(scm, volumes, regions, change, effect):
             if node is None:
                 measured = volumes[f"{region}_ml"].to_numpy(dtype=np.float64)
                 used = np.isfinite(measured)
@@ -101,14 +149,14 @@ def estimates(scm: Scm, volumes: pd.DataFrame, regions: Sequence[str], contrast:
 
 
 def _responding(
-    scm: Scm, volumes: pd.DataFrame, regions: Sequence[str], contrast: str, effect: str
+    scm: Scm, volumes: pd.DataFrame, regions: Sequence[str], change: Change, effect: str
 ) -> Iterator[tuple[str, str | None]]:
-    """The measured regions that a contrast can change, each with the node that it is, if any.
+    """The measured regions that can change, each with the node that it is, if any.
 
     A node that is held, or set, does not respond.
     """
     node_of = {column: node for node, column in scm.covariates.columns.items()}
-    below = scm.graph.descendants(tuple(scm.options.contrasts[contrast])) if effect == "total" else ()
+    below = scm.graph.descendants(tuple(change.high)) if effect == "total" else ()
     for region in regions:
         node = node_of.get(f"{region}_ml")
         is_measured = f"{region}_ml" in volumes and volumes[f"{region}_ml"].notna().any()
@@ -145,17 +193,3 @@ def _glm(scm: Scm, row: Array, drawn_rows: Array, sample: Sample) -> tuple[float
     error = float(np.hypot(test.standard_error[0], np.sqrt(passed_on)))
     d, robustness = standardised_effect(fitted, c)[0], robustness_value(partial_r2(fitted, c))[0]
     return float(row @ b), error, test.df2, float(d), float(robustness)
-
-
-def _average_change(scm: Scm, contrast: str, effect: Literal["total", "direct"]) -> tuple[Array, dict[str, float]]:
-    """Mean change of the design row (p,), and of each numeric node, between the ends of a contrast."""
-    low, high = (
-        scm.intervene(
-            scm.training, {node: values[i] for node, values in scm.options.contrasts[contrast].items()}, effect
-        )
-        for i in (0, 1)
-    )
-    numeric = [node for node, levels in scm.covariates.levels.items() if levels is None]
-    change = (scm.values(high)[numeric] - scm.values(low)[numeric]).mean()
-    row = (scm.design_matrix(high) - scm.design_matrix(low)).mean(axis=0)
-    return row, {node: float(change[node]) for node in numeric}

@@ -140,15 +140,13 @@ REFUTATION = {
 
 
 def _refutation(study: Study) -> list[Context]:
-    """For each contrast, how many of its clear regional effects hold against each refuter, and the table."""
+    """For each contrast and question, how many clear regional effects hold against each refuter, and the table."""
     if study.refutation.empty:
         return []
     told = study.refutation.assign(held=study.refutation["holds"].astype(str).str.lower() == "true")
-    measured = study.regional_effects[study.regional_effects["source"] == "measured"]
-    clear = measured.loc[measured["p"] < 0.05, ["contrast", "effect", "region"]]
     items = []
-    for contrast, rows in told.groupby("contrast", sort=False):
-        asked = rows[rows["holds"].notna()].merge(clear)
+    for (kind, contrast), rows in told.groupby(["asked", "contrast"], sort=False):
+        asked = rows[rows["holds"].notna() & (rows["effect_p"] < 0.05)]
         sentences = []
         for (refuter, _), each in asked.groupby(["refuter", "strength"], sort=False, dropna=False):
             share = 100 * each["strength"].iloc[0]
@@ -163,7 +161,8 @@ def _refutation(study: Study) -> list[Context]:
             holds=np.where(rows["holds"].isna(), "not told", np.where(rows["held"], "yes", "no")),
         )
         none = [f"No regional effect of {contrast} is told from zero, so that there is nothing to refute."]
-        items.append({"contrast": contrast, "sentences": sentences or none, **whole_table(shown, REFUTATION)})
+        name = contrast if kind == "contrast" else f"the question {contrast}"
+        items.append({"contrast": name, "sentences": sentences or none, **whole_table(shown, REFUTATION)})
     return items
 
 
