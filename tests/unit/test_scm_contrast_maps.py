@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import statsmodels.api as sm
 import torch
 from nibabel.affines import voxel_sizes
@@ -26,6 +27,7 @@ from brainscm.preprocess.template import Template
 from brainscm.scm.contrast_maps import run
 from brainscm.scm.graph import check_graph
 from brainscm.scm.model import Scm
+from brainscm.tables import read_table
 
 N = 30
 IDENTITY = Identity(template="T", voxel_mm=3.0, transform="affine", encoder="fixed")
@@ -138,10 +140,33 @@ def test_maps_lie_in_template_space_and_say_what_they_are(aligned: Aligned, tmp_
     told = json.loads((tmp_path / "contrast-oldAge_space-T_res-3mm_desc-totalAppearance_statmap.json").read_text())
     assert told["Contrast"] == {"age": [50, 80]}
     assert (told["DegreesOfFreedom"], told["Errors"], told["Permutations"]) == (27, "ordinary", 19)
-    assert set(told["Statistics"]) == {"effect", "d", "se", "t", "z", "p", "pFWE"}
+    assert set(told["Statistics"]) == {"effect", "d", "se", "t", "z", "p", "pFWE", "pClusterSize", "pClusterMass"}
     assert json.loads((tmp_path / "dataset_description.json").read_text())["DatasetType"] == "derivative"
-    assert len(list(tmp_path.glob("*_statmap.nii.gz"))) == 2 * 2 * 7  # total and direct, of two kinds
+    assert len(list(tmp_path.glob("*_statmap.nii.gz"))) == 2 * 2 * 9  # total and direct, of two kinds
     assert scm.options.contrasts.keys() == {"old-age"}
+
+
+def test_clusters_are_listed_as_they_lie_in_the_maps(aligned: Aligned, tmp_path: Path) -> None:
+    write_maps(aligned, tmp_path, table_of())
+    name = "contrast-oldAge_space-T_res-3mm{}_desc-totalLogJacobian"
+    t, p = (read(tmp_path, name.format(f"_stat-{stat}")) for stat in ("t", "pClusterMass"))
+    clusters = read_table(tmp_path / f"{name.format('')}_clusters.tsv")
+    assert len(clusters)
+    assert clusters["mass"].is_monotonic_decreasing
+    inside = np.abs(t) > scipy.stats.t.isf(0.0005, 27)
+    assert clusters["voxels"].sum() == inside.sum()
+    assert (p[~inside] == 1).all()
+    for _, row in clusters.iterrows():
+        peak = tuple(np.round(row[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float) / 3).astype(int))
+        assert t[peak] == pytest.approx(row["peak_t"], rel=1e-4)
+        assert p[peak] == pytest.approx(row["p_fwe_mass"])
+        assert row["volume_ml"] == pytest.approx(0.027 * row["voxels"])
+
+
+def test_no_clusters_are_tested_beside_hc3(aligned: Aligned, tmp_path: Path) -> None:
+    write_maps(aligned, tmp_path, table_of(), image={"formula": "age + sex", "errors": "hc3"})
+    assert list(tmp_path.glob("*stat-pFWE*"))
+    assert not list(tmp_path.glob("*luster*"))
 
 
 def test_without_permutations_there_is_no_family_wise_map(aligned: Aligned, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pandas as pd
 import scipy.special
 import torch
 from numpy.typing import NDArray
@@ -26,10 +27,12 @@ from brainscm.latents.store import LatentStore
 from brainscm.parallel import device_of
 from brainscm.preprocess.template import Template
 from brainscm.questions import query_label
+from brainscm.scm.clusters import FORMING_P, Clusters, find_clusters
 from brainscm.scm.design import Array
 from brainscm.scm.image import ImageModel, fit_image
 from brainscm.scm.inference import EFFECTS, ContrastTest, each_contrast, standardised_effect
 from brainscm.scm.model import Scm
+from brainscm.tables import write_table
 
 logger = logging.getLogger("brainscm")
 
@@ -44,9 +47,11 @@ STATISTICS = {
     "z": "t as a standard normal value of the same p",
     "p": "two-sided, of this voxel alone; 1 outside the brain",
     "pFWE": "two-sided, family-wise over the voxels of this map; 1 outside the brain",
+    "pClusterSize": f"family-wise, of the size of the voxel's cluster at p < {FORMING_P:g}; 1 outside clusters",
+    "pClusterMass": "the same of its mass, the sum of |t| beyond the threshold",
     "d": "estimate over the residual standard deviation (Cohen's d)",
 }
-PROBABILITIES = ("p", "pFWE")
+PROBABILITIES = ("p", "pFWE", "pClusterSize", "pClusterMass")
 
 
 def run(scm: Scm, store: LatentStore, encoder: Encoder, template: Template, folder: Path) -> None:
@@ -56,7 +61,8 @@ def run(scm: Scm, store: LatentStore, encoder: Encoder, template: Template, fold
         scm: the fitted model.
         store: the latents that it was fitted on. encoder: made them; maps are made where it is.
         template: in whose space the maps lie; only voxels of its brain mask are tested.
-        folder: receives the maps, one side-car for the statistics of an effect, and a description of the data set.
+        folder: receives the maps, one side-car for the statistics of an effect, a table of its clusters, and a
+            description of the data set.
     """
     device, rows = device_of(encoder), store.rows(scm.training["scan"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,6 +73,14 @@ def run(scm: Scm, store: LatentStore, encoder: Encoder, template: Template, fold
             image = fit_image(sample, seed=scm.seed, device=device, drawn=False)
             for found in each_contrast(scm, image, sample, EFFECTS, device):
                 maps = statistic_maps(found, image)
+                if scm.options.permutations and scm.options.image.errors != "hc3" and not found.wald.reason:
+                    clusters = find_clusters(
+                        sample, template.brain_mask, found.rows, _ordinary_t(found, image), scm.options.permutations,
+                        scm.seed, device,
+                    )  # fmt: skip
+                    maps |= cluster_maps(clusters)
+                    name = _name(found, kind, template, {}).removesuffix("statmap")
+                    write_table(cluster_table(clusters, template), folder / f"{name}clusters.tsv")
                 for statistic, values in maps.items():
                     outside = 1.0 if statistic in PROBABILITIES else 0.0
                     volume = np.full(template.shape, outside, np.float32)
@@ -77,7 +91,8 @@ def run(scm: Scm, store: LatentStore, encoder: Encoder, template: Template, fold
                 write_json(folder / f"{_name(found, kind, template, {})}.json", told | template.described)
         logger.info("contrast maps of %s written", kind)
     sources = {"preproc": Path("../../preproc")}
-    write_dataset_description(folder, "BrainSCM contrast maps", sources=sources, ignored=["*_statmap.*"])
+    ignored = ["*_statmap.*", "*_clusters.tsv"]
+    write_dataset_description(folder, "BrainSCM contrast maps", sources=sources, ignored=ignored)
 
 
 def statistic_maps(found: ContrastTest, image: ImageModel) -> dict[str, Array]:
@@ -94,6 +109,44 @@ def statistic_maps(found: ContrastTest, image: ImageModel) -> dict[str, Array]:
         if found.family_wise_p is not None:
             maps["pFWE"] = found.family_wise_p
     return maps
+
+
+def _ordinary_t(found: ContrastTest, image: ImageModel) -> Array:
+    """The t of equal variances, whatever the errors are: that which permutation gives the distribution of."""
+    effect = (found.rows @ image.coefficients.reshape(len(image.columns), -1))[0]
+    with np.errstate(divide="ignore"):
+        return np.asarray(
+            np.sign(effect) * np.sqrt(image.degrees_of_freedom * found.partial_r2 / (1 - found.partial_r2))
+        )
+
+
+def cluster_maps(clusters: Clusters) -> dict[str, Array]:
+    """The p of each voxel's cluster, by the names of `STATISTICS`."""
+    return {
+        name: np.append(1.0, p)[clusters.label]
+        for name, p in (("pClusterSize", clusters.p_size), ("pClusterMass", clusters.p_mass))
+    }
+
+
+def cluster_table(clusters: Clusters, template: Template) -> pd.DataFrame:
+    """A row a cluster, the largest mass first; x, y, z are of its peak, in mm of the template's space."""
+    places = np.argwhere(template.brain_mask)[clusters.peak]
+    x, y, z = (template.affine[:3, :3] @ places.T + template.affine[:3, 3:]) if len(places) else np.empty((3, 0))
+    volume = clusters.size * abs(np.linalg.det(template.affine[:3, :3])) / 1000
+    return pd.DataFrame(
+        {
+            "cluster": 1 + np.arange(len(places)),
+            "voxels": clusters.size,
+            "volume_ml": volume,
+            "mass": clusters.mass,
+            "peak_t": clusters.peak_t,
+            "x_mm": x,
+            "y_mm": y,
+            "z_mm": z,
+            "p_fwe_size": clusters.p_size,
+            "p_fwe_mass": clusters.p_mass,
+        }
+    )
 
 
 def _name(found: ContrastTest, kind: str, template: Template, statistic: dict[str, str]) -> str:

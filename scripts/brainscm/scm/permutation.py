@@ -134,20 +134,35 @@ def permuted_maxima(basis: Basis, residual: torch.Tensor, orders: Iterator[Order
     Exchanging the residuals against the design is exchanging the design against the residuals, so that one product
     serves many permutations: partial R² = |tested'e|² / (1 - |nuisance'e|²) for residuals e of unit length.
     """
-    k, m = basis.tested.shape[1], basis.moving.shape[1]
+    k = basis.tested.shape[1]
+    largest: dict[int, torch.Tensor] = {}
+    for first, _, products in permuted_products(basis, residual, orders):
+        squares = products.square_()
+        explained, held = squares[:, :k].sum(dim=1), squares[:, k:].sum(dim=1)
+        reached = (explained / (1 - held)).amax(dim=1)
+        largest[first] = torch.maximum(largest[first], reached) if first in largest else reached
+    return torch.cat(list(largest.values())).double().cpu().numpy()
+
+
+def permuted_products(
+    basis: Basis, residual: torch.Tensor, orders: Iterator[Order]
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Products of the permuted `moving` columns with the residuals, some at a time.
+
+    Yields:
+        The number of the first order, the number of the first latent, and products (orders, columns, latents), the
+        caller's to change.
+    """
+    m = basis.moving.shape[1]
     columns = basis.moving.astype(np.float32)
     together = max(1, min(STEP_PERMUTATIONS, STEP_BYTES // columns.nbytes))
     step = max(64, STEP_BYTES // (4 * together * m))
-    largest: list[torch.Tensor] = []
+    first = 0
     while len(chunk := [columns[order] for _, order in zip(range(together), orders, strict=False)]):
         stacked = to_device(np.concatenate([permuted.T for permuted in chunk]), residual.device)  # (chunk m, n)
-        found = residual.new_zeros(len(chunk))
         for start in range(0, residual.shape[1], step):
-            squares = (stacked @ residual[:, start : start + step]).square_().reshape(len(chunk), m, -1)
-            explained, held = squares[:, :k].sum(dim=1), squares[:, k:].sum(dim=1)
-            found = torch.maximum(found, (explained / (1 - held)).amax(dim=1))
-        largest.append(found)
-    return torch.cat(largest).double().cpu().numpy()
+            yield first, start, (stacked @ residual[:, start : start + step]).reshape(len(chunk), m, -1)
+        first += len(chunk)
 
 
 def exchange(participants: Sequence[str], tested: Array) -> tuple[str, Callable[[np.random.Generator], Order]]:
