@@ -21,7 +21,7 @@ from brainscm.alignment.displacement import (
     voxels,
 )
 from brainscm.alignment.registration import Alignment
-from brainscm.encoding.density import log_odds_of_density, magnify, move_borders
+from brainscm.encoding.density import log_odds_of_density, move_borders
 from brainscm.encoding.encoder import Codes, Factual, Fitted, Maps
 from brainscm.encoding.layout import Layout, Mirror
 from brainscm.tissue_levels import TissueLevels
@@ -35,11 +35,11 @@ FOLDED = 0.01  # a Jacobian determinant below this, as where the displacement fo
 class Aligned(nn.Module):
     """A scan's displacement to the template, how dense its tissues are, and an autoencoder's latent of its appearance.
 
-    The latent is (n, c, x', y', z') on the inner autoencoder's grid: the displacement in voxels, the log odds of the
-    density of brain and of white matter where the scan lies, were its head as large as the target's, nodes turned into
-    channels, and the inner latent of the scan brought to the template. Of displacement and of density the fine and the
-    coarse part stand apart, so that each is shrunk by its own noise: what is certain of a lobe is not lost in the noise
-    of a gyrus.
+    The latent is (n, c, x', y', z') on the inner autoencoder's grid: the displacement in voxels, nodes turned into
+    channels, and of the scan brought to the template the log odds of the density of brain and of white matter, likewise,
+    and the inner latent. So density tells what the displacement has not: where a sulcus is wider than the template's
+    would be. Of displacement and of density the fine and the coarse part stand apart, so that each is shrunk by its own
+    noise: what is certain of a lobe is not lost in the noise of a gyrus.
     """
 
     is_aligned = True
@@ -90,8 +90,9 @@ class Aligned(nn.Module):
         return torch.stack([self._encode(*each) for each in given])
 
     def _encode(self, volume: Tensor, displacement: Tensor, levels: TissueLevels) -> Tensor:
-        density = magnify(log_odds_of_density(volume, levels, self.alignment.voxel_mm), self._magnification(volume))
-        appearance = self.inner.encode(align(volume, displacement)[None, None])[0]
+        aligned = align(volume, displacement)
+        density = log_odds_of_density(aligned, levels, self.alignment.voxel_mm)
+        appearance = self.inner.encode(aligned[None, None])[0]
         return torch.cat([self._pack_scales(displacement), self._pack_scales(density), appearance])
 
     def quantize(self, latents: Tensor) -> Tensor:
@@ -140,8 +141,8 @@ class Aligned(nn.Module):
         """The scans themselves under a shift of their latents: x'(p) = x(p - Δu(y)) + Δa(y) with y + (u + Δu)(y) = p.
 
         What lay at y + u(y) now lies at p; Δa is the change of the decoded appearance in template space. Then the
-        borders of tissues are moved until their densities have changed as the shift says, by what displacement and
-        appearance have not done of it yet. A scan whose shift is null is returned as it is.
+        borders of tissues are moved until the densities of what was displaced have changed as the shift says, by what
+        appearance has not done of it yet. A scan whose shift is null is returned as it is.
         """
         scans, latents = factual.volumes, factual.latents
         where, where_shift, density = self._where(latents), self._where(shift), self._density(shift)
@@ -151,10 +152,12 @@ class Aligned(nn.Module):
             step = self._displacement(where_shift[at])
             template = inverse(self._displacement(where[at]) + step)
             origin = voxels(self.grid_shape, shift.device) - interpolate(step, template)
-            volume = resample(scans[at, 0], origin) + interpolate(change[at][None], template)[0]
+            displaced = resample(scans[at, 0], origin)
+            volume = displaced + interpolate(change[at][None], template)[0]
             if density[at].any():
-                asked = magnify(density[at], 1 / self._magnification(scans[at, 0]))
-                volume = move_borders(volume, scans[at, 0], factual.levels[at], asked, self.alignment.voxel_mm)
+                asked = functional.avg_pool3d(interpolate(upsample(density[at], self.grid_shape), template), 2)
+                start = torch.where(scans[at, 0] != 0, displaced, 0)
+                volume = move_borders(volume, start, factual.levels[at], asked, self.alignment.voxel_mm)
             moved[at, 0] = volume
         return moved
 
@@ -174,15 +177,6 @@ class Aligned(nn.Module):
             here = (jacobian(self._nodes(where[at]), NODE_VOXELS) @ at_template[..., None])[..., 0].movedim(-1, 0)
             transported[at, : self._parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
         return transported
-
-    def _magnification(self, volume: Tensor) -> Tensor:
-        """What makes a scan's head (x, y, z) as large as the target's: a factor of lengths.
-
-        The size is that of the inside of the skull, beyond which a scan is 0. How large registration makes a head
-        depends on its brain: one that has shrunk is magnified less, and so is the skull around it, so that white matter
-        that kept its volume seems lost (Smith et al. 2002, NeuroImage 17, take the scale from the skull).
-        """
-        return (self.alignment.weight.sum() / (volume != 0).sum()) ** (1 / 3)
 
     def _where(self, latents: Tensor) -> Tensor:
         """The displacement, both parts of it, packed."""

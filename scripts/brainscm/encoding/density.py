@@ -32,19 +32,13 @@ def log_odds_of_density(volume: Tensor, levels: TissueLevels, voxel_mm: float) -
     return _log_odds(functional.avg_pool3d(_smooth(_shares(volume, levels), voxel_mm), 2))
 
 
-def magnify(field: Tensor, times: Tensor) -> Tensor:
-    """A field on nodes, (d, x/2, y/2, z/2), magnified about the middle of the grid; `times` is a number."""
-    lines = torch.eye(3, 4, dtype=field.dtype, device=field.device) / times
-    points = functional.affine_grid(lines[None], [1, *field.shape], align_corners=False)
-    return functional.grid_sample(field[None], points, padding_mode="border", align_corners=False)[0]
-
-
 def move_borders(volume: Tensor, start: Tensor, levels: TissueLevels, log_odds: Tensor, voxel_mm: float) -> Tensor:
     """A volume whose densities are those of `start` but for a change of their log odds.
 
     The two borders of grey matter, with CSF and with white matter, are moved along their own normals, as level sets
     are: brightness flows along its gradient, as fast as the density around it asks for. Where partial volume hides a
-    border, as in a narrow sulcus, brightness itself changes. Where a participant has no border, nothing can move.
+    border, as in a narrow sulcus, brightness itself changes. Where a participant has no border, nothing can move, and
+    nothing gets darker than CSF or brighter than white matter.
 
     Args:
         volume: (x, y, z), to be moved.
@@ -62,6 +56,7 @@ def move_borders(volume: Tensor, start: Tensor, levels: TissueLevels, log_odds: 
         lack = goal - _smooth(_shares(volume, levels), voxel_mm)
         pure = torch.stack([(levels.gm - volume) / contrast[0], (volume - levels.gm) / contrast[1]]).clip(0, 1)
         way = torch.where(lack > 0, _slope(volume, rising=True), _slope(volume, rising=False))
+        way *= torch.stack([_passes(volume, border) for border in (csf_border, wm_border)])
         way += torch.stack([4 * size * (1 - share) * share for size, share in zip(contrast, pure, strict=True)])
         swept = torch.stack(
             [
@@ -72,7 +67,9 @@ def move_borders(volume: Tensor, start: Tensor, levels: TissueLevels, log_odds: 
         speed = lack / (_smooth(swept * way, voxel_mm) + FEWEST_BORDERS)
         step = speed.clip(-MOST_VOXELS, MOST_VOXELS) * way
         towards_wm = ((volume - csf_border) / (wm_border - csf_border)).clip(0, 1)
-        volume = torch.where(inside, volume + torch.lerp(step[0], step[1], towards_wm), volume)
+        moved = volume + torch.lerp(step[0], step[1], towards_wm)
+        moved = moved.clamp(volume.clip(max=levels.csf), volume.clip(min=levels.wm))
+        volume = torch.where(inside, moved, volume)
     return volume
 
 
@@ -96,6 +93,12 @@ def _smooth(maps: Tensor, voxel_mm: float) -> Tensor:
         kernel = torch.exp(-((place[:, None] - place) ** 2) / 2) * (voxel_mm / (SIGMA_MM * math.sqrt(2 * math.pi)))
         maps = (maps.movedim(axis, -1) @ kernel).movedim(-1, axis)
     return maps
+
+
+def _passes(volume: Tensor, border: float) -> Tensor:
+    """Whether a border lies within a voxel: elsewhere a slope is noise, and would flow away from its own dark spots."""
+    brightest, darkest = (sign * functional.max_pool3d(sign * volume[None], 3, 1, 1)[0] for sign in (1, -1))
+    return (darkest < border) & (border < brightest)
 
 
 def _slope(volume: Tensor, rising: bool) -> Tensor:
