@@ -18,7 +18,7 @@ from brainscm.identity import Identity
 from brainscm.provenance import code_fingerprint
 
 DESCRIPTION, CHECKSUMS = "bundle.json", "SHA256SUMS"
-FORMAT = 1
+FORMAT = 2
 # What a study with a bundle takes from it: sections and options of the configuration.
 FIXED = ("template", "preprocess", "autoencoder", "scm", "seed")
 MAKING = ("preprocess_scan", "align_scan")  # rules by which a scan becomes what is encoded

@@ -36,10 +36,10 @@ class Aligned(nn.Module):
     """A scan's displacement to the template, how dense its tissues are, and an autoencoder's latent of its appearance.
 
     The latent is (n, c, x', y', z') on the inner autoencoder's grid: the displacement in voxels, nodes turned into
-    channels, and of the scan brought to the template the log odds of the density of brain and of white matter, likewise,
-    and the inner latent. So density tells what the displacement has not: where a sulcus is wider than the template's
-    would be. Of displacement and of density the fine and the coarse part stand apart, so that each is shrunk by its own
-    noise: what is certain of a lobe is not lost in the noise of a gyrus.
+    channels; of the scan brought to the template the log odds of the density of brain and of white matter, likewise;
+    and the inner latent of that scan. So density tells what the displacement has not: where a sulcus is wider than
+    the template's would be. Of displacement and of density the fine and the coarse part stand apart, so that each is
+    shrunk by its own noise: what is certain of a lobe is not lost in the noise of a gyrus.
     """
 
     is_aligned = True
