@@ -8,6 +8,10 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 # A process for each core, up to four; a file's tests share what they make, so that they stay together and in order.
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# Containers often tell Python to keep nothing that it compiles. Each of a run's processes, a hundred of them, would then
+# compile all libraries again, which is more than half of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast bench bench-truth bench-real lint schema clean
 
 demo: $(VENV)/.installed

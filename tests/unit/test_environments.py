@@ -1,6 +1,8 @@
 """The conda environments, the imports, the lock file and pyproject.toml speak of the same packages."""
 
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -75,3 +77,16 @@ def test_lock_file_lies_within_the_ranges_of_pyproject() -> None:
     for text in project["dependencies"] + project["optional-dependencies"]["slurm"]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(locked()[requirement.name]), text
+
+
+def test_make_lets_python_keep_what_it_compiles() -> None:
+    done = subprocess.run(
+        ["make", "--eval", "told: ; @env", "told"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert "PATH=" in done.stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout

@@ -3,6 +3,8 @@
 import errno
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +389,12 @@ def test_ants_reads_our_transform_as_we_do(tmp_path: Path, template: Template) -
     ours = sample(smooth, smooth.affine, smooth.data.shape, pose(), order=1)
     inner = tuple(slice(3, -3) for _ in range(3))
     np.testing.assert_allclose(theirs[inner], ours[inner], atol=2)
+
+
+def test_ants_loads_without_what_nothing_asks_of_it() -> None:
+    asked = "import sys; from brainscm.preprocess.itk import load_ants; load_ants().registration; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], text=True, capture_output=True, check=True)
+    assert not {"matplotlib", "sklearn", "statsmodels"} & set(done.stdout.split())
 
 
 def test_source_is_told_relative_to_its_dataset() -> None:

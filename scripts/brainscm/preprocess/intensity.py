@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from brainscm.images import Image
-from brainscm.preprocess.itk import to_ants
+from brainscm.preprocess.itk import load_ants, to_ants
 
 
 def bias_field(head: Image, region: np.ndarray, shrink_factor: int = 4) -> np.ndarray:
     """Multiplicative bias field of `head` by N4 inside `region`, mean 1 there (Tustison et al. 2010,
     doi 10.1109/TMI.2010.2046908)."""
-    import ants
-
+    ants = load_ants()
     positive = head.with_data(np.maximum(head.data, 1e-3 * np.percentile(head.data, 99)))
     field = ants.n4_bias_field_correction(
         to_ants(positive),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,24 @@ from scipy.io import loadmat
 
 from brainscm.images import LPS, Image
 
+# Parts of ANTs that nothing here asks for. They load matplotlib, statsmodels and scikit-learn: three seconds of each
+# scan's job, of which ANTs itself takes two tenths.
+LEFT_OUT = ("ants.deeplearn", "ants.learn", "ants.math", "ants.plotting")
+
+
+def load_ants() -> Any:
+    """ANTs with its images, transforms, registration and bias correction, without `LEFT_OUT`."""
+    if "ants" not in sys.modules:
+        sys.modules.update({name: ModuleType(name) for name in LEFT_OUT})
+    import ants
+
+    return ants
+
 
 def to_ants(image: Image) -> Any:
     """An ANTs image of an axis-aligned or rotated (not sheared) one."""
-    import ants
-
     spacing = image.voxel_mm
-    return ants.from_numpy(
+    return load_ants().from_numpy(
         np.ascontiguousarray(image.data, dtype=np.float32),
         origin=(LPS @ image.affine[:3, 3]).tolist(),
         spacing=spacing.tolist(),
@@ -26,8 +39,7 @@ def to_ants(image: Image) -> Any:
 
 def write_matrix(matrix: np.ndarray, path: Path) -> None:
     """Write a RAS+ world map as an ITK affine (LPS), readable by ANTs and by `nitransforms`."""
-    import ants
-
+    ants = load_ants()
     transform = ants.create_ants_transform(
         transform_type="AffineTransform",
         precision="double",
@@ -41,8 +53,8 @@ def write_matrix(matrix: np.ndarray, path: Path) -> None:
 def read_matrix(path: Path) -> np.ndarray:
     """Read an ITK affine (LPS) as a RAS+ world map (4, 4).
 
-    Without ANTs, which takes two seconds to load: ITK's file is a MATLAB one (version 4) of two vectors, the parameters
-    under the transform's name and the centre of rotation.
+    Without ANTs: ITK's file is a MATLAB one (version 4) of two vectors, the parameters under the transform's name and
+    the centre of rotation.
     """
     vectors = {name: vector.ravel() for name, vector in loadmat(path).items() if not name.startswith("__")}
     centre = vectors.pop("fixed")

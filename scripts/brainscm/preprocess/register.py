@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from brainscm.foreground import foreground
 from brainscm.images import LPS, Image
-from brainscm.preprocess.itk import read_matrix, to_ants, write_matrix
+from brainscm.preprocess.itk import load_ants, read_matrix, to_ants, write_matrix
 from brainscm.resampling import crop, halve, sample
 
 TransformKind = Literal["rigid", "similarity", "affine"]
@@ -132,8 +132,7 @@ def warp_to_head(targets: Heads, head: Image, affine: np.ndarray, seed: int, lab
     brightness. (Avants et al. 2008, doi 10.1016/j.media.2007.06.004.) Coarsely in a window of two voxels, since one
     voxel mistakes a thick skull's outside for its inside; then finely in one, in half the time of two.
     """
-    import ants
-
+    ants = load_ants()
     target, mask = targets[4]
     fixed = crop(target, mask.data > 0.5, 12)
     stages = [
@@ -222,7 +221,7 @@ def _run_ants(
     fixed: Image, moving: Image, stages: list[list[str]], start: np.ndarray, folder: Path, seed: int
 ) -> list[Path]:
     """antsRegistration's own arguments, which antspyx takes too: they allow several stages and a fixed seed."""
-    import ants
+    ants = load_ants()
     from ants.internal import get_pointer_string
 
     images: dict[str, Any] = {"f": to_ants(fixed), "m": to_ants(moving)}
