@@ -43,6 +43,7 @@ class Scanned:
     image_type: str = "ORIGINAL\\PRIMARY\\M"
     slice_mm: int = 2
     patient: str = "Somebody^Known"
+    has_id: bool = True
     tags: tuple[tuple[int, int, str, str], ...] = ()
     noise: bool = False  # so that it cannot be compressed
 
@@ -64,7 +65,7 @@ def write_slice(path: Path, scanned: Scanned, index: int) -> None:
         element(0x0008, 0x0032, "TM", b"101500"),
         element(0x0008, 0x103E, "LO", scanned.description.encode()),
         element(0x0010, 0x0010, "PN", scanned.patient.encode()),
-        element(0x0010, 0x0020, "LO", scanned.patient.encode()),
+        element(0x0010, 0x0020, "LO", scanned.patient.encode() if scanned.has_id else b""),
         element(0x0018, 0x0050, "DS", str(scanned.slice_mm).encode()),
         element(0x0020, 0x000D, "UI", study.encode()),
         element(0x0020, 0x000E, "UI", uid.encode()),
@@ -322,6 +323,19 @@ def test_each_study_of_a_folder_is_a_session(tmp_path: Path) -> None:
     told = table.set_index("participant")["told"]
     assert "studies of 2 dates" in told["sub-02"]
     assert "several patients" in told["sub-03"]
+
+
+def test_what_lies_beside_sessions_is_told_and_what_a_system_keeps_is_nobodys(tmp_path: Path) -> None:
+    for name in ("01/ses-1", "01/later", ".Trash", "__MACOSX"):
+        write_series(tmp_path / "dicom" / name, "MPRAGE", 3)
+    (tmp_path / "dicom" / "01" / ".DS_Store").touch()
+    for number, name in enumerate(("One", "Two"), 3):
+        write_series(tmp_path / "dicom" / "02" / name, "MPRAGE", number, patient=name, has_id=False)
+    told = convert_dicom(tmp_path / "dicom", tmp_path / "bids").groupby("participant")["told"].agg("; ".join)
+    assert set(told.index) == {"sub-01", "sub-02"}
+    assert "01: later beside the sessions is not converted" in told["sub-01"]
+    assert "DS_Store" not in told["sub-01"]
+    assert [path.name for path in (tmp_path / "bids").rglob("*.nii.gz")] == ["sub-01_ses-1_T1w.nii.gz"]
 
 
 def test_every_candidate_is_in_the_table_with_its_reason(tmp_path: Path) -> None:

@@ -70,6 +70,23 @@ def test_the_pair_on_the_scans_own_grid_is_taken(scan: str, entities: str, sourc
     assert (t1w, mask) == (anat / f"{stem}_desc-preproc_T1w.nii.gz", anat / f"{stem}_desc-brain_mask.nii.gz")
 
 
+@pytest.mark.parametrize("name", ["sub-01_desc-brain_mask.nii", "sub-01_space-T1w_desc-brain_mask.nii.gz"])
+def test_a_mask_without_compression_or_in_the_scans_own_space_is_taken(name: str, tmp_path: Path) -> None:
+    mask = tmp_path / "sub-01" / "anat" / name
+    mask.parent.mkdir(parents=True)
+    mask.touch()
+    assert require_files(tmp_path, "sub-01", [raw("sub-01")]) == (None, mask)
+
+
+def test_a_mask_that_names_no_source_is_known_by_its_name(tmp_path: Path) -> None:
+    mask = tmp_path / "sub-01" / "anat" / "sub-01_acq-fast_desc-brain_mask.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.touch()
+    assert require_files(tmp_path, "sub-01", [raw("sub-01", "acq-fast_run-1_")])[1] == mask
+    with pytest.raises(ScanError, match="is of another T1w by its name, and this study takes sub-01_acq-slow_T1w"):
+        require_files(tmp_path, "sub-01", [raw("sub-01", "acq-slow_")])
+
+
 def test_a_mean_of_runs_is_that_of_the_session(tmp_path: Path) -> None:
     runs = [raw("sub-01", f"run-{k}_") for k in (1, 2)]
     anat = write_fmriprep(tmp_path, "sub-01", [str(run) for run in runs])

@@ -104,7 +104,7 @@ def _convert(folders: Sequence[Folder], dicom_dir: Path, bids_dir: Path, threads
 def _folders(dicom_dir: Path) -> list[Folder]:
     """What is to be converted."""
     found: dict[tuple[str, str], Path] = {}
-    for participant_dir in sorted(path for path in dicom_dir.iterdir() if path.is_dir()):
+    for participant_dir in sorted(path for path in dicom_dir.iterdir() if path.is_dir() and _is_shown(path)):
         participant = "sub-" + _label(participant_dir.name.removeprefix("sub-"))
         sessions = sorted(path for path in participant_dir.glob("ses-*") if path.is_dir())
         for folder in sessions or [participant_dir]:
@@ -116,6 +116,11 @@ def _folders(dicom_dir: Path) -> list[Folder]:
                 )
             found[participant, session] = folder
     return [(participant, session, folder) for (participant, session), folder in found.items()]
+
+
+def _is_shown(path: Path) -> bool:
+    """Whether a file or folder is a person's, and not what a system keeps there for itself."""
+    return not path.name.startswith((".", "__MACOSX"))
 
 
 def _label(name: str) -> str:
@@ -133,6 +138,12 @@ def _convert_folder(participant: str, session: str, folder: Path, bids_dir: Path
         row = {"participant": participant, "session": session or None, "number": None, "series": None, "file": file}
         converted.rows.append({**row, **described, "told": told, "warned": warned})
 
+    beside = sorted(
+        path.name for path in folder.parent.iterdir() if not path.name.startswith("ses-") and _is_shown(path)
+    )
+    if session and beside:
+        told = f"{folder.parent}: {', '.join(beside[:3])} beside the sessions is not converted; put it into one"
+        tell(session, None, None, told, True)
     with tempfile.TemporaryDirectory() as temporary:
         try:
             series = _convert_series(folder, Path(temporary))
@@ -167,7 +178,7 @@ def _visits(session: str, folder: Path, series: list[Series]) -> dict[str, list[
     Raises:
         BrainSCMError: the folder holds series of several patients, or that of a session series of several dates.
     """
-    if len({item.sidecar.get("PatientID") for item in series}) > 1:
+    if len({item.patient for item in series}) > 1:
         raise BrainSCMError(f"{folder}: holds series of several patients; make a folder for each")
     by_study: dict[str, list[Series]] = {}
     for item in series:

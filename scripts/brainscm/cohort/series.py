@@ -67,6 +67,11 @@ class Series:
         return str(self.sidecar.get("StudyInstanceUID") or self.date)
 
     @property
+    def patient(self) -> str:
+        """Whose series it is, by the scanner's own number or else the name."""
+        return str(self.sidecar.get("PatientID") or self.sidecar.get("PatientName") or "")
+
+    @property
     def image_type(self) -> set[str]:
         return {str(value).upper() for value in self.sidecar.get("ImageType", [])}
 

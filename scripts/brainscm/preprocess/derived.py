@@ -9,15 +9,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from brainscm.cohort.bids import OWN_SPACES
 from brainscm.errors import ScanError
 from brainscm.files import read_description, scan_folder, sidecar
 
 T1W, MASK = "desc-preproc_T1w", "desc-brain_mask"
+SPACE = re.compile(r"_space-([A-Za-z0-9]+)")
+ENTITY = re.compile(r"(?<=_)(?:acq|ce|rec|run)-[A-Za-z0-9]+")  # by which the T1w of a session differ
 RAW_IMAGE = re.compile(r"(?<![^/:])sub-[^/:]+_(?:T1w|UNIT1)\.nii(?:\.gz)?$")  # at the end of a path or a BIDS URI
 
 
 def derived_files(derivatives: Path, scan: str) -> dict[str, list[Path]]:
-    """The files on a scan's own grid (without `space-`) that derivatives hold of it: T1w and masks, if any.
+    """The files on a scan's own grid (without `space-`, or with its own) that derivatives hold of it, if any.
 
     fMRIPrep leaves the session out of a mean's name, also where all runs are of one session: such a mean is that
     session's.
@@ -48,12 +51,14 @@ def require_files(derivatives: Path, scan: str, runs: Sequence[Path]) -> tuple[P
     if max(map(len, found.values())) > 1:
         raise ScanError(f"{folder}: several files of {scan} end in {MASK} or {T1W}; keep one of each")
     (mask,), t1w = found[MASK], next(iter(found[T1W]), None)
-    if t1w and t1w.name.removesuffix(f"{T1W}.nii.gz") != mask.name.removesuffix(f"{MASK}.nii.gz"):
+    if t1w and _image_of(t1w, T1W) != _image_of(mask, MASK):
         raise ScanError(f"{folder}: {t1w.name} and {mask.name} differ in their names; take both of one image")
     sources = _raw_sources(mask)
-    if sources and not sources & {run.name for run in runs}:
+    others = sources and not sources & {run.name for run in runs}
+    if others or not any(set(ENTITY.findall(mask.name)) <= set(ENTITY.findall(run.name)) for run in runs):
         raise ScanError(
-            f"{mask}: is of {', '.join(sorted(sources))}, and this study takes {runs[0].name}; choose the same T1w by "
+            f"{mask}: is of {', '.join(sorted(sources)) or 'another T1w by its name'}, and this study takes "
+            f"{runs[0].name}; choose the same T1w by "
             "cohort.filter, or make these derivatives from that"
         )
     return t1w, mask
@@ -62,15 +67,24 @@ def require_files(derivatives: Path, scan: str, runs: Sequence[Path]) -> tuple[P
 def _on_own_grid(derivatives: Path, scan: str) -> dict[str, list[Path]]:
     folder = derivatives / scan_folder(scan)
     return {
-        kind: sorted(path for path in folder.glob(f"{scan}_*{kind}.nii.gz") if "_space-" not in path.name)
+        kind: sorted(
+            path
+            for path in folder.glob(f"{scan}_*{kind}.nii*")
+            if path.suffix in (".nii", ".gz") and set(SPACE.findall(path.name)) <= set(OWN_SPACES)
+        )
         for kind in (T1W, MASK)
     }
+
+
+def _image_of(path: Path, kind: str) -> str:
+    """What T1w and mask of one image have in common in their names."""
+    return SPACE.sub("", path.name.partition(kind)[0])
 
 
 def _why_no_mask(derivatives: Path, scan: str) -> str:
     """What there is in place of a mask on the scan's own grid, and what to do."""
     participant, _, session = scan.partition("_")
-    in_templates = sorted(path.name for path in (derivatives / scan_folder(scan)).glob(f"{scan}_*{MASK}.nii.gz"))
+    in_templates = sorted(path.name for path in (derivatives / scan_folder(scan)).glob(f"{scan}_*{MASK}.nii*"))
     if in_templates:
         return f"a mask in a template's space ({in_templates[0]}) is not taken; make one on the T1w's own grid"
     if session and derived_files(derivatives, participant)[MASK]:
