@@ -168,7 +168,9 @@ def node_rates(trials: int) -> Iterator[dict[str, Any]]:
             held, formerly = [], []
             for _ in range(trials):
                 x = np.column_stack([np.ones(n), rng.gamma(2, size=n), rng.integers(0, 2, n)])
-                fit = FAMILIES["gaussian"].fit(x, 0.5 * x[:, 1] + residuals(rng, noise, (n,)), pd.Series(range(n)))
+                fit = FAMILIES["gaussian"].fit(
+                    x, 0.5 * x[:, 1] + residuals(rng, noise, (n,)), pd.Series(range(n)), np.zeros(n)
+                )
                 distance = abs(fit.parameters[1] - 0.5) / np.sqrt(fit.covariance[1, 1])
                 held.append(distance < scipy.stats.t.ppf(0.975, fit.freedom[1]))
                 formerly.append(distance < scipy.stats.norm.ppf(0.975))

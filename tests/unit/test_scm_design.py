@@ -96,3 +96,10 @@ def test_a_nearly_but_not_quite_collinear_design_is_allowed() -> None:
     table = values()
     table["months"] += np.random.default_rng(3).normal(0, 1e-3, len(table))
     assert len(design("age + months", table).columns) == 3
+
+
+def test_an_offset_needs_numbers_and_may_tell_what_a_column_tells() -> None:
+    found = design("log(age) + offset(log(age))", values())
+    assert found.is_offset.tolist() == [False, False, True]
+    with pytest.raises(ConfigError, match=r"here: 'offset\(sex\)' holds levels, and an offset needs numbers"):
+        design("age + offset(sex)", values())

@@ -11,6 +11,7 @@ import statsmodels.api as sm
 from statsmodels.miscmodels.ordinal_model import OrderedModel
 
 from brainscm.config import FAMILY_VALUES, Family, ScmOptions
+from brainscm.errors import ConfigError
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array
 from brainscm.scm.families import FAMILIES
@@ -245,6 +246,11 @@ def test_an_offset_is_that_of_statsmodels(family: str) -> None:
         result = sm.GLM(codes, sm.add_constant(male), family=kind, offset=offset).fit(tol=1e-12)
     np.testing.assert_allclose(node.parameters[free], result.params, rtol=1e-4)
     np.testing.assert_allclose(np.sqrt(np.diag(node.covariance))[free], result.bse, rtol=1e-4)
+
+
+def test_an_offset_that_overflows_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match=r"scm\.nodes\.gamma\.formula: the gamma model does not converge"):
+        fitted("gamma", cohort(), "sex + offset(age**3)")
 
 
 def test_counterfactuals_answer_to_an_offset() -> None:

@@ -39,7 +39,7 @@ def variance_inflation(x: Array, design: Design) -> dict[str, tuple[float, str]]
     x, nodes = x[:, ~design.is_offset], [design.nodes[i] for i in np.flatnonzero(~design.is_offset)]
     owners = [next((name for name in design.formula.names if name in each), "") for each in nodes]
     names = list(dict.fromkeys(owner for owner in owners if owner))
-    correlation = np.corrcoef(x[:, 1:], rowvar=False).reshape(x.shape[1] - 1, -1)
+    correlation = np.corrcoef(x[:, 1:], rowvar=False).reshape(x.shape[1] - 1, -1) if names else np.empty((0, 0))
 
     def factor(columns: list[int], others: list[int]) -> float:
         if not others:

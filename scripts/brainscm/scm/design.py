@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -80,6 +81,10 @@ class Design:
             ConfigError: the formula cannot be evaluated, its columns are collinear (they are named) or outnumber the
                 scans.
         """
+        for term in map(str, formula.terms):
+            held = [name for name in formula.names if term.startswith(f"{OFFSET}(") and re.search(rf"\b{name}\b", term)]
+            if any(isinstance(values[name].dtype, pd.CategoricalDtype) for name in held):
+                raise ConfigError(f"{where}: '{term}' holds levels, and an offset needs numbers; write the node alone.")
         try:
             matrix = ModelSpec(formula=FormulaicFormula(list(formula.terms)), na_action="ignore").get_model_matrix(
                 values, context=_CONTEXT

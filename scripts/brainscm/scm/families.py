@@ -506,7 +506,11 @@ def _fit_glm(family: Any, x: Array, y: Array, participants: pd.Series, offset: A
     z, back = _orthonormal(x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = GLM(y, z, family=family, offset=offset).fit(maxiter=200, tol=1e-12)
+        try:
+            result = GLM(y, z, family=family, offset=offset).fit(maxiter=200, tol=1e-12)
+        except ValueError:  # numbers that overflow, of an offset in the thousands, say
+            nothing = np.full(z.shape[1], np.nan)
+            return Fit(nothing, np.diag(nothing), nothing)
     parameters = result.params if result.converged else np.full(z.shape[1], np.nan)
     covariance, freedom = result.cov_params(), np.full(z.shape[1], float(result.df_resid))
     if result.converged and participants.nunique() < len(participants):

@@ -12,7 +12,7 @@ from brainscm.config import FAMILY_VALUES, Levels, NodeOptions, Numbers, QueryOp
 from brainscm.errors import ConfigError
 from brainscm.questions import check_scans, is_relative, query_label, question_of
 from brainscm.scm.design import has_value
-from brainscm.scm.formula import EXAMPLE, OFFSET, Formula, is_name, nearest, parse_formula
+from brainscm.scm.formula import EXAMPLE, MAX_NUMBER, OFFSET, Formula, is_name, nearest, parse_formula
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,10 @@ def check_graph(
             )
         if not nodes:
             raise ConfigError(f"config: scm.contrasts.{contrast} is empty; write it like {{age: [50, 80]}}.")
+        if all(low == high for low, high in nodes.values()):
+            raise ConfigError(
+                f"config: scm.contrasts.{contrast}: its two ends are the same; write it like {{age: [50, 80]}}."
+            )
         for target, ends in nodes.items():
             for value in ends:
                 _check_value(options, graph, f"config: scm.contrasts.{contrast}", target, value, relative=False)
@@ -187,6 +191,9 @@ def _check_value(options: ScmOptions, graph: Graph, where: str, node: str, value
     family, wanted = options.nodes[node].family, declared_values(options.nodes[node])
     if isinstance(wanted, Numbers) and isinstance(value, str) and not is_relative(value):
         raise ConfigError(f"{where}: {node}: '{value}' is not a number; write it like {{{node}: 70}}.")
+    is_number = levels is None and (not isinstance(value, str) or is_relative(value))
+    if is_number and MAX_NUMBER < abs(float(value)) < math.inf:
+        raise ConfigError(f"{where}: {node}: {value} is too large a number; they may go up to {MAX_NUMBER:g}.")
     if isinstance(value, str) or levels is not None:
         return
     if not math.isfinite(value):

@@ -23,6 +23,7 @@ from brainscm.scm.model import Scm
 from brainscm.scm.places import places
 from brainscm.scm.regional_effects import measured_effects
 from brainscm.scm.residuals import residual_checks, residuals
+from brainscm.scm.slope_spread import slope_spreads
 from brainscm.tables import write_table
 
 logger = logging.getLogger("brainscm")
@@ -68,6 +69,7 @@ def run(
     write_table(left, folder / "residuals.tsv")
     diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
     further = [residual_variances(scm, sample, device), residual_checks(scm, left)]
+    further.append(slope_spreads(scm, table, regions))
     further.append(held_out(scm, table, store.latents, device))
     write_table(pd.concat([diagnosed, *further]), folder / "diagnostics.tsv")
 

@@ -1,0 +1,78 @@
+"""The spread of participants' slopes in time: F of nested models, mixed models, and what is told of it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+import statsmodels.formula.api as smf
+
+from brainscm.config import ScmOptions
+from brainscm.scm.model import Scm
+from brainscm.scm.slope_spread import random_slopes, slope_spreads
+
+
+def visits(spread: float, participants: int = 60, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    count = rng.integers(1, 6, participants)
+    who = np.repeat(np.arange(participants), count)
+    years = np.concatenate([np.sort(rng.uniform(0, 6, each)) for each in count])
+    slope = rng.normal(-3, spread, participants)[who]
+    baseline = rng.uniform(50, 80, participants)[who]
+    return pd.DataFrame(
+        {
+            "scan": [f"s{i}" for i in range(len(who))],
+            "participant": [f"p{i}" for i in who],
+            "split": "train",
+            "age": baseline + years,
+            "gm_ml": 600 + rng.normal(0, 30, participants)[who] + slope * years + rng.normal(0, 2, len(who)),
+        }
+    )
+
+
+def slopes_of(table: pd.DataFrame) -> tuple[float, float, float]:
+    found = random_slopes(*(table[column].to_numpy() for column in ("gm_ml", "age", "participant")))
+    assert found is not None
+    return found
+
+
+def test_p_is_that_of_a_slope_of_each_participant_against_one_for_all() -> None:
+    table = visits(0.6)
+    _, spread, p = slopes_of(table)
+    several = table[table.groupby("participant")["age"].transform("count") > 1]
+    one, own = (smf.ols(f"gm_ml ~ C(participant) + {term}", several).fit() for term in ("age", "age:C(participant)"))
+    assert p == pytest.approx(sm.stats.anova_lm(one, own)["Pr(>F)"].iloc[1], rel=1e-6)
+    assert slopes_of(table)[0] == pytest.approx(one.params["age"])
+    assert spread > 0
+
+
+def test_the_spread_is_that_of_a_mixed_model_and_the_true_one() -> None:
+    found = np.array([slopes_of(visits(1.2, participants=150, seed=seed))[1] for seed in range(12)])
+    assert np.mean(found**2) == pytest.approx(1.2**2, rel=0.1)
+    table = visits(1.2, participants=150)
+    # Whatever participants differ in besides is no matter; it is made small for the other's search to end.
+    within = table[["age", "gm_ml"]] - table.groupby("participant")[["age", "gm_ml"]].transform("mean")
+    own = np.random.default_rng(1).normal(0, 2, 150)[table["participant"].str[1:].astype(int)]
+    within = within.assign(years=within["age"], gm_ml=within["gm_ml"] + own, participant=table["participant"])
+    peer = smf.mixedlm("gm_ml ~ years", within, groups="participant", re_formula="~years").fit(method="lbfgs")
+    assert peer.converged
+    assert found[0] == pytest.approx(np.sqrt(peer.cov_re.loc["years", "years"]), rel=0.1)
+
+
+def test_p_is_uniform_where_all_slopes_are_one() -> None:
+    p = np.array([slopes_of(visits(0.0, participants=25, seed=seed))[2] for seed in range(300)])
+    assert np.mean(p < 0.05) == pytest.approx(0.05, abs=0.03)
+    assert np.mean(p) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("spread", "told"), [(1.5, True), (0.0, False)])
+def test_slopes_that_differ_are_told_of(spread: float, told: bool) -> None:
+    table = visits(spread)
+    options = ScmOptions.model_validate({"nodes": {"age": {}}, "image": {"formula": "age", "shrinkage": "none"}})
+    scm = Scm.fit(table, np.random.default_rng(0).normal(size=(len(table), 2)), options, seed=1)
+    (row,) = slope_spreads(scm, table, ["gm", "wm"]).to_dict("records")
+    assert (row["check"], row["item"]) == ("slope_spread", "gm")
+    assert row["value"] == pytest.approx(spread / 3, abs=0.15)
+    assert (row["warning"] is not None) == told
+    once = table[~table["participant"].duplicated()].reset_index(drop=True)
+    scm = Scm.fit(once, np.random.default_rng(0).normal(size=(len(once), 2)), options, seed=1)
+    assert slope_spreads(scm, once, ["gm"]).empty
