@@ -1,5 +1,11 @@
 """The one exception that users see: a sentence that says where, what, and what to do."""
 
+import errno
+
+# What the system says where the machine is to blame, and not what was to be written.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_ERRORS = (*NO_ROOM, errno.EACCES)
+
 
 class BrainSCMError(Exception):
     """A problem that the user can mend. Its message is one sentence: where, what, what to do."""

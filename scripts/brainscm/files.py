@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ import brainscm
 from brainscm.errors import BrainSCMError, one_line
 
 BIDS_VERSION = "1.10.0"
+LEAST_ROOM = 2**20  # bytes free on a disk that is not full
 
 
 @contextmanager
@@ -33,6 +35,9 @@ def whole(path: Path, shared: bool = False) -> Iterator[Path]:
     Args:
         shared: several jobs may write `path` at the same time; the last one's stays. Otherwise what an earlier, killed
             job has left unfinished is removed.
+
+    Raises:
+        OSError: the disk is full, whatever the block made of that: libraries call it otherwise, or leave an empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.partial")
@@ -43,12 +48,23 @@ def whole(path: Path, shared: bool = False) -> Iterator[Path]:
         folder.mkdir()
     partial = folder / path.name
     try:
-        yield partial
+        try:
+            yield partial
+        except Exception as error:
+            _check_room(partial, error)
+            raise
+        if partial.is_file() and partial.stat().st_size == 0:
+            _check_room(partial)
         if partial.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_room(path: Path, cause: Exception | None = None) -> None:
+    if shutil.disk_usage(path.parent).free < LEAST_ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent.parent)) from cause
 
 
 def damaged(path: Path | str, error: Exception) -> BrainSCMError:

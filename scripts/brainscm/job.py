@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from brainscm.errors import BrainSCMError
+from brainscm.errors import NO_ROOM, BrainSCMError
 
 logger = logging.getLogger("brainscm")
 
@@ -48,6 +48,11 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
         sys.exit(1)
     except Exception as error:
         logger.debug(traceback.format_exc())
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            where = error.filename or "the results"
+            told = "%s: %s: nothing can be written there (%s); make room, then run the same command again."
+            logger.error(told, snakemake.rule, where, error.strerror)
+            sys.exit(1)
         told = " ".join(str(error).split())
         logger.error(
             "%s: unexpected %s: %s; its traceback is in %s", snakemake.rule, type(error).__name__, told, log_path

@@ -1,6 +1,9 @@
 """A file of the workflow that was damaged after it was written is named, with what to do, and not used."""
 
+import contextlib
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import torch
 
 from brainscm.encoding.model import load_encoder
 from brainscm.errors import BrainSCMError
-from brainscm.files import read_arrays
+from brainscm.files import read_arrays, whole
 from brainscm.tables import read_table
 
 
@@ -38,3 +41,22 @@ def test_a_model_that_was_cut_short(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(BrainSCMError, match=r"model\.pt .*train it again"):
         load_encoder(path)
+
+
+@pytest.mark.parametrize("free", [0, 2**30])
+def test_a_full_disk_is_called_so_whatever_a_library_made_of_it(
+    free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+
+    def write(content: bytes, error: Exception | None = None) -> None:
+        with whole(tmp_path / "made") as partial:
+            partial.write_bytes(content)
+            if error:
+                raise error
+
+    with pytest.raises((OSError, RuntimeError), match="unexpected pos" if free else "No space left on device"):
+        write(b"PK", RuntimeError("unexpected pos 64 vs 0"))  # torch
+    with contextlib.nullcontext() if free else pytest.raises(OSError, match="No space left on device"):
+        write(b"")  # ITK
+    assert [path.name for path in tmp_path.iterdir()] == (["made"] if free else [])

@@ -33,9 +33,10 @@ def test_progress_reaches_the_terminal_and_the_log(rule: SimpleNamespace, capfd:
     [
         (BrainSCMError("scans.tsv: mend it."), "fit_scm: scans.tsv: mend it.\n"),
         (
-            OSError(28, "No space left on device"),
-            "fit_scm: unexpected OSError: [Errno 28] No space left on device; its",
+            OSError(28, "No space left on device", "/r/scm"),
+            "fit_scm: /r/scm: nothing can be written there (No space left on device); make room, then run the same",
         ),
+        (ValueError("odd\nthings"), "fit_scm: unexpected ValueError: odd things; its traceback is in"),
     ],
 )
 def test_an_error_is_one_line_on_the_terminal(

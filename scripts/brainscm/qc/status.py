@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import platform
@@ -18,13 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 import brainscm
-from brainscm.errors import BrainSCMError, ConfigError, ScanError, one_line
+from brainscm.errors import DISK_ERRORS, BrainSCMError, ConfigError, ScanError, one_line
 from brainscm.files import write_json
 
 logger = logging.getLogger("brainscm")
 
 Stage = Literal["status", "alignment"]  # the folders of preproc/ in which the jobs of a stage leave theirs
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 @dataclass
