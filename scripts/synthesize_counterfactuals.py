@@ -28,6 +28,7 @@ with job(snakemake):
         measure=MeasureTissues(template),
         out_dir=Path(params.counterfactuals_dir),
         origin=origin_of(config, scm_dir, params.code),
+        derivatives=config.derivatives,
     )
     write_table(made.regions, snakemake.output.regions)
     write_table(made.manifest, snakemake.output.manifest)

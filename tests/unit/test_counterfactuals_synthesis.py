@@ -455,4 +455,4 @@ def test_a_side_car_tells_all_that_made_its_volume(study: Study) -> None:
     assert told["Support"]["positivity"] == row["positivity"]
     assert told["PassThrough"] == pytest.approx(row["pass_through"])
     ignored = (study.folder / "counterfactuals" / ".bidsignore").read_text().split()
-    assert ignored == ["manifest.tsv", "plan.tsv", "questions", "regions.tsv", "regions"]
+    assert ignored == ["manifest.tsv", "plan.tsv", "questions", "regions.tsv", "regions", "*LogJacobian_map.*"]
