@@ -440,6 +440,8 @@ class AskedOptions(Options, Generic[Given]):
     jacobian: bool = False
     """Also write, in template space, by how much each place grows or shrinks (logarithm of the Jacobian determinant),
     as far as the displacement tells."""
+    group: bool = False
+    """Also map the mean difference over participants, and its standard error."""
 
     @field_validator("do", mode="before")
     @classmethod

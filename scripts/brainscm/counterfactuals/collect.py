@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
+from brainscm.counterfactuals.intervals import COLUMNS
 from brainscm.counterfactuals.manifest import manifest_table
-from brainscm.counterfactuals.regional import regions_table
 from brainscm.files import describe_dataset, sidecar, write_dataset_description
 from brainscm.identity import Identity
 from brainscm.tables import write_table
@@ -26,8 +26,9 @@ question, and plan.tsv what was planned last.
 Of each query there are three images in template space, desc-<query> (the counterfactual), desc-<query>Difference (it
 minus the preprocessed scan) and desc-<query>Uncertainty (root mean square distance of draws of the fitted
 parameters, without shrinkage). By configuration the same three lie on the raw scan's own grid, without space- in their
-names, and desc-<query>LogJacobian tells where tissue is moved apart.
+names, desc-<query>LogJacobian tells where tissue is moved apart, and group/ maps the mean difference over participants.
 """
+# By BIDS validators.
 IGNORED = [
     "manifest.tsv",
     "plan.tsv",
@@ -35,6 +36,7 @@ IGNORED = [
     "regions.tsv",
     "regions",
     "*LogJacobian_map.*",
+    "group",
 ]  # by BIDS validators
 
 
@@ -49,13 +51,13 @@ def collect(parts: Sequence[Path], nodes: list[str], identity: Identity, out_dir
     """
     names = [part.name for part in parts]
     rows = _joined([out_dir / "questions" / name for name in names], manifest_table([], nodes))
-    regions = _joined([out_dir / "regions" / name for name in names], regions_table([]))
+    regions = _joined([out_dir / "regions" / name for name in names], pd.DataFrame(columns=COLUMNS))
     for folder in ("questions", "regions"):
         for part in (out_dir / folder).glob("*.tsv"):
             if part.name not in names:
                 part.unlink()
     named = {path for column in rows if str(column).endswith("path") for path in rows[column]}
-    removed = [image for image in out_dir.glob("sub-*/**/*.nii.gz") if _is_left_over(image, named, out_dir)]
+    removed = [image for image in out_dir.glob("*/**/*.nii.gz") if _is_left_over(image, named, out_dir)]
     for image in removed:
         sidecar(image).unlink()
         image.unlink()

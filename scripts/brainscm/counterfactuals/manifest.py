@@ -16,7 +16,7 @@ NATIVE = {f"native_{column}": suffix for column, suffix in SUFFIXES.items()}
 JACOBIAN = {"jacobian_path": "LogJacobian"}
 TRAILING = (
     "leverage", "leverage_ratio", "positivity", "extrapolation", "warning", "pass_through", *SUFFIXES, *NATIVE,
-    *JACOBIAN,
+    *JACOBIAN, "group_path", "group_error_path",
 )  # fmt: skip
 
 

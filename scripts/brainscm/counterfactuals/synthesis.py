@@ -23,12 +23,14 @@ import torch
 
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.decoding import STRATEGIES, pass_through
+from brainscm.counterfactuals.group import write_group
 from brainscm.counterfactuals.growth import log_growth
+from brainscm.counterfactuals.intervals import IntervalFactors, regions_table
 from brainscm.counterfactuals.manifest import JACOBIAN, NATIVE, manifest_row, manifest_table, volume_suffixes
-from brainscm.counterfactuals.native import Motion, NativeScan, NativeVolumes, raw_path
+from brainscm.counterfactuals.native import Motion, NativeScan, raw_path
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import Plan, plan_for
-from brainscm.counterfactuals.regional import RegionChange, as_json, measure_change, of_json, regions_table
+from brainscm.counterfactuals.regional import RegionChange, as_json, measure_change, of_json
 from brainscm.encoding.encoder import Factual
 from brainscm.errors import ScanError
 from brainscm.files import bids_uri, derivative_name, sha256, sidecar, write_json
@@ -36,7 +38,7 @@ from brainscm.images import SCANNER, Mask, Volume, write_image, write_volume
 from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import device_of, side_by_side
 from brainscm.provenance import options_fingerprint
-from brainscm.questions import query_label
+from brainscm.questions import by_question, query_label
 from brainscm.regions import MeasureRegions, RegionMeasure
 from brainscm.scm.model import Scm
 
@@ -81,6 +83,7 @@ def synthesize(
     encoded: EncodedScans,
     queries: Sequence[QueryOptions],
     measure: MeasureRegions,
+    factors: IntervalFactors,
     out_dir: Path,
     origin: Mapping[str, Any] | None = None,
     derivatives: Path | None = None,
@@ -92,6 +95,7 @@ def synthesize(
         encoded: the cohort.
         queries: of a study, or some of them.
         measure: regional volumes, as preprocessing measured those of the scans.
+        factors: of the intervals of regional changes.
         out_dir: receives the derivatives.
         origin: what else makes the volumes what they are, for side-cars: code, model files, options, versions.
         derivatives: of another program, if the scans were preprocessed from them.
@@ -109,10 +113,18 @@ def synthesize(
     plans = [plan_for(scm, encoded.scans, query) for query in queries]
     made = _answer_all(_Synthesis(scm, encoded, plans, measure, out_dir, origin or {}, derivatives))
     rows = [made[plan.query.name, scan] for plan in plans for scan in plan.asked]
+    for members in by_question(plan.query for plan in plans).values():
+        if members[0].group:
+            names = [member.name for member in members]
+            asked = [row for row in rows if row["query"] in names]
+            space = encoded.store.identity.space
+            paths = write_group(members, asked, out_dir, encoded.scans.grid, space, origin or {})
+            for row in asked:
+                row.update(paths)
     manifest = manifest_table(rows, list(scm.covariates.columns))
     failed = int((manifest["status"] == "fail").sum())
     logger.info("%d counterfactuals asked for: %d are there, %d failed", len(rows), len(rows) - failed, failed)
-    return Answers(manifest, regions_table(rows))
+    return Answers(manifest, regions_table(rows, factors))
 
 
 def _answer_all(synthesis: _Synthesis) -> ManifestRows:
@@ -130,13 +142,26 @@ def _answer_all(synthesis: _Synthesis) -> ManifestRows:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A scan in memory, decoded once for all that is asked of it; `native` if that is asked, too."""
+class ReadScan:
+    """A scan in memory, which is decoded once for all that is asked of it; volume and mask (x, y, z)."""
 
-    factual: Factual
+    volume: Volume
     mask: Mask
+    factual: Factual
     measure: RegionMeasure
-    native: NativeScan | None
+
+
+def read_factual(encoded: EncodedScans, scan: str, measure: MeasureRegions) -> ReadScan:
+    """Read a scan with its latent.
+
+    Raises:
+        ScanError: one of its files cannot be read.
+    """
+    device, row = device_of(encoded.encoder), encoded.scans.require(scan)
+    volume, mask, latent = encoded.scans.volume(scan), encoded.scans.mask(scan), encoded.store.of(scan)
+    volumes, latents = (torch.from_numpy(each).to(device) for each in (volume[None, None], latent[None]))
+    factual = Factual(encoded.encoder, volumes, latents, encoded.levels(scan))
+    return ReadScan(volume, mask, factual, measure(volume, mask, float(row["head_size"])))
 
 
 @dataclass(frozen=True)
@@ -180,7 +205,8 @@ class _Synthesis:
                 given.append(sha256(raw))
             fingerprints = {plan.query.name: self._fingerprint(plan, scan, given) for plan in plans}
             kept = {plan.query.name: self._kept(row, plan.query, fingerprints[plan.query.name]) for plan in plans}
-            asked = None if all(kept.values()) else self._read(row, raw)
+            asked = None if all(kept.values()) else read_factual(self.encoded, scan, self.measure)
+            native = NativeScan.read(scans, scan, raw, asked.volume) if asked and raw else None
         except (ScanError, OSError) as error:
             logger.warning("%s: no counterfactual: %s", scan, error)
             failed = {"status": "fail", "reason": str(error)}
@@ -190,23 +216,14 @@ class _Synthesis:
             outcome = kept[plan.query.name]
             if outcome is None:
                 assert asked is not None
-                outcome = self._make(row, plan, asked, fingerprints[plan.query.name])
+                outcome = self._make(row, plan, asked, native, fingerprints[plan.query.name])
             told = {**plan.told(scan), **outcome}
             rows[plan.query.name, scan] = manifest_row(row, plan.query, status="pass", **told)
         return rows
 
-    def _read(self, row: pd.Series, raw: Path | None) -> _Asked:
-        scan, device = row["scan"], device_of(self.encoded.encoder)
-        scans = self.encoded.scans
-        volume, mask, latent = scans.volume(scan), scans.mask(scan), self.encoded.store.of(scan)
-        volumes, latents = (torch.from_numpy(each).to(device) for each in (volume[None, None], latent[None]))
-        factual = Factual(self.encoded.encoder, volumes, latents, self.encoded.levels(scan))
-        native = NativeScan.read(scans, scan, raw, volume) if raw else None
-        return _Asked(factual, mask, self.measure(volume, mask, float(row["head_size"])), native)
-
     def _fingerprint(self, plan: Plan, scan: str, given: Sequence[str]) -> str:
         """A hash of all that makes a volume: the scan, its values, the question, and what all volumes share."""
-        query = plan.query.model_dump(mode="json", exclude={"scans", "trajectory"})
+        query = plan.query.model_dump(mode="json", exclude={"scans", "trajectory", "group"})
         values = {key: _plain(value) for key, value in plan.told(scan).items()}
         made_from = [dict(self.origin), self.encoded.store.identity.as_json(), query, values, list(given)]
         return options_fingerprint(made_from)
@@ -236,7 +253,9 @@ class _Synthesis:
         made = {"pass_through": told["PassThrough"], "regions": of_json(told["Regions"])}
         return {**made, **{column: path.as_posix() for column, path in paths.items()}}
 
-    def _make(self, row: pd.Series, plan: Plan, asked: _Asked, fingerprint: str) -> dict[str, Any]:
+    def _make(
+        self, row: pd.Series, plan: Plan, asked: ReadScan, native: NativeScan | None, fingerprint: str
+    ) -> dict[str, Any]:
         """Make and write a query's volumes, each with its side-car; what the manifest tells of them."""
         query, identity, grid = plan.query, self.encoded.store.identity, self.encoded.scans.grid
         made = make_counterfactual(self.scm, plan, plan.positions[row["scan"]], asked.factual, asked.measure)
@@ -278,30 +297,25 @@ class _Synthesis:
             with _written(self.out_dir / paths[column], {"Description": descriptions[column], **here, **told}) as path:
                 write_volume(path, np.where(asked.mask, volume, np.float32(0)), grid)
         if query.native != "none":
-            native = self._native(query, asked, made)
+            assert native is not None
+            motion = made.motion if query.decode == "residual" else None
+            there = native.carry(query.native, made.volume, made.difference, made.uncertainty, motion)
             roles = ((row["native_mask"], "preproc"), (row["path"], "raw"))
-            there: dict[str, Any] = {
+            about: dict[str, Any] = {
                 "Sources": [source, *(bids_uri(Path(path), dataset) for path, dataset in roles)],
                 "SpatialReference": "orig",
                 "SkullStripped": query.native == "brain",
                 "Units": "of the raw scan",
             }
-            for column, volume in zip(NATIVE, (native.volume, native.difference, native.uncertainty), strict=True):
-                about = {"Description": descriptions[column.removeprefix("native_")], **there, **told}
-                with _written(self.out_dir / paths[column], about) as path:
-                    assert asked.native is not None
-                    write_image(path, asked.native.raw.with_data(volume), SCANNER)
+            for column, volume in zip(NATIVE, (there.volume, there.difference, there.uncertainty), strict=True):
+                description = {"Description": descriptions[column.removeprefix("native_")]}
+                with _written(self.out_dir / paths[column], {**description, **about, **told}) as path:
+                    write_image(path, native.raw.with_data(volume), SCANNER)
         return {
             "pass_through": made.pass_through,
             "regions": made.regions,
             **{column: path.as_posix() for column, path in paths.items()},
         }
-
-    def _native(self, query: QueryOptions, asked: _Asked, made: Counterfactual) -> NativeVolumes:
-        assert asked.native is not None
-        assert query.native != "none"
-        motion = made.motion if query.decode == "residual" else None
-        return asked.native.carry(query.native, made.volume, made.difference, made.uncertainty, motion)
 
 
 @contextmanager
