@@ -11,6 +11,7 @@ rule write_bundle:
         latents=rules.encode_scans.output.latents,
         image_model=rules.fit_scm.output.image_model,
         scm=rules.fit_scm.output,
+        intervals=rules.calibrate_intervals.output.intervals,
     output:
         bundle=directory(f"{RESULTS}/bundle"),
     log:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from snakemake.exceptions import IncompleteCheckpointException
 
-from brainscm.bundle import CHECKSUMS, DESCRIPTION, FIXED, MAKING, REFERENCE
+from brainscm.bundle import CHECKSUMS, DESCRIPTION, FIXED, INTERVALS, MAKING, REFERENCE
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.cohort.selection import ratings_table
 from brainscm.workflow.config_loading import check_keys_once, load_config

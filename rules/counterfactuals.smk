@@ -1,9 +1,44 @@
 """The counterfactual of each asked scan, a job for each question of the study (or table), and their manifest."""
 
 
+# Once for all questions, which are added and changed after it.
+rule calibrate_intervals:
+    input:
+        covariates=rules.fit_scm.output.covariates,
+        node_models=rules.fit_scm.output.node_models,
+        image_model=rules.fit_scm.output.image_model,
+        scans=get_scans_to_fit,
+        qc=f"{RESULTS}/preproc/qc.tsv",
+        model=rules.train_autoencoder.output.model,
+        latents=rules.encode_scans.output.latents,
+    output:
+        intervals=f"{RESULTS}/{INTERVALS}",
+    log:
+        f"{RESULTS}/logs/calibrate_intervals.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/calibrate_intervals.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        scm_dir=subpath(input.image_model, parent=True),
+        scm=config["scm"],
+        template=config["template"],
+        voxel_mm=config["preprocess"]["voxel_mm"],
+        code=lambda wildcards: code_fingerprint("calibrate_intervals"),
+    message:
+        "Calibrating the intervals of regional changes"
+    script:
+        "../scripts/calibrate_intervals.py"
+
+
 rule synthesize_counterfactuals:
     input:
         **CAUSAL_MODEL,
+        intervals=f"{FITTED}/{INTERVALS}",
         scans=f"{RESULTS}/cohort/scans.tsv",
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=MODEL,

@@ -38,6 +38,7 @@ rule evaluate_counterfactuals:
         node_models=rules.fit_scm.output.node_models,
         image_model=rules.fit_scm.output.image_model,
         manifest=rules.collect_counterfactuals.output.manifest,
+        regions=rules.collect_counterfactuals.output.regions,
         answers=get_true_answers,
     output:
         summary=report(

@@ -7,6 +7,7 @@ from brainscm.job import job
 with job(snakemake):
     from brainscm.bundle import Bundle
     from brainscm.config import Config, QueryOptions, ScmOptions
+    from brainscm.counterfactuals.intervals import IntervalFactors
     from brainscm.counterfactuals.origin import origin_of
     from brainscm.counterfactuals.synthesis import synthesize
     from brainscm.latents.encoded import EncodedScans
@@ -26,8 +27,10 @@ with job(snakemake):
         encoded=EncodedScans.open(source.scans, source.qc, source.latents, source.model, choose_device("auto").type),
         queries=[QueryOptions.model_validate(query) for query in params.queries],
         measure=MeasureTissues(template),
+        factors=IntervalFactors.read(Path(source.intervals)),
         out_dir=Path(params.counterfactuals_dir),
         origin=origin_of(config, scm_dir, params.code),
+        derivatives=config.derivatives,
     )
     write_table(made.regions, snakemake.output.regions)
     write_table(made.manifest, snakemake.output.manifest)

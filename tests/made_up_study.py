@@ -16,12 +16,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from brainscm.bundle import INTERVALS
 from brainscm.config import Config
 from brainscm.counterfactuals.collect import collect
+from brainscm.counterfactuals.intervals import IntervalFactors
 from brainscm.counterfactuals.synthesis import synthesize
 from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.inputs import EvaluationInputs
+from brainscm.evaluation.interval_factors import learn_factors
 from brainscm.evaluation.stage import run as run_evaluation
 from brainscm.files import scan_folder
 from brainscm.identity import Identity
@@ -278,13 +281,15 @@ def _encode(folder: Path) -> None:
 
 def _fit(folder: Path, config: Config, seed: int) -> None:
     scm = fit_scm(open_encoded(folder), config.scm, measure, template().brain_mask, seed, folder / "scm")
+    learn_factors(scm, open_encoded(folder), measure).write(folder / INTERVALS)
     write_counterfactuals(folder / "counterfactuals", folder, scm, config)
 
 
 def write_counterfactuals(out_dir: Path, folder: Path, scm: Scm, config: Config) -> Path:
     """Answer the study's queries by a causal model of its latents; the manifest's path."""
     encoded = open_encoded(folder)
-    made = synthesize(scm, encoded, read_queries(config.counterfactuals), measure, out_dir)
+    factors = IntervalFactors.read(folder / INTERVALS)
+    made = synthesize(scm, encoded, read_queries(config.counterfactuals), measure, factors, out_dir)
     write_table(made.manifest, out_dir / "questions" / "all.tsv")
     write_table(made.regions, out_dir / "regions" / "all.tsv")
     collect([out_dir / "questions" / "all.tsv"], list(config.scm.nodes), encoded.store.identity, out_dir)

@@ -24,6 +24,7 @@ FIXED = ("template", "preprocess", "autoencoder", "scm", "seed")
 MAKING = ("preprocess_scan", "align_scan")  # rules by which a scan becomes what is encoded
 MODEL = "autoencoder/model.pt"
 REFERENCE = "reference.json"
+INTERVALS = "scm/intervals.tsv"  # how wide intervals of regional changes have to be
 
 
 @dataclass(frozen=True)

@@ -434,6 +434,14 @@ class AskedOptions(Options, Generic[Given]):
     decode: Literal["residual", "direct", "quantized"] = "residual"
     """With `residual` the scan plus the decoded change, so that what the autoencoder loses is kept; with `direct` the
     decoded latent; with `quantized` the decoded latent after quantisation."""
+    native: Literal["none", "brain", "head"] = "none"
+    """Also write the counterfactual, its difference and its uncertainty on the raw scan's own grid and in its units:
+    the `brain` alone, or the `head` in which everything outside the brain is untouched."""
+    jacobian: bool = False
+    """Also write, in template space, by how much each place grows or shrinks (logarithm of the Jacobian determinant),
+    as far as the displacement tells."""
+    group: bool = False
+    """Also map the mean difference over participants, and its standard error."""
 
     @field_validator("do", mode="before")
     @classmethod

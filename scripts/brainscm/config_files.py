@@ -16,7 +16,7 @@ from typing import Any, get_args
 import yaml
 
 from brainscm.config import NAME, Config, QueryOptions
-from brainscm.questions import TABLE_COLUMNS
+from brainscm.questions import SETTINGS, TABLE_COLUMNS
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 120
@@ -74,7 +74,7 @@ def questions_schema() -> str:
     texts["name"]["pattern"] = NAME
     texts["scan"]["pattern"] = texts["participant_id"]["pattern"] = r"^(sub-)?[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?$"
     texts["session_id"]["pattern"] = r"^((ses-)?[A-Za-z0-9]+|n/a)$"
-    for key in ("effect", "decode"):
+    for key in SETTINGS:
         words = get_args(QueryOptions.model_fields[key].annotation)
         texts[key] = {"enum": [*words, "n/a"], "description": TABLE_COLUMNS[key]}
     of_nodes = [name for name in TABLE_COLUMNS if name.endswith("<node>")]

@@ -37,7 +37,9 @@ TABLE_COLUMNS = {
     f"{CHANGE}<node>": "A change of a node, a number to be added: 10, -5.5. Empty (n/a): the node is not changed.",
     "effect": "`total` (also where it is empty): mediators respond; `direct`: all other nodes are held.",
     "decode": "`residual` (also where it is empty), `direct` or `quantized`.",
+    "native": "`none` (also where it is empty), `brain` or `head`: what is also written on the raw scan's own grid.",
 }
+SETTINGS = ("effect", "decode", "native")  # columns of which all rows of one name say the same
 
 
 def query_label(name: str) -> str:
@@ -224,7 +226,7 @@ def _read_table(path: Path) -> list[QueryOptions]:
     seen: dict[tuple[Any, ...], int] = {}
     for line, row in enumerate(_rows(table), 2):
         where = f"{path}, row {line}"
-        scan, name, asked = _scan(row, where), row["name"], (_do(row, where), row.get("effect"), row.get("decode"))
+        scan, name, asked = _scan(row, where), row["name"], (_do(row, where), *map(row.get, SETTINGS))
         if name is None or scan is None:
             raise ConfigError(f"{where}: has no {'name' if name is None else 'scan'}; fill it in, or remove the row.")
         if (scan, name, asked) in seen:
@@ -292,14 +294,15 @@ def _new_value(cell: str, where: str, node: str) -> Scalar:
 
 def _queries_of_name(path: Path, name: str, asked: Mapping[tuple[Any, ...], list[str]]) -> list[QueryOptions]:
     """One query, or the members of a trajectory where several interventions have one name."""
-    settings = {(effect, decode) for _, effect, decode in asked}
+    settings = {tuple(own) for _, *own in asked}
     if len(settings) > 1:
-        raise ConfigError(f"{path}: rows of '{name}' differ in effect or decode; give those that do another name.")
-    dos = [dict(do) for do, _, _ in asked]
+        differing = next(key for key, *words in zip(SETTINGS, *settings, strict=True) if len({*words}) > 1)
+        raise ConfigError(f"{path}: rows of '{name}' differ in {differing}; give those that do another name.")
+    dos = [dict(do) for do, *_ in asked]
     nodes = dict.fromkeys(node for do in dos for node in do)
     varied = [node for node in nodes if len({do.get(node) for do in dos}) > 1]
-    ((effect, decode),) = settings
-    given = {key: word for key, word in (("effect", effect), ("decode", decode)) if word is not None}
+    (words,) = settings
+    given = {key: word for key, word in zip(SETTINGS, words, strict=True) if word is not None}
     queries = []
     for do, scans in zip(dos, asked.values(), strict=True):
         own = member_name(name, do, varied) if varied else name
@@ -314,7 +317,7 @@ def _queries_of_name(path: Path, name: str, asked: Mapping[tuple[Any, ...], list
 def _told(error: ValidationError) -> str:
     problem = error.errors()[0]
     key = str(problem["loc"][0])
-    if key in ("effect", "decode"):
+    if key in SETTINGS:
         words = ", ".join(get_args(QueryOptions.model_fields[key].annotation))
         return f"{key} '{problem['input']}' is none of {words}."
     if key in ("name", "trajectory"):

@@ -31,8 +31,8 @@ from workflows import ROOT, run_workflow
 pytestmark = pytest.mark.slow
 
 QUERIES = [
-    {"name": "older20", "do": {"age": "+20"}},
-    {"name": "nothing", "do": {"age": "+0"}},
+    {"name": "older20", "do": {"age": "+20"}, "native": "head", "jacobian": True},
+    {"name": "nothing", "do": {"age": "+0"}, "native": "brain"},
     {"name": "older20direct", "do": {"age": "+20"}, "effect": "direct", "decode": "direct"},
 ]
 BAD = {
@@ -165,6 +165,26 @@ def test_null_intervention_returns_the_scan_itself(finished: tuple[Path, dict[st
         assert np.abs(np.asarray(nib.load(root / row.difference_path).dataobj)).max() > 1e-3
 
 
+def test_native_volumes_are_the_raw_scans_own(finished: tuple[Path, dict[str, Any], int]) -> None:
+    folder, _, _ = finished
+    root = folder / "results" / "counterfactuals"
+    manifest = pd.read_csv(root / "manifest.tsv", sep="\t")
+    raw = pd.read_csv(folder / "results/cohort/scans.tsv", sep="\t").set_index("scan")["path"]
+    done = manifest[manifest["status"] != "fail"]
+    for row in done[done["native_path"].notna()].itertuples():
+        scan, made = nib.load(raw[row.scan]), nib.load(root / row.native_path)
+        np.testing.assert_array_equal(made.affine, scan.affine)
+        mask = nib.load(
+            folder / "results/preproc" / Path(row.native_path).parent / f"{row.scan}_desc-brain_mask.nii.gz"
+        )
+        inside, before, after = (np.asarray(image.dataobj) for image in (mask, scan, made))
+        untouched = inside > 0 if row.query == "nothing" else inside == 0
+        np.testing.assert_array_equal(after[untouched], before[untouched].astype(np.float32))
+        if row.query == "older20":
+            change = np.asarray(nib.load(root / row.native_difference_path).dataobj)
+            assert change[inside > 0].any()
+
+
 @pytest.mark.parametrize("derivatives", ["preproc", "counterfactuals"])
 def test_the_validator_of_bids_finds_no_error_in_what_is_written(
     finished: tuple[Path, dict[str, Any], int], derivatives: str
@@ -177,8 +197,9 @@ def test_pybids_finds_what_is_written_and_nilearn_computes_with_it(finished: tup
     results = folder / "results"
     layout = BIDSLayout(folder / "bids", derivatives=[results / "preproc", results / "counterfactuals"])
     of_image = {"suffix": "T1w", "extension": ".nii.gz"}
-    made = layout.get(desc="older20", **of_image)
-    assert made
+    everywhere = layout.get(desc="older20", **of_image)
+    made = [image for image in everywhere if "space" in image.entities]
+    assert 2 * len(made) == len(everywhere) > 0  # each also on the raw scan's own grid
     for counterfactual in made:
         same = {key: counterfactual.entities[key] for key in ("subject", "session", "space", "res")}
         (difference,) = layout.get(desc="older20Difference", **same, **of_image)
@@ -212,3 +233,35 @@ def test_finished_study_has_nothing_to_do_and_a_changed_formula_redoes_only_what
     jobs = set(re.findall(r"^(\w+) +\d+$", changed.stdout.split("Job stats:")[-1], flags=re.MULTILINE))
     assert "fit_scm" in jobs
     assert not jobs & {"preprocess_scan", "train_autoencoder", "encode_scans"}, jobs
+
+
+def test_a_colleague_applies_the_studys_bundle_to_new_scans(finished: tuple[Path, dict[str, Any], int]) -> None:
+    """Two of the study's own test scans, as if they were new: their volumes are those that the study made."""
+    folder, options, _ = finished
+    done = run_workflow(folder, options, "bundle")
+    assert done.returncode == 0, done.stdout[-4000:]
+    new = folder / "new"
+    own = pd.read_csv(folder / "results/counterfactuals/manifest.tsv", sep="\t")
+    scans = own.loc[own["status"] != "fail", "scan"].unique()[:2]
+    participants = pd.read_csv(folder / "bids/participants.tsv", sep="\t").set_index("participant_id")
+    for scan in scans:
+        shutil.copytree(folder / "bids" / scan.replace("_", "/"), new / "bids" / scan.replace("_", "/"))
+    chosen = participants.loc[[scan.partition("_")[0] for scan in scans]]
+    chosen.to_csv(new / "bids/participants.tsv", sep="\t", na_rep="n/a")
+    for scan in scans:
+        participant = scan.partition("_")[0]
+        for table in (folder / "bids" / participant).glob("*_sessions.tsv"):
+            rows = pd.read_csv(table, sep="\t")
+            rows[rows["session_id"] == scan.partition("_")[2]].to_csv(
+                new / "bids" / participant / table.name, sep="\t", index=False, na_rep="n/a"
+            )
+    study = {"bundle": str(folder / "results/bundle"), "bids_dir": str(new / "bids"), "counterfactuals": QUERIES}
+    done = run_workflow(new, study, "counterfactuals")
+    assert done.returncode == 0, done.stdout[-4000:]
+    made = pd.read_csv(new / "results/counterfactuals/manifest.tsv", sep="\t")
+    assert set(made["status"]) == {"pass"}
+    for row in made[made["query"] == "older20"].itertuples():
+        for path in (row.path, row.native_path):
+            there, here = (nib.load(root / "results/counterfactuals" / path) for root in (folder, new))
+            np.testing.assert_allclose(np.asarray(here.dataobj), np.asarray(there.dataobj), atol=1e-4)
+    assert (new / "results/counterfactuals/regions.tsv").exists()

@@ -18,8 +18,9 @@ import torch
 import yaml
 
 import made_up_study
-from brainscm.bundle import CHECKSUMS, DESCRIPTION, REFERENCE, Bundle, write_checksums
+from brainscm.bundle import CHECKSUMS, DESCRIPTION, INTERVALS, REFERENCE, Bundle, write_checksums
 from brainscm.config import Config, QueryOptions
+from brainscm.counterfactuals.intervals import IntervalFactors
 from brainscm.counterfactuals.origin import causal_model_hash
 from brainscm.counterfactuals.plan import run as run_plan
 from brainscm.counterfactuals.synthesis import synthesize
@@ -94,7 +95,8 @@ def put_to_it(study: tuple[Path, Config], bundle: Path, tmp_path_factory: pytest
     encode_new(folder, bundle)
     encoded, scm = open_encoded(folder, bundle / "autoencoder" / "model.pt"), load_fitted(bundle / "scm", config.scm)
     out_dir, queries = folder / "counterfactuals", read_queries(config.counterfactuals)
-    made = synthesize(scm, encoded, queries, made_up_study.measure, out_dir)
+    factors = IntervalFactors.read(bundle / INTERVALS)
+    made = synthesize(scm, encoded, queries, made_up_study.measure, factors, out_dir)
     write_table(made.manifest, out_dir / "manifest.tsv")
     write_table(made.regions, out_dir / "regions.tsv")
     reconstruction = reconstruction_table(encoded.encoder, encoded.scans, made_up_study.measure)

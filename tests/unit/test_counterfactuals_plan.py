@@ -41,7 +41,7 @@ QUERIES = [
     query(scans="all"),
     query(name="ageing-age70", trajectory="ageing", do={"age": 70}),
     query(name="ageing-age120", trajectory="ageing", do={"age": 120}),
-    query(name="men", do={"sex": "M"}, effect="direct"),
+    query(name="men", do={"sex": "M"}, effect="direct", native="head"),
     query(name="nobody", scans="sex == 'X'"),
     query(name="unknown", scans=["sub-0"]),
     query(name="level", do={"sex": "W"}),
@@ -61,6 +61,7 @@ def test_what_cannot_be_answered_is_told_before_and_after_the_fit(cohort: pd.Dat
     assert rows["scans"].to_dict() == {"older": N, "ageing-age70": 10, "ageing-age120": 10, "men": 10}
     assert rows["usable"].to_dict() == {"older": N - 1, "ageing-age70": 9, "ageing-age120": 9, "men": 9}
     assert rows.loc["ageing-age120", ["extrapolations", "nobody_near"]].tolist() == [9, 9]
+    assert rows["volumes"].to_dict() == {"older": 3 * (N - 1), "ageing-age70": 27, "ageing-age120": 27, "men": 54}
     assert rows.loc["older", "nobody_near"] == 0
     assert rows.loc["older", "extrapolations"] < 3
     assert "age 120 years lies outside the training range" in rows.loc["ageing-age120", "warning"]
@@ -71,14 +72,20 @@ def test_what_cannot_be_answered_is_told_before_and_after_the_fit(cohort: pd.Dat
 
 
 def test_the_plan_says_hours_and_gigabytes() -> None:
-    rows = {"question": ["a", "b", "b"], "query": ["a", "b-1", "b-2"], "scans": [10, 5, 5], "usable": [9, 5, 5]}
+    rows = {
+        "question": ["a", "b", "b"],
+        "query": ["a", "b-1", "b-2"],
+        "scans": [10, 5, 5],
+        "usable": [9, 5, 5],
+        "volumes": [27, 30, 15],
+    }
     planned = pd.DataFrame(
         rows | {"extrapolations": [0, 0, 2], "nobody_near": 0, "warning": [None, None, "sub-1: far"]}
     )
-    first, second, total = told(planned, Cost(seconds=360, megabytes=12))
+    first, second, total = told(planned, Cost(seconds=360, megabytes=4))
     assert first == "a: 9 counterfactuals; 1 cannot be answered (a covariate is missing, or preprocessing failed)"
     assert second == "b (2 members): 10 counterfactuals; 2 extrapolate; for example sub-1: far"
-    assert total == "In all 19 counterfactuals, 57 volumes: about 1.9 h, 0.23 GB."
+    assert total == "In all 19 counterfactuals, 72 volumes: about 1.9 h, 0.29 GB."
     assert told(planned, Cost(None, None))[-1].endswith("no time is recorded yet.")
 
 
@@ -93,5 +100,5 @@ def test_cost_is_that_of_the_volumes_that_a_job_made_itself(tmp_path: Path) -> N
         (folder / path).write_bytes(b"x" * 1_000_000)
         when = now - 5 if i < 15 else now - 500  # five were there before
         os.utime(folder / path, (when, when))
-    assert recorded_cost(tmp_path) == Cost(seconds=2.0, megabytes=3.0)
+    assert recorded_cost(tmp_path) == Cost(seconds=2.0, megabytes=1.0)
     assert recorded_cost(tmp_path / "nowhere") == Cost(None, None)

@@ -10,7 +10,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 import torch
 from test_scm_model import latent_shift
 from torch import Tensor
@@ -20,6 +19,7 @@ from brainscm.config import QueryOptions, ScmOptions
 from brainscm.counterfactuals import synthesis
 from brainscm.counterfactuals.collect import collect
 from brainscm.counterfactuals.decoding import STRATEGIES
+from brainscm.counterfactuals.intervals import IntervalFactors
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import plan_for, plan_query
 from brainscm.counterfactuals.synthesis import synthesize
@@ -37,6 +37,7 @@ from made_up_measure import measured_by
 
 GRID = (4, 4, 4)
 N = 60
+FACTORS = IntervalFactors({"gm": 3.0, "wm": 3.0}, {"gm": 24, "wm": 24})
 IDENTITY = Identity(template="T", voxel_mm=3.0, transform="affine", encoder="halving")
 
 
@@ -87,6 +88,7 @@ class Study:
             encoded=encoded.leave_out(self.store.lacking(self.scans.rows["scan"])),
             queries=queries,
             measure=measure,
+            factors=FACTORS,
             out_dir=self.folder / "counterfactuals",
             origin=self.origin,
         )
@@ -187,7 +189,7 @@ def test_the_change_of_each_region_is_measured_on_the_volume(study: Study) -> No
     assert row["change_ml"] == pytest.approx(change_ml(study.scm), rel=1e-4)
     assert row["change_percent"] == pytest.approx(100 * row["change_ml"] / row["before_ml"])
     drawn = [change_ml(study.scm.draw(k)) - change_ml(study.scm) for k in range(study.scm.draws)]
-    half = scipy.stats.t.ppf(0.975, study.scm.draws) * np.sqrt(np.mean(np.square(drawn)))
+    half = FACTORS.factors["gm"] * np.sqrt(np.mean(np.square(drawn)))
     assert half > 0
     assert row["high_95_ml"] - row["change_ml"] == pytest.approx(half, rel=1e-3)
     assert row["change_ml"] - row["low_95_ml"] == pytest.approx(half, rel=1e-3)
@@ -455,4 +457,28 @@ def test_a_side_car_tells_all_that_made_its_volume(study: Study) -> None:
     assert told["Support"]["positivity"] == row["positivity"]
     assert told["PassThrough"] == pytest.approx(row["pass_through"])
     ignored = (study.folder / "counterfactuals" / ".bidsignore").read_text().split()
-    assert ignored == ["manifest.tsv", "plan.tsv", "questions", "regions.tsv", "regions"]
+    assert ignored == ["manifest.tsv", "plan.tsv", "questions", "regions.tsv", "regions", "*LogJacobian_map.*", "group"]
+
+
+def test_group_maps_are_means_over_participants_and_a_trajectory_is_a_series(study: Study) -> None:
+    rows = study.table.copy()
+    rows.loc["sub-51", "participant"] = "sub-50"  # two scans of one participant, who counts once
+    study.scans = replace(study.scans, rows=rows)
+    asked = {"scans": ["sub-50", "sub-52", "sub-53"], "group": True, "trajectory": "ageing"}
+    members = [query(name=f"ageing-age{age}", do={"age": age}, **asked) for age in (50, 60)]
+    alone = query(do={"age": "-10"}, scans=["sub-50"], group=True)
+    manifest = study.run(*members, alone).set_index(["query", "scan"])
+    row = manifest.loc["ageing-age60", "sub-50"]
+    assert row["group_path"] == "group/query-ageing_space-T_res-3mm_stat-effect_statmap.nii.gz"
+    paths = [manifest.loc[("ageing-age60", f"sub-{k}"), "difference_path"] for k in (50, 51, 52, 53)]
+    first, second, *others = (study.image(path) for path in paths)
+    own = np.array([(first + second) / 2, *others])
+    effect, error = (study.image(row[column]) for column in ("group_path", "group_error_path"))
+    assert effect.shape == (*GRID, 2)
+    np.testing.assert_allclose(effect[..., 1], own.mean(axis=0), atol=1e-7)
+    np.testing.assert_allclose(error[..., 1], own.std(axis=0, ddof=1) / np.sqrt(3), atol=1e-7)
+    told = json.loads(sidecar(study.folder / "counterfactuals" / row["group_path"]).read_text())
+    assert (told["Members"], told["Participants"]) == ([{"age": 50}, {"age": 60}], [3, 3])
+    assert study.image(manifest.loc[("older", "sub-51"), "group_path"]).shape == GRID
+    study.run(alone)
+    assert len(list((study.folder / "counterfactuals" / "group").glob("*.nii.gz"))) == 2

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from brainscm.config import QueryOptions
+from brainscm.counterfactuals.intervals import COLUMNS
 from brainscm.errors import BrainSCMError, ScanError
 from brainscm.evaluation.answers import EncodedScan, answer
 from brainscm.evaluation.cases import Case
@@ -151,7 +152,7 @@ def written_study(tmp_path) -> WrittenCounterfactuals:
     ]
     write_volume(tmp_path / "a.nii.gz", WRITTEN.volume, GRID)
     write_volume(tmp_path / "b.nii.gz", WRITTEN.difference, GRID)
-    return WrittenCounterfactuals(pd.DataFrame(rows), tmp_path, GRID)
+    return WrittenCounterfactuals(pd.DataFrame(rows), tmp_path, GRID, pd.DataFrame(columns=COLUMNS))
 
 
 def test_a_written_counterfactual_is_found_by_scan_and_query(tmp_path):
@@ -166,6 +167,7 @@ def test_a_written_counterfactual_is_found_by_scan_and_query(tmp_path):
 def test_counterfactuals_of_other_latents_are_refused(tmp_path):
     written, identity = written_study(tmp_path), Identity(template="T", voxel_mm=2, transform="affine", encoder="a")
     write_table(written.manifest, tmp_path / "manifest.tsv")
+    write_table(written.regions, tmp_path / "regions.tsv")
     with pytest.raises(BrainSCMError, match="does not tell from which latents"):
         WrittenCounterfactuals.open(tmp_path / "manifest.tsv", GRID, identity)
     write_dataset_description(tmp_path, "made", further={"Identity": identity.as_json()})

@@ -11,6 +11,7 @@ from brainscm.evaluation.scoring import (
     score_effectiveness,
     score_intervals,
     score_reconstruction,
+    score_written_intervals,
 )
 from brainscm.evaluation.truth import Truth
 from brainscm.regions import COMPARED
@@ -57,6 +58,15 @@ def test_intervals_are_scored_at_their_own_level():
     assert found["interval_coverage_80", "csf"] == 1.0
     assert found["interval_width_95_ml", "gm"] == pytest.approx(2 * 1.96 * 10, rel=0.01)
     assert score_intervals(ABOUT, {}, truth) == []
+
+
+def test_the_intervals_that_were_written_are_scored_where_there_are_any():
+    bounds = {"gm": (-12.0, -2.0), "csf": (1.0, 3.0), "brain": (-9.0, 9.0)}
+    found = values(score_written_intervals(ABOUT, bounds, {"gm": -3.0, "csf": 4.0, "wm": 0.0}))
+    assert found["written_interval_coverage_95", None] == 0.5
+    assert (found["written_interval_coverage_95", "gm"], found["written_interval_width_95_ml", "gm"]) == (1.0, 10.0)
+    assert len(found) == 5
+    assert score_written_intervals(ABOUT, {}, {"gm": -3.0}) == []
 
 
 def test_agreement_is_with_the_truth_and_reconstruction_with_the_scan(scan):

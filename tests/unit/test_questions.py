@@ -98,7 +98,7 @@ def test_the_schema_of_a_table_takes_what_the_reader_takes() -> None:
         ("scan name do_age\nsub-1 x n/a\n", "row 2: asks nothing; fill in a column do_<node>"),
         ("scan name do_age\nsub-1 x 60\n1 x 60\n", "row 3: asks what row 2 asks already"),
         ("scan name do_age effect\nsub-1 x 60 half\n", "effect 'half' is none of total, direct"),
-        ("scan name do_age effect\nsub-1 x 60 total\nsub-2 x 60 direct\n", "rows of 'x' differ in effect or decode"),
+        ("scan name do_age effect\nsub-1 x 60 total\nsub-2 x 60 direct\n", "rows of 'x' differ in effect;"),
         ("scan name do_age\nsub-1 2x 60\n", "beginning with a letter"),
         ("scan name do_age\nn/a x 60\n", "row 2: has no scan"),
         ("scan,name,do_age\n", "not separated by tabs"),

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from brainscm.bundle import CHECKSUMS, DESCRIPTION, FIXED, FORMAT, REFERENCE, write_checksums
+from brainscm.bundle import CHECKSUMS, DESCRIPTION, FIXED, FORMAT, INTERVALS, REFERENCE, write_checksums
 from brainscm.identity import Identity
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.learnt import Learnt
@@ -20,7 +20,7 @@ from workflows import GRAPH, ROOT, indexed_study, plan, run_workflow
 FILES = (
     "autoencoder/model.pt", "autoencoder/model.json", "scm/node_models.npz", "scm/image_model.npz", "scm/nodes.tsv",
     "scm/tests.tsv", "scm/implications.tsv", "scm/formulas.tsv", "scm/diagnostics.tsv",
-    "scm/regional_effects.tsv", REFERENCE,
+    "scm/regional_effects.tsv", REFERENCE, INTERVALS,
 )  # fmt: skip
 
 
@@ -124,5 +124,5 @@ def test_a_missing_covariate_is_refused(put_to_a_bundle: tuple[Path, dict[str, A
 
 def test_a_bundle_is_made_of_a_fitted_study(tmp_path: Path) -> None:
     jobs = plan(tmp_path, indexed_study(tmp_path), "bundle")
-    assert jobs["write_bundle"] == jobs["fit_scm"] == 1
+    assert jobs["write_bundle"] == jobs["fit_scm"] == jobs["calibrate_intervals"] == 1
     assert not {"evaluate_counterfactuals", "synthesize_counterfactuals", "assess_scans"} & set(jobs)

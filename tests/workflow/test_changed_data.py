@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 
 AFTER_INDEX = {
     "fit_scm": 1,
+    "calibrate_intervals": 1,
     "synthesize_counterfactuals": 1,
     "collect_counterfactuals": 1,
     "evaluate_counterfactuals": 1,

@@ -87,6 +87,7 @@ def test_named_targets_stop_where_they_say(needed_rules: dict[str, set[str]], ta
         "train_autoencoder",
         "encode_scans",
         "fit_scm",
+        "calibrate_intervals",
         "synthesize_counterfactuals",
         "collect_counterfactuals",
         "evaluate_counterfactuals",

@@ -78,6 +78,7 @@ def test_a_comment_or_a_colour_redoes_nothing(finished: Finished) -> None:
 AFTER_TRAINING = (
     "encode_scans",
     "fit_scm",
+    "calibrate_intervals",
     "synthesize_counterfactuals",
     "collect_counterfactuals",
     "evaluate_counterfactuals",
@@ -116,7 +117,7 @@ def test_volumes_are_made_of_a_question_that_is_new_or_changed_alone(
 ) -> None:
     jobs = plan(finished.folder, {**finished.study, "counterfactuals": questions}, checkout=finished.checkout)
     assert jobs.get("synthesize_counterfactuals", 0) == volumes
-    assert set(jobs) - {"all", "index_cohort"} <= set(AFTER_TRAINING[2:])
+    assert set(jobs) - {"all", "index_cohort"} <= set(AFTER_TRAINING[3:])
     assert jobs["collect_counterfactuals"] == 1
 
 

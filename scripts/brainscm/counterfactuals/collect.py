@@ -6,12 +6,13 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
+from brainscm.counterfactuals.intervals import COLUMNS
 from brainscm.counterfactuals.manifest import manifest_table
-from brainscm.counterfactuals.regional import regions_table
-from brainscm.files import sidecar, write_dataset_description
+from brainscm.files import describe_dataset, sidecar, write_dataset_description
 from brainscm.identity import Identity
 from brainscm.tables import write_table
 
@@ -24,9 +25,19 @@ regions.tsv a row a counterfactual and region: the change in ml and per cent. qu
 question, and plan.tsv what was planned last.
 Of each query there are three images in template space, desc-<query> (the counterfactual), desc-<query>Difference (it
 minus the preprocessed scan) and desc-<query>Uncertainty (root mean square distance of draws of the fitted
-parameters, without shrinkage).
+parameters, without shrinkage). By configuration the same three lie on the raw scan's own grid, without space- in their
+names, desc-<query>LogJacobian tells where tissue is moved apart, and group/ maps the mean difference over participants.
 """
-IGNORED = ["manifest.tsv", "plan.tsv", "questions", "regions.tsv", "regions"]  # by BIDS validators
+# By BIDS validators.
+IGNORED = [
+    "manifest.tsv",
+    "plan.tsv",
+    "questions",
+    "regions.tsv",
+    "regions",
+    "*LogJacobian_map.*",
+    "group",
+]  # by BIDS validators
 
 
 def collect(parts: Sequence[Path], nodes: list[str], identity: Identity, out_dir: Path) -> None:
@@ -40,13 +51,13 @@ def collect(parts: Sequence[Path], nodes: list[str], identity: Identity, out_dir
     """
     names = [part.name for part in parts]
     rows = _joined([out_dir / "questions" / name for name in names], manifest_table([], nodes))
-    regions = _joined([out_dir / "regions" / name for name in names], regions_table([]))
+    regions = _joined([out_dir / "regions" / name for name in names], pd.DataFrame(columns=COLUMNS))
     for folder in ("questions", "regions"):
         for part in (out_dir / folder).glob("*.tsv"):
             if part.name not in names:
                 part.unlink()
     named = {path for column in rows if str(column).endswith("path") for path in rows[column]}
-    removed = [image for image in out_dir.glob("sub-*/**/*_T1w.nii.gz") if _is_left_over(image, named, out_dir)]
+    removed = [image for image in out_dir.glob("*/**/*.nii.gz") if _is_left_over(image, named, out_dir)]
     for image in removed:
         sidecar(image).unlink()
         image.unlink()
@@ -55,13 +66,19 @@ def collect(parts: Sequence[Path], nodes: list[str], identity: Identity, out_dir
     write_dataset_description(
         out_dir,
         "BrainSCM counterfactuals",
-        sources={"preproc": Path("../preproc")},
+        sources={"preproc": Path("../preproc"), **_raw_data(out_dir.parent / "preproc")},
         further={"Identity": identity.as_json()},
         readme=README,
         ignored=IGNORED,
     )
     write_table(regions, out_dir / "regions.tsv")
     write_table(rows, out_dir / "manifest.tsv")
+
+
+def _raw_data(preproc: Path) -> dict[str, Path]:
+    """Where the raw scans lie, as the preprocessed ones tell."""
+    url = urlsplit(str(describe_dataset(preproc).get("DatasetLinks", {}).get("raw", "")))
+    return {"raw": Path(unquote(url.path))} if url.scheme == "file" else {}
 
 
 def _joined(parts: Sequence[Path], empty: pd.DataFrame) -> pd.DataFrame:

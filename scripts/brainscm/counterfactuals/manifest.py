@@ -10,17 +10,19 @@ import pandas as pd
 from brainscm.config import QueryOptions
 
 LEADING = ("scan", "participant", "session", "query", "trajectory", "do", "effect", "decode", "status", "reason")
+# What the names of a query's volumes have behind its label, by column: in template space, and on the raw scan's grid.
+SUFFIXES = {"path": "", "difference_path": "Difference", "uncertainty_path": "Uncertainty"}
+NATIVE = {f"native_{column}": suffix for column, suffix in SUFFIXES.items()}
+JACOBIAN = {"jacobian_path": "LogJacobian"}
 TRAILING = (
-    "leverage",
-    "leverage_ratio",
-    "positivity",
-    "extrapolation",
-    "warning",
-    "pass_through",
-    "path",
-    "difference_path",
-    "uncertainty_path",
-)
+    "leverage", "leverage_ratio", "positivity", "extrapolation", "warning", "pass_through", *SUFFIXES, *NATIVE,
+    *JACOBIAN, "group_path", "group_error_path",
+)  # fmt: skip
+
+
+def volume_suffixes(query: QueryOptions) -> dict[str, str]:
+    """What is written for a query and scan, by column of the manifest."""
+    return {**SUFFIXES, **(NATIVE if query.native != "none" else {}), **(JACOBIAN if query.jacobian else {})}
 
 
 def manifest_row(scan: pd.Series, query: QueryOptions, **outcome: Any) -> dict[str, Any]:

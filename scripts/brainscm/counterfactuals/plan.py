@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from brainscm.config import QueryOptions, ScmOptions
+from brainscm.counterfactuals.manifest import volume_suffixes
 from brainscm.counterfactuals.queries import outline, reaches_image
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.questions import is_relative, question_of, select_scans
@@ -31,7 +32,6 @@ from brainscm.visits import add_years_since_baseline
 
 logger = logging.getLogger("brainscm")
 
-VOLUMES = 3  # of each counterfactual: itself, its difference and its uncertainty
 SIZED = 50  # files that are looked at to tell how large one is
 TIMED = 10  # counterfactuals that a job must have made to tell how long one takes
 
@@ -80,7 +80,7 @@ def run(
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one counterfactual: wall seconds of a job with its threads, and bytes of its volumes; None if unknown."""
+    """Wall seconds of a job with its threads, for a counterfactual, and the size of a volume; None if unknown."""
 
     seconds: float | None
     megabytes: float | None
@@ -89,15 +89,15 @@ class Cost:
 def recorded_cost(results: Path) -> Cost:
     """What a counterfactual of this study has cost so far, from the jobs that made some and the files that they wrote.
 
-    Where there are none yet, the size of its volumes is taken to be that of preprocessed scans.
+    Where there are none yet, the size of a volume is taken to be that of preprocessed scans.
     """
     folder, seconds, made = results / "counterfactuals", 0.0, 0
     written: list[Path] = []
     for part in sorted((folder / "questions").glob("*.tsv")):
         rows = read_table(part)
-        volumes = [folder / path for path in rows["path"].dropna()] if "path" in rows else []
-        volumes = [path for path in volumes if path.exists()]
-        written += volumes
+        made_of = {column: rows[column].dropna() for column in rows if str(column).endswith("path")}
+        volumes = [path for name in made_of.get("path", []) if (path := folder / name).exists()]
+        written += [path for names in made_of.values() for name in names if (path := folder / name).exists()]
         took = _wall_seconds(results / "benchmarks" / "synthesize_counterfactuals" / part.name)
         # A job keeps the volumes that are there already: those it made are younger than its start.
         own = sum(path.stat().st_mtime > part.stat().st_mtime - took - 1 for path in volumes)
@@ -107,7 +107,7 @@ def recorded_cost(results: Path) -> Cost:
         written = sorted((results / "preproc").glob("sub-*/**/*_desc-preproc_T1w.nii.gz"))
     sample = evenly_spaced(pd.Series(written, dtype=object), SIZED)
     size = float(np.mean([path.stat().st_size for path in sample])) if len(sample) else None
-    return Cost(seconds / made if made else None, None if size is None else VOLUMES * size / 1e6)
+    return Cost(seconds / made if made else None, None if size is None else size / 1e6)
 
 
 def _wall_seconds(benchmark: Path) -> float:
@@ -129,16 +129,18 @@ def told(planned: pd.DataFrame, cost: Cost) -> list[str]:
         example = rows["warning"].dropna()
         notes += [f"for example {example.iloc[0]}"] if len(example) else []
         lines.append("; ".join([f"{question}{members}: {usable} counterfactuals", *notes]))
-    total = int(planned["usable"].sum())
+    total, volumes = int(planned["usable"].sum()), int(planned["volumes"].sum())
     hours = "no time is recorded yet" if cost.seconds is None else f"about {total * cost.seconds / 3600:.2g} h"
-    size = "" if cost.megabytes is None else f", {total * cost.megabytes / 1000:.2g} GB"
-    return [*lines, f"In all {total} counterfactuals, {VOLUMES * total} volumes: {hours}{size}."]
+    size = "" if cost.megabytes is None else f", {volumes * cost.megabytes / 1000:.2g} GB"
+    return [*lines, f"In all {total} counterfactuals, {volumes} volumes: {hours}{size}."]
 
 
 def plan_questions(
     rows: pd.DataFrame, queries: Sequence[QueryOptions], support_of: Support, source: str
 ) -> tuple[pd.DataFrame, list[str]]:
-    """One row a query: question, query, scans, usable, extrapolations, nobody_near, warning; and what is wrong.
+    """One row a query, and what is wrong.
+
+    Columns: question, query, scans, usable, volumes, extrapolations, nobody_near, warning.
 
     A query that cannot be asked, because of an unknown scan or level or a filter that takes none, has its sentence
     among the latter.
@@ -158,12 +160,13 @@ def plan_questions(
                 "query": query.name,
                 "scans": len(chosen),
                 "usable": len(supported),
+                "volumes": len(supported) * len(volume_suffixes(query)),
                 "extrapolations": int(supported["extrapolation"].sum()),
                 "nobody_near": int((supported["positivity"] == 0).sum()),
                 "warning": f"{warned.index[0]}: {warned.iloc[0]}" if len(warned) else None,
             }
         )
-    columns = ["question", "query", "scans", "usable", "extrapolations", "nobody_near", "warning"]
+    columns = ["question", "query", "scans", "usable", "volumes", "extrapolations", "nobody_near", "warning"]
     return pd.DataFrame(planned, columns=columns), list(dict.fromkeys(problems))
 
 

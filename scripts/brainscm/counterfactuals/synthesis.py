@@ -10,7 +10,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,27 +23,28 @@ import torch
 
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.decoding import STRATEGIES, pass_through
-from brainscm.counterfactuals.manifest import manifest_row, manifest_table
+from brainscm.counterfactuals.group import write_group
+from brainscm.counterfactuals.growth import log_growth
+from brainscm.counterfactuals.intervals import IntervalFactors, regions_table
+from brainscm.counterfactuals.manifest import JACOBIAN, NATIVE, manifest_row, manifest_table, volume_suffixes
+from brainscm.counterfactuals.native import Motion, NativeScan, raw_path
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import Plan, plan_for
-from brainscm.counterfactuals.regional import RegionChange, as_json, measure_change, of_json, regions_table
+from brainscm.counterfactuals.regional import RegionChange, as_json, measure_change, of_json
 from brainscm.encoding.encoder import Factual
 from brainscm.errors import ScanError
-from brainscm.files import bids_uri, sha256, sidecar, write_json
-from brainscm.images import Mask, Volume, write_volume
+from brainscm.files import bids_uri, derivative_name, sha256, sidecar, write_json
+from brainscm.images import SCANNER, Mask, Volume, write_image, write_volume
 from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import device_of, side_by_side
 from brainscm.provenance import options_fingerprint
-from brainscm.questions import query_label
+from brainscm.questions import by_question, query_label
 from brainscm.regions import MeasureRegions, RegionMeasure
 from brainscm.scm.model import Scm
 
 logger = logging.getLogger("brainscm")
 
 LOG_SECONDS = 30
-
-# Of the names of a query's volumes, by column of the manifest.
-SUFFIXES = {"path": "", "difference_path": "Difference", "uncertainty_path": "Uncertainty"}
 
 ManifestRows = dict[tuple[str, str], dict[str, Any]]  # by query and scan
 
@@ -57,6 +59,7 @@ class Counterfactual:
             cohort fixes the model, with what shrinkage took away, and not how much participants differ.
         pass_through: the share of the latent's shift that quantisation would let through.
         regions: what it does to regional volumes.
+        motion: where each voxel lay in the scan, minus the voxel, if the query needs that.
     """
 
     volume: Volume
@@ -64,6 +67,7 @@ class Counterfactual:
     uncertainty: Volume
     pass_through: float
     regions: dict[str, RegionChange]
+    motion: Motion | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,10 @@ def synthesize(
     encoded: EncodedScans,
     queries: Sequence[QueryOptions],
     measure: MeasureRegions,
+    factors: IntervalFactors,
     out_dir: Path,
     origin: Mapping[str, Any] | None = None,
+    derivatives: Path | None = None,
 ) -> Answers:
     """Answer queries for every scan that each selects, and write volumes and side-cars as BIDS derivatives.
 
@@ -89,8 +95,10 @@ def synthesize(
         encoded: the cohort.
         queries: of a study, or some of them.
         measure: regional volumes, as preprocessing measured those of the scans.
+        factors: of the intervals of regional changes.
         out_dir: receives the derivatives.
         origin: what else makes the volumes what they are, for side-cars: code, model files, options, versions.
+        derivatives: of another program, if the scans were preprocessed from them.
 
     Returns:
         The manifest and the regions. A scan that cannot be done has a row of the manifest with status `fail` and the
@@ -103,12 +111,20 @@ def synthesize(
     encoded = scm.answerable(encoded)
     # Everything that can fail for a reason of the config fails here, before the first volume.
     plans = [plan_for(scm, encoded.scans, query) for query in queries]
-    made = _answer_all(_Synthesis(scm, encoded, plans, measure, out_dir, origin or {}))
+    made = _answer_all(_Synthesis(scm, encoded, plans, measure, out_dir, origin or {}, derivatives))
     rows = [made[plan.query.name, scan] for plan in plans for scan in plan.asked]
+    for members in by_question(plan.query for plan in plans).values():
+        if members[0].group:
+            names = [member.name for member in members]
+            asked = [row for row in rows if row["query"] in names]
+            space = encoded.store.identity.space
+            paths = write_group(members, asked, out_dir, encoded.scans.grid, space, origin or {})
+            for row in asked:
+                row.update(paths)
     manifest = manifest_table(rows, list(scm.covariates.columns))
     failed = int((manifest["status"] == "fail").sum())
     logger.info("%d counterfactuals asked for: %d are there, %d failed", len(rows), len(rows) - failed, failed)
-    return Answers(manifest, regions_table(rows))
+    return Answers(manifest, regions_table(rows, factors))
 
 
 def _answer_all(synthesis: _Synthesis) -> ManifestRows:
@@ -126,6 +142,29 @@ def _answer_all(synthesis: _Synthesis) -> ManifestRows:
 
 
 @dataclass(frozen=True)
+class ReadScan:
+    """A scan in memory, which is decoded once for all that is asked of it; volume and mask (x, y, z)."""
+
+    volume: Volume
+    mask: Mask
+    factual: Factual
+    measure: RegionMeasure
+
+
+def read_factual(encoded: EncodedScans, scan: str, measure: MeasureRegions) -> ReadScan:
+    """Read a scan with its latent.
+
+    Raises:
+        ScanError: one of its files cannot be read.
+    """
+    device, row = device_of(encoded.encoder), encoded.scans.require(scan)
+    volume, mask, latent = encoded.scans.volume(scan), encoded.scans.mask(scan), encoded.store.of(scan)
+    volumes, latents = (torch.from_numpy(each).to(device) for each in (volume[None, None], latent[None]))
+    factual = Factual(encoded.encoder, volumes, latents, encoded.levels(scan))
+    return ReadScan(volume, mask, factual, measure(volume, mask, float(row["head_size"])))
+
+
+@dataclass(frozen=True)
 class _Synthesis:
     """What it takes to answer all queries to one scan."""
 
@@ -135,6 +174,7 @@ class _Synthesis:
     measure: MeasureRegions
     out_dir: Path
     origin: Mapping[str, Any]
+    derivatives: Path | None
 
     @cached_property
     def plans_of(self) -> dict[str, list[Plan]]:
@@ -159,15 +199,14 @@ class _Synthesis:
             levels = self.encoded.levels(scan)
             given = [sha256(scans.path(scan, role)) for role in ("preproc_t1w", "template_mask")]
             given += [str(each) for each in levels]
+            raw = None
+            if any(plan.query.native != "none" for plan in plans):
+                raw = raw_path(scans, scan, self.derivatives)
+                given.append(sha256(raw))
             fingerprints = {plan.query.name: self._fingerprint(plan, scan, given) for plan in plans}
             kept = {plan.query.name: self._kept(row, plan.query, fingerprints[plan.query.name]) for plan in plans}
-            factual = mask = measure = None
-            if not all(kept.values()):
-                volume, mask, latent = scans.volume(scan), scans.mask(scan), self.encoded.store.of(scan)
-                device = device_of(self.encoded.encoder)
-                volumes, latents = (torch.from_numpy(each).to(device) for each in (volume[None, None], latent[None]))
-                factual = Factual(self.encoded.encoder, volumes, latents, levels)
-                measure = self.measure(volume, mask, float(row["head_size"]))
+            asked = None if all(kept.values()) else read_factual(self.encoded, scan, self.measure)
+            native = NativeScan.read(scans, scan, raw, asked.volume) if asked and raw else None
         except (ScanError, OSError) as error:
             logger.warning("%s: no counterfactual: %s", scan, error)
             failed = {"status": "fail", "reason": str(error)}
@@ -176,28 +215,30 @@ class _Synthesis:
         for plan in plans:
             outcome = kept[plan.query.name]
             if outcome is None:
-                assert factual is not None
-                assert mask is not None
-                assert measure is not None
-                outcome = self._make(row, plan, factual, mask, measure, fingerprints[plan.query.name])
+                assert asked is not None
+                outcome = self._make(row, plan, asked, native, fingerprints[plan.query.name])
             told = {**plan.told(scan), **outcome}
             rows[plan.query.name, scan] = manifest_row(row, plan.query, status="pass", **told)
         return rows
 
     def _fingerprint(self, plan: Plan, scan: str, given: Sequence[str]) -> str:
         """A hash of all that makes a volume: the scan, its values, the question, and what all volumes share."""
-        query = plan.query.model_dump(mode="json", exclude={"scans", "trajectory"})
+        query = plan.query.model_dump(mode="json", exclude={"scans", "trajectory", "group"})
         values = {key: _plain(value) for key, value in plan.told(scan).items()}
         made_from = [dict(self.origin), self.encoded.store.identity.as_json(), query, values, list(given)]
         return options_fingerprint(made_from)
 
     def _paths(self, row: pd.Series, query: QueryOptions) -> dict[str, Path]:
         """Where a query's volumes of a scan lie, by column of the manifest, relative to `out_dir`."""
-        source, label = Path(row["preproc_t1w"]), query_label(query.name)
-        return {
-            column: source.parent / source.name.replace("_desc-preproc_", f"_desc-{label}{suffix}_")
-            for column, suffix in SUFFIXES.items()
-        }
+        source, label, paths = Path(row["preproc_t1w"]), query_label(query.name), {}
+        for column, suffix in volume_suffixes(query).items():
+            name = source.name.replace("_desc-preproc_", f"_desc-{label}{suffix}_")
+            if column in NATIVE:
+                name = derivative_name(row["scan"], {"desc": f"{label}{suffix}"}, "T1w.nii.gz")
+            elif column in JACOBIAN:
+                name = name.replace("_T1w.", "_map.")
+            paths[column] = source.parent / name
+        return paths
 
     def _kept(self, row: pd.Series, query: QueryOptions, fingerprint: str) -> dict[str, Any] | None:
         """What the manifest tells of volumes that are there already, made from the same; None where one is not."""
@@ -213,19 +254,16 @@ class _Synthesis:
         return {**made, **{column: path.as_posix() for column, path in paths.items()}}
 
     def _make(
-        self, row: pd.Series, plan: Plan, factual: Factual, mask: Mask, measure: RegionMeasure, fingerprint: str
+        self, row: pd.Series, plan: Plan, asked: ReadScan, native: NativeScan | None, fingerprint: str
     ) -> dict[str, Any]:
-        """Make and write the three volumes, each with its side-car; what the manifest tells of them."""
-        query, identity = plan.query, self.encoded.store.identity
-        made = make_counterfactual(self.scm, plan, plan.positions[row["scan"]], factual, measure)
+        """Make and write a query's volumes, each with its side-car; what the manifest tells of them."""
+        query, identity, grid = plan.query, self.encoded.store.identity, self.encoded.scans.grid
+        made = make_counterfactual(self.scm, plan, plan.positions[row["scan"]], asked.factual, asked.measure)
         values, support = (
             {str(column): _plain(table[column].iloc[plan.positions[row["scan"]]]) for column in table}
             for table in (plan.values, plan.support)
         )
         told = {
-            "Sources": [bids_uri(Path(row["preproc_t1w"]), "preproc")],
-            **identity.space,
-            "SkullStripped": True,
             "Query": query.name,
             **({"Trajectory": query.trajectory} if query.trajectory else {}),
             "Do": query.do,
@@ -241,26 +279,51 @@ class _Synthesis:
             "Fingerprint": fingerprint,
         }
         strategy = (STRATEGIES[query.decode].__doc__ or "").partition("\n")[0]
-        kinds = {
-            "path": (made.volume, f"Counterfactual T1w. {strategy}"),
-            "difference_path": (made.difference, "Signed difference: counterfactual minus factual."),
-            "uncertainty_path": (
-                made.uncertainty,
-                f"Root mean square distance of {self.scm.draws} draws of the SCM's parameters, without shrinkage.",
-            ),
+        descriptions = {
+            "path": f"Counterfactual T1w. {strategy}",
+            "difference_path": "Signed difference: counterfactual minus factual.",
+            "uncertainty_path": f"Root mean square distance of {self.scm.draws} draws of the SCM's parameters, without "
+            "shrinkage.",
+            "jacobian_path": "Logarithm of how much larger a place is than in the scan, by displacement.",
         }
+        source = bids_uri(Path(row["preproc_t1w"]), "preproc")
+        here = {"Sources": [source], **identity.space, "SkullStripped": True}
+        volumes = {"path": made.volume, "difference_path": made.difference, "uncertainty_path": made.uncertainty}
+        if query.jacobian:
+            assert made.motion is not None
+            volumes["jacobian_path"] = log_growth(made.motion)
         paths = self._paths(row, query)
-        for column, (volume, description) in kinds.items():
-            path = self.out_dir / paths[column]
-            # First away, then written last: a side-car never speaks of another volume than the one beside it.
-            sidecar(path).unlink(missing_ok=True)
-            write_volume(path, np.where(mask, volume, np.float32(0)), self.encoded.scans.grid)
-            write_json(sidecar(path), {"Description": description, **told})
+        for column, volume in volumes.items():
+            with _written(self.out_dir / paths[column], {"Description": descriptions[column], **here, **told}) as path:
+                write_volume(path, np.where(asked.mask, volume, np.float32(0)), grid)
+        if query.native != "none":
+            assert native is not None
+            motion = made.motion if query.decode == "residual" else None
+            there = native.carry(query.native, made.volume, made.difference, made.uncertainty, motion)
+            roles = ((row["native_mask"], "preproc"), (row["path"], "raw"))
+            about: dict[str, Any] = {
+                "Sources": [source, *(bids_uri(Path(path), dataset) for path, dataset in roles)],
+                "SpatialReference": "orig",
+                "SkullStripped": query.native == "brain",
+                "Units": "of the raw scan",
+            }
+            for column, volume in zip(NATIVE, (there.volume, there.difference, there.uncertainty), strict=True):
+                description = {"Description": descriptions[column.removeprefix("native_")]}
+                with _written(self.out_dir / paths[column], {**description, **about, **told}) as path:
+                    write_image(path, native.raw.with_data(volume), SCANNER)
         return {
             "pass_through": made.pass_through,
             "regions": made.regions,
             **{column: path.as_posix() for column, path in paths.items()},
         }
+
+
+@contextmanager
+def _written(path: Path, told: Mapping[str, Any]) -> Iterator[Path]:
+    """A volume with its side-car, first away, then written last: it never speaks of another volume than its own."""
+    sidecar(path).unlink(missing_ok=True)
+    yield path
+    write_json(sidecar(path), told)
 
 
 def make_counterfactual(
@@ -283,7 +346,11 @@ def make_counterfactual(
         share = float(pass_through(factual, made.shift)[0])
     volume, difference = _volume(made.volume), _volume(made.difference)
     regions = measure_change(measure, volume, difference, drawn_ml)
-    return Counterfactual(volume, difference, _volume(uncertainty), share, regions)
+    motion = None
+    if plan.query.native != "none" or plan.query.jacobian:
+        with torch.inference_mode():
+            motion = factual.encoder.motion(factual.latents, made.shift)[0].cpu().numpy()
+    return Counterfactual(volume, difference, _volume(uncertainty), share, regions, motion)
 
 
 def _volume(tensor: torch.Tensor) -> Volume:

@@ -161,6 +161,15 @@ class Aligned(nn.Module):
             moved[at, 0] = volume
         return moved
 
+    def motion(self, latents: Tensor, shift: Tensor) -> Tensor:
+        """By displacement, as `apply_shift` moves a scan before it moves borders, (n, 3, x, y, z)."""
+        moved = latents.new_zeros((len(latents), 3, *self.grid_shape))
+        where, where_shift = self._where(latents), self._where(shift)
+        for at in where_shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
+            step = self._displacement(where_shift[at])
+            moved[at] = -interpolate(step, inverse(self._displacement(where[at]) + step))
+        return moved
+
     def transport(self, shift: Tensor, latents: Tensor, mean: Tensor) -> Tensor:
         """What a shift of the mean participant's latent (c, x', y', z') is for those of `latents` (n, c, x', y', z').
 

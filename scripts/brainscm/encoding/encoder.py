@@ -87,6 +87,10 @@ class Encoder(Protocol):
         """The scans themselves under a shift of their latents; a scan whose shift is null stays as it is."""
         ...
 
+    def motion(self, latents: Tensor, shift: Tensor) -> Tensor:
+        """Where what a shift moves comes from: p + motion(p) in the scan, for a voxel p; (n, 3, x, y, z) in voxels."""
+        ...
+
 
 @dataclass(frozen=True)
 class Factual:
@@ -126,6 +130,7 @@ class Unaligned:
     """
 
     is_aligned = False
+    grid_shape: tuple[int, int, int]
 
     @property
     def maps(self) -> Maps:
@@ -149,6 +154,9 @@ class Unaligned:
     def apply_shift(self, factual: Factual, shift: Tensor) -> Tensor:
         """x + D(z + s) - D(z): the scan keeps what the encoder loses."""
         return factual.volumes + (self.decode(factual.latents + shift) - factual.appearance)
+
+    def motion(self, latents: Tensor, shift: Tensor) -> Tensor:
+        return latents.new_zeros((len(latents), 3, *self.grid_shape))
 
 
 class Fitted(Unaligned, nn.Module):

@@ -57,11 +57,15 @@ class EncodedScan:
 
 @dataclass(frozen=True)
 class Answer:
-    """A method's counterfactual, inside the brain mask; `decode` is `none` for what is not decoded."""
+    """A method's counterfactual, inside the brain mask; `decode` is `none` for what is not decoded.
+
+    `is_written`: it was read from the study's files.
+    """
 
     method: str
     decode: str
     made: Counterfactual
+    is_written: bool = False
 
 
 def answer(
@@ -91,7 +95,7 @@ def answer(
     for decode in STRATEGIES:
         written = _written(prepared.case, decode, inputs)
         if written is not None:
-            yield Answer("latent_glm", decode, written)
+            yield Answer("latent_glm", decode, written, is_written=True)
         else:
             yield inside("latent_glm", methods.latent_glm.predict(latent, step, decode), decode)
     if truth is None:

@@ -26,6 +26,7 @@ from brainscm.evaluation.scoring import (
     score_effectiveness,
     score_intervals,
     score_reconstruction,
+    score_written_intervals,
 )
 from brainscm.evaluation.truth import Truth
 from brainscm.parallel import side_by_side
@@ -134,6 +135,10 @@ class Evaluator:
         rows += bound_change(about, intervals, encoded.own_ml)
         if truth is not None:
             rows += score_agreement(about, made, after_ml, truth, scan) + score_intervals(about, intervals, truth)
+        if truth is not None and given.is_written:
+            bounds = self.inputs.written.bounds_ml(prepared.case.scan, prepared.case.query)
+            change = {region: after - encoded.own_ml[region] for region, after in truth.regions_ml.items()}
+            rows += score_written_intervals(about, bounds, change)
         if prepared.case.source == "follow-up" or given.method not in encoded.factuals:
             return Scores(rows, [])
         image = image_features(made.volume, scan.mask)

@@ -69,6 +69,20 @@ def score_intervals(about: Mapping[str, Any], intervals: Mapping[str, RegionInte
     return rows + by_region(about, "interval_width_95_ml", widths)
 
 
+def score_written_intervals(
+    about: Mapping[str, Any], bounds_ml: Mapping[str, tuple[float, float]], true_change_ml: Millilitres
+) -> list[Row]:
+    """How often the intervals of regions.tsv hold the true change, and how wide they are."""
+    bounds = {region: bounds_ml[region] for region in true_change_ml if region in bounds_ml}
+    if not bounds:
+        return []
+    covered = {region: float(low <= true_change_ml[region] <= high) for region, (low, high) in bounds.items()}
+    widths = {region: high - low for region, (low, high) in bounds.items()}
+    metric = "written_interval_coverage_95"
+    rows = by_region(about, metric, covered) + measured(about, {metric: float(np.mean([*covered.values()]))})
+    return rows + by_region(about, "written_interval_width_95_ml", widths)
+
+
 def bound_change(about: Mapping[str, Any], intervals: Mapping[str, RegionInterval], start_ml: Millilitres) -> list[Row]:
     """The 95 % interval of each region's change, where the method states one; needs no truth."""
     bounds: list[Row] = []

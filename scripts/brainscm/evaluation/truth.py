@@ -16,15 +16,12 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from brainscm.errors import ScanError
+from brainscm.gain import local_gain, to_grid
 from brainscm.images import Grid, Image, Mask, Volume
-from brainscm.resampling import gaussian_for_voxels, sample
 
 Matrix = NDArray[np.float64]
-
-GAIN_WINDOW_MM = 6.0  # standard deviation: narrow beside a bias field (on simulated heads the gain is right to 2 %)
 
 
 @dataclass(frozen=True)
@@ -69,17 +66,10 @@ def true_volume(
     if answer_raw.shape != factual_raw.shape or not np.allclose(answer_raw.affine, factual_raw.affine, atol=1e-4):
         raise ScanError("the true counterfactual lies on another grid than its scan; simulate the cohort again.")
 
-    voxel_mm = float(voxel_sizes(grid.affine)[0])
-    window = GAIN_WINDOW_MM / voxel_mm
-
-    def resampled(data: Volume) -> Volume:
-        blurred = gaussian_for_voxels(Image(data, factual_raw.affine), voxel_mm)
-        return sample(blurred, grid.affine, grid.shape, to_scan)
-
     raw = factual_raw.get_fdata(dtype=np.float32)
-    change = resampled(answer_raw.get_fdata(dtype=np.float32) - raw)
-    brightness = resampled(raw) * mask
-    squares = gaussian_filter(brightness * brightness, window)
-    gain = gaussian_filter(factual * brightness, window) / np.maximum(squares, np.finfo(np.float32).tiny)
+    affine = factual_raw.affine
+    change = to_grid(Image(answer_raw.get_fdata(dtype=np.float32) - raw, affine), grid, to_scan)
+    brightness = to_grid(Image(raw, affine), grid, to_scan) * mask
+    gain = local_gain(factual, brightness, float(voxel_sizes(grid.affine)[0]))
     # As in preprocessing, no intensity is negative.
     return (np.maximum(factual + gain * change, np.minimum(factual, 0)) * mask).astype(np.float32)

@@ -28,11 +28,13 @@ class WrittenCounterfactuals:
         manifest: one row a scan and query that were asked, `path` and `difference_path` missing where none was made.
         folder: what these paths are relative to.
         grid: that the volumes lie on.
+        regions: one row a counterfactual and region (see `counterfactuals.intervals.COLUMNS`).
     """
 
     manifest: pd.DataFrame
     folder: Path
     grid: Grid
+    regions: pd.DataFrame
 
     @classmethod
     def open(cls, manifest: Path, grid: Grid, latents: Identity) -> WrittenCounterfactuals:
@@ -51,7 +53,7 @@ class WrittenCounterfactuals:
         except (OSError, KeyError, ValueError) as error:
             raise BrainSCMError(f"{description}: does not tell from which latents these were made; {mend}.") from error
         identity.check(latents, "the counterfactuals", "the latents", mend)
-        return cls(read_table(manifest), manifest.parent, grid)
+        return cls(read_table(manifest), manifest.parent, grid, read_table(manifest.parent / "regions.tsv"))
 
     @cached_property
     def made(self) -> pd.DataFrame:
@@ -70,6 +72,18 @@ class WrittenCounterfactuals:
         """
         row = self._row_of.get((scan, query.name))
         return None if row is None else self.read(row)
+
+    @cached_property
+    def _bounds_of(self) -> dict[tuple[str, str], dict[str, tuple[float, float]]]:
+        bounds: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+        for row in records(self.regions.dropna(subset="low_95_ml")):
+            of_answer = bounds.setdefault((row["scan"], row["query"]), {})
+            of_answer[row["region"]] = (row["low_95_ml"], row["high_95_ml"])
+        return bounds
+
+    def bounds_ml(self, scan: str, query: QueryOptions) -> dict[str, tuple[float, float]]:
+        """By region, the interval of the change that was written for a scan; {} where none was."""
+        return self._bounds_of.get((scan, query.name), {})
 
     def read(self, row: Mapping[str, Any]) -> Counterfactual:
         """The counterfactual of a row of `made`.

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 import brainscm
-from brainscm.bundle import DESCRIPTION, FIXED, FORMAT, MODEL, REFERENCE, write_checksums
+from brainscm.bundle import DESCRIPTION, FIXED, FORMAT, INTERVALS, MODEL, REFERENCE, write_checksums
 from brainscm.config import Config, CustomTemplate
 from brainscm.errors import BrainSCMError
 from brainscm.files import describe_dataset, whole, write_json, write_text
@@ -41,6 +41,7 @@ it is whole.
   rounded to a quarter of a standard deviation, without ids and in no order but their own: from these it is counted how
   many are near.
 - `scm/node_models.npz`, `scm/image_model.npz`: the models of the nodes and of the image.
+- `scm/intervals.tsv`: how wide intervals of regional changes have to be.
 - `scm/*.tsv`, `scm/effects/`: tables of estimates, tests and diagnostics, and maps of the contrasts.
 - `reference.json`: how well the study's own scans are reproduced, and how far out their latents lie.
 
@@ -84,7 +85,7 @@ def write_bundle(
     rows = encoded.scans.rows
     ids = {*rows["scan"], *rows["participant"]}
     with whole(folder) as partial:
-        for name in (MODEL, "autoencoder/model.json"):
+        for name in (MODEL, "autoencoder/model.json", INTERVALS):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(results / name, partial / name)
         save_portable(scm, partial / "scm")
