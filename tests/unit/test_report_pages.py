@@ -702,6 +702,44 @@ def test_the_method_that_the_workflow_uses_stands_out(study):
     assert [row["method"] for row in simulated["rows"] if row["_class"] == "best"] == ["BrainSCM (residual)"]
 
 
+def test_ceilings_are_set_apart_from_methods_and_methods_keep_one_order(study):
+    many = replace(study, metrics=study.metrics.assign(participants=12))
+    (simulated, *_) = evaluation.context(many, None)["truths"]
+    is_ceiling = [row["_class"] == "ceiling" for row in simulated["rows"]]
+    assert is_ceiling == sorted(is_ceiling)
+    assert [row["method"] for row in simulated["rows"] if "_above" in row] == ["PCA at its best"]
+    for chart in simulated["charts"][:2]:
+        shown = re.findall(r'text-anchor="end">([^<]{3,})</text>', chart["drawing"])
+        assert shown == [row["method"].replace("'", "&#39;") for row in simulated["rows"]]
+
+
+def test_each_regions_predictions_stand_against_the_truth_answer_by_answer(study):
+    (few, *_) = evaluation.context(study, None)["truths"]
+    assert few["scatters"] == []  # a sentence says it
+    many = replace(study, metrics=study.metrics.assign(participants=12))
+    (simulated, *_) = evaluation.context(many, None)["truths"]
+    (chart,) = [each for each in simulated["scatters"] if each["heading"] == "Ventricles"]
+    changes = {key: next(c for c in found if c.region == "ventricles") for key, found in study.changes.items()}
+    changes = {key: change for key, change in changes.items() if np.isfinite(change.true_ml)}
+    off = np.mean([abs(change.measured_ml - change.true_ml) for change in changes.values()])
+    assert chart["told"] == f"off by {number(float(off))} ml on average; {len(changes)} answers"
+    told = re.findall(r"<title>(.*?)</title>", chart["drawing"])
+    assert len(told) == len(changes)
+    for (scan_id, query), change in changes.items():
+        (one,) = [each for each in told if each.startswith(f"{scan_id}, {query}: ")]
+        assert f"{signed(f'{change.measured_ml:+.1f}')} ml predicted" in one
+        item = study.made[(study.made["scan"] == scan_id) & (study.made["query"] == query)].iloc[0]
+        assert one.endswith("extrapolation") == bool(item["extrapolation"])
+
+
+def test_reliability_shows_the_share_of_truths_held_by_region(study):
+    many = replace(study, metrics=study.metrics.assign(participants=12))
+    (truth, *_) = evaluation.context(many, None)["reliability"]["truths"]
+    assert [chart["heading"] for chart in truth["charts"]][:2] == ["All regions", "Grey matter"]
+    held = 100 * mean_of(study, "interval_coverage_80")["value"]
+    assert f"BrainSCM: 80 % intervals hold {held:.0f} %" in truth["charts"][0]["drawing"]
+
+
 def test_groups_show_each_score_under_its_heading(study):
     (by_query,) = (block for block in evaluation.context(study, None)["strata"] if block["name"] == "By query")
     row = next(row for row in by_query["rows"] if (row["level"], row["truth"]) == ("older-by-20", "simulated"))

@@ -55,7 +55,7 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float], str]], x_
         return Markup("")
     every = [point for points, _ in curves.values() for point in points]
     x_low, x_high = min(x for x, _ in every), max(x for x, _ in every)
-    y_low, y_high = _padded([y for _, y in every])
+    y_low, y_high = padded([y for _, y in every])
     left, right, top, bottom = 48, WIDTH - 8, 8, 190
 
     def across(x: float) -> float:
@@ -89,7 +89,7 @@ def histogram_rows(groups: Mapping[str, Sequence[float]], x_label: str, title: s
     values = {name: group for name, group in values.items() if len(group)}
     if not values:
         return Markup("")
-    low, high = _padded(np.concatenate(list(values.values())), share=0.02)
+    low, high = padded(np.concatenate(list(values.values())), share=0.02)
     edges = np.linspace(low, high, 25)
     shares = {name: np.histogram(group, edges)[0] / len(group) for name, group in values.items()}
     tallest = max(share.max() for share in shares.values())
@@ -133,7 +133,7 @@ def forest(
     ]
     if not finite:
         return Markup("")
-    low, high = _padded([*finite, *([] if reference is None else [reference])])
+    low, high = padded([*finite, *([] if reference is None else [reference])])
     longest = max(len(estimate.label) for estimates in groups.values() for estimate in estimates)
     left, right, y = round(18 + 6.4 * longest), WIDTH - 50, 4
     scale = (right - left) / (high - low)
@@ -153,7 +153,7 @@ def forest(
                 start, end = (left + (limit - low) * scale for limit in (estimate.low, estimate.high))
                 rows.append(f'<path class="{estimate.style}" d="M{start:.1f} {y - 4} H{end:.1f}" stroke-width="2"/>')
             rows.append(f'<circle class="{estimate.style}" cx="{x:.1f}" cy="{y - 4}" r="4"/>')
-            rows.append(f'<text x="{right + 10}" y="{y}">{signed(f"{estimate.value:.3g}")}</text>')
+            rows.append(f'<text x="{right + 10}" y="{y}">{signed(f"{estimate.value:#.3g}".rstrip("."))}</text>')
     bottom = y + 10
     axis = [f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>']
     for tick in ticks(low, high):
@@ -193,7 +193,8 @@ def flow(steps: Sequence[tuple[str, int, Sequence[str]]], title: str) -> Markup:
     return svg(parts, y + 3, title)
 
 
-def _padded(values: Sequence[float] | np.ndarray, share: float = 0.06) -> tuple[float, float]:
+def padded(values: Sequence[float] | np.ndarray, share: float = 0.06) -> tuple[float, float]:
+    """The range of values with a margin on either side, which is a share of the range."""
     low, high = float(np.min(values)), float(np.max(values))
     margin = share * (high - low) if high > low else abs(high) * 0.1 or 0.5
     return low - margin, high + margin

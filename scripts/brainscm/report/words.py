@@ -82,6 +82,11 @@ def interval(value: float, low: float, high: float, decimals: int) -> Markup:
     return Markup("{}<small>{} to {}</small>").format(shown, start, end)
 
 
+def capitalised(text: str) -> str:
+    """With a capital first letter; the others as they are (CSF)."""
+    return text[:1].upper() + text[1:]
+
+
 def p_value(value: float) -> str:
     if not math.isfinite(value):
         return "–"

@@ -14,6 +14,7 @@ from brainscm.report import charts, words
 from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.headlines import CEILINGS, findings
+from brainscm.report.pages.agreement import WITH_INTERVALS, reliabilities, scatters
 from brainscm.report.pages.cohort import unbalanced
 from brainscm.report.study import Study
 from brainscm.scans import records
@@ -22,6 +23,7 @@ SOURCES = {
     "simulated": "the simulator's true counterfactual heads",
     "follow-up": "real follow-up scans, taken as do(age = age then) on the first scan",
 }
+APART = "Ceilings: what the encoding could show at best"
 MOST_SPREAD = 3.0  # a larger spread than three times the change says that the change itself is not told from none
 AXIOMS = {
     "composition_1": "Composition, once",
@@ -33,7 +35,8 @@ AXIOMS = {
 
 def context(study: Study, gallery: Gallery | None) -> Context:
     metrics, fidelity = study.metrics, study.summary["reconstruction"]
-    means = metrics[(metrics["level"] == "mean") & metrics["region"].isna()]
+    with_regions = metrics[metrics["level"] == "mean"]
+    means = with_regions[with_regions["region"].isna()]
     overall = means[means["stratum"] == "all"]
     sources = [source for source in SOURCES if (overall["source"] == source).any()]
     return {
@@ -48,6 +51,15 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             else "The reconstruction could not be evaluated: the test split has no usable scan."
         ),
         "intervals": _intervals(overall),
+        "reliability": {
+            "truths": [
+                {"words": f"Against {SOURCES[source]}", "charts": charts_of_source}
+                for source in sources
+                if overall.loc[overall["source"] == source, "participants"].max() >= words.TOO_FEW
+                and (charts_of_source := reliabilities(with_regions[with_regions["stratum"] == "all"], source))
+            ],
+            "methods": [(words.METHODS[method], style) for method, style in WITH_INTERVALS.items()],
+        },
         "spreads": _spreads(study),
         "matrix": _matrix(study.minimality),
         "realism": _realism(study.realism),
@@ -197,12 +209,14 @@ def _methods(study: Study, overall: pd.DataFrame, source: str) -> Context:
     variants = list(dict.fromkeys(zip(overall["method"], overall["decode"], strict=True)))
     variants.sort(key=lambda variant: order[variant[0]])
     cells = {(cell["method"], cell["decode"], cell["metric"]): cell for cell in records(overall)}
-    estimates: dict[str, list[charts.Estimate]] = {metric: [] for metric in words.SCORES}
-    rows = []
+    groups: dict[str, dict[str, list[charts.Estimate]]] = {metric: {"": [], APART: []} for metric in words.SCORES}
+    rows: list[Context] = []
     for method, decode in variants:
         label = words.METHODS[method] + (f" ({decode})" if method == "latent_glm" else "")
-        is_own = (method, decode) == ("latent_glm", "residual")
-        row: Context = {"method": label, "_class": "best" if is_own else "ceiling" if method in CEILINGS else ""}
+        is_own, is_ceiling = (method, decode) == ("latent_glm", "residual"), method in CEILINGS
+        row: Context = {"method": label, "_class": "best" if is_own else "ceiling" if is_ceiling else ""}
+        if is_ceiling and not any(each["_class"] == "ceiling" for each in rows):
+            row["_above"] = APART
         for metric, score in words.SCORES.items():
             cell = cells.get((method, decode, metric))
             if cell is None:
@@ -210,8 +224,8 @@ def _methods(study: Study, overall: pd.DataFrame, source: str) -> Context:
                 continue
             value, low, high = (float(cell[column]) for column in ("value", "ci95_low", "ci95_high"))
             row[metric] = words.interval(value, low, high, score.decimals)
-            style = "ours" if method == "latent_glm" else "ceiling" if method in CEILINGS else "theirs"
-            estimates[metric].append(charts.Estimate(label, value, low, high, style))
+            style = "ceiling" if is_ceiling else "ours" if method == "latent_glm" else "theirs"
+            groups[metric][APART if is_ceiling else ""].append(charts.Estimate(label, value, low, high, style))
         rows.append(row)
     participants = int(overall["participants"].max())
     headings = {key: f"{m.short} ({m.unit})" if m.unit else m.short for key, m in words.SCORES.items()}
@@ -226,15 +240,25 @@ def _methods(study: Study, overall: pd.DataFrame, source: str) -> Context:
         "few": participants < words.FEW_PARTICIPANTS,
         "columns": [("method", "Method", ""), *((key, heading, "number") for key, heading in headings.items())],
         "rows": rows,
+        "scatters": [] if too_few else scatters(study, source),
         "charts": [
             {
-                "drawing": charts.forest({"": estimates[key]}, score.unit, score.name, score.ideal),
+                "drawing": charts.forest(
+                    {heading: each for heading, each in groups[key].items() if each},
+                    score.unit,
+                    score.name,
+                    score.ideal,
+                ),
                 "caption": f"{score.name}{f' ({score.unit})' if score.unit else ''}: {score.better}",
             }
             for key, score in words.SCORES.items()
-            if estimates[key] and not too_few
+            if groups[key][""] and not too_few
         ],
     }
+
+
+def _known(groups: Mapping[str, list[charts.Estimate]]) -> dict[str, list[charts.Estimate]]:
+    return {heading: estimates for heading, estimates in groups.items() if estimates}
 
 
 Cells = Mapping[tuple[str, str, str], Context]  # by method, decoding and metric
