@@ -197,6 +197,11 @@
   keys.k = follow("prev");
   keys.a = () => find("[data-all]")?.click();
 
+  // Arrows from participants to counterfactuals: those of one question at a time.
+  const arrows = document.getElementById("arrows");
+  const point = () => { for (const group of all("[data-query]")) group.toggleAttribute("hidden", group.dataset.query !== arrows.value); };
+  arrows?.addEventListener("change", point);
+
   cohort();
   viewer();
 

@@ -160,7 +160,14 @@ def make_study(folder: Path, participants: int = 24, seed: int = 0, config: dict
 def analyse(folder: Path, config: Config, seed: int = 0) -> None:
     """Encode the scans of a study, fit its causal model and answer its queries."""
     _encode(folder)
-    _fit(folder, config, seed)
+    scm = fit(folder, config, seed)
+    learn_factors(scm, open_encoded(folder), measure).write(folder / INTERVALS)
+    write_counterfactuals(folder / "counterfactuals", folder, scm, config)
+
+
+def fit(folder: Path, config: Config, seed: int = 0) -> Scm:
+    """Fit the causal model of a study on the training scans of its cohort's index."""
+    return fit_scm(open_encoded(folder), config.scm, measure, template().brain_mask, seed, folder / "scm")
 
 
 def open_encoded(folder: Path) -> EncodedScans:
@@ -277,12 +284,6 @@ def _encode(folder: Path) -> None:
     write_table(pd.DataFrame(history), folder / "autoencoder" / "history.tsv")
     write_table(codes_table({}), folder / "autoencoder" / "codes.tsv")
     (folder / "autoencoder" / "model.json").write_text(json.dumps({"kind": "pca", "latent_shape": [8, 1, 1, 1]}))
-
-
-def _fit(folder: Path, config: Config, seed: int) -> None:
-    scm = fit_scm(open_encoded(folder), config.scm, measure, template().brain_mask, seed, folder / "scm")
-    learn_factors(scm, open_encoded(folder), measure).write(folder / INTERVALS)
-    write_counterfactuals(folder / "counterfactuals", folder, scm, config)
 
 
 def write_counterfactuals(out_dir: Path, folder: Path, scm: Scm, config: Config) -> Path:

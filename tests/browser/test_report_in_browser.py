@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 import made_up_study
-from brainscm.cohort.index import index_cohort
-from brainscm.config import CohortOptions
+from brainscm.config import Config
 from brainscm.report.render import PAGES, render_report
 from brainscm.report.study import Study
+from brainscm.tables import read_table, write_table
+from workflows import run_workflow
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if CHROMIUM is None or DRIVER is None:
@@ -216,42 +217,93 @@ def test_status_sorts_by_severity_and_columns_can_be_chosen(driver, report):
     assert any(head.startswith("Grey matter") for head in heads)
 
 
-def test_a_reviewer_excludes_two_scans_by_keyboard_and_the_workflow_reads_it(driver, report, tmp_path):
-    visit(driver, report / "cohort.html")
+WORST = ("sub-12_ses-2", "sub-04_ses-1", "sub-07_ses-1")  # of the large cohort; all of the training split
+
+
+@pytest.fixture(scope="module")
+def large_study(tmp_path_factory, report) -> tuple[Path, Config]:
+    """The results of a study of 138 scans, three of which have a warning, and its raw (empty) scans beside them."""
+    folder = tmp_path_factory.mktemp("large") / "results"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made_up_study, "FAILED", "nobody")
+        patch.setattr(made_up_study, "WARNED", "nobody")
+        config = made_up_study.make_study(folder, participants=104)
+    qc = read_table(folder / "preproc" / "qc.tsv").set_index("scan").astype({"reasons": object})
+    for far, scan in enumerate(reversed(WORST), start=1):
+        qc.loc[scan, ["status", "reasons", "mask_volume_ml"]] = ["warn", "a large mask", 3000.0 + 1000 * far]
+    write_table(qc.reset_index(), folder / "preproc" / "qc.tsv")
+    shutil.copytree(report.parent / "evaluation", folder / "evaluation")  # a reviewer of scans does not look at it
+    scans = read_table(folder / "cohort" / "scans.tsv")
+    for path in map(Path, scans["path"]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    participants = scans[["participant", "split", "sex"]].drop_duplicates()
+    write_table(participants.rename(columns={"participant": "participant_id"}), folder / "bids" / "participants.tsv")
+    sessions = scans.rename(columns={"participant": "participant_id", "session": "session_id"})
+    write_table(sessions[["participant_id", "session_id", "age"]], folder / "bids" / "sessions.tsv")
+    return folder, config
+
+
+def index_cohort(folder: Path, bids: Path, **cohort: str) -> Path:
+    """Type the study's command for its index; the folder of its tables."""
+    scm = {"nodes": {"age": {"unit": "years"}, "sex": {}}, "image": {"formula": "age + sex"}}
+    study = {"bids_dir": str(bids), "scm": scm, "cohort": {"split": {"column": "split"}, **cohort}}
+    tables = folder / "results" / "cohort"
+    done = run_workflow(folder, study, str(tables / "scans.tsv"))
+    assert done.returncode == 0, done.stdout
+    return tables
+
+
+def test_a_reviewer_goes_through_138_scans_by_keyboard_and_two_are_gone_from_the_fit(driver, large_study, tmp_path):
+    folder, config = large_study
+    before = index_cohort(tmp_path, folder / "bids")
+    everyone = set(read_table(before / "scans.tsv")["scan"])
+    assert len(everyone) == 138
+    study = Study.read(folder, config)
+    render_report(study, None, tmp_path / "report")
+
+    visit(driver, tmp_path / "report" / "cohort.html")
     driver.find_element(By.CSS_SELECTOR, "[data-rating=rater]").send_keys("A. Rater" + Keys.TAB)
     press(driver, "j")
-    for scan in ("sub-03_ses-1", "sub-03_ses-2", "sub-05_ses-1"):  # the three worst
-        arrive(driver, scan)
-        press(driver, "e")
-        if scan == "sub-03_ses-2":
+    met = []
+    for place in range(138):
+        WebDriverWait(driver, 20, poll_frequency=0.02).until(
+            lambda d, place=place: f"{place + 1} of 138" in d.find_element(By.CSS_SELECTOR, ".neighbours").text
+        )
+        scan = driver.find_element(By.TAG_NAME, "h1").text
+        met.append(scan)
+        press(driver, "e" if scan in WORST else "p")
+        if scan == WORST[1]:
             press(driver, "e")  # once more takes it back
             press(driver, "d")
-        if scan == "sub-05_ses-1":
+        if scan == WORST[2]:
             press(driver, "1")
             press(driver, "n")
             driver.switch_to.active_element.send_keys("blurred  in front", Keys.ESCAPE)
-            assert "3 scans rated" in driver.find_element(By.CSS_SELECTOR, ".rating").text
-            driver.find_element(By.CSS_SELECTOR, "[data-ratings=save]").click()
-        else:
+        if place < 137:
             press(driver, "j")
-    table = driver.downloads / "ratings.tsv"
-    WebDriverWait(driver, 20).until(lambda d: table.exists())
+    assert tuple(met[:3]) == WORST  # the three worst first
+    assert set(met) == everyone
+    assert "138 scans rated" in driver.find_element(By.CSS_SELECTOR, ".rating").text
+    driver.find_element(By.CSS_SELECTOR, "[data-ratings=save]").click()
+    ratings = driver.downloads / "ratings.tsv"
+    WebDriverWait(driver, 20).until(lambda d: ratings.exists())
     press(driver, "a")
     WebDriverWait(driver, 20).until(lambda d: "cohort.html" in d.current_url)
     Select(driver.find_element(By.ID, "scans-rated")).select_by_visible_text("exclude")
-    assert first_column(driver) == ["sub-03_ses-1", "sub-05_ses-1"]
+    assert first_column(driver) == [WORST[0], WORST[2]]
 
-    bids = tmp_path / "bids"
-    everyone = [path.stem for path in (report / "scans").glob("*.html")]
-    for scan in everyone:
-        folder = bids.joinpath(*scan.split("_"), "anat")
-        folder.mkdir(parents=True)
-        (folder / f"{scan}_T1w.nii.gz").write_bytes(b"x")
-    cohort = index_cohort(bids, CohortOptions(exclude=str(table), stratify=[]), (), seed=1)
-    assert set(everyone) - set(cohort.scans["scan"]) == {"sub-03_ses-1", "sub-05_ses-1"}
-    reasons = cohort.excluded.set_index("scan")["reason"]
-    assert reasons["sub-03_ses-1"] == "rated exclude by A. Rater"
-    assert reasons["sub-05_ses-1"] == "rated exclude by A. Rater: motion; blurred in front"
+    after = index_cohort(tmp_path, folder / "bids", exclude=str(ratings))
+    assert everyone - set(read_table(after / "scans.tsv")["scan"]) == {WORST[0], WORST[2]}
+    excluded = read_table(after / "excluded.tsv").set_index("scan")
+    assert excluded.loc[WORST[0], "reason"] == "rated exclude by A. Rater"
+    assert excluded.loc[WORST[2], "reason"] == "rated exclude by A. Rater: motion; blurred in front"
+
+    fitted = set(read_table(folder / "scm" / "covariates.tsv")["scan"])
+    assert set(WORST) <= fitted
+    shutil.copy(after / "scans.tsv", folder / "cohort" / "scans.tsv")
+    made_up_study.fit(folder, config)
+    assert fitted - set(read_table(folder / "scm" / "covariates.tsv")["scan"]) == {WORST[0], WORST[2]}
 
 
 def test_the_slice_viewer_moves_all_planes_and_keeps_its_place_in_the_address(driver, report):
@@ -385,6 +437,18 @@ def test_axe_finds_nothing_on_any_page(driver, report, scheme, width):
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_arrows_of_the_chosen_question_are_shown(driver, report):
+    visit(driver, report / "cohort.html")
+    shown = "return [...new Set([...document.querySelectorAll('[data-query]')].filter(each => getComputedStyle(each)"
+    shown += ".display !== 'none').map(each => each.dataset.query))]"
+    assert driver.execute_script(shown) == ["older-by-20"]
+    chosen = Select(driver.find_element(By.ID, "arrows"))
+    chosen.select_by_visible_text("man")
+    assert driver.execute_script(shown) == ["man"]
+    chosen.select_by_visible_text("none")
+    assert driver.execute_script(shown) == []
 
 
 def test_letters_typed_into_the_search_are_not_keys(driver, report):

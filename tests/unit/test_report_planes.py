@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 from markupsafe import Markup
 
@@ -59,3 +60,45 @@ def test_intervals_that_hold_what_they_promise_lie_on_the_diagonal():
 def test_nothing_to_draw_is_no_chart():
     assert planes.scatter([planes.Point(math.nan, 1.0, "")], "x", "y", "title") == Markup("")
     assert planes.reliability({"ours": ([], "ours")}, "title") == Markup("")
+
+
+def test_arrows_of_one_question_are_shown_at_a_time_and_point_from_scan_to_counterfactual():
+    points = [planes.Point(50.0, 100.0, "sub-1"), planes.Point(60.0, 120.0, "sub-2")]
+    arrows = {
+        "older": [planes.Arrow((50.0, 100.0), (70.0, 90.0), "sub-1: −10 ml", "ours dashed")],
+        "<none>": [planes.Arrow((60.0, 120.0), (60.0, 120.0), "sub-2: 0 ml")],
+    }
+    drawing = planes.growth(points, (np.zeros(0), np.zeros((5, 0))), arrows, "age", "ml", "title")
+    assert '<g data-query="older">' in drawing
+    assert '<g data-query="&lt;none&gt;" hidden>' in drawing
+    x, y = circles(drawing)[0]
+    x0, y0, x1, y1 = map(float, re.search(r'dashed" d="M([\d.]+) ([\d.]+) L([\d.]+) ([\d.]+)"', drawing).groups())
+    assert (x0, y0) == (x, y)
+    assert x1 > x0
+    assert y1 > y0  # rows of a drawing run down
+
+
+def test_bands_of_centiles_lie_one_in_another_and_stop_where_they_are_not_known():
+    at = np.linspace(20, 80, 4)
+    bands = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]]) + np.zeros(4)
+    bands[:, -1] = np.nan
+    drawing = planes.growth([planes.Point(80.0, 3.0, "sub-1")], (at, bands), {}, "age", "ml", "title")
+    areas = [
+        [tuple(map(float, pair.split(","))) for pair in area.split()]
+        for area in re.findall(r'class="band" points="([^"]+)"', drawing)
+    ]
+    heights = [max(y for _, y in area) - min(y for _, y in area) for area in areas]
+    assert heights[0] == pytest.approx(2 * heights[1], abs=0.2)
+    ((x, _),) = circles(drawing)
+    assert max(x for x, _ in areas[0]) < x
+
+
+def test_a_strip_shows_each_kind_along_the_axis_and_marks_under_it():
+    row = planes.Strip("F", ["none", "few", "few", "many"], [15.0])
+    drawing = planes.strips([row], (10.0, 50.0), "age", "title")
+    cells = re.findall(r'class="near (\w+)" x="([\d.]+)" y="\d+" width="([\d.]+)"', drawing)
+    assert [kind for kind, _, _ in cells] == ["none", "few", "many"]
+    widths = [float(width) for _, _, width in cells]
+    assert widths[1] == pytest.approx(2 * widths[0], abs=0.2)
+    ((x, _),) = circles(drawing)
+    assert x == pytest.approx(float(cells[0][1]) + widths[0] / 2, abs=0.2)

@@ -110,3 +110,22 @@ def test_another_split_trains_again_and_options_that_are_changed_back_redo_nothi
     assert study.plan(**other) == {"train_autoencoder": 1, "encode_scans": 1, **AFTER_INDEX}
     assert study.run() == {"index_cohort": 1}
     assert study.plan() == {}
+
+
+def test_ratings_redo_what_depends_on_them_and_preprocess_nothing(study: Study) -> None:
+    index, ratings = {"index_cohort": 1}, study.folder / "ratings.tsv"
+    rated = {"cohort": {**study.options["cohort"], "exclude": str(ratings)}}
+
+    def rate(*rows: str) -> None:
+        ratings.write_text("\n".join(["scan\trating\texcluded_from", *rows]) + "\n")
+
+    rate("sub-1\tpass\t", "sub-2\tdoubtful\t")
+    assert study.run(**rated) == index  # nobody is excluded
+    rate("sub-1\texclude\tscm")
+    assert study.run(**rated) == {**index, **AFTER_INDEX}
+    rate("sub-1\texclude\teverything")
+    assert study.run(**rated) == {**index, **AFTER_PREPROCESSING}
+    assert study.run(**rated) == {}
+    excluded = (study.folder / "results" / "cohort" / "excluded.tsv").read_text()
+    assert "sub-1\t" in excluded
+    assert study.run() == {**index, **AFTER_PREPROCESSING}

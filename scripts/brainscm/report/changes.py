@@ -92,6 +92,21 @@ def read_changes(metrics: pd.DataFrame, scans: pd.DataFrame, decodes: Mapping[st
     }
 
 
+def read_measured(regions: pd.DataFrame) -> Changes:
+    """By scan and query, the change of each region of every counterfactual, with the interval of the parameters alone.
+
+    Args:
+        regions: counterfactuals/regions.tsv.
+    """
+    found: dict[tuple[str, str], list[Change]] = {}
+    for row in records(regions):
+        volumes = {"measured_ml": row["change_ml"], "low_ml": row["low_95_ml"], "high_ml": row["high_95_ml"]}
+        known = {name: float(value) for name, value in volumes.items() if pd.notna(value)}
+        change = Change(str(row["region"]), float(row["before_ml"]), **known)
+        found.setdefault((str(row["scan"]), str(row["query"])), []).append(change)
+    return found
+
+
 def mean_changes(changes: Changes, query: str) -> list[Change]:
     """The mean change of each region over a query's scans, without intervals."""
     own = [change for (_, asked), regions in changes.items() if asked == query for change in regions]

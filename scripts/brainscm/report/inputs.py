@@ -11,6 +11,7 @@ TABLES = {
     "codes": "autoencoder/codes.tsv",
     "card": "autoencoder/model.json",
     "reconstruction": "autoencoder/reconstruction.tsv",
+    "sample": "scm/covariates.tsv",
     "nodes": "scm/nodes.tsv",
     "tests": "scm/tests.tsv",
     "implications": "scm/implications.tsv",
@@ -19,6 +20,7 @@ TABLES = {
     "places": "scm/participants.tsv",
     "regional_effects": "scm/regional_effects.tsv",
     "manifest": "counterfactuals/manifest.tsv",
+    "regions": "counterfactuals/regions.tsv",
     "summary": "evaluation/summary.json",
     "metrics": "evaluation/metrics.tsv",
     "regional_slopes": "evaluation/regional_slopes.tsv",
@@ -37,7 +39,7 @@ REFUTATION = "scm/refutation.tsv"  # is there once it was asked for
 # there cannot be, since nothing is trained, fitted or evaluated.
 BUNDLED = ("model", "card", "nodes", "tests", "implications", "formulas", "diagnostics", "regional_effects")
 OF_NEW_SCANS = {"support": "support/scans.tsv", "reconstruction": "support/reconstruction.tsv"}
-ABSENT = ("history", "codes", "places", "summary", "metrics", "regional_slopes", "minimality", "realism")
+ABSENT = ("history", "codes", "sample", "places", "summary", "metrics", "regional_slopes", "minimality", "realism")
 
 
 def report_inputs(results: str, bundle: str | None) -> dict[str, str]:

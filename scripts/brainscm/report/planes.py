@@ -6,13 +6,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup, escape
+from numpy.typing import NDArray
 
-from brainscm.report.charts import padded, svg, ticks
+from brainscm.report.charts import WIDTH, padded, svg, ticks
 from brainscm.report.words import signed
 
 SIDE = 300  # of a small chart
 Range = tuple[float, float]
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,29 @@ class Plane:
         path = " ".join(f"{self.across(x):.1f},{self.down(y):.1f}" for x, y in points)
         return f'<polyline class="line {style}" points="{path}"/>'
 
+    def area(self, points: Iterable[tuple[float, float]]) -> str:
+        path = " ".join(f"{self.across(x):.1f},{self.down(y):.1f}" for x, y in points)
+        return f'<polygon class="band" points="{path}"/>'
+
+    def arrow(self, arrow: Arrow) -> str:
+        (x0, y0), (x1, y1) = ((self.across(x), self.down(y)) for x, y in (arrow.start, arrow.end))
+        length = math.hypot(x1 - x0, y1 - y0)
+        if length < 1:
+            drawn = f'<circle class="{arrow.style}" cx="{x0:.1f}" cy="{y0:.1f}" r="2.5"/>'
+        else:
+            along = ((x1 - x0) / length, (y1 - y0) / length)
+            size = min(6.0, length)
+            back = (x1 - size * along[0], y1 - size * along[1])
+            sides = [
+                (back[0] + sign * 0.45 * size * along[1], back[1] - sign * 0.45 * size * along[0]) for sign in (1, -1)
+            ]
+            head = " ".join(f"L{x:.1f} {y:.1f}" for x, y in sides)
+            drawn = (
+                f'<path class="{arrow.style}" d="M{x0:.1f} {y0:.1f} L{back[0]:.1f} {back[1]:.1f}"/>'
+                f'<path class="{arrow.style.split()[0]}" d="M{x1:.1f} {y1:.1f} {head} Z"/>'
+            )
+        return f"<g><title>{escape(arrow.title)}</title>{drawn}</g>"
+
     def diagonal(self) -> str:
         """Where both numbers are the same, as far as it lies within both ranges."""
         low, high = max(self.x[0], self.y[0]), min(self.x[1], self.y[1])
@@ -117,3 +143,85 @@ def reliability(series: Mapping[str, tuple[Sequence[Point], str]], title: str) -
 
 def _number(value: float) -> str:
     return signed(f"{value:g}")
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """From one point of a plane to another."""
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    title: str
+    style: str = "ours"
+
+
+def growth(
+    points: Sequence[Point],
+    bands: tuple[Array, Array],
+    arrows: Mapping[str, Sequence[Arrow]],
+    x_label: str,
+    y_label: str,
+    title: str,
+) -> Markup:
+    """Points over bands of centiles, with the arrows of one group at a time (`data-query`; the first is shown).
+
+    Args:
+        bands: places along x, and an uneven number of centiles at them from lowest to highest, (centiles, places).
+    """
+    every = [arrow for group in arrows.values() for arrow in group]
+    xs = [point.x for point in points] + [end[0] for arrow in every for end in (arrow.start, arrow.end)]
+    ys = [point.y for point in points] + [end[1] for arrow in every for end in (arrow.start, arrow.end)]
+    at, centiles = bands
+    known = np.isfinite(centiles).all(axis=0) if len(at) else np.zeros(0, dtype=bool)
+    if not xs:
+        return Markup("")
+    plane = Plane(padded(xs, 0.03), padded([*ys, *centiles[:, known].ravel()]), WIDTH, 300, left=52)
+    parts = plane.axes(x_label, y_label)
+    count = len(centiles)
+    for low in range(count // 2 if known.any() else 0):
+        lower, upper = (list(zip(at[known], centiles[row, known], strict=True)) for row in (low, count - 1 - low))
+        parts.append(plane.area([*lower, *reversed(upper)]))
+    if known.any():
+        parts.append(plane.line(zip(at[known], centiles[count // 2, known], strict=True), "train"))
+    parts += plane.marks(points, radius=2.0)
+    for place, (name, group) in enumerate(arrows.items()):
+        drawn = "".join(plane.arrow(arrow) for arrow in group)
+        parts.append(f'<g data-query="{escape(name)}"{" hidden" if place else ""}>{drawn}</g>')
+    return svg(parts, plane.height, title, plane.width)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of equal cells, each of a kind that is a CSS class, with marks under it."""
+
+    label: str
+    kinds: Sequence[str]
+    marks: Sequence[float]
+
+
+def strips(rows: Sequence[Strip], x: Range, x_label: str, title: str) -> Markup:
+    """Rows of cells along one axis."""
+    width, row_height, left = 480, 40, 14 + round(6.6 * max((len(row.label) for row in rows), default=0))
+    plane = Plane(x, (0.0, 1.0), width, row_height * len(rows) + 40, left=left)
+    parts = []
+    for place, row in enumerate(rows):
+        top = place * row_height + 4
+        parts.append(f'<text x="{left - 10}" y="{top + 15}" text-anchor="end">{escape(row.label)}</text>')
+        edges = np.linspace(plane.across(x[0]), plane.across(x[1]), len(row.kinds) + 1)
+        start = 0
+        for end in range(1, len(row.kinds) + 1):  # cells of one kind are one rectangle
+            if end == len(row.kinds) or row.kinds[end] != row.kinds[start]:
+                wide = edges[end] - edges[start]
+                parts.append(
+                    f'<rect class="near {row.kinds[start]}" x="{edges[start]:.1f}" y="{top}" width="{wide:.1f}" '
+                    'height="22"/>'
+                )
+                start = end
+        parts += [f'<circle class="ours" cx="{plane.across(mark):.1f}" cy="{top + 28}" r="2"/>' for mark in row.marks]
+    bottom = row_height * len(rows)
+    for tick in ticks(*x, about=6):
+        parts.append(
+            f'<text x="{plane.across(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{_number(tick)}</text>'
+        )
+    parts.append(f'<text x="{width - 8}" y="{bottom + 33}" text-anchor="end">{escape(x_label)}</text>')
+    return svg(parts, plane.height, title, width)

@@ -19,7 +19,7 @@ from brainscm.latents.store import LatentStore
 from brainscm.qc.collect import robust_z
 from brainscm.qc.measures import MEASURES, Measure
 from brainscm.questions import read_queries
-from brainscm.report.changes import Changes, read_changes
+from brainscm.report.changes import Changes, read_changes, read_measured
 from brainscm.report.inputs import ABSENT, REFUTATION, TABLES, report_inputs
 from brainscm.scans import QC_STATUS, ScanTable, records
 from brainscm.scm.graph import Graph, read_graph
@@ -57,6 +57,7 @@ class Study:
     codes: pd.DataFrame
     card: dict[str, Any]
     reconstruction: pd.DataFrame
+    sample: pd.DataFrame
     nodes: pd.DataFrame
     tests: pd.DataFrame
     implications: pd.DataFrame
@@ -65,6 +66,7 @@ class Study:
     places: pd.DataFrame
     regional_effects: pd.DataFrame
     manifest: pd.DataFrame
+    regions: pd.DataFrame
     summary: dict[str, Any]
     metrics: pd.DataFrame
     regional_slopes: pd.DataFrame
@@ -186,6 +188,11 @@ class Study:
         """By scan and query, how each region changes; only of what the evaluation measured."""
         decodes = {query.name: query.decode for query in self.queries}
         return read_changes(self.metrics, self.scans.rows, decodes)
+
+    @cached_property
+    def measured_changes(self) -> Changes:
+        """By scan and query, how each region of every counterfactual changes, without what is expected."""
+        return read_measured(self.regions)
 
     @cached_property
     def coverage(self) -> dict[str, float]:

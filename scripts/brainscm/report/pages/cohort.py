@@ -10,6 +10,7 @@ import pandas as pd
 from brainscm.report import charts, words
 from brainscm.report.cells import Context, embedded, plain
 from brainscm.report.gallery import Gallery
+from brainscm.report.pages.volumes import positivity, volumes
 from brainscm.report.study import Study
 from brainscm.scans import QC_REASONS, QC_STATUS, SPLITS
 
@@ -68,6 +69,8 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             }
             for column in numeric[:CHARTS]
         ],
+        "volumes": volumes(study),
+        "positivity": positivity(study),
         "unbalanced": unbalanced(study),
         "are_new": study.bundle is not None,
         "notes": study.notes.head(EXCLUDED_SHOWN).fillna("").to_dict("records"),

@@ -102,14 +102,17 @@ def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Co
     except ScanError as error:
         return said | {"problem": str(error)}
     nodes = _nodes(study, item)
-    regions = study.changes.get((item["scan"], query.name), [])
+    evaluated = study.changes.get((item["scan"], query.name), [])
+    regions = evaluated or study.measured_changes.get((item["scan"], query.name), [])
     asked = [row for row in nodes if row["node"] in query.do]
     set_to = ", ".join(f"{row['node']} {row['factual']} → {row['counterfactual']}" for row in asked)
     caption = f"{item['scan']}: {set_to or 'nothing changes, for the scan is as it is asked to be'}."
     for change in regions:
         if change.region == "ventricles":
-            told = f"{millilitres(change.measured_ml)} ml measured, {millilitres(change.expected_ml)} ml expected"
-            caption += f" Ventricles: {told}."
+            caption += f" Ventricles: {millilitres(change.measured_ml)} ml measured"
+            if math.isfinite(change.expected_ml):
+                caption += f", {millilitres(change.expected_ml)} ml expected"
+            caption += "."
     return (
         said
         | drawn
@@ -119,6 +122,7 @@ def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Co
             "badges": badges(study, item),
             "nodes": nodes,
             "regions": regions_table(regions),
+            "is_evaluated": bool(evaluated),
             "caption": caption,
         }
     )
@@ -133,9 +137,9 @@ def regions_table(changes: list[Change]) -> Context | None:
         ("measured", "Measured (ml)", "number"),
         ("measured_percent", "(%)", "number"),
         ("interval", "95 % interval (ml)", "number"),
-        ("expected", "Expected (ml)", "number"),
-        ("expected_percent", "(%)", "number"),
     ]
+    if any(math.isfinite(change.expected_ml) for change in changes):
+        columns += [("expected", "Expected (ml)", "number"), ("expected_percent", "(%)", "number")]
     if any(math.isfinite(change.true_ml) for change in changes):
         columns += [("true", "True (ml)", "number"), ("true_percent", "(%)", "number")]
     if any(change.is_wrong_way for change in changes):
