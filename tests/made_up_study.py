@@ -159,7 +159,7 @@ def make_study(folder: Path, participants: int = 24, seed: int = 0, config: dict
 
 def analyse(folder: Path, config: Config, seed: int = 0) -> None:
     """Encode the scans of a study, fit its causal model and answer its queries."""
-    _encode(folder)
+    encode(folder)
     scm = fit(folder, config, seed)
     learn_factors(scm, open_encoded(folder), measure).write(folder / INTERVALS)
     write_counterfactuals(folder / "counterfactuals", folder, scm, config)
@@ -268,7 +268,8 @@ def _write_truth(bids: Path, scans: pd.DataFrame) -> None:
     write_table(pd.DataFrame(rows), bids / "derivatives" / "truth" / "counterfactuals.tsv")
 
 
-def _encode(folder: Path) -> None:
+def encode(folder: Path) -> None:
+    """Fit the encoder on the training scans of a study's index, and encode all of its scans."""
     preproc = folder / "preproc"
     scans = ScanTable.read(folder / "cohort" / "scans.tsv", preproc / "qc.tsv")
     training = np.stack([scans.volume(scan) for scan in scans.of_split("train")["scan"]])[:, None]

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -16,7 +17,7 @@ from brainscm.config import Config
 from brainscm.report.render import PAGES, render_report
 from brainscm.report.study import Study
 from brainscm.tables import read_table, write_table
-from workflows import run_workflow
+from workflows import indexed_study, run_workflow, stubbed_checkout
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if CHROMIUM is None or DRIVER is None:
@@ -302,6 +303,7 @@ def test_a_reviewer_goes_through_138_scans_by_keyboard_and_two_are_gone_from_the
     fitted = set(read_table(folder / "scm" / "covariates.tsv")["scan"])
     assert set(WORST) <= fitted
     shutil.copy(after / "scans.tsv", folder / "cohort" / "scans.tsv")
+    made_up_study.encode(folder)
     made_up_study.fit(folder, config)
     assert fitted - set(read_table(folder / "scm" / "covariates.tsv")["scan"]) == {WORST[0], WORST[2]}
 
@@ -449,6 +451,32 @@ def test_arrows_of_the_chosen_question_are_shown(driver, report):
     assert driver.execute_script(shown) == ["man"]
     chosen.select_by_visible_text("none")
     assert driver.execute_script(shown) == []
+
+
+def test_snakemakes_own_report_holds_all_pages_and_their_links_work(driver, report, tmp_path):
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    stubbed_checkout(checkout)
+    copy = f"import shutil\nshutil.copytree({str(report)!r}, snakemake.output[0], dirs_exist_ok=True)\n"
+    (checkout / "scripts" / "render_report.py").write_text(copy)
+    study = indexed_study(tmp_path, checkout)
+    for arguments in ((), ("--report", str(tmp_path / "report.zip"))):
+        done = run_workflow(tmp_path, study, *arguments, checkout=checkout)
+        assert done.returncode == 0, done.stdout
+    with ZipFile(tmp_path / "report.zip") as archive:
+        archive.extractall(tmp_path)
+
+    visit(driver, tmp_path / "report" / "report.html")
+    (category,) = [each for each in driver.find_elements(By.CSS_SELECTOR, "li") if each.text.strip() == "Report"]
+    category.click()
+    driver.find_element(By.XPATH, "//tr[contains(., 'index.html')]").find_element(By.TAG_NAME, "a").click()
+    WebDriverWait(driver, 20).until(lambda d: d.find_elements(By.TAG_NAME, "iframe"))
+    driver.switch_to.frame(driver.find_element(By.TAG_NAME, "iframe"))
+    driver.find_element(By.LINK_TEXT, "Cohort").click()
+    WebDriverWait(driver, 20).until(lambda d: d.find_elements(By.ID, "scans-table"))
+    driver.find_element(By.CSS_SELECTOR, "#scans-table tbody a").click()
+    WebDriverWait(driver, 20).until(lambda d: d.find_element(By.TAG_NAME, "h1").text == "sub-03_ses-1")
+    driver.switch_to.default_content()
 
 
 def test_letters_typed_into_the_search_are_not_keys(driver, report):

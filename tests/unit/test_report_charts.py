@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from brainscm.report import charts
+from brainscm.report import charts, planes
 from brainscm.report.graph import draw_graph
 
 
@@ -31,12 +31,12 @@ def test_forest_places_estimates_in_order_and_marks_what_is_missing():
 
 def test_nothing_to_draw_is_no_chart():
     assert charts.forest({"": [charts.Estimate("a", np.nan)]}, "", "title") == Markup("")
-    assert charts.lines({"a": ([1], [np.nan], "train")}, "step", "title") == Markup("")
+    assert planes.lines({"a": ([1], [np.nan], "train")}, "step", "title") == Markup("")
     assert charts.histogram_rows({"train": []}, "age", "title") == Markup("")
 
 
 def test_a_constant_curve_does_not_divide_by_zero():
-    drawing = charts.lines({"lr": ([0, 100], [0.001, 0.001], "train")}, "step", "title")
+    drawing = planes.lines({"lr": ([0, 100], [0.001, 0.001], "train")}, "step", "title")
     left, right = re.search(r'points="([^"]+)"', drawing).group(1).split()
     assert left.split(",")[1] == right.split(",")[1]
     assert ">0.001<" in drawing

@@ -889,6 +889,19 @@ def test_regions_are_called_by_their_words(study):
     assert {row["region"] for row in block["rows"]} == named
 
 
+def test_measured_and_decoded_effects_stand_in_pairs_by_region_in_per_cent(study):
+    (effects,) = causal_model.context(study, None)["regions"]
+    assert [chart["caption"].split()[0] for chart in effects["charts"]] == ["Total", "Direct"]
+    drawing = effects["charts"][0]["drawing"]
+    grey = drawing.split("grey matter</text>")[1].split('class="strong"')[0]
+    own = study.regional_effects
+    own = own[(own["effect"] == "total") & (own["region"] == "gm")].set_index("source")
+    for source in ("measured", "decoded"):
+        percent = own.at[source, "estimate_percent"]
+        shown = grey.split(f">{source}</text>")[1].split("</text>")[0].split(">")[-1]
+        assert float(shown.replace("−", "-")) == pytest.approx(percent, rel=0.01)
+
+
 def test_an_effect_says_between_which_settings_it_lies(study):
     (effect,) = causal_model.context(study, made_up_study.open_gallery(study))["effects"]
     assert effect["caption"].startswith("ageing: age from 50 to 80. ")
@@ -937,6 +950,33 @@ def test_codes_latent_and_training_are_told_to_be_well_or_not(study):
     assert verdicts(overfitted_db=2.0) == well | {"Latent": False}
     assert verdicts(gain_db=0.0)["Training"]
     assert training.context(study, None)["health"] == []  # no codes, nothing to judge
+
+
+def test_rate_and_distortion_mark_the_weights_that_were_kept(study):
+    assert training.context(study, None)["rate_distortion"] is None  # components have no codes
+    steps = [100, 200, 300]
+    history = pd.DataFrame(
+        {
+            "step": steps, "split": "validation", "psnr_brain_db": [24.0, 27.0, 26.0],
+            "quantized_psnr_brain_db": [20.0, 25.5, 25.0], "bits_per_voxel": [0.5, 0.6, 0.7],
+        }
+    )  # fmt: skip
+    coded = replace(study, history=history, card={**study.card, "best_step": 200})
+    shown = training.context(coded, None)["rate_distortion"]
+    assert shown["lost_db"] == "1.5"
+    told = re.findall(r"<title>([^<]+)</title>", shown["drawing"])
+    assert [each.split(":")[0] for each in told] == ["step 100", "step 200", "step 300", "step 200"]
+
+
+def test_a_noisy_curve_is_smoothed_over_itself_and_a_bad_step_does_not_move_it(study):
+    loss = np.ones(60)
+    loss[30] = 50.0
+    history = pd.DataFrame({"step": np.arange(60), "split": "train", "loss": loss})
+    (curve,) = training.context(replace(study, history=history), None)["charts"]
+    raw, smoothed = re.findall(r'<polyline class="line ([^"]+)" points="([^"]+)"', curve["drawing"])
+    assert (raw[0], smoothed[0]) == ("train faint", "train")
+    heights = [{pair.split(",")[1] for pair in points.split()} for _, points in (raw, smoothed)]
+    assert [len(each) for each in heights] == [2, 1]
 
 
 def test_every_codebook_has_a_row_with_both_splits(study):

@@ -120,7 +120,7 @@ def test_ratings_redo_what_depends_on_them_and_preprocess_nothing(study: Study) 
         ratings.write_text("\n".join(["scan\trating\texcluded_from", *rows]) + "\n")
 
     rate("sub-1\tpass\t", "sub-2\tdoubtful\t")
-    assert study.run(**rated) == index  # nobody is excluded
+    assert study.run(**rated) == {**index, "render_report": 1}  # nobody is excluded; methods tell the configuration
     rate("sub-1\texclude\tscm")
     assert study.run(**rated) == {**index, **AFTER_INDEX}
     rate("sub-1\texclude\teverything")

@@ -44,45 +44,6 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     return [float(round(k * step, 10)) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float], str]], x_label: str, title: str) -> Markup:
-    """Curves (xs, ys, style) on common axes; points that are not finite are left out."""
-    curves = {}
-    for label, (xs, ys, style) in series.items():
-        points = [(float(x), float(y)) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
-        if points:
-            curves[label] = (points, style)
-    if not curves:
-        return Markup("")
-    every = [point for points, _ in curves.values() for point in points]
-    x_low, x_high = min(x for x, _ in every), max(x for x, _ in every)
-    y_low, y_high = padded([y for _, y in every])
-    left, right, top, bottom = 48, WIDTH - 8, 8, 190
-
-    def across(x: float) -> float:
-        return left + (right - left) * ((x - x_low) / (x_high - x_low) if x_high > x_low else 0.5)
-
-    def down(y: float) -> float:
-        return bottom - (bottom - top) * (y - y_low) / (y_high - y_low)
-
-    parts = []
-    for tick in ticks(y_low, y_high):
-        parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>')
-        parts.append(f'<text x="{left - 6}" y="{down(tick) + 4:.1f}" text-anchor="end">{signed(f"{tick:g}")}</text>')
-    for tick in ticks(x_low, x_high):
-        parts.append(
-            f'<text x="{across(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{signed(f"{tick:g}")}</text>'
-        )
-    parts.append(f'<text x="{right}" y="{bottom + 32}" text-anchor="end">{escape(x_label)}</text>')
-    for points, style in curves.values():
-        path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in points)
-        parts.append(f'<polyline class="line {style}" points="{path}"/>')
-        if len(points) == 1:
-            parts.append(
-                f'<circle class="{style}" cx="{across(points[0][0]):.1f}" cy="{down(points[0][1]):.1f}" r="3"/>'
-            )
-    return svg(parts, bottom + 38, title)
-
-
 def histogram_rows(groups: Mapping[str, Sequence[float]], x_label: str, title: str) -> Markup:
     """One row of bars a group on a common axis; a bar's height is its share of the group."""
     values = {name: np.asarray([v for v in group if np.isfinite(v)], dtype=float) for name, group in groups.items()}

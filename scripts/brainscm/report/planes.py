@@ -98,20 +98,49 @@ class Plane:
         low, high = max(self.x[0], self.y[0]), min(self.x[1], self.y[1])
         return self.line([(low, low), (high, high)], "zero") if high > low else ""
 
+    def dot(self, at: tuple[float, float], style: str, radius: float = 3) -> str:
+        return f'<circle class="{style}" cx="{self.across(at[0]):.1f}" cy="{self.down(at[1]):.1f}" r="{radius}"/>'
+
     def marks(self, points: Sequence[Point], radius: float = 3.2) -> list[str]:
         parts = []
         for point in points:
-            x, y = self.across(point.x), self.down(point.y)
             bar = ""
             if math.isfinite(point.low) and math.isfinite(point.high):
                 ends = (min(max(end, self.y[0]), self.y[1]) for end in (point.low, point.high))
                 low, high = (self.down(end) for end in ends)
-                bar = f'<path class="bar {point.style}" d="M{x:.1f} {low:.1f} V{high:.1f}"/>'
-            parts.append(
-                f"<g><title>{escape(point.title)}</title>{bar}"
-                f'<circle class="{point.style}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/></g>'
-            )
+                bar = f'<path class="bar {point.style}" d="M{self.across(point.x):.1f} {low:.1f} V{high:.1f}"/>'
+            dot = self.dot((point.x, point.y), point.style, radius)
+            parts.append(f"<g><title>{escape(point.title)}</title>{bar}{dot}</g>")
         return parts
+
+
+def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float], str]], x_label: str, title: str) -> Markup:
+    """Curves (xs, ys, style) on common axes; points that are not finite are left out."""
+    curves = {}
+    for label, (xs, ys, style) in series.items():
+        points = [(float(x), float(y)) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        if points:
+            curves[label] = (points, style)
+    if not curves:
+        return Markup("")
+    every = [point for points, _ in curves.values() for point in points]
+    xs, ys = [x for x, _ in every], [y for _, y in every]
+    plane = Plane((min(xs), max(xs)), padded(ys), WIDTH, 228, left=48, top=8, below=38)
+    parts = plane.axes(x_label)
+    for points, style in curves.values():
+        parts.append(plane.line(points, style))
+        if len(points) == 1:
+            parts.append(plane.dot(points[0], style))
+    return svg(parts, plane.height, title, plane.width)
+
+
+def way(points: Sequence[Point], marked: int, x_label: str, y_label: str, title: str) -> Markup:
+    """Points joined in their order; the one at the place `marked` is large."""
+    xs, ys = [point.x for point in points], [point.y for point in points]
+    plane = Plane(padded(xs), padded(ys), WIDTH, 260, left=52)
+    parts = [*plane.axes(x_label, y_label), plane.line(zip(xs, ys, strict=True), points[0].style)]
+    parts += [*plane.marks(points, radius=2.2), *plane.marks([points[marked]], radius=5.5)]
+    return svg(parts, plane.height, title, plane.width)
 
 
 def scatter(points: Sequence[Point], x_label: str, y_label: str, title: str) -> Markup:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
 from brainscm.regions import REGIONS as SEGMENTED
 from brainscm.regions import region_label
-from brainscm.report import words
+from brainscm.report import charts, words
 from brainscm.report.cells import Context, whole_table
 from brainscm.report.gallery import Gallery
 from brainscm.report.graph import draw_graph
 from brainscm.report.study import Study
+from brainscm.scans import records
 from brainscm.scm.claims import ALL, adjustment_warnings, in_words
 from brainscm.scm.graph import Graph
 
@@ -74,7 +76,11 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         "test_columns": tests["columns"],
         "effects": _effects(study, gallery),
         "regions": [
-            {"contrast": contrast, **whole_table(rows.assign(region=rows["region"].map(region_label)), REGIONS)}
+            {
+                "contrast": contrast,
+                "charts": _paired(str(contrast), rows),
+                **whole_table(rows.assign(region=rows["region"].map(region_label)), REGIONS),
+            }
             for contrast, rows in study.regional_effects.groupby("contrast", sort=False)
         ],
         "refutation": _refutation(study),
@@ -82,6 +88,29 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             {"node": node, **whole_table(rows, COEFFICIENTS)} for node, rows in study.nodes.groupby("node", sort=False)
         ],
     }
+
+
+def _paired(contrast: str, effects: pd.DataFrame) -> list[Context]:
+    """A chart an effect: the change of each region in per cent, as measured and as decoded, each with its interval."""
+    drawn = []
+    for effect, rows in effects.groupby("effect", sort=False):
+        groups = {
+            region_label(str(region)): [_in_percent(row) for row in records(part)]
+            for region, part in rows.groupby("region", sort=False)
+        }
+        title = f"Changes of regions under {contrast}, {effect} effect, in per cent"
+        drawing = charts.forest(groups, "%", title, 0.0)
+        drawn.append(
+            {"caption": f"{words.capitalised(str(effect))} effect, in per cent of the mean", "drawing": drawing}
+        )
+    return drawn
+
+
+def _in_percent(row: Context) -> charts.Estimate:
+    value, low, high = (
+        100 * float(row[f"{name}_ml"]) / row["mean_ml"] for name in ("estimate", "ci95_low", "ci95_high")
+    )
+    return charts.Estimate(row["source"], value, low, high, "theirs" if row["source"] == "measured" else "ours")
 
 
 IMPLICATIONS = {
@@ -188,7 +217,7 @@ def _graph_findings(study: Study) -> list[str]:
             )
     measured = [name for name in graph.formulas if (study.config.scm.nodes[name].column or name) in REGION_NAMES]
     sentences += [f"{warning}." for warning in adjustment_warnings(graph, measured)]
-    return [f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences]
+    return [words.capitalised(sentence) for sentence in sentences]
 
 
 def _findings(study: Study) -> list[str]:
@@ -208,7 +237,7 @@ def _findings(study: Study) -> list[str]:
     if condition is not None and not any("collinear" in warning or "VIF" in warning for warning in warnings):
         sentences.append(f"The image's covariates can be told apart (condition number {condition:.3g}).")
     sentences += _without_effect(study.graph)
-    return sentences + [f"{warning[0].upper()}{warning[1:]}." for warning in warnings]
+    return sentences + [f"{words.capitalised(warning)}." for warning in warnings]
 
 
 def _cautions(study: Study) -> list[str]:
@@ -217,7 +246,7 @@ def _cautions(study: Study) -> list[str]:
     found = diagnostics[diagnostics["check"] == "residual_variance_p"]["warning"].dropna().tolist()
     noted = tests[tests["note"].notna()] if "note" in tests else tests.iloc[:0]
     found += [f"{row['contrast']} ({row['effect']}): {row['note']}" for _, row in noted.iterrows()]
-    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in found]
+    return [f"{words.capitalised(sentence)}." for sentence in found]
 
 
 def _without_effect(graph: Graph) -> list[str]:

@@ -162,7 +162,7 @@ def _standing(study: Study, row: Mapping[str, Any], column: str, outcome: str, b
         "_class": outcome if outcome != "pass" else "",
         "percentile": BAR.format(percentile, measure.better) if math.isfinite(percentile) else "–",
         "z": Markup('<strong class="status warn">{}</strong>').format(distance) if odd else distance,
-        "meaning": "".join(f"{reason[0].upper()}{reason[1:]}. " for reason in broken)
+        "meaning": "".join(f"{words.capitalised(reason)}. " for reason in broken)
         + measure.meaning
         + ("" if measure.better == "neither" else f" {measure.better.capitalize()} is better."),
     }

@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 
 from brainscm.errors import ScanError
-from brainscm.report import charts, words
+from brainscm.report import charts, planes, words
 from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.pages.scan import fidelity_words
 from brainscm.report.study import Study
-from brainscm.scans import SPLITS
+from brainscm.scans import SPLITS, records
 
 CURVES = {
     "loss": "Training loss",
@@ -24,6 +24,8 @@ CURVES = {
     "perplexity": "Perplexity, mean of the codebooks",
     "lr": "Learning rate",
 }
+NOISY = ("loss",)
+SMOOTHED_FROM = 20  # points of a curve
 CODE_FIGURES = ("dead", "perplexity", "bits")
 OVERFITTED_DB = 1.5
 LOST_BY_CODES_DB = 3.0
@@ -61,6 +63,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         ],
         "health": _health(study, parts),
         "codes": _codes(study.codes),
+        "rate_distortion": _rate_distortion(study),
         "fidelity": fidelity,
         "regions": _regions(study, reconstruction),
         "histogram": charts.histogram_rows(by_split, "PSNR in the brain (dB)", "Reconstruction PSNR by split"),
@@ -200,8 +203,47 @@ def _curves(history: pd.DataFrame) -> list[Context]:
         if column == "lr":
             parts = {"train": history.drop_duplicates("step")}
         series = {split: (part["step"].tolist(), part[column].tolist(), split) for split, part in parts.items()}
-        curves.append({"drawing": charts.lines(series, "step", caption), "caption": caption})
+        for split, part in parts.items():
+            if column in NOISY and len(part) > SMOOTHED_FROM:
+                steps, values, style = series.pop(split)
+                series |= {f"{split}, as it was": (steps, values, f"{style} faint")}
+                series |= {split: (steps, _smoothed(part[column]), style)}
+                caption = f"{CURVES[column]}; the strong line is the median about each step"
+        curves.append({"drawing": planes.lines(series, "step", caption), "caption": caption})
     return curves
+
+
+def _smoothed(values: pd.Series) -> list[float]:
+    """The running median, which a single bad step does not move."""
+    window = 2 * (len(values) // (2 * SMOOTHED_FROM)) + 3
+    return values.rolling(window, center=True, min_periods=1).median().tolist()
+
+
+def _rate_distortion(study: Study) -> Context | None:
+    """What the codes take and what is lost by them, at each validation of the training; the kept weights are marked."""
+    history = study.history
+    if not {"bits_per_voxel", "quantized_psnr_brain_db"} <= set(history):
+        return None
+    rows = history[(history["split"] == "validation")].dropna(subset=["bits_per_voxel", "quantized_psnr_brain_db"])
+    if rows.empty:
+        return None
+    steps = rows["step"].tolist()
+    best = study.card.get("best_step")
+    kept = steps.index(best) if best in steps else len(steps) - 1
+    points = [
+        planes.Point(
+            row["bits_per_voxel"],
+            row["quantized_psnr_brain_db"],
+            f"step {row['step']:,.0f}: {row['bits_per_voxel']:.2f} bits a voxel, "
+            f"{row['quantized_psnr_brain_db']:.1f} dB from codes",
+            "validation",
+        )
+        for row in records(rows)
+    ]
+    title = "Rate and distortion of the codes: PSNR in the brain from codes against bits a voxel"
+    drawing = planes.way(points, kept, "bits a voxel of the codes", "PSNR in the brain, from codes (dB)", title)
+    lost = float((rows["psnr_brain_db"] - rows["quantized_psnr_brain_db"]).iloc[kept])
+    return {"drawing": drawing, "lost_db": f"{lost:.1f}"}
 
 
 def _examples(study: Study, gallery: Gallery | None, parts: dict[str, pd.DataFrame]) -> list[Context]:
