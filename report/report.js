@@ -197,6 +197,27 @@
   keys.k = follow("prev");
   keys.a = () => find("[data-all]")?.click();
 
+  // A trajectory: one member at a time by a slider, or all at once (as they are on paper).
+  for (const controls of all("[data-slides]")) {
+    const slides = all("[data-slide]", controls.closest("figure"));
+    const [slider, told, together] = ["input", "strong", "button"].map(query => find(query, controls));
+    const show = () => {
+      const every = together.getAttribute("aria-pressed") === "true";
+      // Each member is two cells: its name and its picture.
+      slides.forEach((cell, at) => cell.classList.toggle("off", !every && at >> 1 !== Number(slider.value)));
+      told.textContent = slides[2 * slider.value].textContent;
+      slider.setAttribute("aria-valuetext", told.textContent);
+    };
+    slider.addEventListener("input", () => { together.setAttribute("aria-pressed", false); show(); });
+    together.addEventListener("click", () => {
+      together.setAttribute("aria-pressed", together.getAttribute("aria-pressed") !== "true");
+      show();
+    });
+    slider.value = slider.max;
+    controls.hidden = false;
+    show();
+  }
+
   // Arrows from participants to counterfactuals: those of one question at a time.
   const arrows = document.getElementById("arrows");
   const point = () => { for (const group of all("[data-query]")) group.toggleAttribute("hidden", group.dataset.query !== arrows.value); };

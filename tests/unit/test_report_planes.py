@@ -85,7 +85,7 @@ def test_bands_of_centiles_lie_one_in_another_and_stop_where_they_are_not_known(
     drawing = planes.growth([planes.Point(80.0, 3.0, "sub-1")], (at, bands), {}, "age", "ml", "title")
     areas = [
         [tuple(map(float, pair.split(","))) for pair in area.split()]
-        for area in re.findall(r'class="band" points="([^"]+)"', drawing)
+        for area in re.findall(r'class="band train" points="([^"]+)"', drawing)
     ]
     heights = [max(y for _, y in area) - min(y for _, y in area) for area in areas]
     assert heights[0] == pytest.approx(2 * heights[1], abs=0.2)
@@ -102,3 +102,16 @@ def test_a_strip_shows_each_kind_along_the_axis_and_marks_under_it():
     assert widths[1] == pytest.approx(2 * widths[0], abs=0.2)
     ((x, _),) = circles(drawing)
     assert x == pytest.approx(float(cells[0][1]) + widths[0] / 2, abs=0.2)
+
+
+def test_a_course_runs_through_its_band_and_is_seen_from_none():
+    points = [planes.Point(age, change, "", "ours", change - 2, change + 2) for age, change in ((50, -10), (60, -20))]
+    drawing = planes.course(points, "age", "change (ml)", "title")
+    area = re.search(r'class="band ours" points="([^"]+)"', drawing).group(1).split()
+    heights = [float(pair.split(",")[1]) for pair in area]  # low, low, high, high
+    for (_, y), low, high in zip(circles(drawing), heights[:2], reversed(heights[2:]), strict=True):
+        assert y == pytest.approx((low + high) / 2, abs=0.11)
+    (_, zero), _ = ends(drawing, "rule")
+    assert all(y > zero for _, y in circles(drawing))
+    unbounded = [planes.Point(age, 1.0, "") for age in (50, 60)]
+    assert "band" not in planes.course(unbounded, "age", "change (ml)", "title")

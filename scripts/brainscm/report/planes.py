@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -70,9 +70,9 @@ class Plane:
         path = " ".join(f"{self.across(x):.1f},{self.down(y):.1f}" for x, y in points)
         return f'<polyline class="line {style}" points="{path}"/>'
 
-    def area(self, points: Iterable[tuple[float, float]]) -> str:
+    def area(self, points: Iterable[tuple[float, float]], style: str = "train") -> str:
         path = " ".join(f"{self.across(x):.1f},{self.down(y):.1f}" for x, y in points)
-        return f'<polygon class="band" points="{path}"/>'
+        return f'<polygon class="band {style}" points="{path}"/>'
 
     def arrow(self, arrow: Arrow) -> str:
         (x0, y0), (x1, y1) = ((self.across(x), self.down(y)) for x, y in (arrow.start, arrow.end))
@@ -140,6 +140,20 @@ def way(points: Sequence[Point], marked: int, x_label: str, y_label: str, title:
     plane = Plane(padded(xs), padded(ys), WIDTH, 260, left=52)
     parts = [*plane.axes(x_label, y_label), plane.line(zip(xs, ys, strict=True), points[0].style)]
     parts += [*plane.marks(points, radius=2.2), *plane.marks([points[marked]], radius=5.5)]
+    return svg(parts, plane.height, title, plane.width)
+
+
+def course(points: Sequence[Point], x_label: str, y_label: str, title: str) -> Markup:
+    """A change along a number, from left to right, within the band of its intervals; seen from none."""
+    ends = [end for point in points for end in (point.y, point.low, point.high) if math.isfinite(end)]
+    plane = Plane((points[0].x, points[-1].x), padded([0.0, *ends]), SIDE, 220)
+    bounded = [point for point in points if math.isfinite(point.low) and math.isfinite(point.high)]
+    band = [(point.x, point.low) for point in bounded] + [(point.x, point.high) for point in reversed(bounded)]
+    style = points[0].style
+    parts = [*plane.axes(x_label, y_label), plane.line([(plane.x[0], 0.0), (plane.x[1], 0.0)], "rule")]
+    parts += [plane.area(band, style)] if bounded else []
+    parts.append(plane.line([(point.x, point.y) for point in points], style))
+    parts += plane.marks([replace(point, low=math.nan) for point in points], radius=2.6)
     return svg(parts, plane.height, title, plane.width)
 
 

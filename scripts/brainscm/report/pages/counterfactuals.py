@@ -14,7 +14,7 @@ from brainscm.config import QueryOptions
 from brainscm.errors import ScanError
 from brainscm.questions import by_question, question_of
 from brainscm.regions import region_label
-from brainscm.report import words
+from brainscm.report import planes, words
 from brainscm.report.badges import BADGES, badges
 from brainscm.report.cells import Context, plain
 from brainscm.report.changes import Change
@@ -88,7 +88,33 @@ def series(study: Study, gallery: Gallery | None, made: pd.DataFrame) -> Context
     found = {badge for item in items for badge in badges(study, item)}
     told = {"problem": None, "warning": next(iter(warned), None), "nodes": [], "members": members}
     told["badges"] = [badge for badge in BADGES if badge in found]
+    told["curves"] = _curves(study, made, varied)
     return said | drawn | told | {"caption": caption}
+
+
+def _curves(study: Study, made: pd.DataFrame, varied: list[str]) -> list[Context]:
+    """A chart a region: its change along the values of a trajectory, if one number alone is varied."""
+    if len(varied) != 1 or not pd.api.types.is_numeric_dtype(made[f"counterfactual_{varied[0]}"]):
+        return []
+    column = f"counterfactual_{varied[0]}"
+    table = study.regions.merge(made[["scan", "query", column]], on=["scan", "query"]).sort_values(column)
+    drawn = []
+    for region, rows in table.groupby("region", sort=False):
+        points = [
+            planes.Point(
+                row[column], row["change_ml"], _value(row, column), "ours", row["low_95_ml"], row["high_95_ml"]
+            )
+            for row in records(rows)
+        ]
+        name = words.capitalised(region_label(str(region)))
+        title = f"{name}: measured change in ml along {varied[0]}"
+        drawing = planes.course(points, study.with_unit(varied[0]), "change (ml)", title)
+        drawn.append({"heading": name, "drawing": drawing})
+    return drawn
+
+
+def _value(row: Context, column: str) -> str:
+    return f"{words.number(row[column], 4)}: {millilitres(row['change_ml'])} ml"
 
 
 def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Context:
