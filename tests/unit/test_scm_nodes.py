@@ -253,6 +253,13 @@ def test_an_offset_that_overflows_is_refused_in_words() -> None:
         fitted("gamma", cohort(), "sex + offset(age**3)")
 
 
+@pytest.mark.parametrize("family", ["binomial", "multinomial", "ordered"])
+def test_levels_that_an_offset_alone_decides_are_held_and_told(family: str) -> None:
+    node, _ = fitted(family, cohort(60), "sex + offset(I(age * 50))")
+    assert "separate" in node.note
+    assert np.isfinite(node.covariance).all()
+
+
 def test_counterfactuals_answer_to_an_offset() -> None:
     table = cohort()
     node, values = fitted("gamma", table, "sex + offset(log(age))")

@@ -530,7 +530,8 @@ def _fit_levels(
     """
     freedom = np.full(len(start), float(max(participants.nunique() - columns, 1)))
     parameters, converged = _scored(chances, start, y, precision=0.0)
-    if not converged:
+    # An offset that alone decides every level leaves nothing to be learnt, either.
+    if not converged or np.linalg.matrix_rank(_information(chances, parameters, y)) < len(start):
         parameters, converged = _scored(chances, start, y, precision=PRIOR_SD**-2)
         curvature = _information(chances, parameters, y) + np.eye(len(start)) / PRIOR_SD**2
         covariance = np.asarray(np.linalg.pinv(curvature), dtype=np.float64)
