@@ -576,7 +576,8 @@ def test_changes_that_the_evaluation_did_not_measure_are_those_of_the_counterfac
     own = study.regions[(study.regions["scan"] == item["scan"]) & (study.regions["query"] == item["query"])]
     found = own.set_index("region").loc["gm"]
     assert row["measured"] == signed(f"{found['change_ml']:+.1f}")
-    assert row["interval"] == signed(f"{found['low_95_ml']:+.1f} to {found['high_95_ml']:+.1f}")
+    assert pd.isna(found["low_95_ml"])  # of so few participants
+    assert row["interval"] == "not calibrated"
     assert "expected" not in [key for key, _, _ in shown["regions"]["columns"]]
 
 
