@@ -199,6 +199,8 @@ class QualityOptions(Options):
     """Fail above this volume."""
     slice_jump_warn: float = Field(1.8, ge=1)
     """Warn where two neighbouring slices differ by more than this times the difference of those around them."""
+    ghost_warn: float = Field(0.04, ge=0)
+    """Warn where the air holds a copy of the head of more than this share of its brightness."""
     cnr_warn: float = Field(1.8, ge=0)
     """Warn where the contrast of grey and white matter, over the noise, is below this."""
     cnr_fail: float = Field(0.8, ge=0)

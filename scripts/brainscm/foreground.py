@@ -6,9 +6,9 @@ import numpy as np
 from scipy import ndimage
 
 
-def foreground(head: np.ndarray) -> np.ndarray:
-    """Head against air: voxels above a tenth of the bright end of the histogram, largest piece, holes filled."""
-    above = head > 0.1 * np.percentile(head, 99)
+def foreground(head: np.ndarray, share: float = 0.1) -> np.ndarray:
+    """Head against air: voxels above a share of the bright end of the histogram, largest piece, holes filled."""
+    above = head > share * np.percentile(head, 99)
     labels, count = ndimage.label(ndimage.binary_opening(above))
     if count == 0:
         return above

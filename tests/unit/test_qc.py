@@ -21,6 +21,7 @@ from brainscm.qc.limits import apply_limits
 from brainscm.qc.measures import (
     MEASURES,
     fit_metrics,
+    ghost,
     given_metrics,
     image_metrics,
     mask_metrics,
@@ -39,6 +40,7 @@ GOOD: dict[str, float | None] = {
     "fov_cut_percent": 0.0,
     "holes_ml": 0.0,
     "slice_jump": 1.4,
+    "ghost": 0.01,
     "outline_dice": 0.97,
     "mask_fit": 0.95,
 }
@@ -77,6 +79,7 @@ ALIGNED: dict[str, float | None] = {
         ({"fov_cut_percent": 40.0}, "fail", "beyond the field of view"),
         ({"holes_ml": 10.0}, "warn", "no signal"),
         ({"holes_ml": 500.0}, "fail", "no signal"),
+        ({"ghost": 0.08}, "warn", "a copy of the head of 8% of its brightness"),
         ({"slice_jump": 2.5}, "warn", "neighbouring slices differ 2.50 times"),
         ({"ncc": None}, "fail", "ncc could not be measured"),
     ],
@@ -171,6 +174,23 @@ def test_missing_slices_are_seen_as_a_jump_and_a_change_of_brightness_is_not() -
     without = Image(np.delete(whole.data, gone, axis=1), np.eye(4))
     assert slice_jump(without, np.delete(brain, gone, axis=1)) > 2
     assert slice_jump(whole, np.zeros_like(brain)) == 1
+
+
+@pytest.mark.parametrize(("axis", "shift", "share"), [(0, 24, 0.1), (1, 18, 0.06), (2, 28, 0.3)])
+def test_a_ghost_in_the_air_is_as_bright_as_it_is_and_noise_is_none(axis: int, shift: int, share: float) -> None:
+    rng = np.random.default_rng(0)
+    voxels = np.diag([5.0, 5.0, 5.0, 1.0])
+    at = np.linalg.norm(np.indices((48, 48, 48)) - 23.5, axis=0)
+    still = np.where(at < 13, 100 + 40 * np.sin(at), 0)
+
+    def scanned(image: np.ndarray) -> Image:
+        noisy = np.hypot(image + rng.normal(0, 2, image.shape), rng.normal(0, 2, image.shape))
+        return Image(noisy.astype(np.float32), voxels)
+
+    assert ghost(scanned(still)) < 0.01
+    assert ghost(scanned(still + share * np.roll(still, shift, axis))) == pytest.approx(share, rel=0.35)
+    assert ghost(Image(still.astype(np.float32), voxels)) == 0
+    assert ghost(Image(np.ones((48, 48, 48), np.float32), voxels)) == 0
 
 
 def test_robust_z_is_not_fooled_by_the_outlier_itself() -> None:

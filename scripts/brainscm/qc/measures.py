@@ -18,6 +18,9 @@ from brainscm.foreground import foreground
 from brainscm.images import Image, Mask, Volume
 from brainscm.regions import REGIONS
 
+GHOST_VOXEL_MM = 4.0  # coarse enough that the noise in the air is small beside a ghost
+BRIGHTER_THAN_GHOSTS = 0.3  # of the bright end of a scan: with less, a ghost would be taken for a part of the head
+LEAST_AIR = 300  # such voxels, in a ghost and beside it
 SHARED_BY_NEIGHBOURS = 0.25  # of the largest slice: nearer the ends of the brain slices differ by their outline
 
 
@@ -131,6 +134,18 @@ _OF_A_SCAN = {
             "above",
             "two neighbouring slices differ {value:.2f} times as much as those around: look for missing slices",
             warn="slice_jump_warn",
+        ),
+    ),
+    "ghost": Measure(
+        "Ghost in the air",
+        "",
+        "lower",
+        "How much brighter the air is where a shifted copy of the head would lie than elsewhere, over the head's mean: "
+        "the largest over the three axes and all shifts of a quarter to three quarters of the field of view.",
+        Limits(
+            "above",
+            "the air holds a copy of the head of {value:.0%} of its brightness: look for ghosts",
+            warn="ghost_warn",
         ),
     ),
     "contrast": Measure(
@@ -383,14 +398,18 @@ def image_metrics(
 
 
 def raw_metrics(raw: Image, mask: Mask) -> tuple[dict[str, float], dict[str, str]]:
-    """`holes_ml`, `slice_jump`, `efc` and `fber` of the raw scan as it came, and for each without a value the reason.
+    """Measures of the raw scan as it came (`holes_ml`, `slice_jump`, `ghost`, `efc`, `fber`), and why one has no value.
 
     `efc` is the criterion of Atkinson et al. 1997 (doi 10.1109/42.650886).
 
     Args:
         mask: (x, y, z), the brain on the scan's own grid.
     """
-    metrics = {"holes_ml": float((mask & (raw.data <= 0)).sum()) * raw.voxel_ml, "slice_jump": slice_jump(raw, mask)}
+    metrics = {
+        "holes_ml": float((mask & (raw.data <= 0)).sum()) * raw.voxel_ml,
+        "slice_jump": slice_jump(raw, mask),
+        "ghost": ghost(raw),
+    }
     # Every second or third voxel of a fine scan says as much as all of them.
     steps = np.maximum(1, np.round(2 / raw.voxel_mm)).astype(int)
     data = np.abs(raw.data[tuple(slice(None, None, step) for step in steps)]).astype(np.float64)
@@ -423,6 +442,30 @@ def slice_jump(raw: Image, mask: Mask) -> float:
             around = float(np.median(apart[[at - 2, at - 1, at + 1, at + 2]]))
             largest = max(largest, float(apart[at]) / max(around, 1e-9))
     return largest
+
+
+def ghost(raw: Image) -> float:
+    """How bright a copy of the head is that lies in the air, shifted along an axis of the scan; 0 if there is none.
+
+    Whatever repeats itself from one phase encoding to the next shows the head again, weakly, often half a field of view
+    away: pulsation, breathing, motion. Medians, since a ghost is seen as a whole; 0 where there is too little air.
+    """
+    steps = np.maximum(1, np.round(GHOST_VOXEL_MM / raw.voxel_mm)).astype(int)
+    data = np.abs(raw.data[tuple(slice(None, n // k * k) for n, k in zip(raw.data.shape, steps, strict=True))])
+    blocks = [length for n, k in zip(data.shape, steps, strict=True) for length in (n // k, k)]
+    data = data.reshape(blocks).mean((1, 3, 5))
+    head = foreground(data, BRIGHTER_THAN_GHOSTS)
+    air = ~ndimage.binary_dilation(head, iterations=3)
+    mean = float(data[head].mean()) if head.any() else 0.0
+    if mean <= 0:
+        return 0.0
+    bright, around, brightest = head & (data > 0.3 * mean), data[air], 0.0
+    for axis, length in enumerate(data.shape):
+        for shift in range(length // 4, length - length // 4 + 1):
+            copy = np.roll(bright, shift, axis)[air]
+            if min(copy.sum(), (~copy).sum()) >= LEAST_AIR:
+                brightest = max(brightest, float(np.median(around[copy]) - np.median(around[~copy])) / mean)
+    return brightest
 
 
 def registration_metrics(raw: Image, template_mask: Image, to_scan: np.ndarray) -> dict[str, float]:
