@@ -571,7 +571,7 @@ def test_changes_that_the_evaluation_did_not_measure_are_those_of_the_counterfac
     item = study.made[study.made["query"] == "older-by-20"].iloc[0].to_dict()
     shown = counterfactuals.answer(unmeasured, gallery, item)
     assert not shown["is_evaluated"]
-    assert [badge.name for badge in shown["badges"]][-1] == "not calibrated"
+    assert "not calibrated" not in [badge.name for badge in shown["badges"]]
     (row,) = [row for row in shown["regions"]["rows"] if row["region"] == "grey matter"]
     own = study.regions[(study.regions["scan"] == item["scan"]) & (study.regions["query"] == item["query"])]
     found = own.set_index("region").loc["gm"]
