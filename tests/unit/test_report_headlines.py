@@ -56,6 +56,7 @@ def study(metrics: pd.DataFrame, changes: dict | None = None, why_null: dict | N
         metrics=metrics,
         summary={"methods": {"latent_glm": {"why_null": why_null or {}}}, "truth": {"source": "simulated"}},
         changes=changes or {},
+        measured_changes={},
         coverage={"older": 0.95, "AD": 0.53},
         queries=QUERIES,
     )

@@ -566,18 +566,20 @@ def test_every_figure_of_a_counterfactual_carries_its_badges_and_measured_change
 def test_changes_that_the_evaluation_did_not_measure_are_those_of_the_counterfactuals_with_a_word_on_the_interval(
     study,
 ):
-    unmeasured = replace(study, metrics=study.metrics.iloc[:0])
+    regions = study.regions.assign(low_95_ml=study.regions["change_ml"] - 1, high_95_ml=study.regions["change_ml"] + 2)
+    unbounded = replace(study, metrics=study.metrics.iloc[:0])
+    unmeasured = replace(unbounded, regions=regions)
     gallery = made_up_study.open_gallery(study)
     item = study.made[study.made["query"] == "older-by-20"].iloc[0].to_dict()
+    assert "not calibrated" in [badge.name for badge in counterfactuals.answer(unbounded, gallery, item)["badges"]]
     shown = counterfactuals.answer(unmeasured, gallery, item)
     assert not shown["is_evaluated"]
-    assert [badge.name for badge in shown["badges"]][-1] == "not calibrated"
+    assert "not calibrated" not in [badge.name for badge in shown["badges"]]
     (row,) = [row for row in shown["regions"]["rows"] if row["region"] == "grey matter"]
-    own = study.regions[(study.regions["scan"] == item["scan"]) & (study.regions["query"] == item["query"])]
+    own = regions[(regions["scan"] == item["scan"]) & (regions["query"] == item["query"])]
     found = own.set_index("region").loc["gm"]
     assert row["measured"] == signed(f"{found['change_ml']:+.1f}")
-    assert pd.isna(found["low_95_ml"])  # of so few participants
-    assert row["interval"] == "not calibrated"
+    assert row["interval"] == signed(f"{found['low_95_ml']:+.1f} to {found['high_95_ml']:+.1f}")
     assert "expected" not in [key for key, _, _ in shown["regions"]["columns"]]
 
 

@@ -63,5 +63,5 @@ def burden(study: Study, item: Mapping[str, Any]) -> int:
 
 
 def _is_calibrated(study: Study, scan: str, query: str) -> bool:
-    regions = study.changes.get((scan, query), [])
+    regions = study.changes.get((scan, query)) or study.measured_changes.get((scan, query), [])
     return any(change.is_bounded for change in regions) and study.coverage.get(query, 1.0) >= TRUSTED_COVERAGE

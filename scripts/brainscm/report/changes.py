@@ -93,7 +93,7 @@ def read_changes(metrics: pd.DataFrame, scans: pd.DataFrame, decodes: Mapping[st
 
 
 def read_measured(regions: pd.DataFrame) -> Changes:
-    """By scan and query, the change of each region of every counterfactual, with its calibrated interval where there is one.
+    """By scan and query, the change of each region of every counterfactual, with its calibrated interval.
 
     Args:
         regions: counterfactuals/regions.tsv.
