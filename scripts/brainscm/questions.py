@@ -134,7 +134,7 @@ def group_queries(queries: Iterable[QueryOptions]) -> dict[str, list[QueryOption
 
 
 def evaluated_queries(queries: Sequence[QueryOptions]) -> list[QueryOptions]:
-    """Those that the evaluation judges: at most `EVALUATED` questions, evenly spaced, a trajectory by its two ends."""
+    """Those that the evaluation asks: at most `EVALUATED` questions, evenly spaced, a trajectory by its two ends."""
     questions = list(by_question(queries).values())
     shown = min(len(questions), EVALUATED)
     chosen = [questions[round(k * (len(questions) - 1) / max(shown - 1, 1))] for k in range(shown)]

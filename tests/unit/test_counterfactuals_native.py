@@ -67,7 +67,7 @@ def still(scan: NativeScan) -> NDArray[np.float32]:
 @pytest.mark.parametrize("shown", ["brain", "head"])
 def test_a_null_intervention_gives_the_raw_voxels_bit_for_bit(scan: NativeScan, shown: Any) -> None:
     nothing = np.zeros_like(scan.preprocessed)
-    made = scan.carry(shown, scan.preprocessed, nothing, nothing, still(scan))
+    made = scan.bring(shown, scan.preprocessed, nothing, nothing, still(scan))
     expected = scan.raw.data if shown == "head" else np.where(scan.mask, scan.raw.data, np.float32(0))
     assert made.volume.tobytes() == expected.tobytes()
     assert not made.difference.any()
@@ -77,7 +77,7 @@ def test_a_null_intervention_gives_the_raw_voxels_bit_for_bit(scan: NativeScan, 
 def test_a_change_is_in_the_raw_scans_units(scan: NativeScan) -> None:
     change = np.full_like(scan.preprocessed, -0.1)
     spread = np.full_like(scan.preprocessed, 0.02)
-    made = scan.carry("brain", scan.preprocessed + change, change, spread, still(scan))
+    made = scan.bring("brain", scan.preprocessed + change, change, spread, still(scan))
     gain = SCALE * bias(points(scan.raw.affine, scan.raw.data.shape))
     deep = np.linalg.norm(points(scan.raw.affine, scan.raw.data.shape), axis=-1) < 26
     np.testing.assert_allclose(made.difference[deep], -0.1 * gain[deep], rtol=0.02)
@@ -91,7 +91,7 @@ def test_moved_tissue_is_the_raw_scans_own_interpolated_once(scan: NativeScan) -
     motion[0], motion[1], motion[2] = 0.9, -0.4, 0.3
     moved = native._moved(scan.preprocessed, motion)
     nothing = np.zeros_like(moved)
-    made = scan.carry("head", moved, moved - scan.preprocessed, nothing, motion)
+    made = scan.bring("head", moved, moved - scan.preprocessed, nothing, motion)
     world = points(scan.raw.affine, scan.raw.data.shape)
     there = world + TO_SCAN[:3, :3] @ scan.grid.affine[:3, :3] @ np.array([0.9, -0.4, 0.3])
     deep = np.linalg.norm(world, axis=-1) < 26
@@ -100,7 +100,7 @@ def test_moved_tissue_is_the_raw_scans_own_interpolated_once(scan: NativeScan) -
     at = (38, 29, 44)
     spot = scan.raw.data.copy()
     spot[at] += 100
-    seen = replace(scan, raw=scan.raw.with_data(spot)).carry("head", moved, nothing, nothing, motion)
+    seen = replace(scan, raw=scan.raw.with_data(spot)).bring("head", moved, nothing, nothing, motion)
     found = seen.volume - made.volume
     centre = [np.average(each, weights=found) for each in np.indices(found.shape)]
     steps = np.linalg.inv(scan.raw.affine[:3, :3]) @ (there - world)[at]
@@ -109,7 +109,7 @@ def test_moved_tissue_is_the_raw_scans_own_interpolated_once(scan: NativeScan) -
 
 def test_a_decoded_counterfactual_takes_the_scans_gain(scan: NativeScan) -> None:
     decoded = np.full_like(scan.preprocessed, 0.7)
-    made = scan.carry("brain", decoded, 0 * decoded, 0 * decoded, None)
+    made = scan.bring("brain", decoded, 0 * decoded, 0 * decoded, None)
     gain = SCALE * bias(points(scan.raw.affine, scan.raw.data.shape))
     deep = np.linalg.norm(points(scan.raw.affine, scan.raw.data.shape), axis=-1) < 26
     np.testing.assert_allclose(made.volume[deep], 0.7 * gain[deep], rtol=0.02)
@@ -119,7 +119,7 @@ def test_a_decoded_counterfactual_takes_the_scans_gain(scan: NativeScan) -> None
 def test_the_brain_lies_in_its_head_without_a_seam(scan: NativeScan) -> None:
     change = np.full_like(scan.preprocessed, -0.2)
     volume, nothing = scan.preprocessed + change, np.zeros_like(change)
-    head = scan.carry("head", volume, change, nothing, still(scan))
+    head = scan.bring("head", volume, change, nothing, still(scan))
     np.testing.assert_array_equal(head.volume[~scan.mask], scan.raw.data[~scan.mask])
 
     def step_at_surface(difference: NDArray[np.float32]) -> float:
@@ -130,7 +130,7 @@ def test_the_brain_lies_in_its_head_without_a_seam(scan: NativeScan) -> None:
             jumps.append(np.abs(np.diff(difference, axis=axis))[crosses].max())
         return max(jumps)
 
-    brain = scan.carry("brain", volume, change, nothing, still(scan))
+    brain = scan.bring("brain", volume, change, nothing, still(scan))
     assert step_at_surface(head.difference) < 0.5 * step_at_surface(brain.difference)
     deep = np.linalg.norm(points(scan.raw.affine, scan.raw.data.shape), axis=-1) < 26
     np.testing.assert_array_equal(head.difference[deep], brain.difference[deep])

@@ -72,7 +72,7 @@ class NativeScan:
         to_scan = read_matrix(scans.path(scan, "to_template"))
         return cls(read.volume, read_mask(mask), preprocessed, scans.grid, to_scan)
 
-    def carry(
+    def bring(
         self,
         shown: Literal["brain", "head"],
         volume: Volume,

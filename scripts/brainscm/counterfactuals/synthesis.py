@@ -299,7 +299,7 @@ class _Synthesis:
         if query.native != "none":
             assert native is not None
             motion = made.motion if query.decode == "residual" else None
-            there = native.carry(query.native, made.volume, made.difference, made.uncertainty, motion)
+            there = native.bring(query.native, made.volume, made.difference, made.uncertainty, motion)
             roles = ((row["native_mask"], "preproc"), (row["path"], "raw"))
             about: dict[str, Any] = {
                 "Sources": [source, *(bids_uri(Path(path), dataset) for path, dataset in roles)],

@@ -166,8 +166,8 @@ class Study:
         which = pd.Series("", index=self.cohort["scan"])
         for column in self.measures:
             better = self.measure(column).better
-            judged = column in MEASURES and not column.endswith("_z")
-            if not judged or (better == "neither" and self.measure(column).limits is None):
+            is_measure = column in MEASURES and not column.endswith("_z")
+            if not is_measure or (better == "neither" and self.measure(column).limits is None):
                 continue  # a large brain is no fault
             z = robust_z(self.cohort.set_index("scan")[column].astype(float))
             bad = {"higher": -z, "lower": z, "neither": z.abs()}[better].fillna(0.0)
