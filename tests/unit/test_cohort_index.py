@@ -193,6 +193,7 @@ def test_folders_that_give_no_scan_are_told(tmp_path: Path) -> None:
         ("sub-03_T1w_defacemask.nii.gz", ""),
         ("sub-03_T1map.nii.gz", ""),
     ],
+    ids=ascii,
 )
 def test_a_file_that_is_almost_a_t1w_is_told(name: str, told: str, tmp_path: Path) -> None:
     bids = make_bids(tmp_path / "bids", participants_tsv(10), heads(10))
