@@ -32,7 +32,7 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     log_path = Path(str(snakemake.log[0])).resolve()
     log_path.parent.mkdir(parents=True, exist_ok=True)
 
-    to_file = logging.FileHandler(log_path, mode="w")
+    to_file = logging.FileHandler(log_path, mode="w", encoding="utf-8", errors="backslashreplace")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setFormatter(logging.Formatter("%(message)s"))

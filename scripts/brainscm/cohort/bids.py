@@ -149,14 +149,14 @@ def _no_participants(bids_dir: Path) -> Iterator[tuple[str, str]]:
     """What stands beside the participants' folders and was probably meant to be one: its name, and what is wrong."""
     for entry in sorted(os.scandir(bids_dir), key=lambda entry: entry.name):
         if MISSPELT.match(entry.name) and _is_folder(entry):
-            yield entry.name, "its name does not begin with sub-, as BIDS asks; rename it"
+            yield _printable(entry.name), "its name does not begin with sub-, as BIDS asks; rename it"
         elif entry.name.startswith("sub-") and not _is_folder(entry):
             told = (
                 "a link that leads nowhere; mend it"
                 if entry.is_symlink()
                 else "a file, not a folder; unpack or move it"
             )
-            yield entry.name, f"it is {told}"
+            yield _printable(entry.name), f"it is {told}"
 
 
 def list_images(participant: str) -> Iterator[tuple[str, str]]:
@@ -182,8 +182,9 @@ def _sort_out(folder: str, images: list[tuple[str, str]], suffix: str, found: Fo
         match = NAME.match(name)
         if not match and suffix == "T1w" and ALMOST.match(name.rpartition("_")[2]):
             named = True
-            reason = f"{name} is no name of a T1w in BIDS (sub-X[_ses-Y][_key-value]_T1w.nii.gz); rename or convert it"
-            found.left_out.append(LeftOut("_".join(filter(None, (participant, session))), path, reason))
+            told = "is no name of a T1w in BIDS (sub-X[_ses-Y][_key-value]_T1w.nii.gz); rename or convert it"
+            held = "_".join(filter(None, (participant, session)))
+            found.left_out.append(LeftOut(held, _printable(path), f"{_printable(name)} {told}"))
         if not match or match["suffix"] != suffix:
             continue
         named = True
@@ -195,7 +196,8 @@ def _sort_out(folder: str, images: list[tuple[str, str]], suffix: str, found: Fo
             reason = f"its name says {own}, the folder that it lies in {held}; find out which is right and rename"
             found.left_out.append(LeftOut(held, path, reason))
     if not named:
-        others = sorted({Path(path).name for _, path in images}) or _images_elsewhere(folder)
+        others = [_printable(name) for name in sorted({Path(path).name for _, path in images})]
+        others = others or _images_elsewhere(folder)
         reason = f"no {participant}[_ses-Y]_{suffix}.nii[.gz] in {participant}/[ses-Y/]anat"
         reason += f" (there: {', '.join(others[:3])}{', …' if len(others) > 3 else ''})" if others else ""
         if suffix == "T1w" and any("_UNIT1." in name for name in others):
@@ -203,10 +205,15 @@ def _sort_out(folder: str, images: list[tuple[str, str]], suffix: str, found: Fo
         found.left_out.append(LeftOut(participant, None, reason))
 
 
+def _printable(name: str) -> str:
+    """A file's name with the bytes that are no text written as they are, such as \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _images_elsewhere(folder: str) -> list[str]:
     """Images of a participant outside `[ses-*/]anat`, by their place in the participant's folder."""
     found = (Path(parent, name).relative_to(folder) for parent, _, names in os.walk(folder) for name in names)
-    return sorted(str(path) for path in found if IMAGE.search(path.name) and ALMOST.search(path.name))
+    return sorted(_printable(str(path)) for path in found if IMAGE.search(path.name) and ALMOST.search(path.name))
 
 
 def choose_scans(
