@@ -13,7 +13,9 @@ from brainscm.workflow.config_loading import check_keys_once, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.liveness import hold
-from brainscm.preprocess.derived import derived_files
+from brainscm.files import sidecar
+from brainscm.preprocess.derived import MASK, T1W, derived_files
+from brainscm.preprocess.described import list_json, notes_of_sidecars
 from brainscm.provenance import code_fingerprint, options_fingerprint
 from brainscm.questions import evaluated_queries, group_queries, read_queries, source_of
 from brainscm.report.inputs import REFUTATION
@@ -215,10 +217,29 @@ def get_existing_t1w(wildcards):
     return [path for path in get_raw_t1w(wildcards) if size_of(path) is not None]
 
 
+@lru_cache
+def json_names(folder):
+    """The JSON files of a folder: of the whole cohort's it is asked for every scan."""
+    return list_json(folder)
+
+
+@lru_cache
+def told_by_sidecars(path):
+    return notes_of_sidecars(Path(path), json_names)
+
+
+def get_told(wildcards):
+    """What side-cars tell of the images that a scan is made from."""
+    derived = derived_files(Path(config["derivatives"]), wildcards.scan)[T1W] if config["derivatives"] else []
+    return [note for path in [*get_raw_t1w(wildcards), *derived] for note in told_by_sidecars(path)]
+
+
 def get_derived(wildcards):
-    """The T1w and mask that another program made of a scan; one that lacks them, or their content, fails by itself."""
+    """The T1w and mask that another program made of a scan, and what tells whose the mask is; a scan that lacks them,
+    or their content, fails by itself."""
     found = derived_files(Path(config["derivatives"]), wildcards.scan)
-    return [path for paths in found.values() for path in paths if path.exists()]
+    told = [sidecar(mask) for mask in found[MASK]]
+    return [path for paths in (*found.values(), told) for path in paths if path.exists()]
 
 
 def get_queries(wildcards):

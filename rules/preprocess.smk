@@ -23,6 +23,8 @@ rule preprocess_scan:
         runs=get_raw_t1w,
         # A file that was put in the place of another may be older than what was made of the first.
         sizes=lambda wildcards: [f"{size_of(path)} bytes" for path in get_raw_t1w(wildcards)],
+        # Not the side-cars as inputs: what else is mended in them, or in one of the whole cohort, changes nothing here.
+        told=get_told,
         preproc_dir=subpath(output.status, ancestor=2),
         work_dir=WORK,
         template=config["template"],

@@ -18,7 +18,7 @@ from brainscm.cohort.dicom import KEPT_FIELDS, convert_dicom
 from brainscm.cohort.index import index_cohort
 from brainscm.config import CohortOptions
 from brainscm.errors import BrainSCMError
-from brainscm.preprocess.runs import conversion_warnings
+from brainscm.preprocess.described import notes_of_sidecars
 from brainscm.tables import read_table
 
 SLICES = 20
@@ -183,10 +183,10 @@ def test_each_t1w_lands_under_its_bids_name(converted: Path) -> None:
 
 
 def test_side_car_tells_the_missing_slice_and_no_name(converted: Path) -> None:
-    told = conversion_warnings(converted / "sub-04/anat/sub-04_T1w.nii.gz")
+    told = notes_of_sidecars(converted / "sub-04/anat/sub-04_T1w.nii.gz")
     assert any("Interslice distance varies" in sentence for sentence in told)
     assert any("evenly spaced" in sentence for sentence in told)
-    assert not conversion_warnings(converted / "sub-P01/anat/sub-P01_T1w.nii.gz")
+    assert not notes_of_sidecars(converted / "sub-P01/anat/sub-P01_T1w.nii.gz")
     for sidecar in converted.rglob("*_T1w.json"):
         assert "Somebody" not in sidecar.read_text()
 

@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from brainscm.errors import ScanError
 from brainscm.images import Image
+from brainscm.preprocess.described import notes_of_sidecars
 from brainscm.preprocess.runs import Session, read_session
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.resampling import sample
@@ -86,10 +87,27 @@ def test_a_contrast_agent_that_the_side_car_names_is_told(key: str, runs: list[P
     scan = tmp_path / "sub-1_T1w.nii.gz"
     scan.symlink_to(runs[0])
     scan.with_name("sub-1_T1w.json").write_text(json.dumps({key: "GADOLINIUM"}))
-    (note,) = read_session([scan], seed=1).notes
-    assert "sub-1_T1w.nii.gz: has a contrast agent (GADOLINIUM)" in note
+    notes = read_session([scan], seed=1).notes
+    assert any("sub-1_T1w.nii.gz: has a contrast agent (GADOLINIUM)" in note for note in notes)
     scan.with_name("sub-1_T1w.json").write_text(json.dumps([key]))
-    assert read_session([scan], seed=1).notes == []
+    assert not any("contrast agent" in note for note in read_session([scan], seed=1).notes)
+
+
+def test_a_side_car_of_the_session_the_participant_or_the_data_set_holds_too(tmp_path: Path) -> None:
+    scan = tmp_path / "sub-1" / "ses-2" / "anat" / "sub-1_ses-2_acq-a_T1w.nii.gz"
+    scan.parent.mkdir(parents=True)
+
+    def told(name: str, agent: str) -> list[str]:
+        (tmp_path / name).write_text(json.dumps({"ContrastBolusIngredient": agent}))
+        return [note for note in notes_of_sidecars(scan) if f"({agent})" in note]
+
+    assert told("T1w.json", "of the data set")
+    assert told("acq-a_T1w.json", "of the protocol")
+    assert told("sub-1/sub-1_T1w.json", "of the participant")
+    assert told("sub-1/ses-2/sub-1_ses-2_T1w.json", "of the session")
+    for other in ("acq-b_T1w.json", "bold.json", "sub-1/sub-1_T1w.json", "sub-1/ses-2/anat/sub-1_ses-2_run-1_T1w.json"):
+        assert not told(other, "of others, or of what is nearer")
+    assert told("sub-1/ses-2/anat/sub-1_ses-2_acq-a_T1w.json", "its own")
 
 
 def test_session_without_a_readable_run_fails_in_one_sentence(runs: list[Path]) -> None:

@@ -103,6 +103,17 @@ def test_a_scan_in_the_place_of_another_is_preprocessed_alone_even_if_it_is_olde
     os.utime(study.scan("sub-3"), ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def test_what_a_side_car_tells_now_is_preprocessed_again_and_nothing_else(study: Study) -> None:
+    own, of_all = study.scan("sub-3").with_name("sub-3_T1w.json"), study.folder / "bids" / "T1w.json"
+    for path in (own, of_all):
+        path.write_text('{"RepetitionTime": 2}')  # preprocessing does not read it
+    assert study.plan() == {}
+    own.write_text('{"ContrastBolusIngredient": "GADOLINIUM"}')
+    assert study.plan() == {"preprocess_scan": 1, "align_scan": 1, **AFTER_PREPROCESSING}
+    for path in (own, of_all):
+        path.unlink()
+
+
 def test_another_split_trains_again_and_options_that_are_changed_back_redo_nothing(study: Study) -> None:
     index = str(study.folder / "results" / "cohort" / "scans.tsv")
     other = {"cohort": {**study.options["cohort"], "stratify": []}}

@@ -6,6 +6,7 @@ scalp; a brain that has none would be cut a second time.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,18 +15,41 @@ from scipy import ndimage
 
 from brainscm.errors import ScanError
 from brainscm.images import Image
-from brainscm.preprocess.head import RawScan, corner_value
+from brainscm.preprocess.head import RawScan
 from brainscm.preprocess.nifti import read_nifti
 
-EMPTY_SHARE = 0.3  # of all voxels at least, of one value, around a stripped brain
+EMPTY_SHARE = 0.3  # of all voxels at least, of one value or noise, around a stripped brain
 BRAIN_ML = (300.0, 2100.0)  # the outlines of brains; the smallest head, cut at the chin, holds more
+LOOSE_ML = 3000.0  # a brain whose mask was 8 mm too wide and soft at its edge holds less
 ONE_PIECE = 0.9  # of all that is there is the brain: around a skull that was set to zero there is still a scalp
 MAX_ON_FACES_CM2 = 60.0  # a head that the field of view cuts ends on its faces
+LOOSE_ON_FACES_CM2 = 20.0  # and if little else tells it from a brain: heads of that size have 48 and more
 RINGING = 0.005  # of the bright end: what an interpolation leaves around a brain that was stripped before it
+CORNER = 1 / 12  # of the field of view's edge: what is there is background
+NOISE = 8.0  # times the noise's median deviation: what exceeds it is no noise
+SULCUS_MM = 6.0  # fluid that noise hides between what stands out of it
+NOISY = "what surrounds the given brain is not empty: its outline is where it stands out of that; look at the mask"
+LOOSE = (
+    "it is probably a brain that was stripped with much around it, and was treated as a whole head: look at the mask, "
+    "and write preprocess.input: head if it is a whole head, or brain to take all that is there for the brain"
+)
 
 
-def given_outline(scan: Image, expected: Literal["head", "brain", "auto"]) -> np.ndarray | None:
-    """The outline (x, y, z) of a brain that was stripped already; None for a whole head.
+@dataclass(frozen=True)
+class Given:
+    """What is known of a scan that may have been stripped before.
+
+    Attributes:
+        outline: (x, y, z) of the brain that was given; None where the brain has to be found.
+        notes: sentences about what is not certain.
+    """
+
+    outline: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_given(scan: Image, expected: Literal["head", "brain", "auto"]) -> Given:
+    """Whether a scan is a brain that was stripped already, or a whole head.
 
     Args:
         expected: what the study says that its scans are; `auto` looks at each.
@@ -34,22 +58,23 @@ def given_outline(scan: Image, expected: Literal["head", "brain", "auto"]) -> np
         ScanError: a brain is expected, and the scan has no empty surroundings.
     """
     if expected == "head":
-        return None
-    held = _held(scan.data)
+        return Given()
+    held, is_noisy = _held(scan.data)
     empty_share = float(1 - held.mean())
-    if expected == "brain" and empty_share < EMPTY_SHARE:
-        raise ScanError(
-            f"it is no skull-stripped brain: {empty_share:.0%} of its voxels are empty; write preprocess.input: auto"
-        )
+    if expected == "brain" and (empty_share < EMPTY_SHARE or not held.any()):
+        told = f"{empty_share:.0%} of its voxels are empty" if held.any() else "nothing stands out of its background"
+        raise ScanError(f"it is no skull-stripped brain: {told}; write preprocess.input: auto")
     piece = _largest_piece(held)
+    is_one = empty_share >= EMPTY_SHARE and piece.sum() >= ONE_PIECE * held.sum()
+    if is_noisy:
+        piece = _closed(piece, max(1, round(SULCUS_MM / 2 / float(scan.voxel_mm.mean()))))
     outline = ndimage.binary_fill_holes(piece)
-    is_brain = (
-        empty_share >= EMPTY_SHARE
-        and piece.sum() >= ONE_PIECE * held.sum()
-        and BRAIN_ML[0] <= outline.sum() * scan.voxel_ml <= BRAIN_ML[1]
-        and _on_faces_cm2(outline, scan.voxel_mm) <= MAX_ON_FACES_CM2
-    )
-    return outline if expected == "brain" or is_brain else None
+    volume_ml, on_faces_cm2 = outline.sum() * scan.voxel_ml, _on_faces_cm2(outline, scan.voxel_mm)
+    if expected == "brain" or (is_one and BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1] and on_faces_cm2 <= MAX_ON_FACES_CM2):
+        return Given(outline, (NOISY,) if is_noisy else ())
+    # Around a head the air is hardly ever empty, and what stands out of its noise may be as small as a brain.
+    is_loose = is_one and not is_noisy and BRAIN_ML[1] < volume_ml <= LOOSE_ML and on_faces_cm2 <= LOOSE_ON_FACES_CM2
+    return Given(notes=(LOOSE,) if is_loose else ())
 
 
 def read_given_mask(scan: RawScan, path: Path) -> np.ndarray:
@@ -67,9 +92,19 @@ def read_given_mask(scan: RawScan, path: Path) -> np.ndarray:
     return mask
 
 
-def _held(data: np.ndarray) -> np.ndarray:
-    """What is not background."""
-    return np.abs(data - corner_value(data)) > RINGING * np.percentile(data, 99.5)
+def _held(data: np.ndarray) -> tuple[np.ndarray, bool]:
+    """What is not background, and whether the background is noise."""
+    edges = (np.r_[: max(2, round(n * CORNER)), -max(2, round(n * CORNER)) : 0] for n in data.shape)
+    corners = data[np.ix_(*edges)]
+    background = float(np.median(corners))
+    beside = np.abs(data - background)
+    ringing = RINGING * np.percentile(beside, 99.5)
+    noise = NOISE * float(np.median(np.abs(corners - background)))
+    return beside > max(ringing, noise), noise > ringing
+
+
+def _closed(piece: np.ndarray, voxels: int) -> np.ndarray:
+    return ndimage.binary_closing(np.pad(piece, voxels), iterations=voxels)[(slice(voxels, -voxels),) * 3]
 
 
 def _largest_piece(held: np.ndarray) -> np.ndarray:

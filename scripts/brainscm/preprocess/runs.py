@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,15 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from brainscm.errors import ScanError
-from brainscm.files import read_description, sidecar
 from brainscm.foreground import foreground
+from brainscm.preprocess.described import notes_of_sidecars
 from brainscm.preprocess.head import RawScan, read_scan, working_head
 from brainscm.preprocess.register import align_run
 from brainscm.resampling import gaussian_for_voxels, sample
 
 COARSER = 1.3  # a run whose largest voxel edge is this much longer than the finest run's would blur the average
 MIN_AGREEMENT = 0.8  # correlation inside the head; two runs of one participant have above 0.95
-GEOMETRY = re.compile(r"missing|interslice|equidistant|evenly|gantry|duplicate|truncat|corrupt|shear", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -97,22 +95,5 @@ def read_session(paths: Sequence[Path], seed: int) -> Session:
 
 def _session(scan: RawScan, used: list[RawScan], left_out: list[str]) -> Session:
     inputs = [{"file": run.path.name, "sha256": run.sha256, "orientation": run.orientation} for run in used]
-    notes = left_out + [
-        note for run in used for note in (*run.notes, *conversion_warnings(run.path), *contrast_agent(run.path))
-    ]
+    notes = left_out + [note for run in used for note in (*run.notes, *notes_of_sidecars(run.path))]
     return Session(scan, [run.path for run in used], notes, inputs)
-
-
-def conversion_warnings(t1w: Path) -> list[str]:
-    """What the side-car keeps of the conversion from DICOM that speaks of lost or displaced slices."""
-    warnings = read_description(sidecar(t1w)).get("ConversionWarnings", [])
-    return [
-        f"{t1w.name}: the conversion from DICOM said: {warning}" for warning in warnings if GEOMETRY.search(warning)
-    ]
-
-
-def contrast_agent(t1w: Path) -> list[str]:
-    """A sentence if the side-car names a contrast agent, in BIDS's words or DICOM's."""
-    told = read_description(sidecar(t1w))
-    agents = [str(told[key]) for key in ("ContrastBolusIngredient", "ContrastBolusAgent") if told.get(key)]
-    return [f"{t1w.name}: has a contrast agent ({agents[0]}), which brightens vessels and membranes"] if agents else []

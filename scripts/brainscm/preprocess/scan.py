@@ -18,7 +18,7 @@ from brainscm.preprocess import figures
 from brainscm.preprocess.atlas import Atlas
 from brainscm.preprocess.brain import OUTSIDE_MM, Brain, find_brain, take_brain
 from brainscm.preprocess.derived import require_files
-from brainscm.preprocess.given import given_outline, read_given_mask
+from brainscm.preprocess.given import Given, find_given, read_given_mask
 from brainscm.preprocess.head import RawScan, working_head
 from brainscm.preprocess.intensity import white_peak
 from brainscm.preprocess.itk import write_matrix
@@ -34,6 +34,7 @@ BACKGROUND_WHITE = 0.12  # of the bright intensities: ghosts in the air have a f
 MASK_COLOUR = (255, 92, 66)
 TEMPLATE_COLOUR = (72, 202, 228)
 OTHER_COLOUR = (255, 209, 72)  # of an outline that was not taken
+LOOSELY_CUT = 1.13  # times the template's mask: real brains cut at the dura have 1.11, with 3 mm around them 1.22
 SOFTWARE = ("antspyx", "nibabel", "nilearn", "numpy", "scipy")
 NETWORK_SOFTWARE = ("deepbet", "torch")
 
@@ -143,13 +144,14 @@ def _preprocess(
         session = read_session([derived_t1w] if derived_t1w else runs, seed)
         raw = session.scan
         if derived_mask:
-            given: np.ndarray | None = read_given_mask(raw, derived_mask)
-            raw = replace(raw, data=raw.data * given)
+            found = Given(read_given_mask(raw, derived_mask))
+            raw = replace(raw, data=raw.data * found.outline)
         else:
-            given = given_outline(raw.volume, options.input)
+            found = find_given(raw.volume, options.input)
+        given = found.outline
         status.sources = [bids_uri(path, "raw") for path in session.sources]
         status.inputs = session.inputs
-        status.reasons += session.notes
+        status.reasons += [*session.notes, *found.notes]
         if len(session.sources) > 1:
             status.metrics["runs"] = len(session.sources)
         head = working_head(raw)
@@ -169,7 +171,7 @@ def _preprocess(
         measured, status.why_null = measures.raw_metrics(raw.volume, native)
         status.metrics |= measured
         # Also of a brain that the study calls a head.
-        stripped = given_outline(raw.volume, "auto") if given is None else given
+        stripped = find_given(raw.volume, "auto").outline if given is None else given
         if stripped is not None:
             status.metrics["given_outside_percent"] = 100 * float((stripped & ~native).sum() / stripped.sum())
     with status.step("affine"):
@@ -182,6 +184,12 @@ def _preprocess(
     status.metrics |= measures.fit_metrics(images["template_mask"].data > 0, template.brain_mask)
     if given is not None:
         status.metrics |= measures.given_metrics(images["template_mask"].data > 0, template.brain_mask)
+        larger = status.metrics["size_ratio"]
+        if derived_mask is None and larger > LOOSELY_CUT:
+            status.reasons.append(
+                f"the brain that was given has {larger:.2f} times the volume of the template's: it is probably cut "
+                "loosely or softly, with what surrounds it; give the whole head, or a tighter mask (derivatives)"
+            )
     with status.step("write"):
         _write_images(status, images | {"native_mask": Image(native, raw.affine)}, template, options.transform)
         _write_matrices(status, template, to_scan)
