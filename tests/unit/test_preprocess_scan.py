@@ -416,6 +416,16 @@ def test_a_brain_that_was_stripped_before_keeps_its_outline(done: dict[str, Any]
     assert status["metrics"]["head_size"] == pytest.approx(done["status"]["metrics"]["head_size"], rel=0.05)
 
 
+def test_a_brain_that_was_cut_loosely_is_told(done: dict[str, Any], tmp_path: Path) -> None:
+    head, mask = nib.load(done["raw"]), done["mask"]
+    mm = np.linalg.norm(mask.affine[:3, :3], axis=0)
+    wider = ndimage.distance_transform_edt(mask.data == 0, sampling=mm) <= 5
+    raw = tmp_path / "sub-02_T1w.nii.gz"
+    nib.save(nib.Nifti1Image((head.get_fdata() * wider).astype(np.int16), head.affine), raw)
+    status = preprocess_scan("sub-02", raw, tmp_path / "preproc", EMBEDDED, OPTIONS, seed=1)
+    assert any("it is probably cut loosely" in reason for reason in status["reasons"])
+
+
 def test_another_programs_mask_is_taken_in_place_of_finding_the_brain(done: dict[str, Any], tmp_path: Path) -> None:
     def preprocess(derivatives: Path) -> dict[str, Any]:
         return preprocess_scan(SCAN, done["raw"], tmp_path / "out", EMBEDDED, OPTIONS, 1, derivatives=derivatives)

@@ -110,13 +110,16 @@ def _from_zero(data: np.ndarray) -> tuple[np.ndarray, str]:
     """Intensities that begin at zero, and what was done to them: all that is negative counts as nothing later on.
 
     Scans that were standardized, and uniform images of MP2RAGE, have negative numbers in the brain. A background of
-    -1024 is none of these: of its one value nothing is asked.
+    -1024 is none of these: of its one value nothing is asked. Nor is one of noise about zero, or of ripple.
     """
     background = corner_value(data)
-    held = data[data != background]
-    low, high = np.percentile(held[:: 1 + held.size // 10**6], (0.1, 99)) if held.size else (0.0, 0.0)
+    middle = data[tuple(slice(n // 4, n - n // 4) for n in data.shape)]
+    middle = middle[middle != background]
+    low, high = np.percentile(middle, (2, 99)) if middle.size else (0.0, 0.0)
     if low >= -FAR_BELOW * abs(high):
         return data, ""
+    held = data[data != background]
+    low = np.percentile(held[:: 1 + held.size // 10**6], 0.1)
     (first, last), ends = INT16, (held.min(), held.max())
     if first <= ends[0] < first + NEAR_THE_END and last - NEAR_THE_END < ends[1] <= last:
         return np.where(data < 0, data + 2**16, data), "its numbers beyond 32767 were stored as negative ones: mended"
