@@ -86,6 +86,11 @@ def test_a_study_learns_them_on_nobody_of_its_test_and_they_hold_what_is_expecte
         held.append(np.abs(change.change_ml - expected.drawn_ml[:, at]) <= half)
     assert np.mean(held) > 0.85
     assert half < abs(expected.change_ml[at])
+    read.clear()
+    monkeypatch.setattr(interval_factors, "calibration_scans", lambda table: table.head(NEEDED - 1))
+    few = learn_factors(study.scm, encoded, measure)
+    assert (few.factors, few.participants["gm"]) == ({}, NEEDED - 1)
+    assert not read  # nothing is made that no factor could come of
 
 
 def test_every_node_is_asked_about_towards_the_middle_of_the_training_scans(study: Study) -> None:  # noqa: F811

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brainscm.config import QueryOptions
-from brainscm.counterfactuals.intervals import IntervalFactors
+from brainscm.counterfactuals.intervals import NEEDED, IntervalFactors
 from brainscm.counterfactuals.queries import Plan, plan_query, reaches_image
 from brainscm.counterfactuals.synthesis import make_counterfactual, read_factual
 from brainscm.errors import ScanError
@@ -45,6 +45,8 @@ def learn_factors(scm: Scm, encoded: EncodedScans, measure: MeasureRegions) -> I
     usable = encoded.scans.usable
     rows = calibration_scans(usable)
     regional = RegionalModel.fit(scm, usable, [each.name for each in REGIONS if f"{each.name}_ml" in usable])
+    if len(rows) < NEEDED:
+        return IntervalFactors({}, dict.fromkeys(regional.regions, len(rows)))
     scores: dict[str, dict[str, list[Array]]] = {region: {} for region in regional.regions}
     asked = list(questions(scm, rows))
     logger.info("calibrating intervals of regional changes on %d participants: %d questions", len(rows), len(asked))
