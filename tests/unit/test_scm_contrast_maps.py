@@ -16,9 +16,9 @@ from nilearn.glm.first_level import run_glm
 from test_alignment_registration import alignment_to, smooth_displacement, texture
 from test_encoding_aligned import COMPONENTS, with_displacement
 
-from brainscm.alignment.displacement import jacobian, upsample
+from brainscm.alignment.displacement import FOLDED, jacobian, upsample
 from brainscm.config import ScmOptions
-from brainscm.encoding.aligned import FOLDED, Aligned
+from brainscm.encoding.aligned import Aligned
 from brainscm.encoding.pca import PCA
 from brainscm.errors import ConfigError
 from brainscm.identity import Identity

@@ -14,6 +14,7 @@ from brainscm.alignment.splines import sample_cubic
 
 NODE_VOXELS = 2.0  # from one node of a registered displacement to the next
 SCIPY_DEVICE = "cpu"
+FOLDED = 0.01  # a Jacobian determinant below this, as where the displacement folds, has no logarithm to speak of
 INVERSE_STEPS = {"coarse": 8, "full": 3}
 
 
@@ -57,6 +58,11 @@ def jacobian(displacement: Tensor, spacing: float = 1.0) -> Tensor:
     """Of y + u(y), (x, y, z, 3, 3), where the values of u (3, x, y, z) lie `spacing` voxels apart."""
     gradient = torch.stack(torch.gradient(displacement, spacing=spacing, dim=(1, 2, 3)), dim=1)
     return gradient.movedim((0, 1), (-2, -1)) + torch.eye(3, device=displacement.device)
+
+
+def log_jacobian(displacement: Tensor) -> Tensor:
+    """The logarithm of the determinant of `jacobian`, (x, y, z)."""
+    return torch.linalg.det(jacobian(displacement)).clamp(min=FOLDED).log()
 
 
 def inverse(displacement: Tensor) -> Tensor:

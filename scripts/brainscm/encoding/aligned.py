@@ -16,6 +16,7 @@ from brainscm.alignment.displacement import (
     interpolate,
     inverse,
     jacobian,
+    log_jacobian,
     resample,
     upsample,
     voxels,
@@ -29,7 +30,6 @@ from brainscm.tissue_levels import TissueLevels
 COARSE_MM = 48.0  # over which the coarse part of a field is averaged
 # Of what is written as whole numbers: a displacement, and the log odds of a density.
 STEP_VOXELS, STEP_LOG_ODDS = 0.2, 0.1
-FOLDED = 0.01  # a Jacobian determinant below this, as where the displacement folds, has no logarithm to speak of
 
 
 class Aligned(nn.Module):
@@ -134,8 +134,7 @@ class Aligned(nn.Module):
     def log_jacobian(self, latents: Tensor) -> Tensor:
         """How much larger a place is in the scan than in the template, as a logarithm; (n, 1, x, y, z)."""
         displacements = [self._displacement(packed) for packed in self._where(latents)]
-        determinants = torch.stack([torch.linalg.det(jacobian(u)) for u in displacements])
-        return determinants.clamp(min=FOLDED).log()[:, None]
+        return torch.stack([log_jacobian(u) for u in displacements])[:, None]
 
     def apply_shift(self, factual: Factual, shift: Tensor) -> Tensor:
         """The scans themselves under a shift of their latents: x'(p) = x(p - Δu(y)) + Δa(y) with y + (u + Δu)(y) = p.
@@ -149,10 +148,8 @@ class Aligned(nn.Module):
         change = (self.appearance(latents + shift) - factual.appearance)[:, 0]
         moved = scans.clone()
         for at in shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
-            step = self._displacement(where_shift[at])
-            template = inverse(self._displacement(where[at]) + step)
-            origin = voxels(self.grid_shape, shift.device) - interpolate(step, template)
-            displaced = resample(scans[at, 0], origin)
+            template, motion = self._motion(where[at], where_shift[at])
+            displaced = resample(scans[at, 0], voxels(self.grid_shape, shift.device) + motion)
             volume = displaced + interpolate(change[at][None], template)[0]
             if density[at].any():
                 asked = functional.avg_pool3d(interpolate(upsample(density[at], self.grid_shape), template), 2)
@@ -166,9 +163,14 @@ class Aligned(nn.Module):
         moved = latents.new_zeros((len(latents), 3, *self.grid_shape))
         where, where_shift = self._where(latents), self._where(shift)
         for at in where_shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
-            step = self._displacement(where_shift[at])
-            moved[at] = -interpolate(step, inverse(self._displacement(where[at]) + step))
+            moved[at] = self._motion(where[at], where_shift[at])[1]
         return moved
+
+    def _motion(self, where: Tensor, where_shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each voxel p of a displaced scan, the place y in the template, and where it comes from minus p."""
+        step = self._displacement(where_shift)
+        template = inverse(self._displacement(where) + step)
+        return template, -interpolate(step, template)
 
     def transport(self, shift: Tensor, latents: Tensor, mean: Tensor) -> Tensor:
         """What a shift of the mean participant's latent (c, x', y', z') is for those of `latents` (n, c, x', y', z').

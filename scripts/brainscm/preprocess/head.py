@@ -101,7 +101,7 @@ def working_head(scan: RawScan, voxel_mm: float = 2.0) -> Image:
     return Image(np.clip(sample(smooth, affine, shape, order=1), 0, None), affine)
 
 
-def corner_value(data: np.ndarray) -> float:
+def _corner_value(data: np.ndarray) -> float:
     """The median of the corners: the value of the background, as far as it has one."""
     return float(np.median(data[:: data.shape[0] - 1, :: data.shape[1] - 1, :: data.shape[2] - 1]))
 
@@ -112,7 +112,7 @@ def _from_zero(data: np.ndarray) -> tuple[np.ndarray, str]:
     Scans that were standardized, and uniform images of MP2RAGE, have negative numbers in the brain. A background of
     -1024 is none of these: of its one value nothing is asked. Nor is one of noise about zero, or of ripple.
     """
-    background = corner_value(data)
+    background = _corner_value(data)
     middle = data[tuple(slice(n // 4, n - n // 4) for n in data.shape)]
     middle = middle[middle != background]
     low, high = np.percentile(middle, (2, 99)) if middle.size else (0.0, 0.0)
