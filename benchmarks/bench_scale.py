@@ -46,10 +46,13 @@ def collect_preprocessing(folder: Path) -> None:
 def collect_counterfactuals(folder: Path) -> None:
     from brainscm.counterfactuals.collect import collect
     from brainscm.identity import Identity
+    from brainscm.tables import read_table
 
     out = folder / "counterfactuals"
-    parts = [out / "questions" / f"{query}.tsv" for query in QUERIES]
-    collect(parts, ["age", "sex"], Identity.model_validate_json((folder / "identity.json").read_text()), out)
+    parts = [out / "questions" / query / "1-of-1.tsv" for query in QUERIES]
+    scans = read_table(folder / "scans.tsv")["scan"].tolist()
+    identity = Identity.model_validate_json((folder / "identity.json").read_text())
+    collect(parts, scans, QUERIES, ["age", "sex"], identity, out)
 
 
 def read_scans(folder: Path) -> None:
@@ -102,6 +105,7 @@ def measure(step: str, folder: Path) -> Cost:
 
 def make_inputs(folder: Path, n: int) -> None:
     """All that the steps read, of n scans."""
+    from brainscm.counterfactuals.intervals import COLUMNS
     from brainscm.counterfactuals.manifest import LEADING, TRAILING
     from brainscm.encoding.layout import Layout
     from brainscm.identity import Identity
@@ -134,7 +138,6 @@ def make_inputs(folder: Path, n: int) -> None:
         (folder / "preproc" / "alignment" / f"{scan}.json").write_text(json.dumps({**status, "outputs": {}}))
 
     out = folder / "counterfactuals"
-    (out / "questions").mkdir(parents=True)
     for query in QUERIES:
         rows = pd.DataFrame(
             "n/a", index=range(n), columns=[*LEADING, "factual_age", "counterfactual_age", *TRAILING], dtype=object
@@ -144,7 +147,11 @@ def make_inputs(folder: Path, n: int) -> None:
             for path in rows[column]:
                 (out / path).parent.mkdir(parents=True, exist_ok=True)
                 (out / path).touch()
-        rows.to_csv(out / "questions" / f"{query}.tsv", sep="\t", index=False)
+        regions = pd.DataFrame("1.5", index=range(20 * n), columns=COLUMNS, dtype=object)
+        regions = regions.assign(scan=np.repeat(scans, 20), query=query)
+        for name, table in (("questions", rows), ("regions", regions)):
+            (out / name / query).mkdir(parents=True)
+            table.to_csv(out / name / query / "1-of-1.tsv", sep="\t", index=False)
 
     identity = Identity(template="Made up", voxel_mm=2.0, transform="affine")
     (folder / "identity.json").write_text(identity.model_dump_json())

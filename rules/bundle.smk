@@ -8,7 +8,7 @@ rule write_bundle:
         model=rules.train_autoencoder.output.model,
         card=rules.train_autoencoder.output.card,
         reconstruction=rules.train_autoencoder.output.reconstruction,
-        latents=rules.encode_scans.output.latents,
+        latents=rules.collect_latents.output.latents,
         image_model=rules.fit_scm.output.image_model,
         scm=rules.fit_scm.output,
         intervals=rules.calibrate_intervals.output.intervals,
@@ -49,7 +49,7 @@ rule assess_scans:
         scans=f"{RESULTS}/cohort/scans.tsv",
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=MODEL,
-        latents=rules.encode_scans.output.latents,
+        latents=rules.collect_latents.output.latents,
     output:
         support=f"{RESULTS}/support/scans.tsv",
         reconstruction=f"{RESULTS}/support/reconstruction.tsv",

@@ -20,6 +20,8 @@ from brainscm.provenance import code_fingerprint, options_fingerprint
 from brainscm.questions import evaluated_queries, group_queries, read_queries, source_of
 from brainscm.report.inputs import REFUTATION
 from brainscm.run_record import write_run_record
+from brainscm.shards import WHOLE, Shard
+from brainscm.workflow.dealing import Dealing
 from brainscm.workflow.run_summary import run_summary
 from brainscm.workflow.study_record import StudyRecord
 from brainscm.simulation.anatomies import find_label_maps
@@ -75,6 +77,8 @@ QUESTIONS = group_queries(QUERIES)
 
 wildcard_constraints:
     question=r"[a-zA-Z0-9]+",
+    shard=r"\d+",
+    shards=r"\d+",
     folder=r"sub-[a-zA-Z0-9]+(/ses-[a-zA-Z0-9]+)?",
     scan=r"sub-[a-zA-Z0-9]+(_ses-[a-zA-Z0-9]+)?",
 
@@ -254,14 +258,73 @@ def as_parameters(queries):
     return [query.model_dump(mode="json") for query in queries]
 
 
+def statuses_of(scans):
+    """What each scan's own jobs told: of its preprocessing and, where scans are aligned, of its alignment."""
+    stages = ["status", "alignment"] if IS_ALIGNED else ["status"]
+    return [f"{RESULTS}/preproc/{stage}/{scan}.json" for stage in stages for scan in scans]
+
+
 def get_statuses(wildcards):
-    """What each scan's own jobs told: of its preprocessing and, where scans are aligned, of its alignment.
+    """Those of all scans.
 
     While the index has to be made first, it is not known which those are. A change of the index alone, such as another
     age, is then no reason to collect them again.
     """
-    stages = ["status", "alignment"] if IS_ALIGNED else ["status"]
     try:
-        return [f"{RESULTS}/preproc/{stage}/{scan}.json" for stage in stages for scan in raw_scans()]
+        return statuses_of(raw_scans())
     except IncompleteCheckpointException as exception:
         return ancient(exception.targetfile)
+
+
+@lru_cache
+def dealing():
+    return Dealing(CONFIG, indexed_scans())
+
+
+def get_shards(of_stage):
+    """The shards of a stage; one while the index, which tells how many there will be, has to be made first."""
+    try:
+        return of_stage(dealing())
+    except IncompleteCheckpointException:
+        return [WHOLE]
+
+
+def get_shard(wildcards):
+    return Shard(int(wildcards.shard), int(wildcards.shards))
+
+
+@lru_cache
+def rows_of_shard(shard):
+    return dealing().rows_of(shard)
+
+
+@lru_cache
+def told_of_shard(shard):
+    """What the index tells of the scans of a shard."""
+    rows = rows_of_shard(shard)
+    return f"{len(rows)} scans ({options_fingerprint(rows.astype(str).values.tolist())})"
+
+
+def get_statuses_of_shard(wildcards):
+    return statuses_of(rows_of_shard(get_shard(wildcards))["scan"])
+
+
+def get_encoded_shards(wildcards):
+    """The latents of all shards."""
+    return [f"{RESULTS}/latents/shards/{shard}.zarr" for shard in get_shards(Dealing.of_encoding)]
+
+
+def get_own_latents(wildcards):
+    """The latents that a shard of a later stage reads."""
+    own = get_shard(wildcards)
+    return [f"{RESULTS}/latents/shards/{shard}.zarr" for shard in get_shards(Dealing.of_encoding) if shard.meets(own)]
+
+
+def get_answered_shards(question):
+    """What the jobs of a question write, by its label: parts of the manifest."""
+    shards = get_shards(lambda dealt: dealt.of_question(QUESTIONS[question]))
+    return [f"{RESULTS}/counterfactuals/questions/{question}/{shard}.tsv" for shard in shards]
+
+
+def get_manifest_parts(wildcards):
+    return [part for question in QUESTIONS for part in get_answered_shards(question)]

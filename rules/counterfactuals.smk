@@ -1,4 +1,5 @@
-"""The counterfactual of each asked scan, a job for each question of the study (or table), and their manifest."""
+"""The counterfactual of each asked scan, a job for each question of the study (or table) and shard of the cohort, and
+their manifest."""
 
 
 # Once for all questions, which are added and changed after it.
@@ -10,7 +11,7 @@ rule calibrate_intervals:
         scans=get_scans_to_fit,
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=rules.train_autoencoder.output.model,
-        latents=rules.encode_scans.output.latents,
+        latents=rules.collect_latents.output.latents,
     output:
         intervals=f"{RESULTS}/{INTERVALS}",
     log:
@@ -39,18 +40,20 @@ rule synthesize_counterfactuals:
     input:
         **CAUSAL_MODEL,
         intervals=f"{FITTED}/{INTERVALS}",
-        scans=f"{RESULTS}/cohort/scans.tsv",
-        qc=f"{RESULTS}/preproc/qc.tsv",
+        # Read, but what they say of the scans of other shards changes nothing here.
+        scans=ancient(get_index),
+        qc=ancient(f"{RESULTS}/preproc/qc.tsv"),
+        latents=ancient(rules.collect_latents.output.latents),
         model=MODEL,
-        latents=rules.encode_scans.output.latents,
+        own_latents=get_own_latents,
     output:
         # Not the volumes: Snakemake would remove them before a job that only adds a scan to a question.
-        manifest=f"{RESULTS}/counterfactuals/questions/{{question}}.tsv",
-        regions=f"{RESULTS}/counterfactuals/regions/{{question}}.tsv",
+        manifest=f"{RESULTS}/counterfactuals/questions/{{question}}/{{shard}}-of-{{shards}}.tsv",
+        regions=f"{RESULTS}/counterfactuals/regions/{{question}}/{{shard}}-of-{{shards}}.tsv",
     log:
-        f"{RESULTS}/logs/synthesize_counterfactuals/{{question}}.log",
+        f"{RESULTS}/logs/synthesize_counterfactuals/{{question}}/{{shard}}-of-{{shards}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/synthesize_counterfactuals/{{question}}.tsv"
+        f"{RESULTS}/benchmarks/synthesize_counterfactuals/{{question}}/{{shard}}-of-{{shards}}.tsv"
     conda:
         "../envs/torch.yaml"
     threads: 4
@@ -59,24 +62,59 @@ rule synthesize_counterfactuals:
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
         scm_dir=subpath(input.image_model, parent=True),
-        counterfactuals_dir=subpath(output.manifest, ancestor=2),
+        counterfactuals_dir=subpath(output.manifest, ancestor=3),
         scm=config["scm"],
         queries=lambda wildcards: as_parameters(get_queries(wildcards)),
         seed=config["seed"],
+        index=lambda wildcards: told_of_shard(get_shard(wildcards)),
+        quality=config["quality"],
         code=lambda wildcards: code_fingerprint("synthesize_counterfactuals"),
     message:
-        "Synthesizing the counterfactuals of {wildcards.question}"
+        "Synthesizing shard {wildcards.shard} of {wildcards.shards} of {wildcards.question}"
     script:
         "../scripts/synthesize_counterfactuals.py"
 
 
+# Of the questions that ask for them: the maps are means over the participants of all shards.
+rule average_question:
+    input:
+        **CAUSAL_MODEL,
+        scans=ancient(get_index),
+        qc=f"{RESULTS}/preproc/qc.tsv",
+        parts=lambda wildcards: get_answered_shards(wildcards.question),
+    output:
+        maps=f"{RESULTS}/counterfactuals/group/{{question}}.tsv",
+    log:
+        f"{RESULTS}/logs/average_question/{{question}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/average_question/{{question}}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        scm_dir=subpath(input.image_model, parent=True),
+        counterfactuals_dir=subpath(output.maps, ancestor=2),
+        queries=lambda wildcards: as_parameters(get_queries(wildcards)),
+        code=lambda wildcards: code_fingerprint("average_question"),
+    message:
+        "Averaging the differences of {wildcards.question} over participants"
+    script:
+        "../scripts/average_question.py"
+
+
 rule collect_counterfactuals:
     input:
-        # Not read. When the index was made anew and is as before, Snakemake finds out by it that nothing is to be done.
         scans=ancient(get_index),
-        latents=rules.encode_scans.output.latents,
-        parts=expand(rules.synthesize_counterfactuals.output.manifest, question=QUESTIONS),
-        regions=expand(rules.synthesize_counterfactuals.output.regions, question=QUESTIONS),
+        latents=rules.collect_latents.output.latents,
+        parts=get_manifest_parts,
+        groups=[
+            f"{RESULTS}/counterfactuals/group/{question}.tsv"
+            for question, queries in QUESTIONS.items()
+            if any(query.group for query in queries)
+        ],
     output:
         manifest=f"{RESULTS}/counterfactuals/manifest.tsv",
         regions=f"{RESULTS}/counterfactuals/regions.tsv",
@@ -92,6 +130,7 @@ rule collect_counterfactuals:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         nodes=list(config["scm"]["nodes"]),
+        queries=[query.name for queries in QUESTIONS.values() for query in queries],
         code=lambda wildcards: code_fingerprint("collect_counterfactuals"),
     message:
         "Collecting the manifests of all questions"

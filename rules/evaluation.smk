@@ -33,7 +33,7 @@ rule evaluate_counterfactuals:
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=rules.train_autoencoder.output.model,
         reconstruction=rules.train_autoencoder.output.reconstruction,
-        latents=rules.encode_scans.output.latents,
+        latents=rules.collect_latents.output.latents,
         covariates=rules.fit_scm.output.covariates,
         node_models=rules.fit_scm.output.node_models,
         image_model=rules.fit_scm.output.image_model,

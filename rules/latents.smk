@@ -1,17 +1,19 @@
-"""Every usable scan's latent, in one zarr store."""
+"""Every usable scan's latent: encoded a shard of the cohort a job, and gathered into one zarr store."""
 
 
 rule encode_scans:
     input:
+        # The tables are read, but what they say of other scans changes nothing here. `statuses` are of the shard's own.
         scans=ancient(get_index),
-        qc=f"{RESULTS}/preproc/qc.tsv",
+        qc=ancient(f"{RESULTS}/preproc/qc.tsv"),
+        statuses=get_statuses_of_shard,
         model=MODEL,
     output:
-        latents=directory(f"{RESULTS}/latents/latents.zarr"),
+        latents=directory(f"{RESULTS}/latents/shards/{{shard}}-of-{{shards}}.zarr"),
     log:
-        f"{RESULTS}/logs/encode_scans.log",
+        f"{RESULTS}/logs/encode_scans/{{shard}}-of-{{shards}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/encode_scans.tsv"
+        f"{RESULTS}/benchmarks/encode_scans/{{shard}}-of-{{shards}}.tsv"
     conda:
         "../envs/torch.yaml"
     threads: 4
@@ -21,11 +23,38 @@ rule encode_scans:
     params:
         identity=IDENTITY,
         bundle=BUNDLE,
+        # By these a scan that was preprocessed can be used, or not.
+        quality=config["quality"],
         code=lambda wildcards: code_fingerprint("encode_scans"),
     message:
-        "Encoding all scans"
+        "Encoding shard {wildcards.shard} of {wildcards.shards}"
     script:
         "../scripts/encode_scans.py"
+
+
+rule collect_latents:
+    input:
+        scans=ancient(get_index),
+        qc=f"{RESULTS}/preproc/qc.tsv",
+        shards=get_encoded_shards,
+    output:
+        latents=directory(f"{RESULTS}/latents/latents.zarr"),
+    log:
+        f"{RESULTS}/logs/collect_latents.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/collect_latents.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        code=lambda wildcards: code_fingerprint("collect_latents"),
+    message:
+        "Gathering the latents of all scans"
+    script:
+        "../scripts/collect_latents.py"
 
 
 rule archive_codes:
@@ -33,7 +62,7 @@ rule archive_codes:
         scans=ancient(get_index),
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=MODEL,
-        latents=rules.encode_scans.output.latents,
+        latents=rules.collect_latents.output.latents,
     output:
         codes=directory(f"{RESULTS}/latents/codes.zarr"),
     log:
@@ -56,4 +85,4 @@ rule archive_codes:
 
 rule latents:
     input:
-        rules.encode_scans.output,
+        rules.collect_latents.output,

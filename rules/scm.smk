@@ -6,7 +6,7 @@ rule fit_scm:
         scans=get_scans_to_fit,
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=rules.train_autoencoder.output.model,
-        latents=rules.encode_scans.output.latents,
+        latents=rules.collect_latents.output.latents,
     output:
         covariates=f"{RESULTS}/scm/covariates.tsv",
         image_model=f"{RESULTS}/scm/image_model.npz",
@@ -50,7 +50,7 @@ rule map_contrasts:
         scans=get_scans_to_fit,
         qc=f"{RESULTS}/preproc/qc.tsv",
         model=rules.train_autoencoder.output.model,
-        latents=rules.encode_scans.output.latents,
+        latents=rules.collect_latents.output.latents,
         covariates=rules.fit_scm.output.covariates,
         node_models=rules.fit_scm.output.node_models,
         image_model=rules.fit_scm.output.image_model,

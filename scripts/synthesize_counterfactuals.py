@@ -1,4 +1,4 @@
-"""Answer the queries of one question: volumes, differences, uncertainty, side-cars, and its part of the manifest."""
+"""Answer the queries of a question for a shard: volumes, differences, uncertainty, side-cars, part of the manifest."""
 
 from pathlib import Path
 
@@ -15,9 +15,10 @@ with job(snakemake):
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import MeasureTissues
     from brainscm.scm.portable import load_fitted
+    from brainscm.shards import Shard
     from brainscm.tables import write_table
 
-    source, params = snakemake.input, snakemake.params
+    source, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
     scm_dir, config = Path(params.scm_dir), Config.model_validate(snakemake.config)
     if config.bundle:
         Bundle.open(config.bundle).verify()
@@ -31,6 +32,7 @@ with job(snakemake):
         out_dir=Path(params.counterfactuals_dir),
         origin=origin_of(config, scm_dir, params.code),
         derivatives=config.derivatives,
+        shard=Shard(int(wildcards.shard), int(wildcards.shards)),
     )
     write_table(made.regions, snakemake.output.regions)
     write_table(made.manifest, snakemake.output.manifest)

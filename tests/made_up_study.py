@@ -294,5 +294,7 @@ def write_counterfactuals(out_dir: Path, folder: Path, scm: Scm, config: Config)
     made = synthesize(scm, encoded, read_queries(config.counterfactuals), measure, factors, out_dir)
     write_table(made.manifest, out_dir / "questions" / "all.tsv")
     write_table(made.regions, out_dir / "regions" / "all.tsv")
-    collect([out_dir / "questions" / "all.tsv"], list(config.scm.nodes), encoded.store.identity, out_dir)
+    queries = [query.name for query in read_queries(config.counterfactuals)]
+    scans, part = list(encoded.scans.rows["scan"]), out_dir / "questions" / "all.tsv"
+    collect([part], scans, queries, list(config.scm.nodes), encoded.store.identity, out_dir)
     return out_dir / "manifest.tsv"

@@ -482,6 +482,14 @@ def _number(value: Scalar) -> float | None:
         return None
 
 
+class WorkflowOptions(Options):
+    """How the work is dealt into jobs. No result depends on it."""
+
+    shard_minutes: Annotated[float, unit("minutes")] = Field(30, gt=0)
+    """How long a job of encoding, synthesis or evaluation may take. Where all scans of a stage would take longer in one
+    job they are dealt into 2, 4, 8, … shards, each a job. Fewer minutes: more jobs side by side on a cluster."""
+
+
 class Config(Options):
     """Where the scans are, where results go, and a section for each stage.
 
@@ -519,6 +527,7 @@ class Config(Options):
     )
     counterfactuals: list[QuestionOptions] | UserPath = []
     """A list of questions, or the path of a table (TSV) with a row a scan and question."""
+    workflow: WorkflowOptions = WorkflowOptions()
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:

@@ -92,9 +92,9 @@ def test_the_plan_says_hours_and_gigabytes() -> None:
 def test_cost_is_that_of_the_volumes_that_a_job_made_itself(tmp_path: Path) -> None:
     folder = tmp_path / "counterfactuals"
     paths = [f"sub-{i}_desc-x_T1w.nii.gz" for i in range(20)]
-    part = folder / "questions" / "x.tsv"
+    part = folder / "questions" / "x" / "1-of-1.tsv"
     write_table(pd.DataFrame({"scan": range(20), "path": paths}), part)
-    write_table(pd.DataFrame({"s": [30.0]}), tmp_path / "benchmarks" / "synthesize_counterfactuals" / "x.tsv")
+    write_table(pd.DataFrame({"s": [30.0]}), tmp_path / "benchmarks" / "synthesize_counterfactuals" / "x" / part.name)
     now = part.stat().st_mtime
     for i, path in enumerate(paths):
         (folder / path).write_bytes(b"x" * 1_000_000)

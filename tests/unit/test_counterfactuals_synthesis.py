@@ -1,6 +1,7 @@
 """Synthesis: which scans are asked, what is written, and that one bad scan stops nobody else."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from brainscm.config import QueryOptions, ScmOptions
 from brainscm.counterfactuals import synthesis
 from brainscm.counterfactuals.collect import collect
 from brainscm.counterfactuals.decoding import STRATEGIES
+from brainscm.counterfactuals.group import average
 from brainscm.counterfactuals.intervals import IntervalFactors
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import plan_for, plan_query
@@ -32,6 +34,7 @@ from brainscm.latents.encoded import EncodedScans
 from brainscm.latents.store import LatentStore
 from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
+from brainscm.shards import Shard
 from brainscm.tables import read_table, write_table
 from made_up_measure import measured_by
 
@@ -81,22 +84,29 @@ class Study:
     def latents(self) -> np.ndarray:
         return self.store.latents
 
-    def run(self, *queries: QueryOptions) -> pd.DataFrame:
+    def run(self, *queries: QueryOptions, shards: int = 1) -> pd.DataFrame:
+        """Synthesize, average and collect as the rules do; the manifest."""
         encoded = EncodedScans(self.scans, self.store, Halving())
-        made = synthesize(
-            scm=self.scm,
-            encoded=encoded.leave_out(self.store.lacking(self.scans.rows["scan"])),
-            queries=queries,
-            measure=measure,
-            factors=FACTORS,
-            out_dir=self.folder / "counterfactuals",
-            origin=self.origin,
-        )
-        part = self.folder / "counterfactuals" / "questions" / "q.tsv"
-        write_table(made.manifest, part)
-        write_table(made.regions, self.folder / "counterfactuals" / "regions" / "q.tsv")
-        collect([part], list(self.scm.covariates.columns), IDENTITY, self.folder / "counterfactuals")
-        return read_table(self.folder / "counterfactuals" / "manifest.tsv")
+        encoded = encoded.leave_out(self.store.lacking(self.scans.rows["scan"]))
+        out, parts = self.folder / "counterfactuals", []
+        for shard in [Shard(number, shards) for number in range(1, shards + 1)]:
+            made = synthesize(
+                scm=self.scm,
+                encoded=encoded,
+                queries=queries,
+                measure=measure,
+                factors=FACTORS,
+                out_dir=out,
+                origin=self.origin,
+                shard=shard,
+            )
+            parts.append(out / "questions" / "q" / f"{shard}.tsv")
+            write_table(made.manifest, parts[-1])
+            write_table(made.regions, out / "regions" / "q" / f"{shard}.tsv")
+        write_table(average(queries, parts, self.scans, out, IDENTITY.space, self.origin), out / "group" / "q.tsv")
+        scans, names = list(self.scans.rows["scan"]), [query.name for query in queries]
+        collect(parts, scans, names, list(self.scm.covariates.columns), IDENTITY, out, [out / "group" / "q.tsv"])
+        return read_table(out / "manifest.tsv")
 
     def regions(self) -> pd.DataFrame:
         table = read_table(self.folder / "counterfactuals" / "regions.tsv")
@@ -427,13 +437,13 @@ def test_the_files_of_a_question_that_is_gone_go_and_nobody_elses(study: Study) 
     own.write_bytes(b"")
     sidecar(own).write_text('{"Description": "drawn by hand"}')
     (root / "sub-50" / "anat" / "sub-50_desc-bare_T1w.nii.gz").write_bytes(b"")
-    write_table(pd.DataFrame(), root / "questions" / "gone.tsv")
+    write_table(pd.DataFrame(), root / "questions" / "gone" / "1-of-1.tsv")
     manifest = study.run(query(scans=["sub-50"]))
     paths = {path for column in ("path", "difference_path", "uncertainty_path") for path in manifest[column]}
     left = {path.relative_to(root).as_posix() for path in root.rglob("*.nii.gz")} - paths
     assert left == {f"sub-50/anat/sub-50_desc-{label}_T1w.nii.gz" for label in ("mine", "bare")}
     assert len(list(root.rglob("sub-*.json"))) == 4
-    assert [path.name for path in (root / "questions").iterdir()] == ["q.tsv"]
+    assert [path.name for path in (root / "questions").iterdir()] == ["q"]
 
 
 def test_members_of_a_trajectory_say_so(study: Study) -> None:
@@ -458,6 +468,26 @@ def test_a_side_car_tells_all_that_made_its_volume(study: Study) -> None:
     assert told["PassThrough"] == pytest.approx(row["pass_through"])
     ignored = (study.folder / "counterfactuals" / ".bidsignore").read_text().split()
     assert ignored == ["manifest.tsv", "plan.tsv", "questions", "regions.tsv", "regions", "*LogJacobian_map.*", "group"]
+
+
+def test_shards_write_what_one_job_would_have_written(study: Study) -> None:
+    ids = ["sub-50", "sub-51", "sub-52", "sub-53"]
+    study.scans.path("sub-53", "preproc_t1w").write_bytes(b"damaged")  # a row without numbers
+    asked = [query(scans=ids, group=True), query(name="younger", do={"age": "-10"}, scans=ids[::-1], jacobian=True)]
+    root = study.folder / "counterfactuals"
+
+    def written() -> dict[str, bytes]:
+        kept = ("questions", "regions")
+        files = {path.relative_to(root): path for path in root.rglob("*") if path.is_file()}
+        return {str(name): path.read_bytes() for name, path in files.items() if name.parts[0] not in kept}
+
+    study.run(*asked)
+    whole = written()
+    assert b"fail" in whole["manifest.tsv"]
+    shutil.rmtree(root)
+    study.run(*asked, shards=4)
+    assert len({Shard(4, 4).holds(scan) for scan in ids} | {Shard(1, 4).holds(scan) for scan in ids}) == 2
+    assert written() == whole
 
 
 def test_group_maps_are_means_over_participants_and_a_trajectory_is_a_series(study: Study) -> None:

@@ -15,8 +15,10 @@ from brainscm.encoding.model import load_encoder, save_encoder
 from brainscm.encoding.vqvae import VQVAE
 from brainscm.errors import BrainSCMError, ScanError
 from brainscm.identity import Identity
+from brainscm.latents.collect import collect
 from brainscm.latents.encode import encode_scans, run
 from brainscm.latents.store import LatentStore
+from brainscm.shards import Shard
 from made_up_scans import GRID, write_scans
 
 IDENTITY = Identity(template="T", voxel_mm=3, transform="affine")
@@ -100,6 +102,41 @@ def test_the_stage_remembers_the_model_and_refuses_scans_that_are_not_for_it(tmp
     save_encoder(trained_vqvae(OPTIONS, (8, 8, 8)), IDENTITY, model)
     with pytest.raises(BrainSCMError, match=r"the grid is 8×8×16 at 3×3×3 mm .* here and 8×8×8 there"):
         run(scans, IDENTITY, model, path)
+
+
+def content(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_gathered_shards_are_the_store_of_one_job_byte_for_byte(tmp_path, encoder):
+    scans = write_scans(tmp_path, ["train"] * 5).leave_out(pd.Series({"sub-3": "spoilt"}))
+    encode_scans(scans, encoder, ENCODED, tmp_path / "one.zarr")
+    shards = [tmp_path / "shards" / f"{number}-of-8.zarr" for number in range(1, 9)]  # more than there are scans
+    for number, shard in enumerate(shards, start=1):
+        encode_scans(scans, encoder, ENCODED, shard, Shard(number, 8))
+    (tmp_path / "shards" / "1-of-2.zarr").mkdir()  # of another dealing
+    collect(shards, scans.usable["scan"].tolist(), tmp_path / "latents.zarr")
+    assert content(tmp_path / "latents.zarr") == content(tmp_path / "one.zarr")
+    assert {*(tmp_path / "shards").iterdir()} == {*shards}
+
+
+def test_a_gather_uses_no_damaged_shard_and_no_other_models(tmp_path, encoder):
+    scans = write_scans(tmp_path, ["train", "test"])
+    shards = [tmp_path / "shards" / f"{number}-of-2.zarr" for number in (1, 2)]
+    for number, shard in enumerate(shards, start=1):
+        encode_scans(scans, encoder, ENCODED, shard, Shard(number, 2))
+    names = scans.usable["scan"].tolist()
+    with pytest.raises(ScanError, match="sub-9: it has no latent"):
+        collect(shards, [*names, "sub-9"], tmp_path / "latents.zarr")
+    chunk = next(path for path in (tmp_path / "shards").rglob("*") if path.is_file() and "/c/" in str(path))
+    chunk.write_bytes(chunk.read_bytes()[:-5])
+    with pytest.raises(BrainSCMError, match=r"of-2\.zarr: the latent of sub-. is damaged or gone; remove this folder"):
+        collect(shards, names, tmp_path / "latents.zarr")
+    assert not (tmp_path / "latents.zarr").exists()
+    for number, shard in enumerate(shards, start=1):
+        encode_scans(scans, encoder, IDENTITY.encoded_by(f"hash {number}"), shard, Shard(number, 2))
+    with pytest.raises(BrainSCMError, match=r"2-of-2\.zarr and .*1-of-2\.zarr are of two different models"):
+        collect(shards, names, tmp_path / "latents.zarr")
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "gone"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from brainscm.scm.covariates import Covariates
 from brainscm.scm.learnt import Learnt
 from brainscm.scm.neighbours import Neighbours
 from brainscm.workflow.config_loading import load_config
-from workflows import GRAPH, ROOT, indexed_study, plan, run_workflow
+from workflows import GRAPH, ROOT, finished_jobs, indexed_study, plan, run_workflow, stubbed_checkout
 
 FILES = (
     "autoencoder/model.pt", "autoencoder/model.json", "scm/node_models.npz", "scm/image_model.npz", "scm/nodes.tsv",
@@ -73,6 +74,7 @@ def test_nothing_is_trained_fitted_or_evaluated(put_to_a_bundle: tuple[Path, dic
         "align_scan",
         "collect_preprocessing",
         "encode_scans",
+        "collect_latents",
         "assess_scans",
         "synthesize_counterfactuals",
         "collect_counterfactuals",
@@ -126,3 +128,35 @@ def test_a_bundle_is_made_of_a_fitted_study(tmp_path: Path) -> None:
     jobs = plan(tmp_path, indexed_study(tmp_path), "bundle")
     assert jobs["write_bundle"] == jobs["fit_scm"] == jobs["calibrate_intervals"] == 1
     assert not {"evaluate_counterfactuals", "synthesize_counterfactuals", "assess_scans"} & set(jobs)
+
+
+@pytest.mark.slow
+def test_another_scan_touches_its_own_shards_and_what_gathers_them(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    stubbed_checkout(checkout)
+    study = indexed_study(tmp_path, checkout)
+    del study["scm"]
+    study["bundle"] = str(empty_bundle(tmp_path))
+    study["workflow"] = {"shard_minutes": 0.08}
+    study["counterfactuals"] = [{"name": "older", "do": {"age": "+10"}, "scans": ["sub-00", "sub-01"]}]
+    gathers = dict.fromkeys(
+        ("collect_preprocessing", "collect_latents", "assess_scans", "collect_counterfactuals", "render_report"), 1
+    )
+    done = finished_jobs(run_workflow(tmp_path, study, checkout=checkout))
+    assert (done["encode_scans"], done["synthesize_counterfactuals"]) == (2, 4)
+    assert plan(tmp_path, study, checkout=checkout) == {}
+    own = {"preprocess_scan": 1, "align_scan": 1, "encode_scans": 1, "synthesize_counterfactuals": 1}
+
+    (tmp_path / "bids" / "sub-03" / "anat" / "sub-03_T1w.nii.gz").write_bytes(b"mended")
+    assert plan(tmp_path, study, checkout=checkout) == {"all": 1, **own, **gathers}
+
+    anat = tmp_path / "bids" / "sub-10" / "anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-10_T1w.nii.gz").write_bytes(b"")
+    with (tmp_path / "bids" / "participants.tsv").open("a") as table:
+        table.write("sub-10\t30\tF\n")
+    (tmp_path / "bids" / "sub-03" / "anat" / "sub-03_T1w.nii.gz").write_bytes(b"")
+    os.utime(tmp_path / "bids" / "sub-03" / "anat" / "sub-03_T1w.nii.gz", (1e9, 1e9))
+    done = finished_jobs(run_workflow(tmp_path, study, checkout=checkout))
+    assert done == {"all": 1, "index_cohort": 1, **own, **gathers}

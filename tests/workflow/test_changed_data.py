@@ -22,7 +22,8 @@ AFTER_INDEX = {
     "evaluate_counterfactuals": 1,
     "render_report": 1,
 }
-AFTER_PREPROCESSING = {"collect_preprocessing": 1, "train_autoencoder": 1, "encode_scans": 1, **AFTER_INDEX}
+AFTER_TRAINING = {"encode_scans": 1, "collect_latents": 1, **AFTER_INDEX}
+AFTER_PREPROCESSING = {"collect_preprocessing": 1, "train_autoencoder": 1, **AFTER_TRAINING}
 
 
 class Study:
@@ -118,7 +119,7 @@ def test_another_split_trains_again_and_options_that_are_changed_back_redo_nothi
     index = str(study.folder / "results" / "cohort" / "scans.tsv")
     other = {"cohort": {**study.options["cohort"], "stratify": []}}
     assert study.run(index, **other) == {"index_cohort": 1}
-    assert study.plan(**other) == {"train_autoencoder": 1, "encode_scans": 1, **AFTER_INDEX}
+    assert study.plan(**other) == {"train_autoencoder": 1, **AFTER_TRAINING}
     assert study.run() == {"index_cohort": 1}
     assert study.plan() == {}
 

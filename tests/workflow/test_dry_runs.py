@@ -14,7 +14,7 @@ from workflows import GRAPH, ROOT, indexed_study, plan, run_workflow, scripted_r
 TARGETS = {
     "preprocess": "collect_preprocessing",
     "train": "train_autoencoder",
-    "latents": "encode_scans",
+    "latents": "collect_latents",
     "scm": "fit_scm",
     "counterfactuals": "collect_counterfactuals",
     "evaluation": "evaluate_counterfactuals",
@@ -86,6 +86,7 @@ def test_named_targets_stop_where_they_say(needed_rules: dict[str, set[str]], ta
         "collect_preprocessing",
         "train_autoencoder",
         "encode_scans",
+        "collect_latents",
         "fit_scm",
         "calibrate_intervals",
         "synthesize_counterfactuals",

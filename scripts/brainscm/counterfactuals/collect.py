@@ -1,4 +1,4 @@
-"""Gather what each question's job has written: one manifest, the description of the data set, and nothing else."""
+"""Gather what each question's jobs have written: one manifest, the description of the data set, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 
 from brainscm.counterfactuals.intervals import COLUMNS
-from brainscm.counterfactuals.manifest import manifest_table
+from brainscm.counterfactuals.manifest import join_parts, manifest_table
 from brainscm.files import describe_dataset, sidecar, write_dataset_description
 from brainscm.identity import Identity
 from brainscm.tables import write_table
@@ -22,7 +22,7 @@ README = """Counterfactual T1w scans made by BrainSCM: what each scan would look
 
 manifest.tsv has a row a scan and query: whether it was made, the values of all nodes before and after, and the files;
 regions.tsv a row a counterfactual and region: the change in ml and per cent. questions/ and regions/ hold the same a
-question, and plan.tsv what was planned last.
+question and shard of the cohort, and plan.tsv what was planned last.
 Of each query there are three images in template space, desc-<query> (the counterfactual), desc-<query>Difference (it
 minus the preprocessed scan) and desc-<query>Uncertainty (root mean square distance of draws of the fitted
 parameters, without shrinkage). By configuration the same three lie on the raw scan's own grid, without space- in their
@@ -40,22 +40,40 @@ IGNORED = [
 ]  # by BIDS validators
 
 
-def collect(parts: Sequence[Path], nodes: list[str], identity: Identity, out_dir: Path) -> None:
+def collect(
+    parts: Sequence[Path],
+    scans: Sequence[str],
+    queries: Sequence[str],
+    nodes: list[str],
+    identity: Identity,
+    out_dir: Path,
+    groups: Sequence[Path] = (),
+) -> None:
     """Write the manifest of all questions, and remove the volumes of those that nobody asks any more.
 
     Args:
-        parts: the manifest of each question, in the study's order, each with a table of the same name in `regions`.
+        parts: the manifest of each question and shard, in `questions` of `out_dir`, each with a table of the same name
+            in `regions`.
+        scans, queries: the rows of both tables are put in the order of these queries, and in one query of these scans.
         nodes: of the graph, in its order.
         identity: of the latents that the counterfactuals were made from.
-        out_dir: of the counterfactuals; the parts lie in its `questions`.
+        out_dir: of the counterfactuals.
+        groups: the table of each question that has group maps (see `average`).
     """
-    names = [part.name for part in parts]
-    rows = _joined([out_dir / "questions" / name for name in names], manifest_table([], nodes))
-    regions = _joined([out_dir / "regions" / name for name in names], pd.DataFrame(columns=COLUMNS))
-    for folder in ("questions", "regions"):
-        for part in (out_dir / folder).glob("*.tsv"):
-            if part.name not in names:
-                part.unlink()
+    questions = out_dir / "questions"
+    rows = join_parts(parts, queries, scans) if parts else manifest_table([], nodes)
+    for table in groups:
+        of_query = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False).set_index("query")
+        own = rows["query"].isin(of_query.index)
+        for column in of_query:
+            rows.loc[own, column] = rows.loc[own, "query"].map(of_query[column])
+    regional = [out_dir / "regions" / part.relative_to(questions) for part in parts]
+    regions = join_parts(regional, queries, scans) if parts else pd.DataFrame(columns=COLUMNS)
+    written = {table for folder in ("questions", "regions", "group") for table in (out_dir / folder).glob("**/*.tsv")}
+    for left_over in written - {*parts, *regional, *groups}:
+        left_over.unlink()
+        if not any(left_over.parent.iterdir()):
+            left_over.parent.rmdir()
     named = {path for column in rows if str(column).endswith("path") for path in rows[column]}
     removed = [image for image in out_dir.glob("*/**/*.nii.gz") if _is_left_over(image, named, out_dir)]
     for image in removed:
@@ -79,12 +97,6 @@ def _raw_data(preproc: Path) -> dict[str, Path]:
     """Where the raw scans lie, as the preprocessed ones tell."""
     url = urlsplit(str(describe_dataset(preproc).get("DatasetLinks", {}).get("raw", "")))
     return {"raw": Path(unquote(url.path))} if url.scheme == "file" else {}
-
-
-def _joined(parts: Sequence[Path], empty: pd.DataFrame) -> pd.DataFrame:
-    """Tables as they are written, one below the other."""
-    tables = [pd.read_csv(part, sep="\t", dtype=str, keep_default_na=False) for part in parts]
-    return pd.concat(tables, ignore_index=True) if tables else empty
 
 
 def _is_left_over(image: Path, named: set[str], out_dir: Path) -> bool:

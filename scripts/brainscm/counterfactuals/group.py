@@ -7,16 +7,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from brainscm.config import QueryOptions
+from brainscm.counterfactuals.manifest import join_parts
 from brainscm.files import sidecar, write_json
 from brainscm.images import Grid, Image, Volume, read_volume, write_image
-from brainscm.questions import query_label, question_of
+from brainscm.questions import by_question, query_label, question_of
+from brainscm.scans import ScanTable, records
 
 STATISTICS = {
     "group_path": ("effect", "Mean difference, counterfactual minus factual, over participants"),
     "group_error_path": ("se", "Standard error over participants of the mean difference"),
 }
+
+
+def average(
+    queries: Sequence[QueryOptions],
+    parts: Sequence[Path],
+    scans: ScanTable,
+    out_dir: Path,
+    space: Mapping[str, str],
+    origin: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Write the maps of those questions that ask for them; by `query`, the columns that the manifest gets.
+
+    Args:
+        queries: of some questions. parts: what was written of them, a part of the manifest a shard.
+        space, origin: see `write_group`.
+    """
+    names = [query.name for query in queries]
+    rows = join_parts(parts, names, scans.rows["scan"].tolist()).replace("n/a", None)
+    found = []
+    for members in by_question(queries).values():
+        if members[0].group:
+            own = [member.name for member in members]
+            paths = write_group(members, records(rows[rows["query"].isin(own)]), out_dir, scans.grid, space, origin)
+            found += [{"query": name, **paths} for name in own]
+    return pd.DataFrame(found, columns=["query", *STATISTICS])
 
 
 def write_group(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -43,7 +45,17 @@ def manifest_row(scan: pd.Series, query: QueryOptions, **outcome: Any) -> dict[s
 def manifest_table(rows: list[dict[str, Any]], nodes: list[str]) -> pd.DataFrame:
     """Put the columns in order; a node's values stand as `factual_<node>` and `counterfactual_<node>`."""
     values = [f"{kind}_{node}" for node in nodes for kind in ("factual", "counterfactual")]
-    table = pd.DataFrame(rows, columns=[*LEADING, *values, *TRAILING])
+    # As objects: a count beside a row that has none would become 5.0.
+    table = pd.DataFrame(rows, columns=[*LEADING, *values, *TRAILING], dtype=object)
     table["warning"] = table["warning"].replace("", None)
     table["extrapolation"] = table["extrapolation"].map({True: "true", False: "false"})
     return table
+
+
+def join_parts(parts: Sequence[Path], queries: Sequence[str], scans: Sequence[str]) -> pd.DataFrame:
+    """Tables of queries and scans as they are written, one below the other, in the order of both."""
+    table = pd.concat([pd.read_csv(part, sep="\t", dtype=str, keep_default_na=False) for part in parts])
+    query, scan = ({name: place for place, name in enumerate(names)} for names in (queries, scans))
+    places = pd.DataFrame({"query": table["query"].map(query).array, "scan": table["scan"].map(scan).array})
+    order = places.sort_values(["query", "scan"], kind="stable").index
+    return table.iloc[order].reset_index(drop=True)

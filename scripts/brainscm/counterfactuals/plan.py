@@ -93,12 +93,12 @@ def recorded_cost(results: Path) -> Cost:
     """
     folder, seconds, made = results / "counterfactuals", 0.0, 0
     written: list[Path] = []
-    for part in sorted((folder / "questions").glob("*.tsv")):
+    for part in sorted((folder / "questions").glob("*/*.tsv")):
         rows = read_table(part)
         made_of = {column: rows[column].dropna() for column in rows if str(column).endswith("path")}
         volumes = [path for name in made_of.get("path", []) if (path := folder / name).exists()]
         written += [path for names in made_of.values() for name in names if (path := folder / name).exists()]
-        took = _wall_seconds(results / "benchmarks" / "synthesize_counterfactuals" / part.name)
+        took = _wall_seconds(results / "benchmarks" / "synthesize_counterfactuals" / part.parent.name / part.name)
         # A job keeps the volumes that are there already: those it made are younger than its start.
         own = sum(path.stat().st_mtime > part.stat().st_mtime - took - 1 for path in volumes)
         if own >= TIMED:

@@ -23,7 +23,6 @@ import torch
 
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.decoding import STRATEGIES, pass_through
-from brainscm.counterfactuals.group import write_group
 from brainscm.counterfactuals.growth import log_growth
 from brainscm.counterfactuals.intervals import IntervalFactors, regions_table
 from brainscm.counterfactuals.manifest import JACOBIAN, NATIVE, manifest_row, manifest_table, volume_suffixes
@@ -38,9 +37,10 @@ from brainscm.images import SCANNER, Mask, Volume, write_image, write_volume
 from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import device_of, side_by_side
 from brainscm.provenance import options_fingerprint
-from brainscm.questions import by_question, query_label
+from brainscm.questions import query_label
 from brainscm.regions import MeasureRegions, RegionMeasure
 from brainscm.scm.model import Scm
+from brainscm.shards import WHOLE, Shard
 
 logger = logging.getLogger("brainscm")
 
@@ -87,8 +87,9 @@ def synthesize(
     out_dir: Path,
     origin: Mapping[str, Any] | None = None,
     derivatives: Path | None = None,
+    shard: Shard = WHOLE,
 ) -> Answers:
-    """Answer queries for every scan that each selects, and write volumes and side-cars as BIDS derivatives.
+    """Answer queries for every scan of a shard that each selects, and write volumes and side-cars as BIDS derivatives.
 
     Args:
         scm: fitted on latents of the encoder of `encoded`.
@@ -109,18 +110,11 @@ def synthesize(
         ConfigError: a query that no scan could answer (unknown node, level or scan).
     """
     encoded = scm.answerable(encoded)
-    # Everything that can fail for a reason of the config fails here, before the first volume.
+    # Everything that can fail for a reason of the config fails here, before the first volume. Plans are of all scans:
+    # worked out for those of a shard alone they could differ in the last bit.
     plans = [plan_for(scm, encoded.scans, query) for query in queries]
-    made = _answer_all(_Synthesis(scm, encoded, plans, measure, out_dir, origin or {}, derivatives))
-    rows = [made[plan.query.name, scan] for plan in plans for scan in plan.asked]
-    for members in by_question(plan.query for plan in plans).values():
-        if members[0].group:
-            names = [member.name for member in members]
-            asked = [row for row in rows if row["query"] in names]
-            space = encoded.store.identity.space
-            paths = write_group(members, asked, out_dir, encoded.scans.grid, space, origin or {})
-            for row in asked:
-                row.update(paths)
+    made = _answer_all(_Synthesis(scm, encoded, plans, measure, out_dir, origin or {}, derivatives, shard))
+    rows = [row for plan in plans for scan in plan.asked if (row := made.get((plan.query.name, scan)))]
     manifest = manifest_table(rows, list(scm.covariates.columns))
     failed = int((manifest["status"] == "fail").sum())
     logger.info("%d counterfactuals asked for: %d are there, %d failed", len(rows), len(rows) - failed, failed)
@@ -129,7 +123,7 @@ def synthesize(
 
 def _answer_all(synthesis: _Synthesis) -> ManifestRows:
     """Scans side by side; the log tells how long it will take."""
-    asked = sum(len(plan.asked) for plan in synthesis.plans)
+    asked = sum(len(synthesis.plans_of[scan]) for scan in synthesis.asked_scans)
     rows: ManifestRows = {}
     start = last_log = time.monotonic()
     for rows_of_scan in side_by_side(synthesis.answer, synthesis.asked_scans, device_of(synthesis.encoded.encoder)):
@@ -175,6 +169,7 @@ class _Synthesis:
     out_dir: Path
     origin: Mapping[str, Any]
     derivatives: Path | None
+    shard: Shard
 
     @cached_property
     def plans_of(self) -> dict[str, list[Plan]]:
@@ -187,8 +182,9 @@ class _Synthesis:
 
     @cached_property
     def asked_scans(self) -> list[str]:
-        """The scans of which something is asked, in the cohort's order."""
-        return [scan for scan in self.encoded.scans.rows["scan"] if scan in self.plans_of]
+        """The scans of the shard of which something is asked, in the cohort's order."""
+        scans = self.encoded.scans.rows["scan"]
+        return [scan for scan in scans if scan in self.plans_of and self.shard.holds(scan)]
 
     def answer(self, scan: str) -> ManifestRows:
         """Make and write the counterfactuals of one scan, which is read, and decoded, once for all queries."""

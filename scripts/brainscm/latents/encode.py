@@ -1,4 +1,4 @@
-"""Encode every usable scan into one store."""
+"""Encode the usable scans, a shard at a time, each into a store of its own."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from brainscm.identity import Identity
 from brainscm.latents.store import LatentStore
 from brainscm.parallel import choose_device, device_of, side_by_side
 from brainscm.scans import ScanTable
+from brainscm.shards import WHOLE, Shard
 
 logger = logging.getLogger("brainscm")
 
 
-def run(scans: ScanTable, identity: Identity, model: Path, store: Path) -> None:
-    """Encode the usable scans, of this identity, with the model of a file into the `LatentStore` at `store`.
+def run(scans: ScanTable, identity: Identity, model: Path, store: Path, shard: Shard = WHOLE) -> None:
+    """Encode the scans of a shard, of this identity, with the model of a file into the `LatentStore` at `store`.
 
     Raises:
         BrainSCMError: the model is for scans that were preprocessed differently.
@@ -36,11 +37,11 @@ def run(scans: ScanTable, identity: Identity, model: Path, store: Path) -> None:
     if scans.grid.shape != encoder.grid_shape:
         size = "×".join(map(str, encoder.grid_shape))
         raise BrainSCMError(f"{here} and {model}: the grid is {scans.grid} here and {size} there; {mend}.")
-    encode_scans(scans, encoder, encoded, store)
+    encode_scans(scans, encoder, encoded, store, shard)
 
 
-def encode_scans(scans: ScanTable, encoder: Encoder, identity: Identity, store: Path) -> None:
-    """Encode the usable scans into the `LatentStore` at `store`.
+def encode_scans(scans: ScanTable, encoder: Encoder, identity: Identity, store: Path, shard: Shard = WHOLE) -> None:
+    """Encode the usable scans of a shard into the `LatentStore` at `store`.
 
     Each scan is encoded by itself: alone it gives the same latent as in company, and memory does not grow.
 
@@ -51,7 +52,7 @@ def encode_scans(scans: ScanTable, encoder: Encoder, identity: Identity, store: 
         ScanError: a scan cannot be read, is not finite, or does not lie on the grid of the others.
     """
     started = time.perf_counter()
-    chosen = scans.usable["scan"].tolist()
+    chosen = [scan for scan in scans.usable["scan"] if shard.holds(scan)]
 
     def encode(scan: str) -> NDArray[np.float32]:
         return encode_scan(encoder, scans, scan)[0].cpu().numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +69,7 @@ class LatentStore:
 
     @classmethod
     def open(cls, path: Path | str) -> LatentStore:
-        """Open the store that `encode_scans` wrote.
+        """Open a store that `create` or `gather` wrote.
 
         Raises:
             BrainSCMError: it is not there, or not whole.
@@ -104,6 +106,28 @@ class LatentStore:
             group.attrs.update({"scans": list(scans), "layout": layout.as_json(), "identity": identity.as_json()})
             yield latents
 
+    @classmethod
+    def gather(cls, parts: Sequence[Path], scans: Sequence[str], path: Path) -> None:
+        """Make one store at `path` of the latents of some scans, which lie in several stores.
+
+        Each latent is one file, which the stores share where the disk can do that; one is in memory at a time.
+
+        Raises:
+            BrainSCMError: a store or a latent is damaged, a scan is in none, or two encoders made the stores.
+        """
+        stores = [cls.open(part) for part in parts]
+        first = stores[0]
+        for store, part in zip(stores, parts, strict=True):
+            store.identity.check(first.identity, str(part), str(parts[0]), "remove both and run the same command again")
+        holder = {scan: store for store in stores for scan in store.scans}
+        with cls.create(path, scans, first.latents.shape[1:], first.layout, first.identity) as gathered:
+            for row, scan in enumerate(scans):
+                if scan not in holder:
+                    raise ScanError(f"{scan}: it has no latent in {parts[0].parent}; remove that and run again.")
+                store = holder[scan]
+                store.of(scan)  # it is whole, or there is an error
+                _share(_chunk(store.latents.array, store.row_of[scan]), _chunk(gathered, row))
+
     @cached_property
     def row_of(self) -> dict[str, int]:
         """Where each scan's latent stands."""
@@ -126,3 +150,18 @@ class LatentStore:
         """Why a scan cannot be used for want of a latent, by scan id; "" where it has one."""
         told = {scan: "" if scan in self.row_of else "it has no latent; run encode_scans again" for scan in scans}
         return pd.Series(told, dtype=object)
+
+
+def _chunk(latents: zarr.Array, row: int) -> Path:
+    """The file of a row."""
+    key = latents.metadata.encode_chunk_key((row, *[0] * (latents.ndim - 1)))
+    return Path(latents.store.root, latents.path, key)
+
+
+def _share(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the disk knows but one."""
+    target.parent.mkdir(parents=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
