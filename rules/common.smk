@@ -5,6 +5,7 @@ import os
 from functools import lru_cache
 
 from snakemake.exceptions import IncompleteCheckpointException
+from snakemake.logging import logger
 
 from brainscm.bundle import CHECKSUMS, DESCRIPTION, FIXED, INTERVALS, MAKING, REFERENCE
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
@@ -22,6 +23,7 @@ from brainscm.report.inputs import REFUTATION
 from brainscm.run_record import write_run_record
 from brainscm.shards import WHOLE, Shard
 from brainscm.workflow.dealing import Dealing
+from brainscm.workflow.progress import ProgressLine
 from brainscm.workflow.run_summary import run_summary
 from brainscm.workflow.study_record import StudyRecord
 from brainscm.simulation.anatomies import find_label_maps
@@ -84,12 +86,14 @@ wildcard_constraints:
 
 
 def start_of_run():
-    """Say in the results whose they are, and let Snakemake look for jobs to start when one has ended, and at no other time.
+    """Say in the results whose they are, and from now on how far the run is; let Snakemake look for jobs to start when one
+    has ended, and at no other time.
 
     To keep to its default rate, 100 starts a second, Snakemake (9.27) wakes once a second for each job that has finished,
     until nothing is left to start: a third of a core after 150 scans. A rate that is asked for is kept to.
     """
     STUDY.remember(Path(RESULTS))
+    logger.addHandler(ProgressLine(workflow.dag, Path(RESULTS)))
     limiter = workflow.scheduler.job_rate_limiter
     if limiter and (limiter.max_jobs, limiter.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
