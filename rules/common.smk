@@ -262,22 +262,22 @@ def as_parameters(queries):
     return [query.model_dump(mode="json") for query in queries]
 
 
-def statuses_of(scans):
-    """What each scan's own jobs told: of its preprocessing and, where scans are aligned, of its alignment."""
+def statuses_of(list_scans):
+    """What scans' own jobs told: of their preprocessing and, where scans are aligned, of their alignment.
+
+    While the index has to be made first, it is not known which scans there are. A change of the index alone, such as
+    another age, is then no reason to ask again.
+    """
+    try:
+        scans = list_scans()
+    except IncompleteCheckpointException as exception:
+        return ancient(exception.targetfile)
     stages = ["status", "alignment"] if IS_ALIGNED else ["status"]
     return [f"{RESULTS}/preproc/{stage}/{scan}.json" for stage in stages for scan in scans]
 
 
 def get_statuses(wildcards):
-    """Those of all scans.
-
-    While the index has to be made first, it is not known which those are. A change of the index alone, such as another
-    age, is then no reason to collect them again.
-    """
-    try:
-        return statuses_of(raw_scans())
-    except IncompleteCheckpointException as exception:
-        return ancient(exception.targetfile)
+    return statuses_of(raw_scans)
 
 
 @lru_cache
@@ -310,7 +310,7 @@ def told_of_shard(shard):
 
 
 def get_statuses_of_shard(wildcards):
-    return statuses_of(rows_of_shard(get_shard(wildcards))["scan"])
+    return statuses_of(lambda: rows_of_shard(get_shard(wildcards))["scan"])
 
 
 def get_encoded_shards(wildcards):

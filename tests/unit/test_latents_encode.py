@@ -1,5 +1,9 @@
 """The store of latents: the right rows, the same alone as in company, never half written, for its own scans alone."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,8 @@ from brainscm.identity import Identity
 from brainscm.latents.collect import collect
 from brainscm.latents.encode import encode_scans, run
 from brainscm.latents.store import LatentStore
+from brainscm.provenance import SCRIPTS
+from brainscm.scans import ScanTable
 from brainscm.shards import Shard
 from made_up_scans import GRID, write_scans
 
@@ -118,6 +124,46 @@ def test_gathered_shards_are_the_store_of_one_job_byte_for_byte(tmp_path, encode
     collect(shards, scans.usable["scan"].tolist(), tmp_path / "latents.zarr")
     assert content(tmp_path / "latents.zarr") == content(tmp_path / "one.zarr")
     assert {*(tmp_path / "shards").iterdir()} == {*shards}
+
+
+# Encodes two scans, and dies with the second half written.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from brainscm.encoding.model import load_encoder
+from brainscm.identity import Identity
+from brainscm.latents import encode
+from brainscm.scans import ScanTable
+folder = Path(sys.argv[1])
+encode_scan = encode.encode_scan
+
+def die(encoder, scans, scan):
+    if scan == "sub-1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return encode_scan(encoder, scans, scan)
+
+encode.encode_scan = die
+scans = ScanTable.read(folder / "scans.tsv", folder / "preproc" / "qc.tsv")
+identity = Identity(template="T", voxel_mm=3, transform="affine")
+encode.run(scans, identity, folder / "model.pt", folder / "shards" / "1-of-1.zarr")
+"""
+
+
+def test_a_shard_that_is_killed_is_taken_for_none_and_made_by_the_next_run(tmp_path, encoder):
+    write_scans(tmp_path, ["train", "test"])
+    save_encoder(encoder, IDENTITY, tmp_path / "model.pt")
+    shard = tmp_path / "shards" / "1-of-1.zarr"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not shard.exists()
+    with pytest.raises(BrainSCMError, match="is not a store of latents"):
+        collect([shard], ["sub-0", "sub-1"], tmp_path / "latents.zarr")
+    scans = ScanTable.read(tmp_path / "scans.tsv", tmp_path / "preproc" / "qc.tsv")
+    run(scans, IDENTITY, tmp_path / "model.pt", shard)
+    assert [path.name for path in shard.parent.iterdir()] == [shard.name]
+    collect([shard], ["sub-0", "sub-1"], tmp_path / "latents.zarr")
 
 
 def test_a_gather_uses_no_damaged_shard_and_no_other_models(tmp_path, encoder):

@@ -249,7 +249,8 @@ def _notes_on_visits(scans: pd.DataFrame, covariates: Collection[str]) -> list[t
             notes.append((column, told))
         if not pd.api.types.is_numeric_dtype(scans[column]):
             continue
-        younger = [name for name, rows in scans.groupby("participant") if _falls(rows["session"], rows[column])]
+        several = scans[scans["participant"].duplicated(keep=False)]
+        younger = [name for name, rows in several.groupby("participant") if _falls(rows["session"], rows[column])]
         if younger:
             told = f"{len(younger)} participants are younger at a later session ({some(map(str, younger))})"
             notes.append((column, f"{told}; look whether their sessions are exchanged"))
