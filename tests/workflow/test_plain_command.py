@@ -64,7 +64,7 @@ def test_a_rate_that_is_asked_for_is_kept(tmp_path: Path) -> None:
     assert settings_of(tmp_path, "--max-jobs-per-timespan", "10/1m")["rate"] == [10, 60]
 
 
-@pytest.mark.parametrize("name", ["local", "slurm", "slurm-gpu-multinode"])
+@pytest.mark.parametrize("name", ["local", "slurm", "slurm-gpu-multinode", "lsf", "sge"])
 def test_the_default_profile_contradicts_no_other(name: str) -> None:
     # Snakemake lays it over any `--profile`.
     default, other = (
