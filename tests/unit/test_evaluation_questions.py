@@ -91,7 +91,7 @@ def test_a_second_scan_widens_the_interval_of_a_follow_up_and_of_nothing_else(re
 
 
 def test_participants_own_slopes_widen_the_interval_of_a_change_in_time(regional, table):
-    differing = replace(regional, slopes={"gm": Slopes(-2.0, 0.3, 10)})
+    differing = replace(regional, slopes={"gm": Slopes(-2.0, 0.3, 9.0)})
     for query, years in ((OLDER, 20), (OLDER.model_copy(update={"effect": "direct"}), 0)):
         narrow, wide = (
             prepared(each, table, query).intervals("latent_glm", "residual", MEASURED, {})

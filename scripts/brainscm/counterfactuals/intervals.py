@@ -29,7 +29,7 @@ COLUMNS = [
     "scan", "participant", "session", "query", "trajectory", "region", "before_ml", "change_ml", "change_percent",
     "low_95_ml", "high_95_ml", "why_no_interval",
 ]  # fmt: skip
-SLOPES = ("mean_slope_ml_a_year", "slope_sd_ml_a_year", "slope_participants")
+SLOPES = ("mean_slope_ml_a_year", "slope_sd_ml_a_year", "slope_df")
 UNKNOWN = "the causal model expects nothing of this region"
 
 
@@ -70,7 +70,7 @@ class IntervalFactors:
             row: dict[str, Any] = {"region": region, "factor": self.factors.get(region), "participants": count}
             if region in self.slopes:
                 slopes = self.slopes[region]
-                row |= dict(zip(SLOPES, (slopes.mean_ml, slopes.sd_ml, slopes.participants), strict=True))
+                row |= dict(zip(SLOPES, (slopes.mean_ml, slopes.sd_ml, slopes.freedom), strict=True))
             rows.append(row)
         write_table(pd.DataFrame(rows, columns=["region", "factor", "participants", *SLOPES]), path)
 
@@ -83,7 +83,7 @@ class IntervalFactors:
         return cls(
             {str(region): float(factor) for region, factor in factors.items()},
             {str(region): int(count) for region, count in participants.items()},
-            {str(row.Index): Slopes(float(row[1]), float(row[2]), int(row[3])) for row in slopes.itertuples()},
+            {str(row.Index): Slopes(float(row[1]), float(row[2]), float(row[3])) for row in slopes.itertuples()},
         )
 
     def half_width_ml(self, region: str, change: RegionChange, years: float = 0.0) -> float | str:

@@ -14,21 +14,26 @@ from brainscm.scm.model import Scm
 from brainscm.visits import AGE, SINCE, add_years_since_baseline
 
 FEWEST = 5  # participants with several visits, below which nothing is said
+LEAST_FREEDOM = 3.0
 
 
 @dataclass(frozen=True)
 class Slopes:
-    """Of participants who came several times: the mean and the standard deviation of their own slopes of a volume in
-    time (ml a year), how many they are, and p of their slopes being all the same."""
+    """Of participants who came several times: their own slopes of a volume in time (ml a year).
+
+    Attributes:
+        mean_ml, sd_ml: of the slopes; freedom: degrees of freedom of `sd_ml`².
+        p: of their being all the same.
+    """
 
     mean_ml: float
     sd_ml: float
-    participants: int
+    freedom: float
     p: float = np.nan
 
     def half_width_ml(self, years: float) -> float:
         """By how much another participant's own change in time may differ from the expected one, in 95 % of them."""
-        return float(scipy.stats.t.ppf(0.975, self.participants - 1)) * self.sd_ml * abs(years)
+        return float(scipy.stats.t.ppf(0.975, self.freedom)) * self.sd_ml * abs(years)
 
 
 def region_slopes(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> dict[str, Slopes]:
@@ -93,7 +98,9 @@ def random_slopes(y: Array, time: Array, participants: Array) -> Slopes | None:
         Q = Σ S_i (b̂_i - b̄)²,   E(Q) = σ_e²(G - 1) + σ_b²(ΣS_i - ΣS_i²/ΣS_i),   b̄ = Σ S_i b̂_i / ΣS_i
 
     for G participants with several visits; σ_e² is that about their own lines, and Q/(G - 1)/σ_e² is F where all slopes
-    are one (DerSimonian & Laird, 1986, for the moments). None where there are too few visits to tell σ_e.
+    are one (DerSimonian & Laird, 1986, for the moments). σ_b² has the degrees of freedom that Q, a sum of χ² with
+    weights S_i σ_b² + σ_e², gives it (Satterthwaite), at least `LEAST_FREEDOM`. None where there are too few visits to
+    tell σ_e.
     """
     codes = np.unique(participants, return_inverse=True)[1]
     scans = np.bincount(codes)
@@ -108,6 +115,9 @@ def random_slopes(y: Array, time: Array, participants: Array) -> Slopes | None:
     noise = (np.bincount(codes, v * v)[several] - weights * slopes**2).sum() / freedom
     mean = float(weights @ slopes / weights.sum())
     q = float(weights @ (slopes - mean) ** 2)
-    between = (q - noise * (groups - 1)) / (weights.sum() - (weights**2).sum() / weights.sum())
+    unit = weights.sum() - (weights**2).sum() / weights.sum()
+    between = max((q - noise * (groups - 1)) / unit, 0.0)
     p = float(scipy.stats.f.sf(q / (groups - 1) / noise, groups - 1, freedom)) if noise > 0 else np.nan
-    return Slopes(mean, float(np.sqrt(max(between, 0.0))), groups, p)
+    error = np.square(weights * between + noise).sum() + (groups - 1) ** 2 * noise**2 / freedom  # half of Var(Q - ...)
+    of_spread = (between * unit) ** 2 / error if error > 0 else groups - 1
+    return Slopes(mean, float(np.sqrt(between)), float(np.clip(of_spread, LEAST_FREEDOM, groups - 1)), p)

@@ -117,8 +117,8 @@ def _spreads(study: Study) -> Context | None:
 
 def _own_slopes(study: Study) -> str:
     """How far participants' own slopes in time differ, where repeated visits tell."""
-    told = study.diagnostics[study.diagnostics["check"] == "slope_spread"] if len(study.diagnostics) else ()
-    if not len(told):
+    told = study.diagnostics[study.diagnostics["check"] == "slope_spread"]
+    if told.empty:
         return "No five participants came often enough to tell how far they do: no interval is widened by it."
     shares = [f"{region_label(str(row['item']))} {100 * float(row['value']):.0f} %" for row in records(told)]
     return (
