@@ -336,8 +336,8 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
 
 def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
     rows = [
-        {"node": "csf", "other": "sex", "given": "age", "statistic": "F", "p": 1e-6, "p_holm": 2e-6, "conflict": True},
-        {"node": "image", "other": "sex", "given": "csf", "statistic": "F", "p": 0.4, "p_holm": 0.4, "conflict": False},
+        {"node": "ventricles", "other": "sex", "given": "age", "statistic": "F", "p": 1e-6, "p_holm": 2e-6, "conflict": True},
+        {"node": "image", "other": "sex", "given": "ventricles", "statistic": "F", "p": 0.4, "p_holm": 0.4, "conflict": False},
         {"node": "all together", "statistic": "chi2", "p": 1e-6, "conflict": True},
     ]
     table = pd.DataFrame(rows, columns=[*study.implications.columns])
@@ -345,11 +345,11 @@ def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
     assert told["graph_findings"][:2] == [
         "The data contradict 1 claim of the 2 that could be tested: draw an arrow, or say why the two go together "
         "otherwise.",
-        "Csf should not depend on sex, given age, and does (adjusted p < 0.001).",
+        "Ventricles should not depend on sex, given age, and does (adjusted p < 0.001).",
     ]
     assert len(told["implications"]["rows"]) == 3
     assert told["graph"].count("line test dashed") == 1
-    assert "<title>csf should not depend on sex, given age</title>" in told["graph"]
+    assert "<title>ventricles should not depend on sex, given age</title>" in told["graph"]
     kept = causal_model.context(replace(study, implications=table.iloc[1:2]), None)["graph_findings"]
     assert kept[0].startswith("The data contradict none of the 1 claim that could be tested. That is no proof")
 
@@ -405,7 +405,7 @@ def test_the_causal_page_says_in_one_place_what_it_would_take_for_the_graph_to_b
     effects = study.regional_effects[study.regional_effects["source"] == "measured"].iloc[:3]
     effects = effects.assign(p=[0.01, 0.04, 0.3], robustness_value=[0.31, 0.12, 0.02], region=["gm", "csf", "wm"])
     effects = effects.assign(contrast="ageing", effect="total")
-    refuted = pd.DataFrame({"holds": [True, False, None], "effect_p": 0.01}).reindex(columns=study.refutation.columns)
+    refuted = pd.DataFrame({"holds": [True, False, None], "effect_p": 0.01}).reindex(columns=REFUTED)
     told = causal_model._if_wrong(replace(study, regional_effects=effects, refutation=refuted))
     assert told[0] == (
         "Of 2 regional effects with p below 0.05, the easiest to explain away is CSF under ageing (total): an "
