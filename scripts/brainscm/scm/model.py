@@ -245,7 +245,7 @@ class Scm:
             ConfigError: a node or the design cannot be learnt from them.
         """
         covariates, nodes, _, design = _fit_nodes(training, self.options, self.graph)
-        return replace(self, training=training, covariates=covariates, nodes=nodes, design=design)
+        return replace(self, training=training, covariates=covariates, nodes=nodes, design=design, imputed=())
 
     def draw(self, k: int) -> Scm:
         """The model with the k-th draw of all its parameters, those of the nodes and of the image."""
