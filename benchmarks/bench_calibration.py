@@ -375,58 +375,60 @@ def changes_in_time(trials: int) -> Iterator[dict[str, Any]]:
 def imputed_rates(cohorts: int, latents: int = 200, imputations: int = 5) -> Iterator[dict[str, Any]]:
     """A score, a third of which is missing where a volume is large that it causes: its effects on volume and latent.
 
-    The latent has far more independent effects of the score than the imputation has numbers to tell them by.
+    The latent has far more independent effects of the score than the imputation has numbers to tell them by. `curve` is
+    of the coefficient of the squared score, `line` of the score where there is no square.
     """
     import pandas as pd
 
     from brainscm.config import ScmOptions
     from brainscm.scm.image import fit_image
-    from brainscm.scm.inference import contrast_row, pooled_test, wald_test
+    from brainscm.scm.inference import pooled_test, wald_test
     from brainscm.scm.model import Scm
-    from brainscm.scm.regional_effects import measured_effects
 
     for n in SIZES[1:3]:
-        held: dict[str, dict[int, list[float]]] = {
-            "volume": {1: [], imputations: []},
-            "latent": {1: [], imputations: []},
-        }
-        for seed in range(cohorts):
-            rng = np.random.default_rng([n, seed])
-            age, effects = rng.normal(size=n), 0.3 * rng.normal(size=latents)
-            score = 0.8 * age + rng.normal(size=n)
-            volume = 500 + 10 * age + 15 * score + rng.normal(0, 15, n)
-            z = 0.3 * age[:, None] + score[:, None] * effects + rng.normal(size=(n, latents))
-            lost = scipy.stats.rankdata(volume + rng.normal(0, 20, n)) > n * 2 / 3
-            ids = [f"s{i}" for i in range(n)]
-            table = pd.DataFrame({"scan": ids, "participant": ids, "split": "train", "age": age, "gm_ml": volume})
-            table["score"] = np.where(lost, np.nan, score)
-            for m in (1, imputations):
-                options = ScmOptions.model_validate(
-                    {
-                        "nodes": {"age": {}, "score": {"formula": "age"}},
-                        "image": {"formula": "age + score", "shrinkage": "none"},
-                        "contrasts": {"score": {"score": [0, 1]}}, "permutations": 0, "missing": "impute",
-                        "imputations": m,
-                    }
-                )  # fmt: skip
-                scm = Scm.fit(table, z, options, seed=seed)
-                row = measured_effects(scm, table, ["gm"]).set_index("effect").loc["direct"]
-                held["volume"][m].append(float(row["ci95_low_ml"] < 15 < row["ci95_high_ml"]))
-                c, sample = contrast_row(scm, "score", "direct"), scm.sample(z, range(n))
-                fits = [fit_image(each, seed=0, drawn=False) for each in sample.completed]
-                test = pooled_test([wald_test(each, c) for each in fits])
-                half = scipy.stats.t.ppf(0.975, test.df2) * test.standard_error
-                estimate = test.statistic * test.standard_error
-                held["latent"][m].append(float((np.abs(estimate - effects) < half).mean()))
-        for outcome, of in held.items():
-            yield {
-                "participants": n,
-                "missing": "a third, by the volume",
-                "outcome": outcome,
-                "imputations": imputations,
-                "coverage_95": float(np.mean(of[imputations])),
-                "before_coverage_95": float(np.mean(of[1])),
-            }
+        for shape, terms in (("line", "age + score"), ("curve", "age + score + I(score**2)")):
+            held: dict[tuple[str, int], list[float]] = {}
+            half_widths: dict[int, list[float]] = {1: [], imputations: []}
+            for seed in range(cohorts):
+                rng = np.random.default_rng([n, seed])
+                age, effects = rng.normal(size=n), np.append(0.3 * rng.normal(size=latents), 15.0)
+                score = 0.8 * age + rng.normal(size=n)
+                acting = score if shape == "line" else score**2 / 2
+                z = 0.3 * age[:, None] + acting[:, None] * effects + rng.normal(size=(n, latents + 1))
+                z[:, -1] += 500 + 14 * rng.normal(size=n)
+                lost = scipy.stats.rankdata(z[:, -1] + rng.normal(0, 20, n)) > n * 2 / 3
+                ids = [f"s{i}" for i in range(n)]
+                table = pd.DataFrame({"scan": ids, "participant": ids, "split": "train", "age": age, "gm_ml": z[:, -1]})
+                table["score"] = np.where(lost, np.nan, score)
+                for m in (1, imputations):
+                    options = ScmOptions.model_validate(
+                        {
+                            "nodes": {"age": {}, "score": {"formula": "age"}},
+                            "image": {"formula": terms, "shrinkage": "none"},
+                            "permutations": 0, "missing": "impute", "imputations": m,
+                        }
+                    )  # fmt: skip
+                    sample = Scm.fit(table, z[:, :-1], options, seed=seed).sample(z, range(n))
+                    c = np.eye(sample.x.shape[1])[-1:]
+                    fits = [fit_image(each, seed=0, drawn=False) for each in sample.completed]
+                    test = pooled_test([wald_test(each, c) for each in fits])
+                    half = scipy.stats.t.ppf(0.975, test.df2) * test.standard_error
+                    truth = effects if shape == "line" else effects / 2
+                    covered = np.abs(test.statistic * test.standard_error - truth) < half
+                    held.setdefault(("volume", m), []).append(float(covered[-1]))
+                    held.setdefault(("latent", m), []).append(float(covered[:-1].mean()))
+                    half_widths[m].append(float(half[:-1].mean()))
+            for outcome in ("volume", "latent"):
+                yield {
+                    "participants": n,
+                    "missing": "a third, by the volume",
+                    "effect": shape,
+                    "outcome": outcome,
+                    "imputations": imputations,
+                    "coverage_95": float(np.mean(held[outcome, imputations])),
+                    "before_coverage_95": float(np.mean(held[outcome, 1])),
+                    "width_to_before": float(np.mean(half_widths[imputations]) / np.mean(half_widths[1])),
+                }
 
 
 def shrunken_coverage(cohorts: int) -> Iterator[dict[str, Any]]:
