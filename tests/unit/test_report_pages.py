@@ -336,8 +336,24 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
 
 def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
     rows = [
-        {"node": "ventricles", "other": "sex", "given": "age", "statistic": "F", "p": 1e-6, "p_holm": 2e-6, "conflict": True},
-        {"node": "image", "other": "sex", "given": "ventricles", "statistic": "F", "p": 0.4, "p_holm": 0.4, "conflict": False},
+        {
+            "node": "ventricles",
+            "other": "sex",
+            "given": "age",
+            "statistic": "F",
+            "p": 1e-6,
+            "p_holm": 2e-6,
+            "conflict": True,
+        },
+        {
+            "node": "image",
+            "other": "sex",
+            "given": "ventricles",
+            "statistic": "F",
+            "p": 0.4,
+            "p_holm": 0.4,
+            "conflict": False,
+        },
         {"node": "all together", "statistic": "chi2", "p": 1e-6, "conflict": True},
     ]
     table = pd.DataFrame(rows, columns=[*study.implications.columns])

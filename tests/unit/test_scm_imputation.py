@@ -202,13 +202,21 @@ def test_scores_are_of_the_volumes_and_of_the_latents_leading_components() -> No
     z = np.outer(factor, rng.normal(size=200)) + 0.1 * rng.normal(size=(80, 200)) + known[:, 1:] * 3
     volume = rng.normal(size=(80, 1))
     ids = [str(i) for i in range(80)]
-    scores = scan_scores(Sample.of(known, ["1", "x"], z, ids), known, np.column_stack([volume, 2 * volume]))
+    scores = scan_scores(Sample.of(known, ["1", "x"], z, ids), known, np.column_stack([volume, 2 * volume]), 80)
     np.testing.assert_allclose(scores.T @ scores, np.eye(scores.shape[1]), atol=1e-10)
     np.testing.assert_allclose(known.T @ scores, 0, atol=1e-8)
     left = [column - known @ np.linalg.lstsq(known, column)[0] for column in (volume[:, 0], factor)]
     for place, column in enumerate(left):
         assert abs(np.corrcoef(column, scores[:, place])[0, 1]) > 0.98
-    assert scores.shape[1] <= 12
+    assert scores.shape[1] == 12
+    assert scan_scores(Sample.of(known, ["1", "x"], z, ids), known, volume, 20).shape == (80, 3)
+
+
+def test_a_handful_of_scans_is_imputed_by_the_graph_alone() -> None:
+    table, z, _ = cohort(12, share=0.5)
+    scm = Scm.fit(table, z, options(2), seed=1)
+    assert len(scm.imputed) == 2
+    assert np.isfinite(scm.image.coefficients).all()
 
 
 def test_several_imputations_need_something_to_impute() -> None:

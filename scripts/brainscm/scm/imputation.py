@@ -133,7 +133,7 @@ def _drawn(node: NodeModel, scans: int, rng: np.random.Generator) -> NodeModel:
     return replace(drawn, dispersion=node.dispersion * freedom / rng.chisquare(freedom))
 
 
-def scan_scores(sample: Sample, known: Array, volumes: Array, device: torch.device = CPU) -> Array:
+def scan_scores(sample: Sample, known: Array, volumes: Array, complete: int, device: torch.device = CPU) -> Array:
     """What of each scan may tell its missing covariates, in few numbers: scores (n, K).
 
     First the regional volumes, then the leading principal components of the latent, each latent in units of its own
@@ -143,6 +143,7 @@ def scan_scores(sample: Sample, known: Array, volumes: Array, device: torch.devi
         sample: the training scans.
         known: (n, p) columns of the design that depend on nothing missing.
         volumes: (n, v), finite.
+        complete: how many scans lack nothing: the scores are no more than these can tell the covariance of.
     """
     n = len(known)
     q = np.linalg.qr(known)[0]
@@ -154,7 +155,7 @@ def scan_scores(sample: Sample, known: Array, volumes: Array, device: torch.devi
         z *= torch.where(length > RANK_TOLERANCE**2 * n, length.rsqrt(), 0)
         gram.addmm_(z, z.T)
     components = np.linalg.eigh(gram.cpu().numpy())[1][:, ::-1]
-    most = min(MOST_SCORES, (n - known.shape[1]) // SCANS_A_SCORE)
+    most = max(min(MOST_SCORES, (complete - sample.x.shape[1]) // SCANS_A_SCORE), 0)
     scores = np.empty((n, 0))
     for column in (*(volumes - q @ (q.T @ volumes)).T, *components.T[:most]):
         own = column - scores @ (scores.T @ column)

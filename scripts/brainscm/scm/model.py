@@ -359,7 +359,7 @@ def _gaps(
     columns = [each for each in columns if each in training and each not in covariates.columns.values()]
     volumes = training[columns].astype(float)
     finite = volumes.fillna(volumes.mean()).dropna(axis=1).to_numpy(dtype=np.float64)
-    scores = scan_scores(sample, known, finite, device)
+    scores = scan_scores(sample, known, finite, int((~missing.any(axis=1)).sum()), device)
     return Gaps(values, missing, training["participant"], graph, nodes, design, scores)
 
 
