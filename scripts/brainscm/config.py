@@ -388,9 +388,22 @@ class ScmOptions(Options):
     """Training scans that lack a covariate are dropped, or nodes with a formula are filled in from their parents, in
     training and in queries. An exogenous node has nothing to be filled in from: such a scan is dropped. Both are
     counted in `diagnostics.tsv`."""
+    imputations: int = Field(1, ge=1, le=1000)
+    """Beside `missing: impute`, how often training scans are filled in. Once, with what is expected, and errors do not
+    count that it is a guess; or several times (20, say), with draws given all that is known of the scan, and estimates
+    are pooled by Rubin's rules."""
     permutations: int = Field(500, ge=0)
     """Permutations of the family-wise (max-T) test of the contrasts; 0 for none. The smallest p is
     1/(permutations + 1)."""
+    tfce: bool = False
+    """Also enhance the contrasts' maps without a threshold (TFCE) and test that, beside clusters: the more sensitive
+    where an effect is faint and wide, and slow."""
+
+    @model_validator(mode="after")
+    def _imputations_of_what(self) -> ScmOptions:
+        if self.imputations > 1 and self.missing != "impute":
+            raise ValueError(f"imputations: {self.imputations} needs missing: impute; write both, or neither")
+        return self
 
 
 Given = TypeVar("Given")

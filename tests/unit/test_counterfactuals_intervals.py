@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_counterfactuals_synthesis import Halving, Study, measure, query, study  # noqa: F401
 
-from brainscm.counterfactuals.intervals import FEW, NEEDED, STILL, UNKNOWN, IntervalFactors
+from brainscm.counterfactuals.intervals import FEW, NEEDED, STILL, UNKNOWN, IntervalFactors, regions_table
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.counterfactuals.regional import RegionChange
 from brainscm.counterfactuals.synthesis import ReadScan, make_counterfactual, read_factual
@@ -16,6 +16,7 @@ from brainscm.evaluation.interval_factors import learn_factors, questions
 from brainscm.latents.encoded import EncodedScans
 from brainscm.regions import MeasureRegions
 from brainscm.scans import ScanTable
+from brainscm.scm.slope_spread import Slopes
 from brainscm.tables import read_table, write_table
 
 
@@ -50,6 +51,21 @@ def test_where_no_interval_can_be_given_it_is_said_why(tmp_path: Path) -> None:
     assert read.half_width_ml("wm", moved) == FEW
     assert read.half_width_ml("insula", moved) == UNKNOWN
     assert read.participants == {"gm": 19, "wm": 18}
+    assert not read.slopes
+
+
+def test_what_participants_own_slopes_add_grows_with_the_years_asked(tmp_path: Path) -> None:
+    ones = {str(who): np.ones(3) for who in range(NEEDED)}
+    IntervalFactors.learn({"gm": ones, "wm": ones}, {"gm": Slopes(-3.0, 0.5, 11.0)}).write(tmp_path / "intervals.tsv")
+    read = IntervalFactors.read(tmp_path / "intervals.tsv")
+    assert read.slopes == {"gm": Slopes(-3.0, 0.5, 11.0, pytest.approx(np.nan, nan_ok=True))}
+    moved = RegionChange(100, -30, 2.0, 8)
+    by_slopes = 2.200985 * 0.5 * 10  # Student's t on 11 degrees of freedom
+    assert read.half_width_ml("gm", moved, -10) == pytest.approx(np.hypot(2.0, by_slopes), rel=1e-5)
+    assert read.half_width_ml("gm", moved) == read.half_width_ml("wm", moved, 10) == pytest.approx(2.0)
+    row = {"scan": "s", "regions": {"gm": moved}, "years": 10.0}
+    (written,) = regions_table([row], read).to_dict("records")
+    assert written["high_95_ml"] - written["change_ml"] == pytest.approx(np.hypot(2.0, by_slopes), rel=1e-5)
 
 
 def test_a_study_learns_them_on_nobody_of_its_test_and_they_hold_what_is_expected_there(

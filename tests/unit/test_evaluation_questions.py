@@ -12,6 +12,7 @@ from brainscm.evaluation.expectation import RegionalModel
 from brainscm.evaluation.intervals import Calibration
 from brainscm.evaluation.questions import PreparedCase, prepare, queries_to_calibrate
 from brainscm.scm.model import Scm
+from brainscm.scm.slope_spread import Slopes
 
 OPTIONS = {
     "nodes": {"age": {"unit": "years"}, "ventricles": {"unit": "ml", "formula": "age"}},
@@ -87,6 +88,17 @@ def test_a_second_scan_widens_the_interval_of_a_follow_up_and_of_nothing_else(re
     later = replace(simulated, case=replace(simulated.case, source="follow-up"))
     narrow, wide = (case.intervals("latent_glm", "residual", MEASURED, REPEAT_SD)["gm"] for case in (simulated, later))
     assert wide.sd_ml**2 - narrow.sd_ml**2 == pytest.approx(REPEAT_SD["gm"] ** 2)
+
+
+def test_participants_own_slopes_widen_the_interval_of_a_change_in_time(regional, table):
+    differing = replace(regional, slopes={"gm": Slopes(-2.0, 0.3, 9.0)})
+    for query, years in ((OLDER, 20), (OLDER.model_copy(update={"effect": "direct"}), 0)):
+        narrow, wide = (
+            prepared(each, table, query).intervals("latent_glm", "residual", MEASURED, {})
+            for each in (regional, differing)
+        )
+        assert wide["gm"].sd_ml ** 2 - narrow["gm"].sd_ml ** 2 == pytest.approx((0.3 * years) ** 2)
+        assert wide["ventricles"].sd_ml == narrow["ventricles"].sd_ml
 
 
 def test_follow_ups_are_calibrated_at_the_middle_interval_and_scaled_by_their_own(regional, table):

@@ -336,8 +336,24 @@ def test_a_study_without_truth_counterfactuals_or_pictures_still_has_its_report(
 
 def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
     rows = [
-        {"node": "csf", "other": "sex", "given": "age", "statistic": "F", "p": 1e-6, "p_holm": 2e-6, "conflict": True},
-        {"node": "image", "other": "sex", "given": "csf", "statistic": "F", "p": 0.4, "p_holm": 0.4, "conflict": False},
+        {
+            "node": "ventricles",
+            "other": "sex",
+            "given": "age",
+            "statistic": "F",
+            "p": 1e-6,
+            "p_holm": 2e-6,
+            "conflict": True,
+        },
+        {
+            "node": "image",
+            "other": "sex",
+            "given": "ventricles",
+            "statistic": "F",
+            "p": 0.4,
+            "p_holm": 0.4,
+            "conflict": False,
+        },
         {"node": "all together", "statistic": "chi2", "p": 1e-6, "conflict": True},
     ]
     table = pd.DataFrame(rows, columns=[*study.implications.columns])
@@ -345,9 +361,11 @@ def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
     assert told["graph_findings"][:2] == [
         "The data contradict 1 claim of the 2 that could be tested: draw an arrow, or say why the two go together "
         "otherwise.",
-        "Csf should not depend on sex, given age, and does (adjusted p < 0.001).",
+        "Ventricles should not depend on sex, given age, and does (adjusted p < 0.001).",
     ]
     assert len(told["implications"]["rows"]) == 3
+    assert told["graph"].count("line test dashed") == 1
+    assert "<title>ventricles should not depend on sex, given age</title>" in told["graph"]
     kept = causal_model.context(replace(study, implications=table.iloc[1:2]), None)["graph_findings"]
     assert kept[0].startswith("The data contradict none of the 1 claim that could be tested. That is no proof")
 
@@ -397,6 +415,28 @@ def test_the_causal_page_says_which_effects_hold_against_refuters(study, tmp_pat
     assert [row["holds"] for row in item["rows"]] == ["yes", "no", "yes", "not told", "yes"]
     render_report(asked, None, tmp_path / "report")
     assert "Do the effects survive refutation?" in Written(tmp_path / "report" / "scm.html").text
+
+
+def test_the_causal_page_says_in_one_place_what_it_would_take_for_the_graph_to_be_wrong(study):
+    effects = study.regional_effects[study.regional_effects["source"] == "measured"].iloc[:3]
+    effects = effects.assign(p=[0.01, 0.04, 0.3], robustness_value=[0.31, 0.12, 0.02], region=["gm", "csf", "wm"])
+    effects = effects.assign(contrast="ageing", effect="total")
+    refuted = pd.DataFrame({"holds": [True, False, None], "effect_p": 0.01}).reindex(columns=REFUTED)
+    told = causal_model._if_wrong(replace(study, regional_effects=effects, refutation=refuted))
+    assert told[0] == (
+        "Of 2 regional effects with p below 0.05, the easiest to explain away is CSF under ageing (total): an "
+        "unmeasured common cause does it that explains 12 % of what is left of cause and volume. The hardest is grey "
+        "matter under ageing (total): 31 %."
+    )
+    assert told[-1] == "Of 2 tests that refuters put to the effects, 1 was passed."
+    assert causal_model._if_wrong(study)[-1].startswith("Refuters have not been asked for")
+
+
+def test_the_evaluation_page_says_how_far_own_slopes_widen_intervals(study):
+    assert evaluation._own_slopes(study).startswith("No five participants came often enough")
+    row = {"check": "slope_spread", "item": "gm", "value": 0.32, "warning": None}
+    told = evaluation._own_slopes(replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame([row])])))
+    assert "per cent of the mean slope: grey matter 32 %. Intervals of total changes" in told
 
 
 def test_a_scans_page_says_its_place_among_participants_like_it(study):
@@ -453,6 +493,17 @@ def test_methods_name_the_quantizer_that_was_trained(study):
 
     assert "whole steps of 0.075 of the intensity of white matter" in told(quantizer="scalar", quantizer_step=0.075)
     assert "quantised by 3 codebooks of 128 codes" in told(quantizer="residual", codebooks=3, codebook_size=128)
+
+
+def test_methods_say_how_missing_covariates_were_imputed(study):
+    def told(**options: object) -> str:
+        config = study.config.model_dump(by_alias=True)
+        config["scm"] |= options
+        return " ".join(methods_text(replace(study, config=Config.model_validate(config))).text.split())
+
+    assert "missing values" not in told().lower()
+    assert "expect, once, which standard errors do not count" in told(missing="impute")
+    assert "drawn 20 times from their posterior" in told(missing="impute", imputations=20)
 
 
 def test_methods_say_whether_left_and_right_were_found_to_differ(study):

@@ -163,6 +163,16 @@ def test_clusters_are_listed_as_they_lie_in_the_maps(aligned: Aligned, tmp_path:
         assert row["volume_ml"] == pytest.approx(0.027 * row["voxels"])
 
 
+def test_enhancement_is_mapped_where_it_is_asked_for(aligned: Aligned, tmp_path: Path) -> None:
+    write_maps(aligned, tmp_path, table_of(), tfce=True, permutations=5)
+    name = "contrast-oldAge_space-T_res-3mm_stat-{}_desc-totalAppearance"
+    t, enhanced, p = (read(tmp_path, name.format(stat)) for stat in ("t", "tfce", "pTFCE"))
+    inside = template_of(aligned.grid_shape).brain_mask
+    assert (p[~inside] == 1).all()
+    assert (enhanced * t >= 0).all()
+    assert p[np.unravel_index(np.abs(enhanced).argmax(), p.shape)] == pytest.approx(1 / 6)
+
+
 def test_no_clusters_are_tested_beside_hc3(aligned: Aligned, tmp_path: Path) -> None:
     write_maps(aligned, tmp_path, table_of(), image={"formula": "age + sex", "errors": "hc3"})
     assert list(tmp_path.glob("*stat-pFWE*"))

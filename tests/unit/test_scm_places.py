@@ -75,3 +75,19 @@ def test_an_unusual_brain_has_an_unusual_latent() -> None:
     found = places(model(table, z), table, z, []).set_index("scan")
     assert found.loc["s7", "centile"] > 99.9
     assert found["z"].idxmax() == "s7"
+
+
+def test_the_interval_of_a_latents_place_holds_that_of_its_true_residual() -> None:
+    held, narrower = [], []
+    for seed in range(8):
+        table, z = cohort(seed=seed)
+        found = places(model(table, z), table, z, []).set_index("scan").loc[table["scan"]]
+        ends = scipy.stats.t.ppf(found[["centile_low", "centile_high"]] / 100, (table["split"] == "train").sum() - 1)
+        size, (unit, _) = np.log(found["value"]), np.polyfit(found["z"], np.log(found["value"]), 1)
+        half = unit * (ends[:, 1] - ends[:, 0]) / 2
+        age, ventricles = (table[column].to_numpy()[:, None] for column in ("age", "ventricles_ml"))
+        true = np.log(np.square(z - 0.05 * age - 0.02 * ventricles).mean(axis=1))
+        held += list(np.abs(true - size) < half)
+        narrower += list(np.abs(true - size) < half / 4)
+    assert np.mean(held) > 0.85
+    assert np.mean(narrower) < 0.75

@@ -442,6 +442,23 @@ def test_a_random_intercept_weighs_a_single_scan_less_than_one_of_several() -> N
         np.testing.assert_allclose(error, peer.bse, rtol=1e-7)
 
 
+def test_a_random_intercept_agrees_with_a_mixed_model() -> None:
+    """One to five scans of sixty participants; the variances of the one are by moments, of the other by REML."""
+    rng = np.random.default_rng(7)
+    codes = np.repeat(np.arange(60), np.arange(60) % 5 + 1)
+    sex, time = rng.integers(0, 2, 60)[codes], rng.normal(size=len(codes))
+    x = np.column_stack([np.ones(len(codes)), sex, time])
+    z = 0.5 * sex + 0.2 * time + 1.2 * rng.normal(size=60)[codes] + rng.normal(size=len(codes))
+    sample = sample_of(x, z[:, None], [str(code) for code in codes])
+    model = fit_image(random_intercept(sample).apply(sample), seed=0)
+    peer = sm.MixedLM(z, x, groups=codes).fit(reml=True)
+    error = np.sqrt(np.diag(model.xtx_inverse) * model.residual_variance)
+    np.testing.assert_allclose(error, peer.bse_fe, rtol=0.05)
+    assert (np.abs(model.coefficients[:, 0] - peer.fe_params) < 0.1 * peer.bse_fe).all()
+    ignoring = fit_image(sample, seed=0).coefficients[1, 0]
+    assert abs(ignoring - peer.fe_params[1]) > 3 * abs(model.coefficients[1, 0] - peer.fe_params[1])
+
+
 def test_without_shared_variance_a_random_intercept_changes_nothing() -> None:
     rng = np.random.default_rng(3)
     x, participants = sample(n=40)[0], [f"p{i // 2}" for i in range(40)]

@@ -8,7 +8,7 @@ import statsmodels.formula.api as smf
 
 from brainscm.config import ScmOptions
 from brainscm.scm.model import Scm
-from brainscm.scm.slope_spread import random_slopes, slope_spreads
+from brainscm.scm.slope_spread import random_slopes, slope_spreads, years_asked
 
 
 def visits(spread: float, participants: int = 60, seed: int = 0) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def visits(spread: float, participants: int = 60, seed: int = 0) -> pd.DataFrame
 def slopes_of(table: pd.DataFrame) -> tuple[float, float, float]:
     found = random_slopes(*(table[column].to_numpy() for column in ("gm_ml", "age", "participant")))
     assert found is not None
-    return found
+    return found.mean_ml, found.sd_ml, found.p
 
 
 def test_p_is_that_of_a_slope_of_each_participant_against_one_for_all() -> None:
@@ -76,3 +76,29 @@ def test_slopes_that_differ_are_told_of(spread: float, told: bool) -> None:
     once = table[~table["participant"].duplicated()].reset_index(drop=True)
     scm = Scm.fit(once, np.random.default_rng(0).normal(size=(len(once), 2)), options, seed=1)
     assert slope_spreads(scm, once, ["gm"]).empty
+
+
+def test_changes_in_time_of_new_participants_lie_in_the_widened_interval() -> None:
+    """Slopes differ by a third of their mean: over 8 years by 8 ml, where what is measured errs by 2."""
+    rng, held, narrow = np.random.default_rng(5), [], []
+    for seed in range(40):
+        found = random_slopes(*(visits(1.0, 30, seed)[column].to_numpy() for column in ("gm_ml", "age", "participant")))
+        assert found is not None
+        truth = 8 * rng.normal(found.mean_ml, 1.0, 200) + rng.normal(0, 2, 200)
+        distance = np.abs(truth - 8 * found.mean_ml)
+        narrow.append((distance <= 1.96 * 2).mean())
+        held.append((distance <= np.hypot(1.96 * 2, found.half_width_ml(-8))).mean())
+    assert np.mean(narrow) < 0.5
+    assert np.mean(held) == pytest.approx(0.95, abs=0.03)
+
+
+def test_years_are_those_of_age_by_every_way() -> None:
+    table = visits(0.0)
+    options = {"nodes": {"age": {}, "gm": {"formula": "age"}}, "image": {"formula": "age + gm", "shrinkage": "none"}}
+    declared = ScmOptions.model_validate(options)
+    scm = Scm.fit(table, np.random.default_rng(0).normal(size=(len(table), 2)), declared, seed=1)
+    rows = table.head(3)
+    older = scm.intervene(rows, {"age": "+5"})
+    np.testing.assert_allclose(years_asked(scm, rows, older, "total"), 5)
+    np.testing.assert_allclose(years_asked(scm, rows, older, "direct"), 0)
+    np.testing.assert_allclose(years_asked(scm, rows, scm.intervene(rows, {"gm": "+5"}), "total"), 0)

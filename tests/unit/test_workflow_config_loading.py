@@ -107,6 +107,11 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"scm": {"nodes": {"age": {}}}}, "config: scm.image.formula: missing"),
         ({"scm": {"nodes": {"age": {"familly": "gamma"}}}}, "unknown key; did you mean 'family'?"),
         (
+            {"scm": {"nodes": {"sex": {"levels": []}}, "image": {"formula": "sex"}}},
+            "scm.nodes.sex.levels: should be given at least one",
+        ),
+        ({"scm": {"imputations": 20}}, "config: scm: imputations: 20 needs missing: impute"),
+        (
             {"counterfactuals": [{"name": "x", "do": {"age": "+ten"}}]},
             "config: counterfactuals\\[0\\].do: .*is not a number",
         ),

@@ -16,6 +16,7 @@ from brainscm.scm.covariates import check_change
 from brainscm.scm.design import Array
 from brainscm.scm.graph import Graph
 from brainscm.scm.model import NOTHING_STANDS_OUT, Scm
+from brainscm.scm.slope_spread import years_asked
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Plan:
         step: (n, p) change of the image node's design rows.
         drawn_steps: (K, n, p) the same under each draw of the node models' parameters.
         support: one row a scan, see `Scm.support`.
+        years: (n,) the change that is one in time, see `years_asked`.
     """
 
     query: QueryOptions
@@ -39,6 +41,7 @@ class Plan:
     step: Array
     drawn_steps: Array
     support: pd.DataFrame
+    years: Array
 
     @cached_property
     def positions(self) -> dict[str, int]:
@@ -87,7 +90,8 @@ def plan_query(scm: Scm, rows: pd.DataFrame, query: QueryOptions) -> Plan:
         [scm.values(rows).add_prefix("factual_"), scm.values(changed).add_prefix("counterfactual_")], axis=1
     )
     step = scm.design_matrix(changed) - factual
-    return Plan(query, tuple(rows["scan"]), rows, changed, values, step, np.array(drawn), support)
+    years = years_asked(scm, rows, changed, query.effect)
+    return Plan(query, tuple(rows["scan"]), rows, changed, values, step, np.array(drawn), support, years)
 
 
 def outline(scm: Scm, rows: pd.DataFrame, query: QueryOptions) -> tuple[pd.DataFrame, pd.DataFrame]:

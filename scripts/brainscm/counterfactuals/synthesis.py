@@ -213,7 +213,7 @@ class _Synthesis:
             if outcome is None:
                 assert asked is not None
                 outcome = self._make(row, plan, asked, native, fingerprints[plan.query.name])
-            told = {**plan.told(scan), **outcome}
+            told = {**plan.told(scan), **outcome, "years": float(plan.years[plan.positions[scan]])}
             rows[plan.query.name, scan] = manifest_row(row, plan.query, status="pass", **told)
         return rows
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import statsmodels.api as sm
 from brainscm.config import QueryOptions
 from brainscm.scm.design import Array
 from brainscm.scm.model import Scm
+from brainscm.scm.slope_spread import Slopes, region_slopes
 
 DRAWS = 16
 
@@ -49,6 +50,7 @@ class RegionalModel:
     Attributes:
         node_of: region -> its node, for the regions that are nodes.
         coefficients: b, (p, r); covariance: (r, p, p); zero for the regions that are nodes.
+        slopes: of the training participants in time, where repeated visits tell them.
     """
 
     scm: Scm
@@ -56,13 +58,14 @@ class RegionalModel:
     node_of: dict[str, str]
     coefficients: Array
     covariance: Array
+    slopes: Mapping[str, Slopes] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> RegionalModel:
         """Fit on the scans of `scm.training`.
 
         Args:
-            table: indexed by scan id, with `<region>_ml`, `mask_volume_ml` and `head_size`.
+            table: indexed by scan id: scan, participant, age, `<region>_ml`, `mask_volume_ml` and `head_size`.
         """
         design = scm.design_matrix(scm.training)
         columns = {column: node for node, column in scm.covariates.columns.items()}
@@ -81,7 +84,8 @@ class RegionalModel:
             clustered = {"cov_type": "cluster", "cov_kwds": {"groups": pd.factorize(participants)[0]}}
             fitted = model.fit(**(clustered if len(set(participants)) < len(participants) else {}))
             coefficients[:, place], covariance[place] = fitted.params[:p], fitted.cov_params()[:p, :p]
-        return cls(scm, tuple(regions), node_of, coefficients, covariance)
+        slopes = region_slopes(scm, table, regions)
+        return cls(scm, tuple(regions), node_of, coefficients, covariance, slopes)
 
     def expect(self, query: QueryOptions, table: pd.DataFrame, draws: int = DRAWS) -> Expectation:
         """What a query should do to the regions of each scan in `table` (indexed by scan id); `draws` may be 0."""

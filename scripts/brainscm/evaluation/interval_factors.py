@@ -46,7 +46,7 @@ def learn_factors(scm: Scm, encoded: EncodedScans, measure: MeasureRegions) -> I
     rows = calibration_scans(usable)
     regional = RegionalModel.fit(scm, usable, [each.name for each in REGIONS if f"{each.name}_ml" in usable])
     if len(rows) < NEEDED:
-        return IntervalFactors({}, dict.fromkeys(regional.regions, len(rows)))
+        return IntervalFactors({}, dict.fromkeys(regional.regions, len(rows)), regional.slopes)
     scores: dict[str, dict[str, list[Array]]] = {region: {} for region in regional.regions}
     asked = list(questions(scm, rows))
     logger.info("calibrating intervals of regional changes on %d participants: %d questions", len(rows), len(asked))
@@ -57,9 +57,8 @@ def learn_factors(scm: Scm, encoded: EncodedScans, measure: MeasureRegions) -> I
         for participant, of_scan in zip(of_query["participant"], found, strict=True):
             for region, own in of_scan.items():
                 scores[region].setdefault(participant, []).append(own)
-    return IntervalFactors.learn(
-        {region: {who: np.concatenate(own) for who, own in of.items()} for region, of in scores.items()}
-    )
+    pooled = {region: {who: np.concatenate(own) for who, own in of.items()} for region, of in scores.items()}
+    return IntervalFactors.learn(pooled, regional.slopes)
 
 
 def _score(

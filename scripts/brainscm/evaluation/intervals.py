@@ -42,22 +42,22 @@ class Calibration:
         return Calibration(self.regions, self.bias_ml * factor, self.sd_ml * abs(factor), self.participants)
 
     def intervals(
-        self, measured_ml: Mapping[str, float], drawn_ml: Array, repeat_sd: Mapping[str, float]
+        self, measured_ml: Mapping[str, float], drawn_ml: Array, further_sd: Mapping[str, float]
     ) -> dict[str, RegionInterval]:
         """The interval of each region of one counterfactual.
 
         Args:
             measured_ml: volumes of the regions in the counterfactual.
             drawn_ml: (K, r) expected change under draws of the parameters and the open noise.
-            repeat_sd: standard deviation that a second scan adds (ml); empty for a simulated truth, which shares the
-                scan's noise.
+            further_sd: standard deviation (ml) of what else the truth differs by: a second scan, participants' own
+                slopes in time.
         """
         of_calibration = self.sd_ml**2 * (1 + 1 / self.participants)
         sd = np.sqrt(of_calibration + drawn_ml.var(axis=0, ddof=1))
         return {
             region: RegionInterval(
                 measured_ml[region] - self.bias_ml[place],
-                float(np.hypot(sd[place], repeat_sd.get(region, 0.0))),
+                float(np.hypot(sd[place], further_sd.get(region, 0.0))),
                 self.participants - 1,
             )
             for place, region in enumerate(self.regions)

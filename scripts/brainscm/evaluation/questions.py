@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from brainscm.evaluation.expectation import Expectation, RegionalModel
 from brainscm.evaluation.intervals import Calibration, RegionInterval
 from brainscm.scm.design import Array
 from brainscm.scm.model import Scm
+from brainscm.scm.slope_spread import years_asked
 
 logger = logging.getLogger("brainscm")
 
@@ -33,6 +35,7 @@ class PreparedCase:
             parameters.
         targets_ml: the volumes that the causal model sets, of regions that are nodes and that this question changes.
         calibrations: method → what its intervals are made of; empty where none can be made.
+        slope_sd_ml: by region, how far participants' own changes in as much time differ, where that is known.
     """
 
     case: Case
@@ -44,6 +47,7 @@ class PreparedCase:
     drawn_ml: Array
     targets_ml: Mapping[str, float]
     calibrations: Mapping[str, Calibration]
+    slope_sd_ml: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -69,7 +73,10 @@ class PreparedCase:
         calibration = self.calibrations.get(method)
         if calibration is None or decode != "residual" or not self.step.any():
             return {}
-        return calibration.intervals(measured_ml, self.drawn_ml, repeat_sd if self.case.source == "follow-up" else {})
+        further = dict(self.slope_sd_ml)
+        if self.case.source == "follow-up":
+            further |= {region: math.hypot(sd, further.get(region, 0.0)) for region, sd in repeat_sd.items()}
+        return calibration.intervals(measured_ml, self.drawn_ml, further)
 
 
 def queries_to_calibrate(
@@ -126,6 +133,7 @@ def _prepared(
 ) -> list[PreparedCase]:
     """Cases of one query, worked out together; case i is row i of `expected`."""
     years = _years_asked(regional.scm, expected)
+    in_time = np.abs(years_asked(regional.scm, expected.table, expected.changed, expected.query.effect))
     return [
         PreparedCase(
             case=case,
@@ -137,6 +145,7 @@ def _prepared(
             drawn_ml=expected.drawn_ml[:, at],
             targets_ml=_targets(case, regional, expected.table.iloc[at], expected.changed.iloc[at]),
             calibrations=calibrations,
+            slope_sd_ml={region: slopes.sd_ml * in_time[at] for region, slopes in regional.slopes.items()},
         )
         for at, case in enumerate(cases)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -18,8 +18,19 @@ ARROW = (
 Parents = Mapping[str, Sequence[str]]
 
 
-def draw_graph(parents: Parents, notes: Mapping[str, str], title: str) -> Markup:
-    """A directed acyclic graph, each node one layer below its lowest parent; `notes` go under the names."""
+def draw_graph(
+    parents: Parents,
+    notes: Mapping[str, str],
+    title: str,
+    claims: Mapping[str, Sequence[str]] | None = None,
+    contradicted: Iterable[tuple[str, str]] = (),
+) -> Markup:
+    """A directed acyclic graph, each node one layer below its lowest parent; `notes` go under the names.
+
+    Args:
+        claims: what each node should not depend on, in sentences that its box tells under the mouse.
+        contradicted: pairs of nodes that should be independent and are not: joined by a dashed line.
+    """
     depth = _layers(parents)
     at, width = _places(parents, depth)
     drawn = [ARROW]
@@ -28,9 +39,18 @@ def draw_graph(parents: Parents, notes: Mapping[str, str], title: str) -> Markup
             # From the parent down its own lane, then to the node.
             stops = [at[parent, level] for level in range(depth[parent], depth[node])] + [at[node, depth[node]]]
             drawn.append(f'<path class="box" style="fill:none" marker-end="url(#arrow)" d="{_path(stops)}"/>')
+    for pair in contradicted:
+        (x, y), (to_x, to_y) = sorted((at[node, depth[node]] for node in pair), key=lambda place: place[1])
+        # Within a layer through the middles of the boxes, which hide what they cover.
+        start, end = (y + BOX_HEIGHT, to_y) if to_y > y else (y + BOX_HEIGHT // 2, to_y + BOX_HEIGHT // 2)
+        drawn.append(f'<path class="line test dashed" d="M{x:.0f} {start} L{to_x:.0f} {end}"/>')
     for node, level in depth.items():
         x, y = at[node, level]
-        drawn.append(f'<rect class="box" x="{x - BOX / 2:.0f}" y="{y}" width="{BOX}" height="{BOX_HEIGHT}" rx="5"/>')
+        told = escape("; ".join((claims or {}).get(node, ())))
+        drawn.append(
+            f'<rect class="box" x="{x - BOX / 2:.0f}" y="{y}" width="{BOX}" height="{BOX_HEIGHT}" rx="5">'
+            f"{Markup('<title>{}</title>').format(told) if told else ''}</rect>"
+        )
         drawn.append(f'<text class="strong" x="{x:.0f}" y="{y + 19}" text-anchor="middle">{escape(node)}</text>')
         note = escape(notes.get(node, ""))
         drawn.append(f'<text x="{x:.0f}" y="{y + 35}" text-anchor="middle" font-size="11">{note}</text>')

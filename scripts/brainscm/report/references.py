@@ -63,6 +63,22 @@ REFERENCES = {
     for reference in (
         SOFTWARE,
         Reference(
+            "bartlett2015",
+            "Bartlett, Jonathan W. and Seaman, Shaun R. and White, Ian R. and Carpenter, James R.",
+            "Multiple imputation of covariates by fully conditional specification: accommodating the substantive model",
+            "Statistical Methods in Medical Research 24(4), 462-487",
+            "2015",
+            "10.1177/0962280214521348",
+        ),
+        Reference(
+            "barnard1999",
+            "Barnard, John and Rubin, Donald B.",
+            "Small-sample degrees of freedom with multiple imputation",
+            "Biometrika 86(4), 948-955",
+            "1999",
+            "10.1093/biomet/86.4.948",
+        ),
+        Reference(
             "peng2024",
             "Peng, Wei and Xia, Tian and De Sousa Ribeiro, Fabio and Bosschieter, Tomas and Adeli, Ehsan and "
             "Zhao, Qingyu and Glocker, Ben and Pohl, Kilian M.",

@@ -184,7 +184,9 @@ def _of_image(
             rows.append(row | {"reason": str(error)})
             continue
         x = scm.weighted(design.matrix(scm.training_values))
-        image = fit_image(replace(sample, x=x, columns=design.columns), seed=scm.seed, device=device, drawn=False)
+        image = fit_image(
+            replace(sample, x=x, columns=design.columns, imputed=()), seed=scm.seed, device=device, drawn=False
+        )
         n, varies = len(x), image.residual_variance.reshape(-1) > 0
         squares = image.residual_variance.reshape(-1)[varies] * image.degrees_of_freedom / n
         likelihood = float(-n / 2 * (np.log(2 * np.pi * squares) + 1).mean()) if varies.any() else np.nan

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,8 +31,9 @@ from brainscm.questions import query_label
 from brainscm.scm.clusters import FORMING_P, Clusters, find_clusters
 from brainscm.scm.design import Array
 from brainscm.scm.image import ImageModel, fit_image
-from brainscm.scm.inference import EFFECTS, ContrastTest, each_contrast, standardised_effect
+from brainscm.scm.inference import EFFECTS, ContrastTest, each_contrast, partial_r2, standardised_effect
 from brainscm.scm.model import Scm
+from brainscm.scm.tfce import STEP, tfce_map
 from brainscm.tables import write_table
 
 logger = logging.getLogger("brainscm")
@@ -49,9 +51,11 @@ STATISTICS = {
     "pFWE": "two-sided, family-wise over the voxels of this map; 1 outside the brain",
     "pClusterSize": f"family-wise, of the size of the voxel's cluster at p < {FORMING_P:g}; 1 outside clusters",
     "pClusterMass": "the same of its mass, the sum of |t| beyond the threshold",
+    "tfce": f"threshold-free cluster enhancement of t: extent^0.5 · height^2, in steps of {STEP:g}",
+    "pTFCE": "two-sided, family-wise over the voxels of this map, of the enhancement; 1 outside the brain",
     "d": "estimate over the residual standard deviation (Cohen's d)",
 }
-PROBABILITIES = ("p", "pFWE", "pClusterSize", "pClusterMass")
+PROBABILITIES = ("p", "pFWE", "pClusterSize", "pClusterMass", "pTFCE")
 
 
 def run(scm: Scm, store: LatentStore, encoder: Encoder, template: Template, folder: Path) -> None:
@@ -71,14 +75,20 @@ def run(scm: Scm, store: LatentStore, encoder: Encoder, template: Template, fold
         with tempfile.TemporaryFile() as file:
             sample = scm.sample(_Stored.of(map_of, latents, template.brain_mask, file, device), range(len(rows)))
             image = fit_image(sample, seed=scm.seed, device=device, drawn=False)
+            # Clusters are of one design: where covariates were imputed several times, of that with what is expected.
+            single = replace(sample, imputed=())
+            ordinary = fit_image(single, seed=scm.seed, device=device, drawn=False) if sample.imputed else image
             for found in each_contrast(scm, image, sample, EFFECTS, device):
                 maps = statistic_maps(found, image)
                 if scm.options.permutations and scm.options.image.errors != "hc3" and not found.wald.reason:
-                    clusters = find_clusters(
-                        sample, template.brain_mask, found.rows, _ordinary_t(found, image), scm.options.permutations,
-                        scm.seed, device,
+                    permuted = (
+                        single, template.brain_mask, found.rows, _ordinary_t(found.rows, ordinary),
+                        scm.options.permutations, scm.seed, device,
                     )  # fmt: skip
+                    clusters = find_clusters(*permuted)
                     maps |= cluster_maps(clusters)
+                    if scm.options.tfce:
+                        maps |= dict(zip(("tfce", "pTFCE"), tfce_map(*permuted), strict=True))
                     name = _name(found, kind, template, {}).removesuffix("statmap")
                     write_table(cluster_table(clusters, template), folder / f"{name}clusters.tsv")
                 for statistic, values in maps.items():
@@ -111,13 +121,11 @@ def statistic_maps(found: ContrastTest, image: ImageModel) -> dict[str, Array]:
     return maps
 
 
-def _ordinary_t(found: ContrastTest, image: ImageModel) -> Array:
+def _ordinary_t(rows: Array, image: ImageModel) -> Array:
     """The t of equal variances, whatever the errors are: that which permutation gives the distribution of."""
-    effect = (found.rows @ image.coefficients.reshape(len(image.columns), -1))[0]
+    effect, r2 = (rows @ image.coefficients.reshape(len(image.columns), -1))[0], partial_r2(image, rows)
     with np.errstate(divide="ignore"):
-        return np.asarray(
-            np.sign(effect) * np.sqrt(image.degrees_of_freedom * found.partial_r2 / (1 - found.partial_r2))
-        )
+        return np.asarray(np.sign(effect) * np.sqrt(image.degrees_of_freedom * r2 / (1 - r2)))
 
 
 def cluster_maps(clusters: Clusters) -> dict[str, Array]:

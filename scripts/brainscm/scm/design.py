@@ -146,7 +146,7 @@ class Design:
         Raises:
             ConfigError: a value outside the formula's domain, such as the logarithm of a negative number.
         """
-        x = self._evaluate(values)
+        x = self.evaluate(values)
         bad = ~np.isfinite(x).all(axis=1)
         if bad.any():
             asked = ", ".join(f"{name} {values[name].iloc[int(np.argmax(bad))]}" for name in self.formula.names)
@@ -155,9 +155,10 @@ class Design:
 
     def is_defined(self, values: pd.DataFrame) -> NDArray[np.bool_]:
         """Whether the formula has a value for each scan, (n,)."""
-        return np.asarray(np.isfinite(self._evaluate(values)).all(axis=1))
+        return np.asarray(np.isfinite(self.evaluate(values)).all(axis=1))
 
-    def _evaluate(self, values: pd.DataFrame) -> Array:
+    def evaluate(self, values: pd.DataFrame) -> Array:
+        """As `matrix`, with numbers that are not finite where the formula has no value."""
         if values.empty:
             return np.empty((0, len(self.columns)))
         with np.errstate(invalid="ignore", divide="ignore"):

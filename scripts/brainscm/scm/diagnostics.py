@@ -40,7 +40,8 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
     for name, node_ in scm.graph.formulas.items():
         lacking = int(scm.training[scm.covariates.columns[name]].isna().sum())
         if node_ is not None and lacking:
-            rows.append(("imputed_scans", name, lacking, f"{lacking} training scans lack {name}; it is imputed"))
+            how = f" {len(scm.imputed)} times, and estimates are pooled" if scm.imputed else ""
+            rows.append(("imputed_scans", name, lacking, f"{lacking} training scans lack {name}; it is imputed{how}"))
     if scm.image.penalty:
         rows.append(("ridge_penalty", "image", scm.image.penalty, ""))
     if scm.image.sides:

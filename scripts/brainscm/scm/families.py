@@ -99,6 +99,9 @@ class Family(Protocol):
     def generate(self, x: Array, noise: Array, parameters: Array) -> Any:
         """Values (n,) that the design rows x give with that noise."""
 
+    def sample(self, x: Array, parameters: Array, dispersion: float, rng: np.random.Generator) -> Any:
+        """Values (n,) drawn at the design rows x."""
+
     def expected(self, x: Array, parameters: Array) -> Any:
         """The mean (n,) at the design rows x; of a discrete family the most probable value."""
 
@@ -144,6 +147,9 @@ class Gaussian:
     def generate(self, x: Array, noise: Array, parameters: Array) -> Array:
         return _linear(x, parameters) + noise
 
+    def sample(self, x: Array, parameters: Array, dispersion: float, rng: np.random.Generator) -> Array:
+        return rng.normal(_linear(x, parameters), np.sqrt(dispersion))
+
     def expected(self, x: Array, parameters: Array) -> Array:
         return self.mean(x, parameters)
 
@@ -186,6 +192,9 @@ class Gamma:
 
     def generate(self, x: Array, noise: Array, parameters: Array) -> Array:
         return np.exp(_linear(x, parameters)) * noise
+
+    def sample(self, x: Array, parameters: Array, dispersion: float, rng: np.random.Generator) -> Array:
+        return np.exp(_linear(x, parameters)) * rng.gamma(1 / dispersion, dispersion, len(x))
 
     def expected(self, x: Array, parameters: Array) -> Array:
         return self.mean(x, parameters)
@@ -270,6 +279,9 @@ class Poisson:
             low, high = np.where(enough, low, middle), np.where(enough, np.maximum(middle, low + 1), high)
         return high
 
+    def sample(self, x: Array, parameters: Array, dispersion: float, rng: np.random.Generator) -> Array:
+        return rng.poisson(self.mean(x, parameters)).astype(np.float64)
+
     def expected(self, x: Array, parameters: Array) -> Array:
         return np.floor(self.mean(x, parameters))
 
@@ -334,6 +346,10 @@ class NegativeBinomial(Poisson):
             note,
         )
 
+    def sample(self, x: Array, parameters: Array, dispersion: float, rng: np.random.Generator) -> Array:
+        alpha = np.exp(parameters[-1])
+        return rng.poisson(self.mean(x, parameters) * rng.gamma(1 / alpha, alpha, len(x))).astype(np.float64)
+
     def expected(self, x: Array, parameters: Array) -> Array:
         """The most probable count."""
         return np.floor(self.mean(x, parameters) * max(1 - np.exp(parameters[-1]), 0))
@@ -367,6 +383,10 @@ class _Levels:
     def chances(self, x: Array, parameters: Array, offset: Array) -> tuple[Array, Array]:
         """Probabilities (n, levels) and their derivatives by the parameters (n, levels, k)."""
         raise NotImplementedError
+
+    def sample(self, x: Array, parameters: Array, dispersion: float, rng: np.random.Generator) -> Any:
+        below = np.cumsum(self._shares(x, parameters)[:, :-1], axis=1)
+        return (rng.uniform(size=(len(x), 1)) > below).sum(axis=1)
 
     def expected(self, x: Array, parameters: Array) -> Any:
         return np.argmax(self._shares(x, parameters), axis=1)

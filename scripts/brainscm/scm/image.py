@@ -139,7 +139,45 @@ def fit_image(
         seed: of the draws.
         device: where the products are made.
         drawn: False for a model without draws, which needs no more than tests and predictions.
+
+    Returns:
+        The model; where missing covariates were imputed several times, the mean of the imputations' models, whose draws
+        hold how these differ.
     """
+    if not sample.imputed:
+        return _fit_complete(sample, options, layout, seed, device, drawn)[0]
+    completed, factors = sample.completed, _Factors.of(sample.x)
+    m = len(completed)
+    wider = np.sqrt((m + 1) / (m - 1))  # so that what differs between imputations counts (1 + 1/m) times
+    pooled: ImageModel | None = None
+    plain: Array | float = 0.0
+    for k, each in enumerate(completed):
+        model, least_squares = _fit_complete(each, options, layout, seed, device, drawn)
+        own = np.arange(len(model.draws)) % m == k
+        model.draws[own] += (model.coefficients + (wider - 1) * least_squares).astype(np.float32)
+        plain = plain + least_squares / m
+        if pooled is None:
+            pooled = replace(model, coefficients=model.coefficients / m, residual_variance=model.residual_variance / m)
+        else:
+            pooled.draws[own] = model.draws[own]
+            pooled.coefficients[:] += model.coefficients / m
+            pooled.residual_variance[:] += model.residual_variance / m
+            sides = "differ" if "differ" in (pooled.sides, model.sides) else pooled.sides
+            pooled = replace(pooled, sides=sides)
+    assert pooled is not None
+    pooled.draws[:] += ((1 - wider) * plain - pooled.coefficients).astype(np.float32)
+    return replace(pooled, r=factors.r, max_leverage=float(factors.leverage.max()), mean_row=sample.x.mean(axis=0))
+
+
+def _fit_complete(
+    sample: Sample,
+    options: ImageOptions | None,
+    layout: Layout | None,
+    seed: int,
+    device: torch.device,
+    drawn: bool,
+) -> tuple[ImageModel, Array]:
+    """The model of one design, and its least-squares coefficients."""
     x, (n, p) = sample.x, sample.x.shape
     factors = _Factors.of(x)
     rng = np.random.default_rng([seed, 0])
@@ -163,7 +201,7 @@ def fit_image(
         draws=found.mixed[: draws * p].reshape(draws, p, *shape),
     )
     if options is None:
-        return model
+        return model, model.coefficients
     refined = model
     if probed:
         refined = _shrink(model, factors.r, found.qtz, found.mixed[draws * p :], layout or Layout(shape[:1]))
@@ -171,7 +209,7 @@ def fit_image(
     if refined.estimator != LEAST_SQUARES:
         # What was taken away is not known to be zero: a draw lies about least squares, whatever is shown.
         refined.draws[:] += (model.coefficients - refined.coefficients).astype(np.float32)
-    return refined
+    return refined, model.coefficients
 
 
 @dataclass(frozen=True)

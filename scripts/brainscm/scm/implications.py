@@ -97,7 +97,7 @@ def _test_image(scm: Scm, sample: Sample, other: str, device: torch.device) -> d
     held = [design.columns.index(column) for column in scm.design.columns]
     added = [i for i in range(len(design.columns)) if i not in held]
     contrast = np.eye(len(design.columns))[added]
-    augmented = replace(sample, x=x, columns=design.columns)
+    augmented = replace(sample, x=x, columns=design.columns, imputed=())
     basis = Basis.of(x, contrast)
     found = max(
         float(permuted_maxima(basis, basis.unit_residuals(tile, device), iter([np.arange(len(x))]))[0])

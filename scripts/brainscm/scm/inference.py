@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from brainscm.scm.design import Array
 from brainscm.scm.image import LEAST_SQUARES, ImageModel, fit_image, robust_covariance, robust_sandwich
 from brainscm.scm.model import Scm
 from brainscm.scm.permutation import Basis, exchange, family_wise_p, max_statistics
+from brainscm.scm.pooling import pool
 from brainscm.scm.robust import directions
 from brainscm.scm.sample import Sample
 from brainscm.scm.sensitivity import robustness_value
@@ -43,6 +44,8 @@ TEST_COLUMNS = [
     "max_robustness_value",
     "median_abs_d",
     "max_abs_d",
+    "imputations",
+    "median_missing_information",
     "errors",
     "note",
 ]
@@ -58,6 +61,8 @@ class WaldTest:
         p: of it, on `df2` degrees of freedom.
         standard_error: of C·B, for one row of C.
         reason: why there is no statistic at all; "" if there is.
+        missing_information: the share of the error's square that is there because covariates are missing; None where
+            they were not imputed several times, and of F.
     """
 
     statistic: Array
@@ -66,6 +71,7 @@ class WaldTest:
     df2: float
     standard_error: Array
     reason: str = ""
+    missing_information: Array | None = None
 
     @property
     def q(self) -> Array:
@@ -227,6 +233,9 @@ def each_contrast(
 ) -> Iterator[ContrastTest]:
     """Test the declared contrasts on whatever the sample holds: t for total and direct effects, F for joint ones.
 
+    Where covariates were imputed several times, estimates are pooled by Rubin's rules, and F and family-wise p are the
+    medians over imputations.
+
     Args:
         scm: the fitted model; its graph and options are looked at.
         image: the least-squares fit of the sample.
@@ -235,6 +244,63 @@ def each_contrast(
         device: where the products are made.
     """
     declared = [each for each in declared_contrasts(scm) if each[1] in effects]
+    if not sample.imputed:
+        yield from _each_contrast(scm, image, sample, declared, device)
+        return
+    for each in declared:
+        found = []
+        for completed in sample.completed:
+            model = fit_image(completed, seed=scm.seed, device=device, drawn=False)
+            found += list(_each_contrast(scm, model, completed, [each], device))
+        yield _pooled(found)
+
+
+def _pooled(found: Sequence[ContrastTest]) -> ContrastTest:
+    """The test of a contrast over imputations."""
+    first = found[0]
+    if any(each.wald.reason for each in found):
+        return next(each for each in found if each.wald.reason)
+    family_wise = [each.family_wise_p for each in found if each.family_wise_p is not None]
+    return replace(
+        first,
+        wald=pooled_test([each.wald for each in found]),
+        partial_r2=np.mean([each.partial_r2 for each in found], axis=0),
+        family_wise_p=np.median(family_wise, axis=0) if family_wise else None,
+    )
+
+
+def pooled_test(tests: Sequence[WaldTest]) -> WaldTest:
+    """One test of several imputations: t by Rubin's rules, with the median of its degrees of freedom told; of F the
+    median, with that of p (Eekhout, van de Wiel & Heymans, 2017)."""
+    first = tests[0]
+    if len(tests) == 1 or first.reason:
+        return first
+    if np.isnan(first.standard_error).all():  # F
+        median = {
+            name: np.median([getattr(test, name) for test in tests], axis=0) for name in ("statistic", "p", "df2")
+        }
+        return replace(first, statistic=median["statistic"], p=median["p"], df2=float(median["df2"]))
+    estimates, errors = (
+        [test.statistic * test.standard_error for test in tests],
+        [test.standard_error for test in tests],
+    )
+    found = pool(estimates, [np.square(each) for each in errors], float(np.mean([test.df2 for test in tests])))
+    error = np.sqrt(found.variance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = found.estimate / error
+    return WaldTest(
+        statistic=t,
+        p=2 * scipy.special.stdtr(found.freedom, -np.abs(t)),
+        df1=1,
+        df2=float(np.nanmedian(found.freedom)),
+        standard_error=error,
+        missing_information=found.missing_information,
+    )
+
+
+def _each_contrast(
+    scm: Scm, image: ImageModel, sample: Sample, declared: Sequence[tuple[str, str, Array]], device: torch.device
+) -> Iterator[ContrastTest]:
     count = scm.options.permutations
     contrasts, flipped = [c for *_, c in declared], scm.options.image.errors == "hc3" and count > 0
     statistics: Sequence[Array | None] = [None] * len(declared)
@@ -278,8 +344,9 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
         `latents` tested, `share_q05` (share with q < 0.05), `max_abs_statistic`, `min_p`, `min_q`, `share_fwe05` and
         `min_p_fwe` (family-wise, by permutation of the ordinary statistic, or beside `errors: hc3` by sign-flipping),
         `permutations`, `exchanged` (what), `median_partial_r2`, `max_partial_r2`, `max_f2` (Cohen's f² = R²/(1 - R²)),
-        `max_robustness_value`, `median_abs_d` and `max_abs_d` (of `standardised_effect`; NaN for joint), `errors`
-        (ordinary, hc3, clustered by participant, random intercept), `note` (why a contrast has no statistic).
+        `max_robustness_value`, `median_abs_d` and `max_abs_d` (of `standardised_effect`; NaN for joint), `imputations`
+        and `median_missing_information` (where covariates were imputed several times), `errors` (ordinary, hc3,
+        clustered by participant, random intercept), `note` (why a contrast has no statistic).
     """
     image = scm.image
     if image.estimator != LEAST_SQUARES:
@@ -295,6 +362,7 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
         d = np.array([np.nan]) if is_joint else np.abs(standardised_effect(image, found.rows)[varies])
         r2 = found.partial_r2[varies]
         family_wise = np.array([np.nan]) if found.family_wise_p is None else found.family_wise_p[varies]
+        lost = test.missing_information
         records.append(
             {
                 "contrast": found.contrast,
@@ -317,6 +385,8 @@ def contrast_tests(scm: Scm, sample: Sample, device: torch.device = CPU) -> pd.D
                 "max_robustness_value": np.nan if is_joint else float(robustness_value(r2).max()),
                 "median_abs_d": float(np.median(d)),
                 "max_abs_d": float(d.max()),
+                "imputations": len(sample.imputed) or None,
+                "median_missing_information": np.nan if lost is None else float(np.median(lost[varies])),
                 "errors": found.errors,
                 "note": f"not tested: {test.reason}" if test.reason else None,
             }

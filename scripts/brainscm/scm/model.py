@@ -22,13 +22,15 @@ from brainscm.identity import Identity
 from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import CPU
 from brainscm.questions import is_relative
+from brainscm.regions import REGIONS
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
 from brainscm.scm.graph import Graph, read_graph
 from brainscm.scm.image import DRAWS, ImageModel, fit_image
+from brainscm.scm.imputation import Gaps, known_columns, scan_scores
 from brainscm.scm.neighbours import Neighbours
-from brainscm.scm.nodes import NODE_COLUMNS, NodeModel, fit_node, learn_design, load_node
+from brainscm.scm.nodes import NODE_COLUMNS, NodeModel, fit_node, learn_design, load_node, pooled_node
 from brainscm.scm.sample import Rows, Sample
 from brainscm.scm.support import support
 from brainscm.scm.weighting import Weighting, random_intercept, variance_by
@@ -38,6 +40,7 @@ logger = logging.getLogger("brainscm")
 
 IMAGE_FORMULA = "config: scm.image.formula"
 NODE_MODELS = "node_models.npz"
+IMPUTED = ":imputed"  # behind a node's name, its values in each imputation
 CHANGED = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
 NOTHING_STANDS_OUT = (
     "no effect on the image stands out from noise in the training scans; "
@@ -57,6 +60,7 @@ class Scm:
         neighbours: who is near, of the training participants.
         seed: of the workflow; decides what is random in the noise of discrete nodes.
         identity: of the latents that the image node was fitted on, where it was told.
+        imputed: the nodes' values of `training` in each imputation; empty where missing ones are imputed once or never.
     """
 
     options: ScmOptions
@@ -69,6 +73,7 @@ class Scm:
     neighbours: Neighbours
     seed: int
     identity: Identity | None = None
+    imputed: Sequence[pd.DataFrame] = ()
 
     @classmethod
     def fit(
@@ -84,7 +89,8 @@ class Scm:
         """Fit all nodes on the rows whose `split` is `train`.
 
         Args:
-            table: row i describes `latents[i]`: scan, participant, split, and the nodes' columns.
+            table: row i describes `latents[i]`: scan, participant, split, and the nodes' columns; of `<region>_ml`,
+                where there are such, missing covariates are told, too.
             latents: array-like (n, *latent), a zarr array for instance; read a row at a time, training rows only.
             options: the graph.
             seed: of the workflow.
@@ -112,12 +118,22 @@ class Scm:
         participants = training["participant"].tolist()
         clusters = _clusters(options, participants)
         sample = Sample(design.matrix(values), design.columns, latents, rows.tolist(), participants, clusters)
+        imputations: list[pd.DataFrame] = []
+        if options.imputations > 1 and covariates.read(training).isna().any(axis=None):
+            gaps = _gaps(training, covariates, graph, nodes, values, design, sample, device)
+            imputations = gaps.impute(options.imputations, seed)
+            refitted = [gaps.refitted(each) for each in imputations]
+            nodes = {name: pooled_node([each[name] for each in refitted]) for name in nodes}
+            values = _filled(covariates.read(training), nodes)
+            design = Design.learn(graph.image, values, IMAGE_FORMULA)
+            sample = replace(sample, x=design.matrix(values), imputed=[design.matrix(each) for each in imputations])
         weighting = _weigh(options, values, sample, device)
         image = fit_image(weighting.apply(sample), options.image, layout, seed=seed, device=device)
         if options.missing == "impute":
             for name in graph.modelled:
                 if count := int(training[covariates.columns[name]].isna().sum()):
-                    logger.warning("%d training scans lack %s, which is imputed from its parents", count, name)
+                    how = f"{options.imputations} times" if imputations else "from its parents"
+                    logger.warning("%d training scans lack %s, which is imputed %s", count, name, how)
         if len(design.columns) > 1 and image.is_flat:
             logger.warning("image: %s", NOTHING_STANDS_OUT)
         image = replace(
@@ -129,7 +145,9 @@ class Scm:
         )
         columns = ["scan", "participant", *dict.fromkeys(covariates.columns.values())]
         near = Neighbours.of(values, training["participant"])
-        return cls(options, graph, training[columns], covariates, design, nodes, image, near, seed, identity)
+        return cls(
+            options, graph, training[columns], covariates, design, nodes, image, near, seed, identity, imputations
+        )
 
     def save(self, folder: Path) -> None:
         """Write `covariates.tsv`, `nodes.tsv`, `node_models.npz` and `image_model.npz`."""
@@ -227,7 +245,7 @@ class Scm:
             ConfigError: a node or the design cannot be learnt from them.
         """
         covariates, nodes, _, design = _fit_nodes(training, self.options, self.graph)
-        return replace(self, training=training, covariates=covariates, nodes=nodes, design=design)
+        return replace(self, training=training, covariates=covariates, nodes=nodes, design=design, imputed=())
 
     def draw(self, k: int) -> Scm:
         """The model with the k-th draw of all its parameters, those of the nodes and of the image."""
@@ -250,7 +268,7 @@ class Scm:
         participants = self.training["participant"].tolist()
         clusters = _clusters(self.options, participants)
         x = self.design_matrix(self.training)
-        sample = Sample(x, self.design.columns, latents, rows, participants, clusters)
+        sample = Sample(x, self.design.columns, latents, rows, participants, clusters, self.imputed_designs)
         return Weighting.of(sample, self.image.row_scale, self.image.row_demean).apply(sample)
 
     def weighted(self, x: Array) -> Array:
@@ -258,13 +276,18 @@ class Scm:
         codes = np.unique(self.training["participant"].to_numpy(dtype=str), return_inverse=True)[1]
         return Weighting(self.image.row_scale, self.image.row_demean, codes).rows(x)
 
+    @cached_property
+    def imputed_designs(self) -> list[Array]:
+        """The image node's design matrix of the training scans in each imputation."""
+        return [self.design.matrix(values) for values in self.imputed]
+
     @property
     def draws(self) -> int:
         return DRAWS
 
     @cached_property
     def complete(self) -> pd.DataFrame:
-        """The training rows that lack no covariate: those that the nodes were fitted to."""
+        """The training rows that lack no covariate; unless imputed several times, the nodes were fitted to these."""
         return self.training[self.training[list(self.covariates.columns.values())].notna().all(axis=1)]
 
     @cached_property
@@ -319,6 +342,27 @@ def _filled(values: pd.DataFrame, nodes: Mapping[str, NodeModel]) -> pd.DataFram
     return values
 
 
+def _gaps(
+    training: pd.DataFrame,
+    covariates: Covariates,
+    graph: Graph,
+    nodes: Mapping[str, NodeModel],
+    values: pd.DataFrame,
+    design: Design,
+    sample: Sample,
+    device: torch.device,
+) -> Gaps:
+    """What the training scans lack, and what else is known of these scans."""
+    missing = covariates.read(training).isna()
+    known = known_columns(design, sample.x, [str(node) for node in missing if missing[node].any()])
+    columns = [f"{region.name}_ml" for region in REGIONS]
+    columns = [each for each in columns if each in training and each not in covariates.columns.values()]
+    volumes = training[columns].astype(float)
+    finite = volumes.fillna(volumes.mean()).dropna(axis=1).to_numpy(dtype=np.float64)
+    scores = scan_scores(sample, known, finite, int((~missing.any(axis=1)).sum()), device)
+    return Gaps(values, missing, training["participant"], graph, nodes, design, scores)
+
+
 def _clusters(options: ScmOptions, participants: list[str]) -> list[str]:
     """Whose scans share an error: a participant's, or none where a random intercept has taken up what they share."""
     apart = options.image.repeated == "random_intercept"
@@ -339,6 +383,9 @@ def write_node_models(scm: Scm, folder: Path) -> None:
     arrays: dict[str, NDArray] = {"seed": np.array(scm.seed), "identity": np.array(identity)}
     for name, node in scm.nodes.items():
         arrays |= {f"{name}/{key}": value for key, value in node.arrays().items()}
+        if scm.imputed:
+            each = [values[name].to_numpy() for values in scm.imputed]
+            arrays[f"{name}{IMPUTED}"] = np.array(each, dtype=float if node.levels is None else str)
     with whole(folder / NODE_MODELS) as partial:
         np.savez(partial, **arrays)  # type: ignore[arg-type]
 
@@ -350,7 +397,8 @@ def read_node_models(folder: Path) -> dict[str, NDArray]:
         BrainSCMError: it is of another version.
     """
     arrays = read_arrays(folder / NODE_MODELS)
-    if "identity" not in arrays:
+    nodes = {name for name, slash, _ in (key.partition("/") for key in arrays) if slash}
+    if "identity" not in arrays or any(f"{name}/missing_information" not in arrays for name in nodes):
         raise BrainSCMError(f"{folder}: was written by another version of BrainSCM; run fit_scm again.")
     return arrays
 
@@ -381,4 +429,13 @@ def load_scm(folder: Path, options: ScmOptions) -> Scm:
         raise CHANGED
     identity = Identity.model_validate_json(str(arrays["identity"])) if arrays["identity"] else None
     near = Neighbours.of(values, training["participant"])
-    return Scm(options, graph, training, covariates, design, nodes, image, near, int(arrays["seed"]), identity)
+    given = {name: arrays[f"{name}{IMPUTED}"] for name in nodes if f"{name}{IMPUTED}" in arrays}
+    imputed = []
+    for k in range(len(next(iter(given.values()), ()))):
+        columns = {
+            name: each[k] if covariates.levels[name] is None else pd.Categorical(each[k], covariates.levels[name])
+            for name, each in given.items()
+        }
+        imputed.append(values.assign(**columns))
+    seed = int(arrays["seed"])
+    return Scm(options, graph, training, covariates, design, nodes, image, near, seed, identity, imputed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,14 @@ from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array, Design
 from brainscm.scm.families import FAMILIES, Fit
 from brainscm.scm.graph import Graph
+from brainscm.scm.pooling import pool, pool_covariance
 from brainscm.scm.sensitivity import e_value
 
 logger = logging.getLogger("brainscm")
 
 NODE_COLUMNS = [
     "node", "family", "formula", "term", "estimate", "standard_error", "t", "df", "p", "ci95_low", "ci95_high",
-    "e_value", "dispersion", "note",
+    "e_value", "dispersion", "missing_information", "note",
 ]  # fmt: skip
 
 
@@ -43,6 +44,8 @@ class NodeModel:
         dispersion: residual variance (gaussian), squared coefficient of variation (gamma), Pearson's χ² over its
             degrees of freedom (poisson), α of the variance m + α m² (negbinomial), else 1.
         note: what the user should know about the fit; "" if nothing.
+        missing_information: (k,) share of each parameter's variance that is there because covariates are missing; empty
+            where they were not imputed several times.
     """
 
     name: str
@@ -55,6 +58,7 @@ class NodeModel:
     freedom: Array
     dispersion: float
     note: str = ""
+    missing_information: Array = field(default_factory=lambda: np.empty(0))
 
     def counterfactual(self, factual: pd.DataFrame, changed: pd.DataFrame, scans: pd.Series, seed: int) -> pd.Series:
         """The node's values under changed parents, each scan keeping its own noise.
@@ -90,6 +94,27 @@ class NodeModel:
         y = FAMILIES[self.family].expected(self.design.matrix(values), self.parameters)
         return np.array(self.levels, dtype=object)[y] if self.levels is not None else y
 
+    def sample(self, values: pd.DataFrame, rng: np.random.Generator) -> Any:
+        """Values of the node drawn given its parents, (n,); NaN, or no level, where the formula has no value."""
+        x = self.design.evaluate(values)
+        known = np.isfinite(x).all(axis=1)
+        y = FAMILIES[self.family].sample(x[known], self.parameters, self.dispersion, rng)
+        if self.levels is None:
+            found = np.full(len(values), np.nan)
+            found[known] = y
+            return found
+        codes = np.full(len(values), -1)
+        codes[known] = y
+        return pd.Categorical.from_codes(codes, pd.Index(self.levels))
+
+    def log_likelihood(self, values: pd.DataFrame) -> Array:
+        """How probable its parents make the node's values, (n,); NaN where the formula has no value."""
+        x, found = self.design.evaluate(values), np.full(len(values), np.nan)
+        known = np.isfinite(x).all(axis=1)
+        y = self.numbers(values)[known]
+        found[known] = FAMILIES[self.family].log_likelihood(x[known], y, self.parameters, self.dispersion)
+        return found
+
     def arrays(self) -> dict[str, NDArray]:
         """What a file has to hold of the node beside the training scans, from which the rest is learnt again."""
         return {
@@ -100,7 +125,31 @@ class NodeModel:
             "freedom": self.freedom,
             "dispersion": np.array(self.dispersion),
             "note": np.array(self.note),
+            "missing_information": self.missing_information,
         }
+
+    def refitted(self, values: pd.DataFrame, participants: pd.Series) -> NodeModel:
+        """The node fitted to these scans, with the design that it has.
+
+        Raises:
+            ConfigError: the fit does not converge.
+        """
+        found = fit_family(
+            self.family, self.design, self.levels, self.design.matrix(values), self.numbers(values), participants
+        )
+        if not (np.isfinite(found.parameters).all() and np.isfinite(found.covariance).all()):
+            raise ConfigError(
+                f"config: scm.nodes.{self.name}.formula: the {self.family} model does not converge; take a term out or "
+                "merge levels."
+            )
+        return replace(
+            self,
+            parameters=found.parameters,
+            covariance=found.covariance,
+            freedom=found.freedom,
+            dispersion=found.dispersion,
+            note=found.note,
+        )
 
     def draw(self, normals: Array) -> NodeModel:
         """The same node with parameters drawn from their sampling distribution; `normals` is (k,) standard normal."""
@@ -135,6 +184,7 @@ class NodeModel:
                 "ci95_high": self.parameters + half,
                 "e_value": self._e_values(values),
                 "dispersion": self.dispersion,
+                "missing_information": self.missing_information if len(self.missing_information) else np.nan,
                 "note": self.note or None,
             },
             columns=NODE_COLUMNS,
@@ -165,26 +215,30 @@ def fit_node(
     """
     design = learn_design(name, values, graph)
     family, levels = _family(name, covariates, options), covariates.levels[name]
-    y = values[name].cat.codes.to_numpy() if levels is not None else values[name].to_numpy()
-    fitted = fit_family(family, design, levels, design.matrix(values), y, participants)
-    if not (np.isfinite(fitted.parameters).all() and np.isfinite(fitted.covariance).all()):
-        raise ConfigError(
-            f"config: scm.nodes.{name}.formula: the {family} model does not converge; take a term out or merge levels."
-        )
-    if fitted.note:
-        logger.warning("node %s: %s", name, fitted.note)
     terms = FAMILIES[family].terms(design.columns, levels or ())
-    return NodeModel(
-        name=name,
-        family=family,
-        design=design,
-        levels=levels,
-        terms=terms,
-        parameters=fitted.parameters,
-        covariance=fitted.covariance,
-        freedom=fitted.freedom,
-        dispersion=fitted.dispersion,
-        note=fitted.note,
+    nothing = np.empty(0)
+    node = NodeModel(name, family, design, levels, terms, nothing, nothing, nothing, np.nan).refitted(
+        values, participants
+    )
+    if node.note:
+        logger.warning("node %s: %s", name, node.note)
+    return node
+
+
+def pooled_node(models: Sequence[NodeModel]) -> NodeModel:
+    """A node as several imputations have it, fitted to one design, by Rubin's rules."""
+    estimates = [model.parameters for model in models]
+    covariances = [model.covariance for model in models]
+    complete = np.mean([model.freedom for model in models], axis=0)
+    found = pool(estimates, [np.diag(each) for each in covariances], complete)
+    return replace(
+        models[0],
+        parameters=found.estimate,
+        covariance=pool_covariance(estimates, covariances),
+        freedom=found.freedom,
+        dispersion=float(np.mean([model.dispersion for model in models])),
+        note=next((model.note for model in models if model.note), ""),
+        missing_information=found.missing_information,
     )
 
 
@@ -222,6 +276,7 @@ def load_node(
         freedom=stored["freedom"],
         dispersion=float(stored["dispersion"]),
         note=str(stored["note"]),
+        missing_information=stored["missing_information"],
     )
 
 

@@ -45,7 +45,8 @@ def places(
     what is expected in standard deviations of a new participant, referred to Student's t. A training participant is
     left out of its own expectation, with all of its scans. The centile's 95 % interval is what the regression leaves
     uncertain about the expected volume. `latent` is how unusual the whole residual is: the mean square of the latent's
-    standardised residuals, by its logarithm; it has no expected value, and no interval.
+    standardised residuals, by its logarithm; it has no expected value, and its interval is what the draws of the
+    coefficients leave uncertain about the residual.
 
     Args:
         scm: the fitted model.
@@ -121,19 +122,30 @@ def _of_latent(
     leverage = model.leverage(x)
     # A residual of a training scan has the variance s²(1 - h), that of another s²(1 + h).
     inflation = np.where(trained, np.maximum(1 - leverage, FITTED), 1 + leverage)
-    squares = [
-        np.square(latents[int(row)] - model.predict(x[[i]])[0])[varies] / model.residual_variance[varies]
-        for i, row in enumerate(at)
-    ]
-    value = np.array([each.mean() for each in squares]) / inflation
+    variance = model.residual_variance[varies]
+    values = np.empty((1 + scm.draws, len(at)))  # by the fit, and by each draw about it
+    for i, row in enumerate(at):
+        z, own = np.asarray(latents[int(row)], dtype=np.float64)[varies], x[[i]]
+        shown = scm.image.predict(own)[0][varies]
+        values[0, i] = (np.square(z - model.predict(own)[0][varies]) / variance).mean()
+        for k in range(scm.draws):
+            values[1 + k, i] = (np.square(z - shown - scm.image.deviate(own, k)[0][varies]) / variance).mean()
+    value = values[0] / inflation
     logs, participants = np.log(np.maximum(value, np.finfo(float).tiny)), rows["participant"].to_numpy()
+    error = np.log(np.maximum(values[1:], np.finfo(float).tiny)).std(axis=0, ddof=1)
+    half = scipy.stats.t.ppf(0.975, scm.draws - 1) * error
     records = []
     for i, (scan, participant, split) in enumerate(rows[["scan", "participant", "split"]].itertuples(index=False)):
         others = logs[trained & (participants != participant)]
         if len(others) < 3:
             continue
-        z = (logs[i] - others.mean()) / (others.std(ddof=1) * np.sqrt(1 + 1 / len(others)))
-        centile = 100 * scipy.stats.t.cdf(z, len(others) - 1)
+        sd = others.std(ddof=1) * np.sqrt(1 + 1 / len(others))
+        low, z, high = (logs[i] - others.mean() + np.array([-1, 0, 1]) * half[i]) / sd
+        told = zip(
+            ("centile_low", "centile", "centile_high"),
+            100 * scipy.stats.t.cdf([low, z, high], len(others) - 1),
+            strict=True,
+        )
         names = {"scan": scan, "participant": participant, "split": split, "measure": LATENT}
-        records.append({**names, "value": value[i], "z": z, "centile": centile})
+        records.append({**names, "value": value[i], "z": z, **dict(told)})
     return pd.DataFrame(records, columns=COLUMNS)

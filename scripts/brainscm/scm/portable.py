@@ -32,7 +32,7 @@ def save_portable(scm: Scm, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     designs = {"image": scm.design, **{f"node {name}": node.design for name, node in scm.nodes.items()}}
     Learnt(scm.covariates, scm.neighbours, {name: design.state for name, design in designs.items()}).write(folder)
-    write_node_models(scm, folder)
+    write_node_models(replace(scm, imputed=()), folder)
     # How single training scans were weighed is theirs.
     replace(scm.image, row_scale=np.empty(0), row_demean=np.empty(0)).save(folder / "image_model.npz")
     values, restored = scm.training_values, load_portable(folder, scm.options)

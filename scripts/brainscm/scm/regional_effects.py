@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,14 +13,21 @@ import scipy.stats
 from brainscm.config import QueryOptions, Scalar
 from brainscm.scm.design import Array
 from brainscm.scm.image import fit_image
-from brainscm.scm.inference import EFFECTS, partial_r2, robust_errors_of, standardised_effect, wald_test
+from brainscm.scm.inference import (
+    EFFECTS,
+    partial_r2,
+    pooled_test,
+    robust_errors_of,
+    standardised_effect,
+    wald_test,
+)
 from brainscm.scm.model import Scm
 from brainscm.scm.sample import Sample
 from brainscm.scm.sensitivity import robustness_value
 
 COLUMNS = [
     "contrast", "effect", "region", "source", "estimate_ml", "standard_error_ml", "ci95_low_ml", "ci95_high_ml",
-    "estimate_percent", "cohens_d", "robustness_value", "p", "mean_ml", "scans",
+    "estimate_percent", "cohens_d", "robustness_value", "p", "missing_information", "mean_ml", "scans",
 ]  # fmt: skip
 # Draws of the node models behind the interval of an effect that runs through them.
 DRAWS = 50
@@ -102,25 +109,22 @@ def measured_effects(
                     rows = np.array([drawn_row for drawn_row, _ in drawn])
                     volume = measured[used][:, None]
                     sample = Sample.of(x[used], scm.design.columns, volume, participants[used].tolist())
+                    sample = replace(sample, imputed=[each[used] for each in scm.imputed_designs])
                     found = _glm(scm, row, rows, sample)
                 else:
                     freedom = scm.training["participant"].nunique() - len(scm.nodes[node].design.columns)
-                    found = (
-                        moved[node],
-                        float(np.std([by_draw[node] for _, by_draw in drawn], ddof=1)),
-                        max(freedom, 1),
-                        np.nan,
-                        np.nan,
-                    )
+                    error = float(np.std([by_draw[node] for _, by_draw in drawn], ddof=1))
+                    found = _Estimate(moved[node], error, max(freedom, 1))
                 records.append(
                     {
                         "contrast": change.name,
                         "effect": effect,
                         "region": region,
                         "source": "measured",
-                        **interval(*found[:3]),
-                        "cohens_d": found[3],
-                        "robustness_value": found[4],
+                        **interval(found.ml, found.error_ml, found.freedom),
+                        "cohens_d": found.cohens_d,
+                        "robustness_value": found.robustness_value,
+                        "missing_information": found.missing_information,
                         "mean_ml": float(measured[used].mean()),
                         "scans": int(used.sum()),
                     }
@@ -183,13 +187,33 @@ def finished(records: Sequence[dict[str, object]]) -> pd.DataFrame:
     return found
 
 
-def _glm(scm: Scm, row: Array, drawn_rows: Array, sample: Sample) -> tuple[float, float, float, float, float]:
-    """Effect of the contrast `row` (p,) on one volume, standard error, its freedom, Cohen's d and robustness value."""
-    c = row[None]
-    fitted = fit_image(sample, seed=scm.seed, drawn=False)
-    test = wald_test(fitted, c, robust_errors_of(scm.options.image.errors, fitted, c, sample)[0])
+@dataclass(frozen=True)
+class _Estimate:
+    """An effect on one region, its standard error and the degrees of freedom of that, and what describes it."""
+
+    ml: float
+    error_ml: float
+    freedom: float
+    cohens_d: float = np.nan
+    robustness_value: float = np.nan
+    missing_information: float = np.nan
+
+
+def _glm(scm: Scm, row: Array, drawn_rows: Array, sample: Sample) -> _Estimate:
+    """Effect of the contrast `row` (p,) on one volume, pooled where covariates were imputed several times."""
+    c, tests, r2 = row[None], [], []
+    for completed in sample.completed:
+        fitted = fit_image(completed, seed=scm.seed, drawn=False)
+        tests.append(wald_test(fitted, c, robust_errors_of(scm.options.image.errors, fitted, c, completed)[0]))
+        r2.append(partial_r2(fitted, c))
+    test, fitted = pooled_test(tests), fit_image(sample, seed=scm.seed, drawn=False)
     b = fitted.coefficients[:, 0]
     passed_on = float(np.var(drawn_rows @ b, ddof=1)) if len(drawn_rows) else 0.0
-    error = float(np.hypot(test.standard_error[0], np.sqrt(passed_on)))
-    d, robustness = standardised_effect(fitted, c)[0], robustness_value(partial_r2(fitted, c))[0]
-    return float(row @ b), error, test.df2, float(d), float(robustness)
+    return _Estimate(
+        ml=float(row @ b),
+        error_ml=float(np.hypot(test.standard_error[0], np.sqrt(passed_on))),
+        freedom=test.df2,
+        cohens_d=float(standardised_effect(fitted, c)[0]),
+        robustness_value=float(robustness_value(np.mean(r2, axis=0))[0]),
+        missing_information=np.nan if test.missing_information is None else float(test.missing_information[0]),
+    )

@@ -38,6 +38,8 @@ class Sample:
         participants: (n,) whose scan each is.
         clusters: (n,) whose scans share an error: those of a participant, but where a random intercept has taken up
             what they share.
+        imputed: (m, n, p) the design matrix of each imputation, where missing covariates were imputed several times; x
+            is then that of what is expected.
     """
 
     x: Array
@@ -46,6 +48,7 @@ class Sample:
     rows: Sequence[int]
     participants: Sequence[str]
     clusters: Sequence[str]
+    imputed: Sequence[Array] = ()
 
     @classmethod
     def of(cls, x: Array, columns: Sequence[str], latents: Rows, participants: Sequence[str]) -> Sample:
@@ -57,7 +60,13 @@ class Sample:
         rows, participants, clusters = (
             [each[i] for i in order] for each in (self.rows, self.participants, self.clusters)
         )
-        return replace(self, x=self.x[order], rows=rows, participants=participants, clusters=clusters)
+        imputed = [x[order] for x in self.imputed]
+        return replace(self, x=self.x[order], rows=rows, participants=participants, clusters=clusters, imputed=imputed)
+
+    @property
+    def completed(self) -> list[Sample]:
+        """The sample as each imputation has it; itself alone where there is none."""
+        return [replace(self, x=x, imputed=()) for x in self.imputed] or [self]
 
     @property
     def is_clustered(self) -> bool:

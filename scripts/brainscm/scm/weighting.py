@@ -43,7 +43,8 @@ class Weighting:
     def apply(self, sample: Sample) -> Sample:
         """The sample with weighted rows, in the design and, when they are read, in the latents."""
         latents = _Weighted(self, sample.latents, np.asarray(sample.rows))
-        return replace(sample, x=self.rows(sample.x), latents=latents, rows=range(len(sample.x)))
+        imputed = [self.rows(x) for x in sample.imputed]
+        return replace(sample, x=self.rows(sample.x), latents=latents, rows=range(len(sample.x)), imputed=imputed)
 
     def rows(self, x: Array) -> Array:
         """The weighted rows of a design (n, p)."""

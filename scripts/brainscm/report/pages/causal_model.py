@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from brainscm.regions import region_label
 from brainscm.report import charts, words
 from brainscm.report.cells import Context, whole_table
 from brainscm.report.gallery import Gallery
-from brainscm.report.graph import draw_graph
+from brainscm.report.graph import Parents, draw_graph
 from brainscm.report.study import Study
 from brainscm.scans import records
 from brainscm.scm.claims import ALL, adjustment_warnings, in_words
@@ -56,7 +57,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
     tests = whole_table(study.tests, TESTS)
     return {
         "lead": f"{words.plural(len(graph.formulas), 'node')} and the image, fitted on the training split alone.",
-        "graph": draw_graph(parents, notes, f"Causal graph: {arrows}"),
+        "graph": _drawing(study, parents, notes, f"Causal graph: {arrows}"),
         "formulas": [
             {
                 "node": node,
@@ -66,6 +67,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             for node, formula in formulas.items()
         ],
         "graph_findings": _graph_findings(study),
+        "if_wrong": _if_wrong(study),
         "implications": _implications(study),
         "simpler": _simpler(study),
         "findings": _findings(study),
@@ -88,6 +90,17 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             {"node": node, **whole_table(rows, COEFFICIENTS)} for node, rows in study.nodes.groupby("node", sort=False)
         ],
     }
+
+
+def _drawing(study: Study, parents: Parents, notes: Mapping[str, str], title: str) -> Markup:
+    """The graph, with the independences that it claims, and those of them that the data contradict."""
+    claims: dict[str, list[str]] = {}
+    contradicted: list[tuple[str, str]] = []
+    for _, row in study.implications[study.implications["node"] != ALL].iterrows():
+        claims.setdefault(row["node"], []).append(in_words(row))
+        if str(row["conflict"]).lower() == "true":
+            contradicted.append((str(row["other"]), str(row["node"])))
+    return draw_graph(parents, notes, title, claims, contradicted)
 
 
 def _paired(contrast: str, effects: pd.DataFrame) -> list[Context]:
@@ -218,6 +231,47 @@ def _graph_findings(study: Study) -> list[str]:
     measured = [name for name in graph.formulas if (study.config.scm.nodes[name].column or name) in REGION_NAMES]
     sentences += [f"{warning}." for warning in adjustment_warnings(graph, measured)]
     return [words.capitalised(sentence) for sentence in sentences]
+
+
+def _if_wrong(study: Study) -> list[str]:
+    """What an error of the graph would have to be like to undo the effects, and what refuters make of them."""
+    sentences = []
+    effects = study.regional_effects
+    told = effects[(effects["source"] == "measured") & (effects["p"] < 0.05) & effects["robustness_value"].notna()]
+    if len(told):
+        by_strength = told.sort_values("robustness_value")
+        weakest, strongest = by_strength.iloc[0], by_strength.iloc[-1]
+        sentences.append(
+            f"Of {words.plural(len(told), 'regional effect')} with p below 0.05, the easiest to explain away is "
+            f"{_effect_name(weakest)}: an unmeasured common cause does it that explains "
+            f"{100 * weakest['robustness_value']:.0f} % of what is left of cause and volume. The hardest is "
+            f"{_effect_name(strongest)}: {100 * strongest['robustness_value']:.0f} %."
+        )
+    nodes = study.nodes
+    odds = nodes[nodes["e_value"].notna() & (nodes["p"] < 0.05)]
+    if len(odds):
+        least = odds.sort_values("e_value").iloc[0]
+        sentences.append(
+            f"The easiest arrow to explain away into a node with two levels is {least['term']} ({least['node']}): a "
+            f"risk ratio of {least['e_value']:.2g} with both would do it (E-value)."
+        )
+    refuted = study.refutation
+    if refuted.empty:
+        sentences.append(
+            "Refuters have not been asked for: the target refute puts placebos and other tests to the effects."
+        )
+    else:
+        asked = refuted[refuted["holds"].notna() & (refuted["effect_p"] < 0.05)]
+        held = (asked["holds"].astype(str).str.lower() == "true").sum()
+        sentences.append(
+            f"Of {words.plural(len(asked), 'test')} that refuters put to the effects, {held} "
+            f"{'was' if held == 1 else 'were'} passed."
+        )
+    return sentences
+
+
+def _effect_name(row: pd.Series) -> str:
+    return f"{region_label(str(row['region']))} under {row['contrast']} ({row['effect']})"
 
 
 def _findings(study: Study) -> list[str]:

@@ -61,6 +61,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             "methods": [(words.METHODS[method], style) for method, style in WITH_INTERVALS.items()],
         },
         "spreads": _spreads(study),
+        "own_slopes": _own_slopes(study),
         "matrix": _matrix(study.minimality),
         "realism": _realism(study.realism),
         "slopes": _slopes(study.regional_slopes),
@@ -112,6 +113,19 @@ def _spreads(study: Study) -> Context | None:
         rows.append({"query": query, **{region: _share(medians.get(region, math.inf)) for region in regions}})
     columns = [("query", "Query", ""), *((region, region_label(region), "number") for region in regions)]
     return {"columns": columns, "rows": rows} if rows else None
+
+
+def _own_slopes(study: Study) -> str:
+    """How far participants' own slopes in time differ, where repeated visits tell."""
+    told = study.diagnostics[study.diagnostics["check"] == "slope_spread"]
+    if told.empty:
+        return "No five participants came often enough to tell how far they do: no interval is widened by it."
+    shares = [f"{region_label(str(row['item']))} {100 * float(row['value']):.0f} %" for row in records(told)]
+    return (
+        "Repeated visits tell how far participants' own slopes in time differ, in per cent of the mean slope: "
+        f"{words.listed(shares)}. Intervals of total changes in time are wider by that, and the table counts what "
+        "would come on top."
+    )
 
 
 def _share(spread: float) -> str:
