@@ -11,6 +11,8 @@ import statsmodels.api as sm
 from statsmodels.imputation.bayes_mi import MI
 
 from brainscm.config import ScmOptions
+from brainscm.scm.designs import write_designs
+from brainscm.scm.diagnostics import diagnose
 from brainscm.scm.imputation import scan_scores
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm, load_scm
@@ -18,6 +20,7 @@ from brainscm.scm.pooling import pool, pool_covariance
 from brainscm.scm.portable import load_portable, save_portable
 from brainscm.scm.regional_effects import measured_effects
 from brainscm.scm.sample import Sample
+from brainscm.tables import read_table
 
 NODES: dict[str, Any] = {"age": {}, "score": {"formula": "age"}}
 EFFECTS = np.linspace(-0.6, 0.6, 12)  # of score on the latent
@@ -178,6 +181,19 @@ def test_a_pooled_model_is_the_same_once_it_is_read_and_a_bundle_has_nobodys_val
     assert not any("imputed" in name for name in np.load(tmp_path / "bundle" / "node_models.npz").files)
     again = Scm.fit(table, z, declared, seed=1)
     np.testing.assert_array_equal(again.image.coefficients, scm.image.coefficients)
+
+
+def test_imputed_values_are_listed_and_told_of(tmp_path: Path) -> None:
+    table, z, _ = cohort(40)
+    scm = Scm.fit(table, z, options(2), seed=1)
+    write_designs(scm, tmp_path)
+    listed = read_table(tmp_path / "imputed.tsv")
+    lacking = table.loc[table["score"].isna(), "scan"].tolist()
+    assert listed.loc[listed["imputation"] == 2, "scan"].tolist() == lacking
+    values = scm.imputed[1]["score"][table["score"].isna().to_numpy()]
+    np.testing.assert_allclose(listed.loc[listed["imputation"] == 2, "value"].astype(float), values)
+    told = diagnose(scm, 40).set_index(["check", "item"])["warning"]["imputed_scans", "score"]
+    assert told.endswith("it is imputed 2 times, and estimates are pooled")
 
 
 def test_nothing_is_imputed_where_nothing_is_missing() -> None:
