@@ -117,7 +117,12 @@ def encode_cohort(folder: Path, template: Template, options: AutoencoderOptions,
     if not latents.exists():
         identity = Identity(template=EMBEDDED, voxel_mm=template.voxel_mm, transform="affine")
         task = TrainingTask(
-            scans_tsv=tables[0], qc_tsv=tables[1], identity=identity, options=options, seed=seed, work_dir=folder / "work"
+            scans_tsv=tables[0],
+            qc_tsv=tables[1],
+            identity=identity,
+            options=options,
+            seed=seed,
+            work_dir=folder / "work",
         )
         fitted = fit_autoencoder(task)
         encoder = Aligned(fitted.encoder, Alignment.onto(template)).eval()
