@@ -449,6 +449,9 @@ class AskedOptions(Options, Generic[Given]):
     decode: Literal["residual", "direct", "quantized"] = "residual"
     """With `residual` the scan plus the decoded change, so that what the autoencoder loses is kept; with `direct` the
     decoded latent; with `quantized` the decoded latent after quantisation."""
+    uncertainty: Literal["moved", "decoded"] = "moved"
+    """With `moved` a draw of the parameters moves the counterfactual on from where it is; with `decoded` each draw is
+    decoded anew, which takes several times as long and tells the same."""
     native: Literal["none", "brain", "head"] = "none"
     """Also write the counterfactual, its difference and its uncertainty on the raw scan's own grid and in its units:
     the `brain` alone, or the `head` in which everything outside the brain is untouched."""

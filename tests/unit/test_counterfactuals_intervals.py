@@ -7,6 +7,7 @@ import pytest
 from test_counterfactuals_synthesis import Halving, Study, measure, query, study  # noqa: F401
 
 from brainscm.counterfactuals.intervals import FEW, NEEDED, STILL, UNKNOWN, IntervalFactors, regions_table
+from brainscm.counterfactuals.prediction import Draws
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.counterfactuals.regional import RegionChange
 from brainscm.counterfactuals.synthesis import ReadScan, make_counterfactual, read_factual
@@ -93,10 +94,10 @@ def test_a_study_learns_them_on_nobody_of_its_test_and_they_hold_what_is_expecte
     tested = scans.of_split("test")
     plan = plan_query(study.scm, tested, query(do={"age": "-15"}))
     expected = RegionalModel.fit(study.scm, scans.usable, ["gm"]).expect(plan.query, tested)
-    held = []
+    held, draws = [], Draws(encoded.encoder, study.scm.image)
     for at, scan in enumerate(tested["scan"]):
         asked = read_factual(encoded, scan, measure)
-        change = make_counterfactual(study.scm, plan, at, asked.factual, asked.measure).regions["gm"]
+        change = make_counterfactual(study.scm, plan, at, asked.factual, asked.measure, draws).regions["gm"]
         half = learnt.half_width_ml("gm", change)
         assert isinstance(half, float)
         held.append(np.abs(change.change_ml - expected.drawn_ml[:, at]) <= half)

@@ -63,7 +63,8 @@ def check_new_levels(options: ScmOptions, covariates: Covariates, controls: Mapp
         where = f"config: new_levels: {node}"
         if covariates.levels.get(node) is None:
             raise ConfigError(f"{where}: is not a node with levels of the fitted study; take it out.")
-        models = [name for name in graph.modelled if name == node or node in graph.formulas[name].names]
+        formulas = {name: formula for name, formula in graph.formulas.items() if formula}
+        models = [name for name, formula in formulas.items() if name == node or node in formula.names]
         if models:
             raise ConfigError(
                 f"{where}: the fitted study has a formula of {models[0]} with it, and of the image alone can a new "
@@ -159,7 +160,7 @@ def _estimated(scm: Scm, extended: Scm, store: LatentStore | None, rows: pd.Data
         image,
         columns=np.append(image.columns, extended.design.columns[-1]),
         coefficients=np.concatenate([image.coefficients, coefficient[None]]),
-        r=np.linalg.qr(np.vstack([np.pad(image.r, ((0, 0), (0, 1))), below]), mode="r"),
+        r=np.linalg.qr(np.vstack([np.pad(image.r, ((0, 0), (0, 1))), below])).R,
         mean_row=np.append(image.mean_row, 0.0),
         draws=np.concatenate([image.draws, drawn[:, None]], axis=1),
     )
