@@ -50,14 +50,14 @@ GRAPH = {
 }
 
 
-def make_cohort(folder: Path, participants: int, template: Template, seed: int = 1) -> None:
+def make_cohort(folder: Path, participants: int, template: Template, seed: int = 1, site: str = "A") -> None:
     """Write what preprocessing and alignment write of a cohort; scans that are there are kept."""
     aligner, measure, rows = Alignment.onto(template), MeasureTissues(template), []
     for number in range(1, participants + 1):
         told = folder / "told" / f"{number}.json"
         if not told.exists():
             told.parent.mkdir(parents=True, exist_ok=True)
-            told.write_text(json.dumps(_scan(folder, number, template, aligner, measure, seed)))
+            told.write_text(json.dumps(_scan(folder, number, template, aligner, measure, seed, site)))
         rows.append(json.loads(told.read_text()))
     table = pd.DataFrame(rows)
     index = ["scan", "participant", "session", "path", "split", "age", "sex"]
@@ -66,11 +66,11 @@ def make_cohort(folder: Path, participants: int, template: Template, seed: int =
 
 
 def _scan(
-    folder: Path, number: int, template: Template, aligner: Alignment, measure: MeasureTissues, seed: int
+    folder: Path, number: int, template: Template, aligner: Alignment, measure: MeasureTissues, seed: int, site: str
 ) -> dict[str, Any]:
     scan = f"sub-{number:03d}"
     nodes = causal_model.draw_nodes(causal_model.draw_noise(seed, number))
-    nodes = replace(nodes, site="A")
+    nodes = replace(nodes, site=site)
     anatomy = draw_anatomy(head_of(None), seed, scan, nodes.head_size)
     seen = acquire(seed, scan, "ses-01", nodes.site, template.voxel_mm)
     seen = replace(seen, bias=np.zeros_like(seen.bias))
