@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ if "--only" not in sys.argv or "before" not in sys.argv:
 
 import numpy as np
 import torch
+import zarr
 from placed_cohort import encode_cohort, fit_cohort, make_cohort
 from record import RESULTS, circumstances, write
 
@@ -46,16 +48,14 @@ from brainscm.counterfactuals.intervals import IntervalFactors
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.counterfactuals.synthesis import read_factual, synthesize
-from brainscm.encoding.model import encoder_identity, load_encoder
-from brainscm.latents.encode import encode_scans
+from brainscm.encoding.model import encoder_identity
 from brainscm.latents.encoded import EncodedScans
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.preprocess.tissues import MeasureTissues
-from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
 
 PARTICIPANTS = {3.0: 82, 2.0: 15, 1.0: 15}
-FEW, MANY = 2, 6  # scans of two jobs, whose difference is what a scan takes
+FEW, MANY = 1, 3  # scans of two jobs, whose difference is what a scan takes
 MANY_DRAWS = 64
 OPTIONS = AutoencoderOptions(max_steps=12, validation_interval=12)
 OLDER = {"name": "older", "do": {"age": "+20"}}
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--voxel-mm", type=float, nargs="+", default=[3.0, 2.0])
     parser.add_argument("--before", type=Path, help="scripts/ of the code before")
     parser.add_argument("--work", type=Path, help="where the cohorts are kept")
-    parser.add_argument("--checked", type=int, default=20, help="scans whose maps are compared")
+    parser.add_argument("--checked", type=int, default=4, help="scans whose maps are compared")
     parser.add_argument("--only", choices=["prepare", "now", "before", "maps"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -154,9 +154,9 @@ def rates_before(work: Path, voxel_mm: float, checked: int) -> dict[str, float]:
     content["identity"].pop("template_sha256", None)
     model, latents = folder / "before.pt", folder / "before.zarr"
     torch.save(content, model)
-    tables = folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv"
-    encode_scans(ScanTable.read(*tables), load_encoder(model), encoder_identity(model), latents)
-    encoded = EncodedScans.open(*tables, latents, model)
+    shutil.copytree(folder / "latents.zarr", latents, dirs_exist_ok=True)
+    zarr.open_group(latents).attrs["identity"] = encoder_identity(model).as_json()
+    encoded = EncodedScans.open(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv", latents, model)
     return {"with_uncertainty": _a_volume(fit_cohort(encoded), encoded, MeasureTissues(template))[0]}
 
 
