@@ -14,7 +14,7 @@ with job(snakemake):
     from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import MeasureTissues
-    from brainscm.scm.new_levels import with_new_levels
+    from brainscm.scm.new_levels import estimated_levels, with_new_levels
     from brainscm.scm.portable import load_fitted
     from brainscm.shards import Shard
     from brainscm.tables import write_table
@@ -34,7 +34,7 @@ with job(snakemake):
         measure=MeasureTissues(template),
         factors=IntervalFactors.read(Path(source.intervals)),
         out_dir=Path(params.counterfactuals_dir),
-        origin=origin_of(config, scm_dir, params.code, scm),
+        origin=origin_of(config, scm_dir, params.code) | estimated_levels(scm),
         derivatives=config.derivatives,
         shard=Shard(int(wildcards.shard), int(wildcards.shards)),
     )

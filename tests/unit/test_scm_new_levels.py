@@ -13,7 +13,7 @@ from brainscm.identity import Identity
 from brainscm.latents.store import LatentStore
 from brainscm.scm.covariates import check_new_values
 from brainscm.scm.model import Scm
-from brainscm.scm.new_levels import NEEDED, check_new_levels, foreseen, with_new_levels
+from brainscm.scm.new_levels import NEEDED, check_new_levels, estimated_levels, foreseen, with_new_levels
 
 SHAPE = (6, 4, 4, 4)
 LAYOUT = Layout((3, 3))
@@ -141,6 +141,10 @@ def test_scans_of_sites_that_were_there_are_answered_as_before() -> None:
         for model, step in zip((scm, known), steps, strict=True)
     )
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+    assert estimated_levels(scm) == {}
+    assert list(estimated_levels(known)["NewLevels"]) == ["site[C]"]
+    again = with_new_levels(scm, table, CONTROLS, store_of(table, own[::-1].copy()))
+    assert estimated_levels(again) != estimated_levels(known)  # other controls: volumes are made anew
 
 
 def test_too_few_controls_are_told_and_their_scans_stay_unanswered(caplog: pytest.LogCaptureFixture) -> None:

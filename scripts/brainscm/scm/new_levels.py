@@ -6,6 +6,7 @@ people like them at the reference level. Nothing else of the model changes.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -130,6 +131,21 @@ def with_new_levels(scm: Scm, rows: pd.DataFrame, controls: Mapping[str, str], s
                 told = "%s '%s': %d controls, of %d that are needed; no question can be put to its scans"
                 logger.warning(told, node, level, usable["participant"].nunique(), NEEDED)
     return scm
+
+
+def estimated_levels(scm: Scm) -> dict[str, dict[str, str]]:
+    """Of a side-car: a hash of what each new level does to the image; nothing where there are none."""
+    columns = scm.image.columns[len(scm.image.columns) - _depth(scm.design) :]
+    coefficients = scm.image.coefficients[len(scm.image.columns) - len(columns) :]
+    found = {
+        str(column): hashlib.sha256(each.tobytes()).hexdigest()
+        for column, each in zip(columns, coefficients, strict=True)
+    }
+    return {"NewLevels": found} if found else {}
+
+
+def _depth(design: Design) -> int:
+    return 1 + _depth(design.base) if isinstance(design, LevelledDesign) else 0
 
 
 def _extended(scm: Scm, node: str, level: str) -> Scm:
