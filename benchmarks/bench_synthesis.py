@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--voxel-mm", type=float, nargs="+", default=[3.0, 2.0])
     parser.add_argument("--before", type=Path, help="scripts/ of the code before")
     parser.add_argument("--work", type=Path, help="where the cohorts are kept")
-    parser.add_argument("--checked", type=int, default=4, help="scans whose maps are compared")
+    parser.add_argument("--checked", type=int, default=4, help="scans whose maps are compared; 0 for none")
     parser.add_argument("--only", choices=["prepare", "now", "before", "maps"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -99,7 +99,8 @@ def main() -> None:
     largest = figures["voxel_mm"][f"{arguments.voxel_mm[-1]:g}"]
     hours = largest["core_seconds_a_volume"]["with_uncertainty"] * arguments.voxel_mm[-1] ** 3 * 1000 / 3600
     figures["extrapolated_core_hours_a_thousand_volumes_at_1_mm"] = hours
-    figures["maps"] = alone("maps", arguments.voxel_mm[0])
+    if arguments.checked:
+        figures["maps"] = alone("maps", arguments.voxel_mm[0])
     figures |= circumstances(platform.system(), f"{os.cpu_count()} cores, one of them used, others at work beside it")
     print(write(figures, RESULTS / "synthesis.json"))
 
