@@ -45,11 +45,11 @@ class LevelledDesign(Design):
         own |= {"columns": (*base.columns, f"{node}[{level}]"), "nodes": (*base.nodes, frozenset({node}))}
         return cls(**own, base=base, node=node, known=known, level=level)
 
-    def _evaluate(self, values: pd.DataFrame) -> Array:
+    def evaluate(self, values: pd.DataFrame) -> Array:
         has_it = (values[self.node] == self.level).to_numpy()
         known = values[self.node].astype(object).mask(has_it, self.known[0])
         at_reference = pd.Series(pd.Categorical(known, categories=self.known), index=values.index)
-        x = self.base._evaluate(values.assign(**{self.node: at_reference}))
+        x = self.base.evaluate(values.assign(**{self.node: at_reference}))
         return np.column_stack([x, has_it.astype(np.float64)])
 
 
