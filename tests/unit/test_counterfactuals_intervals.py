@@ -47,7 +47,10 @@ def test_the_intervals_that_are_written_hold_the_truth_as_often_as_they_say(tmp_
 
     def held(factors: IntervalFactors) -> float:
         truth, changes = answers(60)
-        rows = [{"scan": str(at), "query": "q", "regions": {"gm": change}} for at, change in enumerate(changes)]
+        rows = [
+            {"scan": str(at), "query": "q", "years": 0.0, "regions": {"gm": change}}
+            for at, change in enumerate(changes)
+        ]
         table = regions_table(rows, factors)
         return float(((table["low_95_ml"] <= truth) & (truth <= table["high_95_ml"])).mean())
 
