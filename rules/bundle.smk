@@ -66,6 +66,7 @@ rule assess_scans:
     params:
         scm_dir=subpath(input.image_model, parent=True),
         scm=config["scm"],
+        new_levels=config["new_levels"],
         template=config["template"],
         voxel_mm=config["preprocess"]["voxel_mm"],
         code=lambda wildcards: code_fingerprint("assess_scans"),

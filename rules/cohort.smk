@@ -78,6 +78,7 @@ checkpoint index_cohort:
         options=config["cohort"],
         seed=config["seed"],
         bundle=BUNDLE,
+        new_levels=config["new_levels"],
         code=lambda wildcards: code_fingerprint("index_cohort"),
     message:
         "Indexing the scans of {params.bids_dir}"

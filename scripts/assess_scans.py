@@ -11,6 +11,7 @@ with job(snakemake):
     from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import MeasureTissues
+    from brainscm.scm.new_levels import with_new_levels
     from brainscm.scm.new_scans import Reference, assess
     from brainscm.scm.portable import load_fitted
     from brainscm.tables import write_table
@@ -21,6 +22,7 @@ with job(snakemake):
     measure = MeasureTissues(load_template(read_template(params.template), params.voxel_mm))
     reconstruction = reconstruction_table(encoded.encoder, encoded.scans, measure)
     write_table(reconstruction, output.reconstruction)
-    scm = load_fitted(Path(params.scm_dir), ScmOptions.model_validate(params.scm))
+    fitted = load_fitted(Path(params.scm_dir), ScmOptions.model_validate(params.scm))
+    scm = with_new_levels(fitted, encoded.scans.usable, params.new_levels, encoded.store)
     reference = Reference.read(Path(source.description).parent / REFERENCE)
     write_table(assess(scm, encoded, reconstruction, reference), output.support)

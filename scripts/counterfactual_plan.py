@@ -16,4 +16,5 @@ with job(snakemake):
         options=ScmOptions.model_validate(params.scm),
         queries=[QueryOptions.model_validate(query) for query in params.queries],
         source=params.source,
+        new_levels=params.new_levels,
     )

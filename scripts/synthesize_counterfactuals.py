@@ -14,6 +14,7 @@ with job(snakemake):
     from brainscm.parallel import choose_device
     from brainscm.preprocess.template import load_template
     from brainscm.preprocess.tissues import MeasureTissues
+    from brainscm.scm.new_levels import estimated_levels, with_new_levels
     from brainscm.scm.portable import load_fitted
     from brainscm.shards import Shard
     from brainscm.tables import write_table
@@ -23,14 +24,17 @@ with job(snakemake):
     if config.bundle:
         Bundle.open(config.bundle).verify()
     template = load_template(config.template, config.preprocess.voxel_mm, config.work_dir / "template")
+    encoded = EncodedScans.open(source.scans, source.qc, source.latents, source.model, choose_device("auto").type)
+    fitted = load_fitted(scm_dir, ScmOptions.model_validate(params.scm))
+    scm = with_new_levels(fitted, encoded.scans.usable, config.new_levels, encoded.store)
     made = synthesize(
-        scm=load_fitted(scm_dir, ScmOptions.model_validate(params.scm)),
-        encoded=EncodedScans.open(source.scans, source.qc, source.latents, source.model, choose_device("auto").type),
+        scm=scm,
+        encoded=encoded,
         queries=[QueryOptions.model_validate(query) for query in params.queries],
         measure=MeasureTissues(template),
         factors=IntervalFactors.read(Path(source.intervals)),
         out_dir=Path(params.counterfactuals_dir),
-        origin=origin_of(config, scm_dir, params.code),
+        origin=origin_of(config, scm_dir, params.code) | estimated_levels(scm),
         derivatives=config.derivatives,
         shard=Shard(int(wildcards.shard), int(wildcards.shards)),
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from brainscm.job import job
 
 with job(snakemake):
+    from brainscm.config import read_template
     from brainscm.training.stage import run
     from brainscm.training.task import TrainingTask
 
@@ -17,4 +18,5 @@ with job(snakemake):
         seed=params.seed,
         work_dir=params.work_dir,
     )
-    run(task, Path(snakemake.output.model).parent, int(resources.get("gpu", 0)), resources.get("mpi"))
+    template, out_dir = read_template(snakemake.config["template"]), Path(snakemake.output.model).parent
+    run(task, template, out_dir, int(resources.get("gpu", 0)), resources.get("mpi"))

@@ -5,6 +5,7 @@ Nothing in it is ever run: it is tables, plain values, and arrays that load with
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ MAKING = ("preprocess_scan", "align_scan")  # rules by which a scan becomes what
 MODEL = "autoencoder/model.pt"
 REFERENCE = "reference.json"
 INTERVALS = "scm/intervals.tsv"  # how wide intervals of regional changes have to be
+
+Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,21 @@ class Bundle:
         return bundle
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The configuration of the fitted study, as far as a study with the bundle takes it over."""
-        return {key: self.told["options"][key] for key in FIXED}
+    def options(self) -> Options:
+        """The configuration of the fitted study, as far as a study with the bundle takes it over.
+
+        Raises:
+            ConfigError: it names a file that the bundle does not list.
+        """
+        options: Options = copy.deepcopy({key: self.told["options"][key] for key in FIXED})
+        for section, key in own_files(options).values():
+            if section[key] not in self.checksums():
+                raise ConfigError(
+                    f"config: bundle: {self.folder.absolute()} names a file that it does not hold ({section[key]}); "
+                    "do not use it."
+                )
+            section[key] = str(self.folder.absolute() / section[key])
+        return options
 
     @property
     def identity(self) -> Identity:
@@ -145,6 +160,13 @@ class Bundle:
             "where that matters, use the version that the study was fitted with"
         )
         return [("bundle", told)]
+
+
+def own_files(options: Options) -> dict[str, tuple[Options, str]]:
+    """Where options name files of a study's own, as section and key, by what a bundle calls the file."""
+    template, atlas = options["template"], options["preprocess"].get("atlas")
+    found = {f"template/{key}": (template, key) for key in ("t1w", "brain_mask") if isinstance(template, dict)}
+    return found | {f"atlas/{key}": (atlas, key) for key in ("path", "labels") if atlas}
 
 
 def write_checksums(folder: Path) -> None:

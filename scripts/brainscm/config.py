@@ -449,6 +449,9 @@ class AskedOptions(Options, Generic[Given]):
     decode: Literal["residual", "direct", "quantized"] = "residual"
     """With `residual` the scan plus the decoded change, so that what the autoencoder loses is kept; with `direct` the
     decoded latent; with `quantized` the decoded latent after quantisation."""
+    uncertainty: Literal["moved", "decoded"] = "moved"
+    """With `moved` a draw of the parameters moves the counterfactual on from where it is; with `decoded` each draw is
+    decoded anew, which takes several times as long and tells the same."""
     native: Literal["none", "brain", "head"] = "none"
     """Also write the counterfactual, its difference and its uncertainty on the raw scan's own grid and in its units:
     the `brain` alone, or the `head` in which everything outside the brain is untouched."""
@@ -519,6 +522,10 @@ class Config(Options):
     bundle: UserPath | None = None
     """A fitted study to put the scans to, the folder that `snakemake bundle` wrote. Nothing is then trained or fitted:
     `template`, `preprocess`, `autoencoder`, `scm` and `seed` are the bundle's."""
+    new_levels: dict[str, str] = {}
+    """With a bundle: nodes of which a level that the fitted study has not seen, such as another scanner, is estimated
+    from controls among the new scans, and the filter that takes these: `{site: "diagnosis == 'CN'"}`. A level needs
+    ten of them."""
     output_dir: UserPath = Path("results")
     """Everything that you want to keep."""
     work_dir: UserPath = Path("work")
@@ -546,6 +553,14 @@ class Config(Options):
     def _one_source(self) -> Config:
         if self.bids_dir and self.dicom_dir:
             raise ValueError("bids_dir and dicom_dir are both given; keep the one that holds the scans")
+        return self
+
+    @model_validator(mode="after")
+    def _levels_are_new_to_a_bundle(self) -> Config:
+        if self.new_levels and not self.bundle:
+            raise ValueError(
+                "new_levels is given, and no bundle: a study learns the levels of its own scans; take it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,19 +10,22 @@ from pydantic import BaseModel, ConfigDict
 
 from brainscm.config import Config, CustomTemplate
 from brainscm.errors import BrainSCMError
-from brainscm.files import space_fields
+from brainscm.files import sha256, space_fields
+from brainscm.provenance import options_fingerprint
 
 
 class Identity(BaseModel):
     """How scans were brought to template space, and, of latents and what follows, which model encoded them.
 
+    `template` is its name, and `template_sha256` what its files hold, for one of the study's own.
     `derivatives` names the program whose masks were taken; "" for our own.
     `encoder` is the SHA-256 of the model file; "" for scans that are not encoded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    template: str | CustomTemplate
+    template: str
+    template_sha256: str = ""
     voxel_mm: float
     transform: Literal["rigid", "similarity", "affine"]
     derivatives: str = ""
@@ -30,10 +33,14 @@ class Identity(BaseModel):
 
     @classmethod
     def of(cls, config: Config) -> Identity:
-        """Of the scans that a study preprocesses."""
-        options = config.preprocess
+        """Of the scans that a study preprocesses; a template of its own is read."""
+        options, template = config.preprocess, config.template
+        name, content = template, ""
+        if isinstance(template, CustomTemplate):
+            name, content = template.name, options_fingerprint([sha256(template.t1w), sha256(template.brain_mask)])
         return cls(
-            template=config.template,
+            template=name,
+            template_sha256=content,
             voxel_mm=options.voxel_mm,
             transform=options.transform,
             derivatives=_generator(config.derivatives) if config.derivatives else "",
@@ -50,8 +57,7 @@ class Identity(BaseModel):
     @property
     def space(self) -> dict[str, str]:
         """What BIDS side-cars say of an image in template space."""
-        template = self.template if isinstance(self.template, str) else self.template.name
-        return space_fields(template, self.voxel_mm)
+        return space_fields(self.template, self.voxel_mm)
 
     def check(self, other: Identity, here: str, there: str, mend: str) -> None:
         """Make sure that what lies `here`, of this identity, may be used with what lies `there`, of the other.

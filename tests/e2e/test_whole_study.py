@@ -35,6 +35,13 @@ QUERIES = [
     {"name": "nothing", "do": {"age": "+0"}, "native": "brain"},
     {"name": "older20direct", "do": {"age": "+20"}, "effect": "direct", "decode": "direct"},
 ]
+AGES = (50, 60, 70, 80, 90)
+AT_FIVE_AGES = {
+    "name": "atFiveAges",
+    "do": {"age": {"from": AGES[0], "to": AGES[-1], "step": 10}},
+    "scans": "split == 'test' and age > 18",
+    "native": "head",
+}
 BAD = {
     "sub-bad1": "cut short",
     "sub-bad2": "empty",
@@ -102,7 +109,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
             "contrasts": {"ageing": {"age": [40, 70]}},
         },
         "cohort": {"split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
-        "counterfactuals": QUERIES,
+        "counterfactuals": [*QUERIES, AT_FIVE_AGES],
     }
 
 
@@ -158,7 +165,8 @@ def test_null_intervention_returns_the_scan_itself(finished: tuple[Path, dict[st
     root = folder / "results" / "counterfactuals"
     manifest = pd.read_csv(root / "manifest.tsv", sep="\t")
     done = manifest[manifest["status"] != "fail"]
-    assert set(done["query"]) == {query["name"] for query in QUERIES}
+    assert set(done["query"]) == {query["name"] for query in QUERIES} | {f"atFiveAges-age{age}" for age in AGES}
+    assert (done["query"].str.startswith("atFiveAges") == (done["trajectory"] == "atFiveAges")).all()
     for row in done[done["query"] == "nothing"].itertuples():
         assert np.abs(np.asarray(nib.load(root / row.difference_path).dataobj)).max() < 1e-6
     for row in done[done["query"] == "older20"].itertuples():
@@ -236,7 +244,10 @@ def test_finished_study_has_nothing_to_do_and_a_changed_formula_redoes_only_what
 
 
 def test_a_colleague_applies_the_studys_bundle_to_new_scans(finished: tuple[Path, dict[str, Any], int]) -> None:
-    """Two of the study's own test scans, as if they were new: their volumes are those that the study made."""
+    """Two of the study's own test scans, as if they were new: their volumes are those that the study made.
+
+    The questions are a spreadsheet's, one of them at five ages in the scans' own space.
+    """
     folder, options, _ = finished
     done = run_workflow(folder, options, "bundle")
     assert done.returncode == 0, done.stdout[-4000:]
@@ -255,12 +266,17 @@ def test_a_colleague_applies_the_studys_bundle_to_new_scans(finished: tuple[Path
             rows[rows["session_id"] == scan.partition("_")[2]].to_csv(
                 new / "bids" / participant / table.name, sep="\t", index=False, na_rep="n/a"
             )
-    study = {"bundle": str(folder / "results/bundle"), "bids_dir": str(new / "bids"), "counterfactuals": QUERIES}
+    rows = [{"scan": scan, "name": "older20", "change_age": 20, "native": "head"} for scan in scans]
+    rows += [{"scan": scan, "name": "atFiveAges", "do_age": age, "native": "head"} for scan in scans for age in AGES]
+    pd.DataFrame(rows).to_csv(new / "questions.tsv", sep="\t", index=False)
+    asked = str(new / "questions.tsv")
+    study = {"bundle": str(folder / "results/bundle"), "bids_dir": str(new / "bids"), "counterfactuals": asked}
     done = run_workflow(new, study, "counterfactuals")
     assert done.returncode == 0, done.stdout[-4000:]
     made = pd.read_csv(new / "results/counterfactuals/manifest.tsv", sep="\t")
     assert set(made["status"]) == {"pass"}
-    for row in made[made["query"] == "older20"].itertuples():
+    assert len(made) == len(scans) * (1 + len(AGES))
+    for row in made.itertuples():
         for path in (row.path, row.native_path):
             there, here = (nib.load(root / "results/counterfactuals" / path) for root in (folder, new))
             np.testing.assert_allclose(np.asarray(here.dataobj), np.asarray(there.dataobj), atol=1e-4)

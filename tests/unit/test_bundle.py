@@ -19,13 +19,14 @@ import yaml
 
 import made_up_study
 from brainscm.bundle import CHECKSUMS, DESCRIPTION, INTERVALS, REFERENCE, Bundle, write_checksums
-from brainscm.config import Config, QueryOptions
+from brainscm.config import Config, CustomTemplate, QueryOptions
 from brainscm.counterfactuals.intervals import IntervalFactors
 from brainscm.counterfactuals.origin import causal_model_hash
 from brainscm.counterfactuals.plan import run as run_plan
 from brainscm.counterfactuals.synthesis import synthesize
 from brainscm.encoding.model import encoder_identity, load_encoder
 from brainscm.errors import BrainSCMError, ConfigError
+from brainscm.identity import Identity
 from brainscm.latents.encode import encode_scans
 from brainscm.latents.encoded import EncodedScans
 from brainscm.latents.store import LatentStore
@@ -298,6 +299,50 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     with pytest.raises(BrainSCMError, match=r"^config: [^\n]*\.$") as error:
         load_config(ROOT, study)
     assert told in str(error.value)
+
+
+def test_a_template_and_an_atlas_of_its_own_go_with_it(study: tuple[Path, Config], tmp_path: Path) -> None:
+    """To where the study's own files are not: there they are as in the study, and another template is refused."""
+    folder, own = study[0], tmp_path / "own"
+    own.mkdir()
+    (own / "bids").mkdir()
+    for name in ("brain", "mask", "labels"):
+        made_up_study.save(made_up_study.draw_brain(50)[name == "mask"], own / f"{name}.nii.gz")
+    (own / "labels.tsv").write_text("index\tname\n1\tInsula\n")
+    given = {
+        "template": {"name": "Ours", "t1w": str(own / "brain.nii.gz"), "brain_mask": str(own / "mask.nii.gz")},
+        "preprocess": {"voxel_mm": 4.0, "atlas": {"path": f"{own}/labels.nii.gz", "labels": f"{own}/labels.tsv"}},
+    }
+    config = Config.model_validate({**study[1].model_dump(mode="json"), **given})
+    encoded = open_encoded(folder, folder / "autoencoder" / "model.pt")
+    encoded = replace(encoded, store=replace(encoded.store, identity=Identity.of(config).encoded_by("a")))
+    scm = replace(load_scm(folder / "scm", config.scm), identity=encoded.store.identity)
+    bundle = tmp_path / "bundle"
+    write_bundle(config, folder, encoded, scm, "a", {}, folder / "bids", bundle)
+    contents = {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()}
+    moved = tmp_path / "elsewhere"
+    shutil.move(bundle, moved)
+    shutil.rmtree(own)
+    assert str(own) not in "".join(path.read_text() for path in moved.rglob("*.json"))
+    (tmp_path / "bids").mkdir()
+    new = {"bundle": str(moved), "bids_dir": str(tmp_path / "bids"), "output_dir": str(tmp_path / "results")}
+    there = load_config(ROOT, new)
+    assert isinstance(there.template, CustomTemplate)
+    assert there.preprocess.atlas is not None
+    found = (there.template.t1w, there.template.brain_mask, there.preprocess.atlas.path, there.preprocess.atlas.labels)
+    assert [path.read_bytes() for path in found] == [
+        contents[name] for name in ("brain.nii.gz", "mask.nii.gz", "labels.nii.gz", "labels.tsv")
+    ]
+    assert Identity.of(there).encoded_by("a") == encoded.store.identity
+    assert "the study's own, Ours" in (moved / "README.md").read_text()
+    other = {**given["template"], "t1w": str(there.template.brain_mask)}
+    with pytest.raises(ConfigError, match=r"template\.t1w: is '.*' here and '.*' in the bundle"):
+        load_config(ROOT, {**new, "template": other})
+    told = json.loads((moved / DESCRIPTION).read_text())
+    told["options"]["template"]["t1w"] = "../own/brain.nii.gz"
+    (moved / DESCRIPTION).write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="names a file that it does not hold"):
+        load_config(ROOT, new)
 
 
 def test_the_report_says_what_is_not_there(study: tuple[Path, Config], put_to_it: Path, bundle: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from test_counterfactuals_synthesis import Halving, Study, measure, query, study  # noqa: F401
 
 from brainscm.counterfactuals.intervals import FEW, NEEDED, STILL, UNKNOWN, IntervalFactors, regions_table
+from brainscm.counterfactuals.prediction import Draws
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.counterfactuals.regional import RegionChange
 from brainscm.counterfactuals.synthesis import ReadScan, make_counterfactual, read_factual
@@ -32,6 +33,39 @@ def test_intervals_hold_a_new_participants_truth_as_often_as_they_say() -> None:
         learnt = IntervalFactors.learn({"gm": {str(who): own for who, own in enumerate(scores(24))}})
         held.append((scores(50) <= learnt.factors["gm"]).mean())
     assert 0.95 <= np.mean(held) <= 0.985
+
+
+def test_the_intervals_that_are_written_hold_the_truth_as_often_as_they_say(tmp_path: Path) -> None:
+    """Through the file that a bundle holds to the bounds in regions.tsv, of changes that are unlike in size and error;
+    a factor that were half as wide would not."""
+    rng = np.random.default_rng(1)
+
+    def answers(n: int) -> tuple[np.ndarray, list[RegionChange]]:
+        truth, spread = rng.normal(-5, 4, n), rng.uniform(0.2, 3, n)
+        found = truth + spread * 0.4 * rng.standard_t(3, n)
+        return truth, [RegionChange(100, *each, 8) for each in zip(found, spread, strict=True)]
+
+    def held(factors: IntervalFactors) -> float:
+        truth, changes = answers(60)
+        rows = [
+            {"scan": str(at), "query": "q", "years": 0.0, "regions": {"gm": change}}
+            for at, change in enumerate(changes)
+        ]
+        table = regions_table(rows, factors)
+        return float(((table["low_95_ml"] <= truth) & (truth <= table["high_95_ml"])).mean())
+
+    whole, half = [], []
+    for _ in range(120):
+        truth, changes = answers(30)
+        off = [abs(change.change_ml - true) / change.error_ml for true, change in zip(truth, changes, strict=True)]
+        IntervalFactors.learn({"gm": {str(who): np.array([each]) for who, each in enumerate(off)}}).write(
+            tmp_path / "intervals.tsv"
+        )
+        learnt = IntervalFactors.read(tmp_path / "intervals.tsv")
+        whole.append(held(learnt))
+        half.append(held(IntervalFactors({"gm": learnt.factors["gm"] / 2}, learnt.participants)))
+    assert 0.94 <= np.mean(whole) <= 0.985
+    assert np.mean(half) < 0.92
 
 
 def test_a_participant_counts_once_however_often_asked() -> None:
@@ -93,10 +127,10 @@ def test_a_study_learns_them_on_nobody_of_its_test_and_they_hold_what_is_expecte
     tested = scans.of_split("test")
     plan = plan_query(study.scm, tested, query(do={"age": "-15"}))
     expected = RegionalModel.fit(study.scm, scans.usable, ["gm"]).expect(plan.query, tested)
-    held = []
+    held, draws = [], Draws(encoded.encoder, study.scm.image)
     for at, scan in enumerate(tested["scan"]):
         asked = read_factual(encoded, scan, measure)
-        change = make_counterfactual(study.scm, plan, at, asked.factual, asked.measure).regions["gm"]
+        change = make_counterfactual(study.scm, plan, at, asked.factual, asked.measure, draws).regions["gm"]
         half = learnt.half_width_ml("gm", change)
         assert isinstance(half, float)
         held.append(np.abs(change.change_ml - expected.drawn_ml[:, at]) <= half)

@@ -35,10 +35,10 @@ def template(monkeypatch):
 def test_the_stage_writes_a_model_and_what_tells_of_it(tmp_path, template, kind, alignment):
     scans = write_scans(tmp_path, SPLITS, is_aligned=alignment != "none")
     task, out = task_in(tmp_path, kind=kind, alignment=alignment), tmp_path / "autoencoder"
-    run(task, out)
+    run(task, "T", out)
     written = {"model.pt", "model.json", "history.tsv", "codes.tsv", "reconstruction.tsv", "progress.png"}
     assert {path.name for path in out.iterdir()} == written
-    assert template == [("MNI152NLin2009aSym", 3.0, task.work_dir / "template")]
+    assert template == [("T", 3.0, task.work_dir / "template")]
 
     encoder, fitted = load_encoder(out / "model.pt"), fit_autoencoder(task)
     assert encoder.kind == kind
@@ -81,5 +81,5 @@ def test_several_processes_are_started_where_there_is_work_for_them(
     calls = []
     monkeypatch.setattr(brainscm.training.stage, "launch", lambda *given: calls.append(given))
     task = task_in(tmp_path, kind=kind)
-    run(task, tmp_path / "autoencoder", processes, mpi)
+    run(task, "T", tmp_path / "autoencoder", processes, mpi)
     assert calls == ([(task, processes, mpi)] if launched else [])

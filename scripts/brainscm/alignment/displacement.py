@@ -5,12 +5,15 @@ Positions are voxels of the common grid; a displacement u takes a template voxel
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 import torch.nn.functional as functional
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import map_coordinates, spline_filter
 from torch import Tensor
 
-from brainscm.alignment.splines import sample_cubic
+from brainscm.alignment.splines import cubic_coefficients, sample_cubic
 
 NODE_VOXELS = 2.0  # from one node of a registered displacement to the next
 SCIPY_DEVICE = "cpu"
@@ -37,15 +40,33 @@ def interpolate(field: Tensor, points: Tensor) -> Tensor:
     return functional.grid_sample(field[None], grid, padding_mode="border", align_corners=True)[0]
 
 
-def resample(volume: Tensor, points: Tensor) -> Tensor:
-    """Cubic spline interpolation of a scan (x, y, z) at points (3, …) in voxels, 0 outside.
+@dataclass(frozen=True)
+class Spline:
+    """The cubic spline through a volume (x, y, z), which may be sampled several times; 0 outside.
 
     Linear interpolation there and back costs 10 dB of what cubic splines keep. SciPy is the fastest on a CPU; elsewhere
     the volume stays where it is.
     """
-    if volume.device.type == SCIPY_DEVICE:
-        return torch.from_numpy(map_coordinates(volume.numpy(), points.numpy(), order=3, mode="constant"))
-    return sample_cubic(volume, points)
+
+    coefficients: Tensor
+
+    @classmethod
+    def through(cls, volume: Tensor) -> Spline:
+        if volume.device.type == SCIPY_DEVICE:
+            return cls(torch.from_numpy(spline_filter(volume.numpy(), order=3)))
+        return cls(cubic_coefficients(volume))
+
+    def at(self, points: Tensor) -> Tensor:
+        """At points (3, …) in voxels, float32."""
+        if self.coefficients.device.type != SCIPY_DEVICE:
+            return sample_cubic(self.coefficients, points)
+        given = self.coefficients.numpy(), points.numpy()
+        return torch.from_numpy(map_coordinates(*given, np.float32, order=3, mode="constant", prefilter=False))
+
+
+def resample(volume: Tensor, points: Tensor) -> Tensor:
+    """Cubic spline interpolation of a scan (x, y, z) at points (3, …) in voxels, 0 outside."""
+    return Spline.through(volume).at(points)
 
 
 def align(volume: Tensor, displacement: Tensor) -> Tensor:

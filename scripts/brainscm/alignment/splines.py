@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 
-def sample_cubic(volume: Tensor, points: Tensor) -> Tensor:
-    """Cubic spline interpolation of a volume (x, y, z) at points (3, …) in voxels, 0 outside, in float32.
+def sample_cubic(coefficients: Tensor, points: Tensor) -> Tensor:
+    """The spline with these coefficients (x, y, z) at points (3, …) in voxels, 0 outside, in float32.
 
     As SciPy's with `order=3, mode="constant"`: the spline is mirrored at the outermost voxels (Unser et al. 1993).
     """
-    coefficients = _coefficients(volume.float()).flatten()
-    shape = volume.shape
+    shape, coefficients = coefficients.shape, coefficients.flatten()
     inside = torch.stack([(p >= 0) & (p <= n - 1) for p, n in zip(points, shape, strict=True)]).all(0)
     indices, weights = zip(*(_taps(p, n) for p, n in zip(points, shape, strict=True)), strict=True)
     found = torch.zeros_like(points[0])
@@ -27,8 +26,9 @@ def sample_cubic(volume: Tensor, points: Tensor) -> Tensor:
     return torch.where(inside, found, 0)
 
 
-def _coefficients(volume: Tensor) -> Tensor:
-    """Of the spline that goes through all voxels."""
+def cubic_coefficients(volume: Tensor) -> Tensor:
+    """Of the spline that goes through all voxels of a volume (x, y, z), in float32."""
+    volume = volume.float()
     for axis in range(3):
         solve = _solution(volume.shape[axis], str(volume.device))
         volume = torch.tensordot(volume, solve, dims=([axis], [1])).movedim(-1, axis)

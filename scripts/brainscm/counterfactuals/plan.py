@@ -7,7 +7,7 @@ the ranges of the training scans, and who is near; what runs through mediators i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from brainscm.scm.graph import read_graph
 from brainscm.scm.learnt import LEARNT
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.neighbours import Neighbours
+from brainscm.scm.new_levels import with_new_levels
 from brainscm.scm.portable import load_portable
 from brainscm.scm.support import support
 from brainscm.tables import evenly_spaced, read_table, write_table
@@ -46,12 +47,14 @@ def run(
     options: ScmOptions,
     queries: Sequence[QueryOptions],
     source: str,
+    new_levels: Mapping[str, str] | None = None,
 ) -> None:
     """Tell the plan in the log, and write it to counterfactuals/plan.tsv; a fitted causal model is used where it is.
 
     Args:
         scans: the cohort's table. source: what holds the questions, for messages.
         scm_dir: of the causal model, the study's own or a bundle's.
+        new_levels: see `with_new_levels`.
 
     Raises:
         BrainSCMError: some question cannot be answered; the rest is told all the same.
@@ -59,8 +62,11 @@ def run(
     rows = add_years_since_baseline(read_table(scans)).set_index("scan", drop=False).rename_axis(None)
     qc = results / "preproc" / "qc.tsv"
     if (scm_dir / LEARNT).exists():  # a bundle's: nothing is learnt from the table
-        support_of = by_model(load_portable(scm_dir, options))
-        rows = ScanTable.read(scans, qc).rows if qc.exists() else rows
+        usable = rows
+        if qc.exists():
+            table = ScanTable.read(scans, qc)
+            rows, usable = table.rows, table.usable
+        support_of = by_model(with_new_levels(load_portable(scm_dir, options), usable, new_levels or {}, None))
     else:
         support_of = by_table(options, rows)
         try:

@@ -27,7 +27,7 @@ from brainscm.counterfactuals.growth import log_growth
 from brainscm.counterfactuals.intervals import IntervalFactors, regions_table
 from brainscm.counterfactuals.manifest import JACOBIAN, NATIVE, manifest_row, manifest_table, volume_suffixes
 from brainscm.counterfactuals.native import Motion, NativeScan, raw_path
-from brainscm.counterfactuals.prediction import predict
+from brainscm.counterfactuals.prediction import Draws, predict
 from brainscm.counterfactuals.queries import Plan, plan_for
 from brainscm.counterfactuals.regional import RegionChange, as_json, measure_change, of_json
 from brainscm.encoding.encoder import Factual
@@ -172,6 +172,10 @@ class _Synthesis:
     shard: Shard
 
     @cached_property
+    def draws(self) -> Draws:
+        return Draws(self.encoded.encoder, self.scm.image)
+
+    @cached_property
     def plans_of(self) -> dict[str, list[Plan]]:
         """What is asked of each scan."""
         plans: dict[str, list[Plan]] = {}
@@ -254,7 +258,9 @@ class _Synthesis:
     ) -> dict[str, Any]:
         """Make and write a query's volumes, each with its side-car; what the manifest tells of them."""
         query, identity, grid = plan.query, self.encoded.store.identity, self.encoded.scans.grid
-        made = make_counterfactual(self.scm, plan, plan.positions[row["scan"]], asked.factual, asked.measure)
+        made = make_counterfactual(
+            self.scm, plan, plan.positions[row["scan"]], asked.factual, asked.measure, self.draws
+        )
         values, support = (
             {str(column): _plain(table[column].iloc[plan.positions[row["scan"]]]) for column in table}
             for table in (plan.values, plan.support)
@@ -323,20 +329,20 @@ def _written(path: Path, told: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def make_counterfactual(
-    scm: Scm, plan: Plan, position: int, factual: Factual, measure: RegionMeasure
+    scm: Scm, plan: Plan, position: int, factual: Factual, measure: RegionMeasure, draws: Draws
 ) -> Counterfactual:
     """The counterfactual of one scan, row `position` of the plan, and how far the draws of the SCM lie apart.
 
     Args:
-        measure: of that scan.
+        measure: of that scan. draws: of the model, which all scans share.
     """
     at, decode = slice(position, position + 1), plan.query.decode
     made = predict(factual, scm.image, plan.step[at], decode)
     squares, drawn_ml = torch.zeros_like(made.volume), []
-    for k in range(scm.draws):
-        drawn = predict(factual, scm.image, plan.drawn_steps[k, at], decode, draw=k)
-        squares += (drawn.volume - made.volume).square()
-        drawn_ml.append(measure.volumes_ml(_volume(drawn.volume)))
+    decoded = plan.query.uncertainty == "decoded"
+    for drawn in draws.volumes(factual, made, plan.step[at], plan.drawn_steps[:, at], decode, decoded):
+        squares += (drawn - made.volume).square()
+        drawn_ml.append(measure.volumes_ml(_volume(drawn)))
     uncertainty = (squares / scm.draws).sqrt()
     with torch.inference_mode():
         share = float(pass_through(factual, made.shift)[0])

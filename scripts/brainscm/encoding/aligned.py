@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from brainscm.alignment.registration import Alignment
 from brainscm.encoding.density import log_odds_of_density, move_borders
 from brainscm.encoding.encoder import Codes, Factual, Fitted, Maps
 from brainscm.encoding.layout import Layout, Mirror
+from brainscm.encoding.nearby import Nearby
 from brainscm.tissue_levels import TissueLevels
 
 COARSE_MM = 48.0  # over which the coarse part of a field is averaged
@@ -157,6 +158,17 @@ class Aligned(nn.Module):
                 volume = move_borders(volume, start, factual.levels[at], asked, self.alignment.voxel_mm)
             moved[at, 0] = volume
         return moved
+
+    def nearby(self, factual: Factual, shift: Tensor, volume: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """What shifts near one make of a scan, from what that one has made of it: see `brainscm.encoding.nearby`."""
+        template = inverse(self._displacement(self._where(factual.latents + shift)[0]))
+        inside = factual.volumes[0, 0] != 0
+        made = Nearby(volume[0, 0], inside, template, factual.levels[0], self.alignment.voxel_mm)
+
+        def under(differs: Tensor, appearance: Tensor) -> Tensor:
+            return made.under(self._nodes(self._where(differs)[0]), self._density(differs)[0], appearance)[None, None]
+
+        return under
 
     def motion(self, latents: Tensor, shift: Tensor) -> Tensor:
         """By displacement, as `apply_shift` moves a scan before it moves borders, (n, 3, x, y, z)."""

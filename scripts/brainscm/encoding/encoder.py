@@ -87,6 +87,18 @@ class Encoder(Protocol):
         """The scans themselves under a shift of their latents; a scan whose shift is null stays as it is."""
         ...
 
+    def nearby(self, factual: Factual, shift: Tensor, volume: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What shifts near one would make of a scan, from what that one has made of it; None where each is as cheap.
+
+        Args:
+            factual: of one scan. volume: (1, 1, x, y, z), the counterfactual.
+
+        Returns:
+            (by how much the shift differs, by how much the appearance of the mean participant does, (1, x, y, z)) ->
+            the counterfactual, (1, 1, x, y, z).
+        """
+        ...
+
     def motion(self, latents: Tensor, shift: Tensor) -> Tensor:
         """Where what a shift moves comes from: p + motion(p) in the scan, for a voxel p; (n, 3, x, y, z) in voxels."""
         ...
@@ -154,6 +166,9 @@ class Unaligned:
     def apply_shift(self, factual: Factual, shift: Tensor) -> Tensor:
         """x + D(z + s) - D(z): the scan keeps what the encoder loses."""
         return factual.volumes + (self.decode(factual.latents + shift) - factual.appearance)
+
+    def nearby(self, factual: Factual, shift: Tensor, volume: Tensor) -> None:
+        return None
 
     def motion(self, latents: Tensor, shift: Tensor) -> Tensor:
         return latents.new_zeros((len(latents), 3, *self.grid_shape))

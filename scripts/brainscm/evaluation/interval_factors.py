@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from brainscm.config import QueryOptions
 from brainscm.counterfactuals.intervals import NEEDED, IntervalFactors
+from brainscm.counterfactuals.prediction import Draws
 from brainscm.counterfactuals.queries import Plan, plan_query, reaches_image
 from brainscm.counterfactuals.synthesis import make_counterfactual, read_factual
 from brainscm.errors import ScanError
@@ -48,11 +49,11 @@ def learn_factors(scm: Scm, encoded: EncodedScans, measure: MeasureRegions) -> I
     if len(rows) < NEEDED:
         return IntervalFactors({}, dict.fromkeys(regional.regions, len(rows)), regional.slopes)
     scores: dict[str, dict[str, list[Array]]] = {region: {} for region in regional.regions}
-    asked = list(questions(scm, rows))
+    asked, draws = list(questions(scm, rows)), Draws(encoded.encoder, scm.image)
     logger.info("calibrating intervals of regional changes on %d participants: %d questions", len(rows), len(asked))
     for query, of_query in asked:
         plan, expected = plan_query(scm, of_query, query), regional.expect(query, of_query)
-        score = partial(_score, encoded, measure, scm, plan, expected)
+        score = partial(_score, encoded, measure, scm, plan, expected, draws)
         found = side_by_side(score, range(len(of_query)), device_of(encoded.encoder))
         for participant, of_scan in zip(of_query["participant"], found, strict=True):
             for region, own in of_scan.items():
@@ -62,7 +63,13 @@ def learn_factors(scm: Scm, encoded: EncodedScans, measure: MeasureRegions) -> I
 
 
 def _score(
-    encoded: EncodedScans, measure: MeasureRegions, scm: Scm, plan: Plan, expected: Expectation, at: int
+    encoded: EncodedScans,
+    measure: MeasureRegions,
+    scm: Scm,
+    plan: Plan,
+    expected: Expectation,
+    draws: Draws,
+    at: int,
 ) -> Scores:
     """Of one scan: the distance of what is measured from each draw of what is expected, over the draws' spread."""
     scan = plan.asked[at]
@@ -71,7 +78,7 @@ def _score(
     except ScanError as error:
         logger.warning("%s: not used for calibration: %s", scan, error)
         return {}
-    made = make_counterfactual(scm, plan, at, read.factual, read.measure)
+    made = make_counterfactual(scm, plan, at, read.factual, read.measure, draws)
     drawn = dict(zip(expected.regions, expected.drawn_ml[:, at].T, strict=True))
     changes = {region: change for region, change in made.regions.items() if region in drawn and change.error_ml}
     return {region: np.abs(change.change_ml - drawn[region]) / change.error_ml for region, change in changes.items()}

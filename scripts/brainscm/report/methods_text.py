@@ -84,7 +84,7 @@ def methods_text(study: Study) -> MethodsText:
         cite=cite,
         config=config,
         identity=identity,
-        template=identity.template if isinstance(identity.template, str) else identity.template.name,
+        template=identity.template,
         fitted_on=study.bundle.told["training"] if study.bundle else None,
         causal_model=study.bundle.told["causal_model_sha256"] if study.bundle else None,
         scans=len(rows),

@@ -11,7 +11,17 @@ from typing import Any
 import pandas as pd
 
 import brainscm
-from brainscm.bundle import DESCRIPTION, FIXED, FORMAT, INTERVALS, MODEL, REFERENCE, write_checksums
+from brainscm.bundle import (
+    DESCRIPTION,
+    FIXED,
+    FORMAT,
+    INTERVALS,
+    MODEL,
+    REFERENCE,
+    Options,
+    own_files,
+    write_checksums,
+)
 from brainscm.config import Config, CustomTemplate
 from brainscm.errors import BrainSCMError
 from brainscm.files import describe_dataset, whole, write_json, write_text
@@ -43,7 +53,7 @@ it is whole.
 - `scm/node_models.npz`, `scm/image_model.npz`: the models of the nodes and of the image.
 - `scm/intervals.tsv`: how wide intervals of regional changes have to be.
 - `scm/*.tsv`, `scm/effects/`: tables of estimates, tests and diagnostics, and maps of the contrasts.
-- `reference.json`: how well the study's own scans are reproduced, and how far out their latents lie.
+{own}- `reference.json`: how well the study's own scans are reproduced, and how far out their latents lie.
 
 ## What it tells of the participants
 
@@ -79,9 +89,8 @@ def write_bundle(
         folder: receives the bundle, whole or not at all.
 
     Raises:
-        BrainSCMError: the study stands on files that a bundle does not hold.
+        BrainSCMError: somebody would be named in it.
     """
-    _refuse_own_files(config)
     rows = encoded.scans.rows
     ids = {*rows["scan"], *rows["participant"]}
     with whole(folder) as partial:
@@ -96,11 +105,11 @@ def write_bundle(
         reconstruction = read_table(results / "autoencoder" / "reconstruction.tsv")
         Reference.learn(scm, encoded, reconstruction).write(partial / REFERENCE)
         counts = {"scans": len(scm.training), "participants": int(scm.training["participant"].nunique())}
-        grid, options = encoded.scans.grid, config.model_dump(mode="json")
+        grid, options = encoded.scans.grid, _with_own_files(config, partial)
         told: dict[str, Any] = {
             "format": FORMAT,
             "version": brainscm.__version__,
-            "options": {key: options[key] for key in FIXED},
+            "options": options,
             "identity": encoded.store.identity.as_json(),
             "grid": {"shape": list(grid.shape), "affine": grid.affine.tolist()},
             "training": counts,
@@ -135,13 +144,15 @@ def _anonymous(cell: Any, ids: Collection[str]) -> Any:
     return " ".join(SOMEBODY if word.strip(".,;:()") in ids else word for word in cell.split(" "))
 
 
-def _refuse_own_files(config: Config) -> None:
-    if isinstance(config.template, CustomTemplate) or config.preprocess.atlas is not None:
-        what = "a template" if isinstance(config.template, CustomTemplate) else "an atlas"
-        raise BrainSCMError(
-            f"bundle: the study stands on {what} of its own, whose files a bundle does not hold; pass on the study's "
-            "folder with them, or name a template that BrainSCM or TemplateFlow has."
-        )
+def _with_own_files(config: Config, folder: Path) -> Options:
+    """Copy the study's own template and atlas into a bundle; the options that it holds, which name the copies."""
+    options = {key: value for key, value in config.model_dump(mode="json").items() if key in FIXED}
+    for name, (section, key) in own_files(options).items():
+        source = Path(section[key])
+        section[key] = name + "".join(source.suffixes[-2:] if source.suffix == ".gz" else source.suffixes[-1:])
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, folder / section[key])
+    return options
 
 
 def _refuse_ids(folder: Path, ids: Collection[str]) -> None:
@@ -168,5 +179,9 @@ def _readme(config: Config, told: Mapping[str, Any]) -> str:
     licence = f"whose licence is {data['License']}" if "License" in data else "which names no licence: ask who holds it"
     embedded = "the ICBM152 2009a atlas that nilearn ships, with its own licence"
     template = embedded if config.template == EMBEDDED else f"TemplateFlow's {config.template}, with its own licence"
+    if isinstance(config.template, CustomTemplate):
+        template = f"the study's own, {config.template.name}, with its own licence"
     title = f"Bundle of a study fitted on {told['training']['scans']} scans"
-    return README.format(title=title, data=f"{named}, {licence}", template=template, **told["training"])
+    own = dict.fromkeys(Path(name).parts[0] for name in own_files(told["options"]))
+    files = "".join(f"- `{kind}/`: the study's own {kind}.\n" for kind in own)
+    return README.format(title=title, data=f"{named}, {licence}", template=template, own=files, **told["training"])

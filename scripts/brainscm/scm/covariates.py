@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,35 +192,41 @@ def check_new_values(
     table: pd.DataFrame,
     measured: Collection[str] = (),
     source: str = "config: counterfactuals",
+    estimated: Mapping[str, Names] | None = None,
 ) -> list[tuple[str, str]]:
     """Check new scans, and queries to them, against what the training scans taught, before anything is measured.
 
     Args:
         options: the graph that was fitted, and `fitted` what it has learnt.
         table, measured, source: see `check_values`.
+        estimated: further levels by node, which will be estimated from the new scans.
 
     Returns:
-        (node, note): levels that training has not seen, with the scans that have them.
+        (node, note): levels that nothing is known of, with the scans that have them.
 
     Raises:
         ConfigError: a level of a query, or of all scans, was not in training; or see `check_values`.
     """
     queries = list(queries)
+    known = {
+        name: None if levels is None else (*levels, *(estimated or {}).get(name, ()))
+        for name, levels in fitted.levels.items()
+    }
     for query in queries:
         for node, value in query.do.items():
-            _typed(f"{source} ({query.name}): {node}", value, fitted.levels[node])
+            _typed(f"{source} ({query.name}): {node}", value, known[node])
     for query, rows in _put_to(queries, table, measured, source):
         _check_domain(f"{source} ({query.name})", options, query, rows)
     notes = []
-    for name, levels in fitted.levels.items():
+    for name, levels in known.items():
         if levels is None or fitted.columns[name] not in table:
             continue
         text = _as_text(table[fitted.columns[name]])
         unseen = text.notna() & ~text.isin(levels)
-        known = ", ".join(levels)
+        listed = ", ".join(levels)
         if len(table) and unseen.all():
             raise ConfigError(
-                f"config: bundle: {name} is '{text.iloc[0]}' in the new scans, and the fitted study knows {known} "
+                f"config: bundle: {name} is '{text.iloc[0]}' in the new scans, and the fitted study knows {listed} "
                 "alone; write them as that study did, or fit a study that has such scans."
             )
         for level, scans in table["scan"][unseen].groupby(text[unseen]):
@@ -228,7 +234,7 @@ def check_new_values(
             notes.append(
                 (
                     name,
-                    f"'{level}' ({len(scans)} scans: {told}) was not in the fitted study, which knows {known}; these "
+                    f"'{level}' ({len(scans)} scans: {told}) was not in the fitted study, which knows {listed}; these "
                     "scans are preprocessed and encoded, but no question can be put to them",
                 )
             )

@@ -22,6 +22,7 @@ from brainscm.scm.covariates import Covariates, check_new_values, check_values, 
 from brainscm.scm.design import Design
 from brainscm.scm.graph import read_graph
 from brainscm.scm.learnt import Learnt
+from brainscm.scm.new_levels import check_new_levels, foreseen
 from brainscm.visits import add_years_since_baseline
 
 logger = logging.getLogger("brainscm")
@@ -84,7 +85,9 @@ def check_new_cohort(config: Config, fitted: Covariates, scans: pd.DataFrame) ->
     """
     queries, source = read_queries(config.counterfactuals), source_of(config.counterfactuals)
     table = add_years_since_baseline(scans)
-    return check_new_values(config.scm, fitted, queries, table, _measured(config), source)
+    check_new_levels(config.scm, fitted, config.new_levels)
+    estimated, notes = foreseen(fitted, config.new_levels, table)
+    return notes + check_new_values(config.scm, fitted, queries, table, _measured(config), source, estimated)
 
 
 def _measured(config: Config) -> set[str]:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from brainscm.alignment.registration import Alignment
+from brainscm.config import CustomTemplate
 from brainscm.encoding.aligned import Aligned
 from brainscm.encoding.encoder import Fitted, Network
 from brainscm.encoding.model import encoder_class, save_encoder
@@ -24,10 +25,17 @@ from brainscm.training.task import TrainingTask
 logger = logging.getLogger("brainscm")
 
 
-def run(task: TrainingTask, out_dir: Path, processes: int = 1, mpi: str | None = None) -> None:
+def run(
+    task: TrainingTask,
+    template: str | CustomTemplate,
+    out_dir: Path,
+    processes: int = 1,
+    mpi: str | None = None,
+) -> None:
     """Fit the autoencoder and write model.pt, model.json, history.tsv, codes.tsv, reconstruction.tsv and progress.png.
 
     Args:
+        template: that the task's scans were brought to.
         processes, mpi: of the training, see `launch`; an encoder in closed form takes one.
 
     Raises:
@@ -36,12 +44,12 @@ def run(task: TrainingTask, out_dir: Path, processes: int = 1, mpi: str | None =
     if issubclass(encoder_class(task.options.kind), Network) and (processes > 1 or mpi):
         launch(task, processes, mpi)
     fitted = fit_autoencoder(task)
-    template = load_template(task.identity.template, task.identity.voxel_mm, task.work_dir / "template")
+    loaded = load_template(template, task.identity.voxel_mm, task.work_dir / "template")
     encoder: Fitted | Aligned = fitted.encoder
     if task.is_aligned:
-        encoder = Aligned(fitted.encoder, Alignment.onto(template))
+        encoder = Aligned(fitted.encoder, Alignment.onto(loaded))
     encoder.to(choose_device(task.options.device))
-    reconstruction = reconstruction_table(encoder, task.scans, MeasureTissues(template))
+    reconstruction = reconstruction_table(encoder, task.scans, MeasureTissues(loaded))
     identity = save_encoder(encoder, task.identity, out_dir / "model.pt")
     card = make_card(task, fitted, encoder, identity, reconstruction)
     write_json(out_dir / "model.json", card)
