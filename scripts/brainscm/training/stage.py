@@ -25,7 +25,9 @@ logger = logging.getLogger("brainscm")
 
 
 def run(task: TrainingTask, out_dir: Path, processes: int = 1, mpi: str | None = None) -> None:
-    """Fit the autoencoder and write model.pt, model.json, history.tsv, codes.tsv, reconstruction.tsv and progress.png.
+    """Fit the autoencoder and write its model and what is told of it.
+
+    These are model.pt, model.json, history.tsv, codes.tsv, reconstruction.tsv, reconstructions/ and progress.png.
 
     Args:
         processes, mpi: of the training, see `launch`; an encoder in closed form takes one.
@@ -41,7 +43,7 @@ def run(task: TrainingTask, out_dir: Path, processes: int = 1, mpi: str | None =
     if task.is_aligned:
         encoder = Aligned(fitted.encoder, Alignment.onto(template))
     encoder.to(choose_device(task.options.device))
-    reconstruction = reconstruction_table(encoder, task.scans, MeasureTissues(template))
+    reconstruction = reconstruction_table(encoder, task.scans, MeasureTissues(template), out_dir / "reconstructions")
     identity = save_encoder(encoder, task.identity, out_dir / "model.pt")
     card = make_card(task, fitted, encoder, identity, reconstruction)
     write_json(out_dir / "model.json", card)
