@@ -29,12 +29,23 @@ window.brainscm = { layers: [], volumes: {} };
     }
     const viewer = new niivue.Niivue({
       backColor: [0, 0, 0, 1], show3Dcrosshair: true, isColorbar: true, crosshairColor: [1, 0.85, 0.3, 0.8],
+      crosshairWidthUnit: "mm", crosshairWidth: 0.2, clipPlaneColor: [0, 0, 0, 0],
       onLocationChange: ({ string }) => say(string),
     });
     await viewer.attachToCanvas(part("volumes"));
     viewer.opts.multiplanarShowRender = niivue.SHOW_RENDER.ALWAYS;
 
-    const COLOURS = { grey: ["gray", ""], signed: ["warm", "winter"], positive: ["inferno", ""] };
+    // The colours of the report's own pictures: differences from their middle up, and from their middle down.
+    const { signed, positive } = JSON.parse(part("closer-colours").textContent);
+    for (const [name, colours] of [["up", signed.slice(128)], ["down", signed.slice(0, 128).reverse()], ["rising", positive]]) {
+      const steps = [...colours.keys()];
+      viewer.addColormap(name, {
+        R: colours.map(each => each[0]), G: colours.map(each => each[1]), B: colours.map(each => each[2]),
+        // As in the slice viewer: no change lets the scan through, a large one covers it.
+        A: colours.map(each => Math.min(255, Math.round((each[0] + each[1] + each[2]) * 1.6))), I: steps.map(at => Math.round(at * 255 / (colours.length - 1))),
+      });
+    }
+    const COLOURS = { grey: ["gray", ""], signed: ["up", "down"], positive: ["rising", ""] };
     const image = async (name, isOver) => {
       const at = names.indexOf(name), layer = layers[at], [colormap, colormapNegative] = COLOURS[layer.kind];
       if (!volumes[at]) await load(at);

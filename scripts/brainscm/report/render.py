@@ -97,7 +97,9 @@ def render_pages(study: Study, gallery: Gallery | None, folder: Path) -> None:
     # The overview, which is the first of them, comes last: where it is, the whole report is.
     if writer.has_closer_viewer:
         shutil.copyfile(NIIVUE, folder / NIIVUE.name)
-        writer.write("viewer.html", "viewer.html.j2", {"closer_script": Markup((ASSETS / "viewer.js").read_text())})
+        colours = {"signed": pictures.SIGNED.tolist(), "positive": pictures.POSITIVE.tolist()}
+        of_viewer = {"closer_script": Markup((ASSETS / "viewer.js").read_text()), "closer_colours": embedded(colours)}
+        writer.write("viewer.html", "viewer.html.j2", of_viewer)
     for page in reversed(pages_of(study)):
         writer.write(page.file, f"{page.file}.j2", page.context(study, gallery))
 
