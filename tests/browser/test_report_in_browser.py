@@ -434,7 +434,7 @@ def test_full_resolution_and_3d_open_on_a_click_from_the_disk_alone(report, tmp_
         viewer = driver.find_element(By.ID, "viewer")
         Select(viewer.find_element(By.CSS_SELECTOR, "[data-layer=over]")).select_by_visible_text("man − scan")
         viewer.find_element(By.CSS_SELECTOR, "[data-closer]").click()
-        WebDriverWait(driver, 60).until(lambda d: d.execute_script("return document.body.dataset.ready") == "yes")
+        WebDriverWait(driver, 120).until(lambda d: d.execute_script("return document.body.dataset.ready") == "yes")
         assert Select(driver.find_element(By.ID, "over")).first_selected_option.text == "man − scan"
         assert driver.find_element(By.ID, "about").text == "extrapolation, few near, not calibrated"
         requested = driver.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
@@ -443,7 +443,7 @@ def test_full_resolution_and_3d_open_on_a_click_from_the_disk_alone(report, tmp_
         canvas, drawn = driver.find_element(By.ID, "volumes"), set()
         for view in ("planes and 3D", "3D", "axial"):
             Select(driver.find_element(By.ID, "view")).select_by_visible_text(view)
-            WebDriverWait(driver, 20).until(lambda d: canvas.screenshot_as_base64 not in drawn)
+            WebDriverWait(driver, 120).until(lambda d: canvas.screenshot_as_base64 not in drawn)
             drawn.add(canvas.screenshot_as_base64)
         assert len(drawn) == 3
     finally:
