@@ -14,12 +14,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast bench bench-truth bench-real lint schema clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed report/niivue.umd.js
 	$(VENV)/bin/snakemake --cores $(CORES)
 	@echo
 	@echo "The report: $(CURDIR)/results/report/index.html"
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev report/niivue.umd.js
 	@bash tests/install_debian_packages.sh
 	$(PYTEST)
 
@@ -62,6 +62,16 @@ $(VENV)/.installed: requirements.lock
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements-dev.lock
 	@touch $@
+
+# What draws volumes in 3D in the report, from its own package (BSD-2-Clause). Without npm the report goes without 3D.
+NIIVUE        := @niivue/niivue@0.69.0
+NIIVUE_SHA256 := 47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af
+report/niivue.umd.js:
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT; \
+	  if (cd "$$folder" && npm pack --silent $(NIIVUE) && tar xzf *.tgz) > /dev/null 2>&1; then \
+	    echo "$(NIIVUE_SHA256)  $$folder/package/dist/niivue.umd.js" | sha256sum --check --quiet && \
+	    cp "$$folder/package/dist/niivue.umd.js" $@; \
+	  else echo "No npm, or no network: the report will have no 3D (make $@ fetches it later)."; fi
 
 clean:
 	rm -rf results work .snakemake

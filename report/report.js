@@ -224,16 +224,18 @@
   arrows?.addEventListener("change", point);
 
   cohort();
-  viewer();
+  const viewers = all(".viewer").map(viewer);
+  keys.v = () => viewers.find(({ root }) => inView(root))?.flip();
 
   // The slice viewer: each layer is one picture of all its slices, read once into a volume of bytes.
-  function viewer() {
-    const source = data("viewer-data");
-    if (!source) return;
-    const root = document.getElementById("viewer");
-    const [over, under, opacity, swap, where] = [
-      "[data-layer=over]", "[data-layer=under]", "[data-opacity]", "[data-swap]", "[data-where]",
+  function viewer(root) {
+    const source = JSON.parse(find("script", root).textContent);
+    const [over, under, opacity, threshold, below, swap, where, value, about] = [
+      "[data-layer=over]", "[data-layer=under]", "[data-opacity]", "[data-threshold]", "[data-below]", "[data-swap]",
+      "[data-where]", "[data-value]", "[data-about]",
     ].map(query => find(query, root));
+    // In the address: of a page's only viewer by the plain names, of several by each one's own.
+    const key = name => all(".viewer").length > 1 ? `${name}.${source.name}` : name;
     const [nx, ny, nz] = source.shape;
     const layers = Object.fromEntries(source.layers.map(layer => [layer.name, layer]));
     const volume = layer => layer.volume ??= (async () => {
@@ -260,15 +262,18 @@
       { name: "coronal", across: 0, up: 2, through: 1 },
       { name: "sagittal", across: 1, up: 2, through: 0 },
     ];
-    const given = (state.get("at") ?? "").split(",").map(Number);
+    const given = (state.get(key("at")) ?? "").split(",").map(Number);
     let place = given.length === 3 && given.every(Number.isInteger) ? given : source.shape.map(size => size >> 1);
     let swapped = false;
     const names = source.layers.map(layer => layer.name);
-    for (const [field, fallback] of [[over, names[2]], [under, names[0]]]) {
+    for (const [field, fallback] of [[over, source.over], [under, source.under]]) {
       field.replaceChildren(...names.map(name => new Option(name)));
-      const asked = state.get(field.dataset.layer);
+      const asked = state.get(key(field.dataset.layer));
       field.value = names.includes(asked) ? asked : fallback;
     }
+    // What a byte of a layer stands for, and how much of the scale that is.
+    const numberOf = (layer, byte) => layer.kind === "signed" ? (byte / 127.5 - 1) * layer.limit : byte / 255 * layer.limit;
+    const isHidden = (layer, byte) => layer.kind !== "grey" && Math.abs(numberOf(layer, byte)) < threshold.value / 10 * layer.limit;
     const drawLayer = (image, plane, layer, bytes, alpha) => {
       const strides = [1, nx, nx * ny];
       const [width, height] = [source.shape[plane.across], source.shape[plane.up]];
@@ -277,6 +282,7 @@
       for (let row = 0, at = 0; row < height; row++)
         for (let column = 0; column < width; column++, at += 4) {
           const byte = bytes[start + column * strides[plane.across] + (height - 1 - row) * strides[plane.up]];
+          if (alpha < 2 && isHidden(layer, byte)) continue;
           const colour = table ? table[byte] : [byte, byte, byte];
           // No change lets the scan through, a large one covers it.
           const share = table && alpha < 2 ? alpha * Math.min(1, (colour[0] + colour[1] + colour[2]) / 160) : alpha;
@@ -301,10 +307,16 @@
       }
       const mm = place.map((voxel, axis) => Math.round(source.origin_mm[axis] + voxel * source.voxel_mm[axis]));
       where.textContent = `x ${mm[0]}, y ${mm[1]}, z ${mm[2]} mm`.replace(/-/g, "−");
+      const number = numberOf(top, topBytes[place[0] + nx * (place[1] + ny * place[2])]);
+      value.textContent = `${top.name}: ${number.toFixed(2).replace("-", "−")}`;
+      below.textContent = top.kind === "grey" ? "" : Number((threshold.value / 10 * top.limit).toPrecision(2));
+      about.hidden = !top.about;
+      about.textContent = top.about;
+      about.classList.toggle("pass", top.about === "supported");
     };
     const move = (axis, to) => {
       place[axis] = Math.min(Math.max(Math.round(to), 0), source.shape[axis] - 1);
-      remember({ at: place.join(",") });
+      remember({ [key("at")]: place.join(",") });
       draw();
     };
     for (const plane of planes) {
@@ -340,14 +352,45 @@
       draw();
     };
     swap.addEventListener("click", flip);
-    keys.v = flip;
     opacity.addEventListener("input", draw);
+    threshold.addEventListener("input", draw);
     for (const field of [over, under])
-      field.addEventListener("change", () => { remember({ [field.dataset.layer]: field.value }); draw(); });
+      field.addEventListener("change", () => { remember({ [key(field.dataset.layer)]: field.value }); draw(); });
+    // The closer viewer begins with what is shown here.
+    find("[data-closer]", root)?.addEventListener("click", event => {
+      const [link] = event.currentTarget.href.split("#");
+      event.currentTarget.href = `${link}#${new URLSearchParams({ stack: source.name, over: over.value, under: under.value })}`;
+    });
     // Nothing is decoded before it is looked at.
     new IntersectionObserver((entries, watch) => {
       if (entries.some(entry => entry.isIntersecting)) { watch.disconnect(); draw(); }
     }, { rootMargin: "300px" }).observe(root);
+    return { root, flip };
+  }
+
+  // Clusters: the rows of the map that is shown, at its threshold.
+  for (const place of all("[data-clusters]")) {
+    const { keys: columns, tables } = JSON.parse(find("script", place).textContent);
+    const root = document.getElementById(place.dataset.clusters);
+    const [over, threshold] = ["[data-layer=over]", "[data-threshold]"].map(query => find(query, root));
+    const show = () => {
+      const found = tables[over.value]?.[threshold.value - 1] ?? { rows: [], more: 0 };
+      find("tbody", place).replaceChildren(...found.rows.map(row => {
+        const line = document.createElement("tr");
+        line.append(...columns.map((column, at) => {
+          const cell = document.createElement(at ? "td" : "th");
+          if (at) cell.className = "number"; else cell.scope = "row";
+          cell.textContent = row[column];
+          return cell;
+        }));
+        return line;
+      }));
+      find("[data-more]", place).textContent =
+        found.more ? `${found.more} smaller ones are left out.` : found.rows.length ? "" : "Nothing changes by so much.";
+    };
+    over.addEventListener("change", show);
+    threshold.addEventListener("input", show);
+    show();
   }
 
   // The cohort: rows come as JSON, worst first, and are drawn a page at a time, so that 10,000 scans stay quick.

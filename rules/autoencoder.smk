@@ -11,6 +11,7 @@ rule train_autoencoder:
         history=f"{RESULTS}/autoencoder/history.tsv",
         codes=f"{RESULTS}/autoencoder/codes.tsv",
         reconstruction=f"{RESULTS}/autoencoder/reconstruction.tsv",
+        reconstructions=directory(f"{RESULTS}/autoencoder/reconstructions"),
         progress=report(
             f"{RESULTS}/autoencoder/progress.png", category="Autoencoder", caption="../report/captions/training.rst"
         ),

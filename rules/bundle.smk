@@ -53,6 +53,7 @@ rule assess_scans:
     output:
         support=f"{RESULTS}/support/scans.tsv",
         reconstruction=f"{RESULTS}/support/reconstruction.tsv",
+        reconstructions=directory(f"{RESULTS}/support/reconstructions"),
     log:
         f"{RESULTS}/logs/assess_scans.log",
     benchmark:

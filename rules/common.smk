@@ -94,6 +94,8 @@ def start_of_run():
     """
     STUDY.remember(Path(RESULTS))
     logger.addHandler(ProgressLine(workflow.dag, Path(RESULTS)))
+    # The report, which is made before the run has ended, tells the command.
+    write_run_record(Path(RESULTS), sys.argv, Path(workflow.basedir), config["seed"], succeeded=False)
     limiter = workflow.scheduler.job_rate_limiter
     if limiter and (limiter.max_jobs, limiter.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None

@@ -20,7 +20,7 @@ with job(snakemake):
     source, params, output = snakemake.input, snakemake.params, snakemake.output
     encoded = EncodedScans.open(source.scans, source.qc, source.latents, source.model, choose_device("auto").type)
     measure = MeasureTissues(load_template(read_template(params.template), params.voxel_mm))
-    reconstruction = reconstruction_table(encoded.encoder, encoded.scans, measure)
+    reconstruction = reconstruction_table(encoded.encoder, encoded.scans, measure, Path(output.reconstructions))
     write_table(reconstruction, output.reconstruction)
     fitted = load_fitted(Path(params.scm_dir), ScmOptions.model_validate(params.scm))
     scm = with_new_levels(fitted, encoded.scans.usable, params.new_levels, encoded.store)

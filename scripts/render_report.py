@@ -6,7 +6,6 @@ from brainscm.job import job
 
 with job(snakemake):
     from brainscm.config import Config
-    from brainscm.encoding.model import load_encoder
     from brainscm.preprocess.template import load_template
     from brainscm.report.gallery import Gallery
     from brainscm.report.render import render_report
@@ -15,5 +14,4 @@ with job(snakemake):
     config = Config.model_validate(snakemake.params.config)
     study = Study.read(Path(snakemake.params.output_dir), config)
     template = load_template(config.template, config.preprocess.voxel_mm)
-    gallery = Gallery(study, template, load_encoder(Path(snakemake.input.model)))
-    render_report(study, gallery, Path(snakemake.output.pages), snakemake.threads)
+    render_report(study, Gallery(study, template), Path(snakemake.output.pages), snakemake.threads)

@@ -21,7 +21,7 @@ from brainscm.config import Config
 from brainscm.counterfactuals.collect import collect
 from brainscm.counterfactuals.intervals import IntervalFactors
 from brainscm.counterfactuals.synthesis import synthesize
-from brainscm.encoding.model import load_encoder, save_encoder
+from brainscm.encoding.model import save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.interval_factors import learn_factors
@@ -75,6 +75,26 @@ class DrawnTemplate:
     affine: np.ndarray
     brain: np.ndarray
     brain_mask: np.ndarray
+
+    @property
+    def gm(self) -> np.ndarray:
+        return (self.brain >= 0.45) & (self.brain < 0.85)
+
+    @property
+    def wm(self) -> np.ndarray:
+        return self.brain >= 0.85
+
+    @property
+    def csf(self) -> np.ndarray:
+        return self.brain_mask & (self.brain < 0.45)
+
+    @property
+    def ventricles(self) -> np.ndarray:
+        return self.csf
+
+    @property
+    def medial_temporal(self) -> np.ndarray:
+        return self.gm & (np.arange(self.shape[2]) < self.shape[2] // 3)
 
 
 def draw_brain(
@@ -201,7 +221,7 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
 
 def open_gallery(study: ReportStudy) -> Gallery:
     """What draws the report's pictures of a made-up study."""
-    return Gallery(study, template(), load_encoder(study.results / "autoencoder" / "model.pt"))
+    return Gallery(study, template())
 
 
 def save(volume: np.ndarray, path: Path) -> None:
@@ -276,7 +296,8 @@ def encode(folder: Path) -> None:
     encoder = PCA.fit(training, 8)
     identity = save_encoder(encoder, IDENTITY, folder / "autoencoder" / "model.pt")
     encode_scans(scans, encoder, identity, folder / "latents" / "latents.zarr")
-    write_table(reconstruction_table(encoder, scans, measure), folder / "autoencoder" / "reconstruction.tsv")
+    out = folder / "autoencoder"
+    write_table(reconstruction_table(encoder, scans, measure, out / "reconstructions"), out / "reconstruction.tsv")
     history = [
         {"step": step, "split": split, "loss": 1 / step, "psnr_brain_db": 20 + step / 50, "lr": 1e-3} | codebook
         for step in (100, 200, 300)

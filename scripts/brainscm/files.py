@@ -113,6 +113,11 @@ def derivative_name(scan: str, entities: Mapping[str, str], suffix: str) -> str:
     return "_".join([scan, *(f"{key}-{value}" for key, value in entities.items()), suffix])
 
 
+def reconstruction_name(scan: str) -> str:
+    """The file of what an autoencoder makes of a scan."""
+    return f"{derivative_name(scan, {'desc': 'reconstruction'}, 'T1w')}.nii.gz"
+
+
 def sidecar(path: Path) -> Path:
     """The JSON file that tells of an image: the same name with its own ending."""
     return path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")

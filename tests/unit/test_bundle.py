@@ -100,7 +100,8 @@ def put_to_it(study: tuple[Path, Config], bundle: Path, tmp_path_factory: pytest
     made = synthesize(scm, encoded, queries, made_up_study.measure, factors, out_dir)
     write_table(made.manifest, out_dir / "manifest.tsv")
     write_table(made.regions, out_dir / "regions.tsv")
-    reconstruction = reconstruction_table(encoded.encoder, encoded.scans, made_up_study.measure)
+    kept = folder / "support" / "reconstructions"
+    reconstruction = reconstruction_table(encoded.encoder, encoded.scans, made_up_study.measure, kept)
     write_table(reconstruction, folder / "support" / "reconstruction.tsv")
     supported = assess(scm, encoded, reconstruction, Reference.read(bundle / REFERENCE))
     write_table(supported, folder / "support" / "scans.tsv")
@@ -185,7 +186,8 @@ def test_an_outlier_is_named_and_a_scan_without_a_covariate_has_its_reason(
     encode_new(folder, bundle)
     encoded = open_encoded(folder, bundle / "autoencoder" / "model.pt")
     scm = load_fitted(bundle / "scm", study[1].scm)
-    reconstruction = reconstruction_table(encoded.encoder, encoded.scans, made_up_study.measure)
+    kept = folder / "support" / "reconstructions"
+    reconstruction = reconstruction_table(encoded.encoder, encoded.scans, made_up_study.measure, kept)
     table = assess(scm, encoded, reconstruction, Reference.read(bundle / REFERENCE)).set_index("scan")
     assert "reproduces it worse than any of the fitted study's" in table.loc[first, "warning"]
     assert "latent lies further out" in table.loc[first, "warning"]
@@ -352,8 +354,7 @@ def test_the_report_says_what_is_not_there(study: tuple[Path, Config], put_to_it
     supported["warning"] = ["its latent lies further out", None]
     report = ReportStudy.read(put_to_it, config)
     report = replace(report, support=supported)
-    gallery = Gallery(report, made_up_study.template(), load_encoder(bundle / "autoencoder" / "model.pt"))
-    render_report(report, gallery, put_to_it / "report")
+    render_report(report, Gallery(report, made_up_study.template()), put_to_it / "report")
     pages = {path.name: path.read_text() for path in (put_to_it / "report").rglob("*.html")}
     assert {"index.html", "bundle.html", "cohort.html", "counterfactuals.html", "scm.html", f"{first}.html"} <= set(
         pages

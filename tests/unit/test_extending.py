@@ -136,7 +136,7 @@ CHECKS = {
         from made_up_scans import write_scans
         added, = [page for page in render.PAGES if page.file == "splits.html"]
         scans = write_scans(Path("split_scans"), ["train", "train", "test"])
-        study = SimpleNamespace(name="Study", key="study", scans=scans, bundle=None)
+        study = SimpleNamespace(name="Study", key="study", command="snakemake", scans=scans, bundle=None)
         render._Writer(study, Path("pages")).write(added.file, f"{added.file}.j2", added.context(study, None))
         page = Path("pages/splits.html").read_text()
         assert "<p>train: 2 scans</p><p>test: 1 scans</p>" in page

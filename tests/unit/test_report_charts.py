@@ -6,7 +6,7 @@ import pytest
 from markupsafe import Markup
 
 from brainscm.report import charts, planes
-from brainscm.report.graph import draw_graph
+from brainscm.report.graph import MissingArrow, draw_graph
 
 
 def numbers(pattern: str, drawing: str) -> list[float]:
@@ -74,6 +74,20 @@ def test_graph_puts_causes_above_effects_and_arrows_beside_the_boxes():
                 assert beside or not float(start) <= box_top < float(end)
             passes += 1
     assert passes == 2  # age and sex each pass the ventricles on their way to the image
+
+
+def test_a_missing_arrow_is_drawn_from_box_to_box_in_the_colour_of_its_test():
+    parents = {"age": [], "sex": [], "image": ["age"]}
+    missing = MissingArrow("sex", "image", "against", "image should not depend on sex: adjusted p 0.01")
+    drawing = draw_graph(parents, {}, "title", [missing])
+    (claim,) = re.findall(
+        r'<g class="claim against"><title>(.*?)</title><path d="M(\d+) (\d+) Q.*? (\d+) (\d+)"', drawing
+    )
+    assert claim[0] == missing.title
+    boxes = [(float(x), float(y)) for x, y in re.findall(r'<rect class="box" x="([\d.]+)" y="([\d.]+)"', drawing)]
+    for (left, top), (x, y) in zip(boxes[1:], (claim[1:3], claim[3:5]), strict=True):
+        assert left < float(x) < left + 132
+        assert top < float(y) < top + 44
 
 
 def test_flow_counts_stand_in_order():

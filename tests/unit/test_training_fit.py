@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,11 +11,13 @@ import torch
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.pca import PCA
 from brainscm.errors import BrainSCMError
+from brainscm.files import reconstruction_name
 from brainscm.identity import Identity
+from brainscm.images import read_volume
 from brainscm.scans import ScanTable
 from brainscm.training.fit import FittedAutoencoder, fit_autoencoder
 from brainscm.training.history import Progress
-from brainscm.training.reconstruction import reconstruction_table
+from brainscm.training.reconstruction import BRIGHTEST, reconstruction_table
 from brainscm.training.task import TrainingTask
 from brainscm.training.trainer import Trainer
 from brainscm.training.volume_store import VolumeStore
@@ -130,13 +133,18 @@ def measure(volume, mask, head_size):
     return {"brain": float(volume[mask].sum()), "everything": float(volume.sum())}
 
 
-def test_every_usable_scan_is_reconstructed(folder):
+def test_every_usable_scan_is_reconstructed_and_kept_to_be_looked_at(folder, tmp_path):
     task = task_in(folder)
     encoder = fit_autoencoder(task).encoder
     scans = task.scans.leave_out(pd.Series({"sub-5": "spoilt"}))
-    table = reconstruction_table(encoder, scans, measure)
+    table = reconstruction_table(encoder, scans, measure, tmp_path)
     assert table["scan"].tolist() == ["sub-0", "sub-1", "sub-2", "sub-3", "sub-4", "sub-6"]
     assert table["split"].tolist() == [*SPLITS[:5], "test"]
+    for scan in table["scan"]:
+        volume = torch.from_numpy(scans.volume(scan))
+        decoded = encoder.decode(encoder.encode(volume[None, None]))[0, 0].numpy().clip(0, BRIGHTEST)
+        kept = read_volume(tmp_path / reconstruction_name(scan), scans.grid)
+        assert np.abs(kept - decoded).max() <= 0.51 * np.ptp(decoded) / 255
     # Three components hold four scans but for the half precision in which they are stored.
     train, held_out = table[table["split"] == "train"], table[table["split"] != "train"]
     assert train["psnr_brain_db"].min() > 55
@@ -145,10 +153,10 @@ def test_every_usable_scan_is_reconstructed(folder):
     assert (table["psnr_brain_db"] == table["quantized_psnr_brain_db"]).all()  # PCA has no codes
 
 
-def test_regional_volumes_of_participants_not_trained_on_are_compared(folder):
+def test_regional_volumes_of_participants_not_trained_on_are_compared(folder, tmp_path):
     task = task_in(folder)
     encoder = fit_autoencoder(task).encoder
-    table = reconstruction_table(encoder, task.scans, measure).set_index("scan")
+    table = reconstruction_table(encoder, task.scans, measure, tmp_path).set_index("scan")
     assert table.loc[table["split"] == "train", "brain_error_ml"].isna().all()
     volume, mask = torch.from_numpy(task.scans.volume("sub-6")), task.scans.mask("sub-6")
     decoded = encoder.decode(encoder.encode(volume[None, None]))[0, 0]
@@ -158,10 +166,10 @@ def test_regional_volumes_of_participants_not_trained_on_are_compared(folder):
 
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["continuous", "quantised"])
-def test_the_two_reconstructions_are_not_mixed_up(folder, quantized):
+def test_the_two_reconstructions_are_not_mixed_up(folder, tmp_path, quantized):
     task = task_in(folder, kind="vqvae", quantizer_step=1.0)
     encoder = fit_autoencoder(task).encoder
-    row = reconstruction_table(encoder, task.scans, measure).iloc[-1]
+    row = reconstruction_table(encoder, task.scans, measure, tmp_path).iloc[-1]
     volume, mask = torch.from_numpy(task.scans.volume("sub-6")), torch.from_numpy(task.scans.mask("sub-6"))
     latents = encoder.encode(volume[None, None])
     decoded = encoder.decode(encoder.quantize(latents) if quantized else latents)[0, 0]

@@ -37,7 +37,8 @@ def test_the_stage_writes_a_model_and_what_tells_of_it(tmp_path, template, kind,
     task, out = task_in(tmp_path, kind=kind, alignment=alignment), tmp_path / "autoencoder"
     run(task, "T", out)
     written = {"model.pt", "model.json", "history.tsv", "codes.tsv", "reconstruction.tsv", "progress.png"}
-    assert {path.name for path in out.iterdir()} == written
+    assert {path.name for path in out.iterdir()} == {*written, "reconstructions"}
+    assert len(list((out / "reconstructions").iterdir())) == len(task.scans.usable)
     assert template == [("T", 3.0, task.work_dir / "template")]
 
     encoder, fitted = load_encoder(out / "model.pt"), fit_autoencoder(task)

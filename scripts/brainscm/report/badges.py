@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from brainscm.scans import records
 
 if TYPE_CHECKING:
     from brainscm.report.study import Study
@@ -55,6 +57,14 @@ def badges(study: Study, item: Mapping[str, Any]) -> list[Badge]:
     if not _is_calibrated(study, str(item["scan"]), str(item["query"])):
         found.append(NOT_CALIBRATED)
     return found or [SUPPORTED]
+
+
+def badge_names(study: Study, queries: Collection[str]) -> dict[tuple[str, str], str]:
+    """By scan and query, the names of the badges of each answer to the queries."""
+    asked = study.made[study.made["query"].isin(list(queries))]
+    return {
+        (item["scan"], item["query"]): ", ".join(badge.name for badge in badges(study, item)) for item in records(asked)
+    }
 
 
 def burden(study: Study, item: Mapping[str, Any]) -> int:

@@ -68,6 +68,7 @@ def read_changes(metrics: pd.DataFrame, scans: pd.DataFrame, decodes: Mapping[st
     """
     rows = metrics[
         (metrics["level"] == "scan")
+        & metrics["scan"].isin(scans.index)
         & metrics["metric"].isin(list(MEASURED))
         & metrics["source"].isin(["simulated", "unanswered"])
         & metrics["query"].isin(list(decodes))
@@ -92,18 +93,19 @@ def read_changes(metrics: pd.DataFrame, scans: pd.DataFrame, decodes: Mapping[st
     }
 
 
-def read_measured(regions: pd.DataFrame) -> Changes:
+def read_measured(regions: pd.DataFrame, expected: Mapping[tuple[str, str, str], float]) -> Changes:
     """By scan and query, the change of each region of every counterfactual, with its calibrated interval.
 
     Args:
-        regions: counterfactuals/regions.tsv.
+        regions: counterfactuals/regions.tsv. expected: by scan, query and region, in ml.
     """
     found: dict[tuple[str, str], list[Change]] = {}
     for row in records(regions):
         volumes = {"measured_ml": row["change_ml"], "low_ml": row["low_95_ml"], "high_ml": row["high_95_ml"]}
         known = {name: float(value) for name, value in volumes.items() if pd.notna(value)}
-        change = Change(str(row["region"]), float(row["before_ml"]), **known)
-        found.setdefault((str(row["scan"]), str(row["query"])), []).append(change)
+        scan, query, region = (str(row[name]) for name in ("scan", "query", "region"))
+        known["expected_ml"] = expected.get((scan, query, region), math.nan)
+        found.setdefault((scan, query), []).append(Change(region, float(row["before_ml"]), **known))
     return found
 
 

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from brainscm.config import QueryOptions
-from brainscm.encoding.encoder import Encoder
+from brainscm.errors import ScanError
+from brainscm.evaluation.truth import read_raw, true_volume
+from brainscm.files import reconstruction_name
 from brainscm.images import Grid, Mask, Volume, read_volume
+from brainscm.preprocess.itk import read_matrix
 from brainscm.report import pictures
+from brainscm.report.badges import badges
+from brainscm.report.layers import Layer, Stack
 from brainscm.report.study import Study, spaced
 from brainscm.tables import evenly_spaced
 
@@ -31,8 +35,8 @@ class Gallery:
     A volume that cannot be read raises `ScanError`, which the page that asks for it tells instead of the picture.
     """
 
-    def __init__(self, study: Study, template: Template, encoder: Encoder) -> None:
-        self.study, self.template, self.encoder = study, template, encoder
+    def __init__(self, study: Study, template: Template) -> None:
+        self.study, self.template = study, template
         self.grid = Grid(template.shape, np.asarray(template.affine))
         self.cuts = pictures.Cuts.through(template.brain_mask)
 
@@ -57,14 +61,14 @@ class Gallery:
 
     def reconstruction(self, scan: str, limit: float = 0.3) -> dict[str, Any]:
         """A scan, its reconstruction from the continuous latent, and their difference."""
-        latent = torch.from_numpy(self.study.latents.of(scan)[None])  # (1, c, x, y, z)
-        reconstruction = self.encoder.decode(latent)[0, 0].numpy()
+        reconstruction = self.reconstructed(scan)
         volume, mask = self.volume(scan), self.mask(scan)
         return {
             "before": self.scan(scan),
             "after": pictures.grey(reconstruction, self.cuts),
             "difference": pictures.signed((reconstruction - volume) * mask, self.cuts, mask, limit),
             "limit": limit,
+            "file": str((self.study.reconstructions / reconstruction_name(scan)).relative_to(self.study.results)),
         }
 
     def counterfactual(self, item: Mapping[str, Any], query: QueryOptions) -> dict[str, Any]:
@@ -97,35 +101,60 @@ class Gallery:
         differences = [pictures.signed(self._result(item["difference_path"]), self.cuts, mask, limit) for item in items]
         return {"scan": scan, "factual": self.scan(scan), "differences": differences, "limit": limit}
 
-    def viewer(self, scan: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """A scan and its answers as whole volumes for the slice viewer; `items` are rows of the manifest."""
-        mask, low = self.mask(scan), np.array([part.start for part in self.cuts.box])
-        shape = [part.stop - part.start for part in self.cuts.box]
-        limit, uncertainty_limit = self._shared_limits if items else (1.0, 1.0)
-        layers = [{"name": "scan", "kind": "grey", "source": self._sprite(self.volume(scan) / pictures.WHITE)}]
-        for item in items:
-            difference = pictures.signed_unit(self._result(item["difference_path"]), mask, limit)
-            volume = self._result(item["path"]) / pictures.WHITE
-            layers += [
-                {"name": item["query"], "kind": "grey", "source": self._sprite(volume)},
-                {"name": f"{item['query']} − scan", "kind": "signed", "source": self._sprite(difference)},
-            ]
-            if pd.notna(item.get("uncertainty_path")):
-                uncertainty = np.where(mask, self._result(item["uncertainty_path"]) / uncertainty_limit, 0)
-                of_query = f"uncertainty of {item['query']}"
-                layers.append({"name": of_query, "kind": "positive", "source": self._sprite(uncertainty)})
-        return {
-            "shape": shape,
-            "columns": pictures.SPRITE_COLUMNS,
-            "voxel_mm": self.grid.affine.diagonal()[:3].tolist(),
-            "origin_mm": (self.grid.affine[:3, :3] @ low + self.grid.affine[:3, 3]).tolist(),
-            "limits": {"signed": limit, "positive": uncertainty_limit},
-            "layers": layers,
-            "colours": {"signed": pictures.SIGNED.tolist(), "positive": pictures.POSITIVE.tolist()},
-        }
+    def stack(self, scan: str, items: Sequence[Mapping[str, Any]], name: str) -> Stack:
+        """A scan, what the autoencoder makes of it, and its answers with the truth where it is known, slice by slice.
 
-    def _sprite(self, unit: Volume) -> str:
-        return pictures.sprite(unit, self.cuts)
+        Args:
+            items: rows of the manifest. name: of the stack.
+        """
+        limit, uncertainty_limit = self._shared_limits
+        own = self.volume(scan)[self.cuts.box]
+        inside = self.mask(scan)[self.cuts.box]
+        layers = [Layer.of("scan", "grey", own, pictures.WHITE)]
+        for item in items:
+            query, about = item["query"], ", ".join(badge.name for badge in badges(self.study, item))
+            made, difference = (self._result(item[column])[self.cuts.box] for column in ("path", "difference_path"))
+            layers += [
+                Layer.of(query, "grey", made, pictures.WHITE, about),
+                Layer.of(f"{query} − scan", "signed", difference * inside, limit, about),
+            ]
+            if pd.notna(path := item.get("uncertainty_path")):
+                uncertainty = self._result(path)[self.cuts.box] * inside
+                layers.append(Layer.of(f"uncertainty of {query}", "positive", uncertainty, uncertainty_limit, about))
+            if (whole := self.truth(scan, query)) is not None:
+                truth = whole[self.cuts.box]
+                layers += [
+                    Layer.of(f"truth of {query}", "grey", truth, pictures.WHITE),
+                    Layer.of(f"truth of {query} − scan", "signed", (truth - own) * inside, limit),
+                ]
+        made = self.reconstructed(scan)[self.cuts.box]
+        layers.append(Layer.of("reconstruction", "grey", made, pictures.WHITE))
+        return Stack(name, layers, self.grid, self.cuts.box, over=layers[2].name, under="scan")
+
+    def truth(self, scan: str, query: str) -> Volume | None:
+        """The true answer that a simulator wrote for a scan, as the evaluation compares with it; None without one."""
+        answer = self.study.truths.get((scan, query))
+        if answer is None:
+            return None
+        try:
+            own, other = (read_raw(path) for path in (str(self.study.scans.rows.at[scan, "path"]), answer))
+        except ScanError:
+            return None  # raw heads may be gone by now
+        to_scan = read_matrix(self.study.scans.path(scan, "to_template"))
+        return true_volume(self.volume(scan), self.mask(scan), own, other, to_scan, self.grid)
+
+    @lru_cache(maxsize=SCANS_KEPT)  # noqa: B019
+    def reconstructed(self, scan: str) -> Volume:
+        return read_volume(self.study.reconstructions / reconstruction_name(scan), self.grid)
+
+    def effects_stack(self, effects: Mapping[str, Path], limit: float) -> Stack:
+        """Decoded effect maps on the template's brain; `effects` by their names."""
+        brain = (self.template.brain * self.template.brain_mask)[self.cuts.box]
+        white = float(np.percentile(brain[brain > 0], 90)) * pictures.WHITE
+        layers = [Layer.of(self.template.name, "grey", brain, white)]
+        for name, path in effects.items():
+            layers.append(Layer.of(name, "signed", read_volume(path, self.grid)[self.cuts.box], limit))
+        return Stack("effects", layers, self.grid, self.cuts.box, over=layers[1].name, under=layers[0].name)
 
     def mean_change(self, item: Mapping[str, Any]) -> float:
         """Mean absolute difference that a manifest row's counterfactual makes."""

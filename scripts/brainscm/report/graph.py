@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -18,35 +19,39 @@ ARROW = (
 Parents = Mapping[str, Sequence[str]]
 
 
-def draw_graph(
-    parents: Parents,
-    notes: Mapping[str, str],
-    title: str,
-    claims: Mapping[str, Sequence[str]] | None = None,
-    contradicted: Iterable[tuple[str, str]] = (),
-) -> Markup:
+@dataclass(frozen=True)
+class MissingArrow:
+    """An arrow that the graph leaves out; `style` is a CSS class, `title` what its test found."""
+
+    start: str
+    end: str
+    style: str
+    title: str
+
+
+def draw_graph(parents: Parents, notes: Mapping[str, str], title: str, missing: Sequence[MissingArrow] = ()) -> Markup:
     """A directed acyclic graph, each node one layer below its lowest parent; `notes` go under the names.
 
-    Args:
-        claims: what each node should not depend on, in sentences that its box tells under the mouse.
-        contradicted: pairs of nodes that should be independent and are not: joined by a dashed line.
+    Missing arrows are dashed, from box to box, and lie under all else; where they end, the box tells their tests under
+    the mouse.
     """
     depth = _layers(parents)
     at, width = _places(parents, depth)
     drawn = [ARROW]
+    for arrow in missing:
+        start, end = (at[name, depth[name]] for name in (arrow.start, arrow.end))
+        drawn.append(
+            f'<g class="claim {arrow.style}"><title>{escape(arrow.title)}</title>'
+            f'<path d="{_bow(start, end, width)}"/></g>'
+        )
     for node, above in parents.items():
         for parent in above:
             # From the parent down its own lane, then to the node.
             stops = [at[parent, level] for level in range(depth[parent], depth[node])] + [at[node, depth[node]]]
             drawn.append(f'<path class="box" style="fill:none" marker-end="url(#arrow)" d="{_path(stops)}"/>')
-    for pair in contradicted:
-        (x, y), (to_x, to_y) = sorted((at[node, depth[node]] for node in pair), key=lambda place: place[1])
-        # Within a layer through the middles of the boxes, which hide what they cover.
-        start, end = (y + BOX_HEIGHT, to_y) if to_y > y else (y + BOX_HEIGHT // 2, to_y + BOX_HEIGHT // 2)
-        drawn.append(f'<path class="line test dashed" d="M{x:.0f} {start} L{to_x:.0f} {end}"/>')
     for node, level in depth.items():
         x, y = at[node, level]
-        told = escape("; ".join((claims or {}).get(node, ())))
+        told = escape("; ".join(arrow.title for arrow in missing if arrow.end == node))
         drawn.append(
             f'<rect class="box" x="{x - BOX / 2:.0f}" y="{y}" width="{BOX}" height="{BOX_HEIGHT}" rx="5">'
             f"{Markup('<title>{}</title>').format(told) if told else ''}</rect>"
@@ -93,6 +98,14 @@ def _places(parents: Parents, depth: Mapping[str, int]) -> tuple[dict[tuple[str,
         widest = max(widest, float(ends[-1]))
     places = {(name, level): (x + widest / 2, level * (BOX_HEIGHT + GAP) + 4) for (name, level), x in centred.items()}
     return places, round(widest)
+
+
+def _bow(start: tuple[float, int], end: tuple[float, int], width: float) -> str:
+    """A curve between the middles of two boxes, bent towards the nearer side of the drawing, where fewer arrows run."""
+    (x0, y0), (x1, y1) = ((x, y + BOX_HEIGHT / 2) for x, y in (start, end))
+    side = 1 if (x0 + x1) / 2 >= width / 2 else -1
+    x = min(max((x0 + x1) / 2 + side * 0.62 * BOX, 4), width - 4)
+    return f"M{x0:.0f} {y0:.0f} Q{x:.0f} {(y0 + y1) / 2:.0f} {x1:.0f} {y1:.0f}"
 
 
 def _path(stops: Sequence[tuple[float, int]]) -> str:

@@ -17,6 +17,7 @@ TABLES = {
     "implications": "scm/implications.tsv",
     "formulas": "scm/formulas.tsv",
     "diagnostics": "scm/diagnostics.tsv",
+    "residuals": "scm/residuals.tsv",
     "places": "scm/participants.tsv",
     "regional_effects": "scm/regional_effects.tsv",
     "manifest": "counterfactuals/manifest.tsv",
@@ -30,16 +31,31 @@ TABLES = {
 INPUTS = {
     "scans": "cohort/scans.tsv",
     "qc": "preproc/qc.tsv",
-    "model": "autoencoder/model.pt",
+    "reconstructions": "autoencoder/reconstructions",
     "latents": "latents/latents.zarr",
     **TABLES,
 }
 REFUTATION = "scm/refutation.tsv"  # is there once it was asked for
 # Of a study that puts its scans to a bundle: what the bundle holds of the above, what there is beside it, and what
 # there cannot be, since nothing is trained, fitted or evaluated.
-BUNDLED = ("model", "card", "nodes", "tests", "implications", "formulas", "diagnostics", "regional_effects")
-OF_NEW_SCANS = {"support": "support/scans.tsv", "reconstruction": "support/reconstruction.tsv"}
-ABSENT = ("history", "codes", "sample", "places", "summary", "metrics", "regional_slopes", "minimality", "realism")
+BUNDLED = ("card", "nodes", "tests", "implications", "formulas", "diagnostics", "regional_effects")
+OF_NEW_SCANS = {
+    "support": "support/scans.tsv",
+    "reconstruction": "support/reconstruction.tsv",
+    "reconstructions": "support/reconstructions",
+}
+ABSENT = (
+    "history",
+    "codes",
+    "sample",
+    "residuals",
+    "places",
+    "summary",
+    "metrics",
+    "regional_slopes",
+    "minimality",
+    "realism",
+)
 
 
 def report_inputs(results: str, bundle: str | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import jinja2
 import pandas as pd
@@ -15,12 +16,13 @@ import yaml
 from markupsafe import Markup, escape
 
 from brainscm import __version__
+from brainscm.questions import by_question
 from brainscm.report import words
 from brainscm.report.assets import ASSETS, TEMPLATES
 from brainscm.report.references import REFERENCES, Reference
 from brainscm.report.study import Study
 from brainscm.run_record import commit_of
-from brainscm.scans import QC_STATUS
+from brainscm.scans import QC_STATUS, SPLITS
 
 PACKAGES = (
     "antspyx", "torch", "nibabel", "numpy", "scipy", "pandas", "formulaic", "statsmodels", "scikit-image", "nilearn",
@@ -89,6 +91,10 @@ def methods_text(study: Study) -> MethodsText:
         causal_model=study.bundle.told["causal_model_sha256"] if study.bundle else None,
         scans=len(rows),
         participants=rows["participant"].nunique(),
+        usable=len(study.scans.usable),
+        stages=_stages(study),
+        command=study.command,
+        made=date.today().isoformat(),
         failed=int((rows[QC_STATUS] == "fail").sum()),
         balanced_in=words.listed(config.cohort.stratify),
         image_formula=study.graph.image.text,
@@ -102,6 +108,13 @@ def methods_text(study: Study) -> MethodsText:
     )
     blocks = [_filled(block) for block in re.split(r"\n\s*\n", filled) if block.strip()]
     return MethodsText("\n\n".join(blocks), list(cited.values()))
+
+
+def _stages(study: Study) -> dict[str, int]:
+    """How many scans each stage had, and what was asked of them."""
+    splits = study.scans.usable["split"].value_counts()
+    answers = {"fitted": len(study.sample), "queries": len(by_question(study.queries)), "answers": len(study.made)}
+    return {split: int(splits.get(split, 0)) for split in SPLITS} | answers
 
 
 def versions() -> list[tuple[str, str]]:

@@ -81,24 +81,24 @@ def positive(values: np.ndarray, cuts: Cuts, mask: np.ndarray, limit: float) -> 
     return _coloured(values / limit, cuts, mask, POSITIVE)
 
 
-def sprite(unit: np.ndarray, cuts: Cuts) -> str:
-    """All axial slices within the box of a volume from 0 to 1 (x, y, z), side by side in rows; a data URI.
+def sprite(voxels: np.ndarray) -> str:
+    """All axial slices of a volume of bytes (x, y, z), side by side in rows; a data URI.
 
     Slice k stands in row k // SPRITE_COLUMNS; a slice's rows are y and its columns x, both from their low end.
     """
-    box = unit[cuts.box]
-    width, height, depth = box.shape
+    width, height, depth = voxels.shape
     sheet = np.zeros((-(-depth // SPRITE_COLUMNS) * height, SPRITE_COLUMNS * width), dtype=np.uint8)
     for k in range(depth):
         row, column = divmod(k, SPRITE_COLUMNS)
-        tile = np.clip(np.nan_to_num(box[:, :, k].T), 0, 1) * 255
-        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = tile
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = voxels[:, :, k].T
     return _encode(Image.fromarray(sheet, "L"))
 
 
-def signed_unit(difference: np.ndarray, mask: np.ndarray, limit: float) -> np.ndarray:
-    """A signed map from -limit to limit as numbers from 0 to 1; outside the mask it is no change."""
-    return np.where(mask, 0.5 + 0.5 * difference / limit, 0.5)
+def pixels(unit: np.ndarray) -> str:
+    """A matrix from 0 to 1 as a picture of one pixel a cell; a data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray((255 * unit).round().astype(np.uint8), "L").save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def from_file(path: Path, max_width: int = 1500) -> str:

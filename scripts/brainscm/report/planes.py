@@ -157,6 +157,27 @@ def course(points: Sequence[Point], x_label: str, y_label: str, title: str) -> M
     return svg(parts, plane.height, title, plane.width)
 
 
+def around_zero(points: Sequence[Point], x_label: str, y_label: str, title: str) -> Markup:
+    """Residuals along a number, between the dashed lines that hold 95 % of a standard normal."""
+    if not points:
+        return Markup("")
+    plane = Plane(padded([point.x for point in points]), padded([-2.6, 2.6, *(point.y for point in points)]), SIDE, 220)
+    rules = [plane.line([(plane.x[0], level), (plane.x[1], level)], "zero") for level in (-1.96, 1.96)]
+    rules.append(plane.line([(plane.x[0], 0.0), (plane.x[1], 0.0)], "rule"))
+    return svg([*plane.axes(x_label, y_label), *rules, *plane.marks(points, radius=2.6)], plane.height, title, SIDE)
+
+
+def quantiles(points: Sequence[Point], x_label: str, y_label: str, title: str) -> Markup:
+    """Ordered residuals against the quantiles of the standard normal, which they should equal."""
+    if not points:
+        return Markup("")
+    both = padded([-2.0, 2.0, *(number for point in points for number in (point.x, point.y))])
+    plane = Plane(both, both, SIDE, 220)
+    return svg(
+        [*plane.axes(x_label, y_label), plane.diagonal(), *plane.marks(points, radius=2.6)], plane.height, title, SIDE
+    )
+
+
 def scatter(points: Sequence[Point], x_label: str, y_label: str, title: str) -> Markup:
     """Changes on two axes of one scale, with the line on which both are the same."""
     found = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)]

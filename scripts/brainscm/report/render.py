@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from markupsafe import Markup
 from brainscm import __version__
 from brainscm.files import write_text
 from brainscm.report import pictures
-from brainscm.report.assets import ASSETS, TEMPLATES
+from brainscm.report.assets import ASSETS, NIIVUE, TEMPLATES
 from brainscm.report.cells import Context, embedded
 from brainscm.report.gallery import Gallery
 from brainscm.report.methods_text import methods_text
@@ -82,25 +83,37 @@ def render_report(study: Study, gallery: Gallery | None, folder: Path, threads: 
         folder: of index.html.
         threads: scan pages drawn at the same time.
     """
+    render_scans(study, gallery, folder, threads)
+    render_pages(study, gallery, folder)
+    logger.info("report of %d scans written to %s", len(study.rows), folder)
+
+
+def render_pages(study: Study, gallery: Gallery | None, folder: Path) -> None:
+    """Write the pages of the whole study, with the methods as text and what they cite."""
     writer = _Writer(study, folder)
-    _write_scans(writer, study, gallery, threads)
     text = methods_text(study)
     write_text(folder / "methods.md", text.markdown(study))
     write_text(folder / "citation.bib", text.bibtex)
     # The overview, which is the first of them, comes last: where it is, the whole report is.
+    if writer.has_closer_viewer:
+        shutil.copyfile(NIIVUE, folder / NIIVUE.name)
+        colours = {"signed": pictures.SIGNED.tolist(), "positive": pictures.POSITIVE.tolist()}
+        of_viewer = {"closer_script": Markup((ASSETS / "viewer.js").read_text()), "closer_colours": embedded(colours)}
+        writer.write("viewer.html", "viewer.html.j2", of_viewer)
     for page in reversed(pages_of(study)):
         writer.write(page.file, f"{page.file}.j2", page.context(study, gallery))
-    logger.info("report of %d scans written to %s", len(study.rows), folder)
 
 
-def _write_scans(writer: _Writer, study: Study, gallery: Gallery | None, threads: int) -> None:
-    """A page a scan, each with links to those before and after it; pages of scans that are gone go."""
+def render_scans(study: Study, gallery: Gallery | None, folder: Path, threads: int = 1) -> None:
+    """Write a page a scan, each with links to those before and after it; pages of scans that are gone go."""
+    writer = _Writer(study, folder)
     names = study.worst_first
     place = {name: number for number, name in enumerate(names, start=1)}
     before, after = [None, *names[:-1]], [*names[1:], None]
     for path in (writer.folder / "scans").glob("*.html"):
         if path.stem not in study.rows:
             path.unlink()
+            shutil.rmtree(writer.folder / "volumes" / path.stem, ignore_errors=True)
 
     def write(name: str, previous: str | None, following: str | None) -> None:
         beside = {"previous": previous, "next": following, "place": f"{place[name]} of {len(names)}"}
@@ -134,6 +147,7 @@ class _Writer:
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.folder = folder
+        self.has_closer_viewer = NIIVUE.exists()
         self.environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
             autoescape=True,
@@ -148,6 +162,8 @@ class _Writer:
             "pages": pages_of(study),
             "style": Markup((ASSETS / "style.css").read_text()),
             "script": Markup((ASSETS / "report.js").read_text()),
+            "closer": self.has_closer_viewer,
+            "command": study.command,
             "version": __version__,
             "made": date.today().isoformat(),
             "scales": {"signed": pictures.gradient(pictures.SIGNED), "positive": pictures.gradient(pictures.POSITIVE)},
@@ -158,6 +174,9 @@ class _Writer:
 
     def write(self, file: str, template: str, context: Mapping[str, Any]) -> None:
         path = self.folder / file
+        # What pages do not hold themselves: volumes that the closer viewer loads.
+        for stack in context.get("stacks", ()) if self.has_closer_viewer else ():
+            stack.write(self.folder / "volumes" / stack.name)
         shared: Context = {"here": file, "root": "../" * file.count("/"), "once": _Once()}
         text = self.environment.get_template(template).render(shared | dict(context))
         write_text(path, text)

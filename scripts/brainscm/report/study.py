@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +16,13 @@ import pandas as pd
 
 from brainscm.bundle import Bundle
 from brainscm.config import Config, QueryOptions
+from brainscm.evaluation.cases import simulated_cases
 from brainscm.latents.store import LatentStore
 from brainscm.qc.collect import robust_z
 from brainscm.qc.measures import MEASURES, Measure
 from brainscm.questions import read_queries
 from brainscm.report.changes import Changes, read_changes, read_measured
+from brainscm.report.expected import expected_changes
 from brainscm.report.inputs import ABSENT, REFUTATION, TABLES, report_inputs
 from brainscm.scans import QC_STATUS, ScanTable, records
 from brainscm.scm.graph import Graph, read_graph
@@ -63,6 +66,7 @@ class Study:
     implications: pd.DataFrame
     formulas: pd.DataFrame
     diagnostics: pd.DataFrame
+    residuals: pd.DataFrame
     places: pd.DataFrame
     regional_effects: pd.DataFrame
     manifest: pd.DataFrame
@@ -111,6 +115,11 @@ class Study:
         """A sentence in which paths begin at the data set, not at the machine's root."""
         folder = self.config.bids_dir or self.config.dicom_dir or self.config.work_dir
         return text.replace(f"{folder.absolute()}/", "")
+
+    @property
+    def reconstructions(self) -> Path:
+        """The folder of what the autoencoder makes of each scan."""
+        return self.results / ("support" if self.config.bundle else "autoencoder") / "reconstructions"
 
     @property
     def counterfactuals_dir(self) -> Path:
@@ -191,8 +200,37 @@ class Study:
 
     @cached_property
     def measured_changes(self) -> Changes:
-        """By scan and query, how each region of every counterfactual changes, without what is expected."""
-        return read_measured(self.regions)
+        """By scan and query, how each region of every counterfactual changes, and what is expected of it."""
+        return read_measured(self.regions, expected_changes(self))
+
+    @cached_property
+    def truths(self) -> dict[tuple[str, str], str]:
+        """The raw heads of true answers that a simulator wrote beside its scans, by scan and query."""
+        rows = self.scans.usable
+        if rows.empty:
+            return {}
+        raw = Path(rows["path"].iloc[0])
+        dataset = next((folder.parent for folder in reversed(raw.parents) if folder.name.startswith("sub-")), raw)
+        cases = simulated_cases(dataset, rows, self.queries)
+        return {(case.scan, case.query.name): case.answer for case in cases}
+
+    @cached_property
+    def command(self) -> str:
+        """What was typed to make the results; as the documentation has it where that is not known."""
+        record = self.results / "run.json"
+        told = json.loads(record.read_text()) if record.exists() else {}
+        return str(told.get("command", "snakemake --cores all"))
+
+    @cached_property
+    def study_file(self) -> str:
+        """What the command says of the study, such as `--configfile my-study.yaml`; "" where it says nothing."""
+        said: list[str] = []
+        is_told = False
+        for word in shlex.split(self.command):
+            if word.startswith("-"):
+                is_told = word.partition("=")[0] in ("--configfile", "--configfiles", "--config", "--directory", "-d")
+            said += [word] if is_told else []
+        return shlex.join(said)
 
     @cached_property
     def coverage(self) -> dict[str, float]:
@@ -242,6 +280,14 @@ class Study:
         ends = [float(end) for end in value] if isinstance(value, tuple) else [float(value)]
         return [-ends[0], ends[0]] if limits.bad == "beyond" else ends
 
+    def limit_words(self, column: str, kind: Literal["warn", "fail"]) -> str:
+        """Where a measure warns or fails in words, such as `warn below 0.9`; "" where it does not."""
+        limits, ends = self.measure(column).limits, self.limits(column, kind)
+        if limits is None or not ends:
+            return ""
+        told = f"±{ends[-1]:g}" if limits.bad == "beyond" else "–".join(f"{end:g}" for end in ends)
+        return f"{kind} {limits.bad} {told}"
+
     def unit(self, node: str) -> str:
         options = self.config.scm.nodes.get(node)
         return (options.unit or "") if options else ""
@@ -268,6 +314,7 @@ class Study:
 # The columns of tables that cannot be there, as far as pages look into them.
 COLUMNS_OF_ABSENT = {
     "places": ["scan"],
+    "residuals": ["model", "measure"],
     "metrics": ["level", "metric", "source", "query", "method", "decode", "scan", "region", "stratum", "value"],
 }
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from brainscm.encoding.encoder import Encoder
 from brainscm.encoding.scan import encode_scan
+from brainscm.files import reconstruction_name
+from brainscm.images import write_coarsely
 from brainscm.parallel import device_of, side_by_side
 from brainscm.regions import MeasureRegions
 from brainscm.scans import ScanTable
@@ -16,9 +20,14 @@ from brainscm.training.fidelity import psnr, ssim
 
 logger = logging.getLogger("brainscm")
 
+BRIGHTEST = 1.6  # of what is kept of a reconstruction; white matter is 1
 
-def reconstruction_table(encoder: Encoder, scans: ScanTable, measure: MeasureRegions) -> pd.DataFrame:
+
+def reconstruction_table(encoder: Encoder, scans: ScanTable, measure: MeasureRegions, folder: Path) -> pd.DataFrame:
     """Reconstruct every usable scan, in float32, and compare it with itself.
+
+    Args:
+        folder: receives each reconstruction, to be looked at: in 256 steps, under `reconstruction_name`.
 
     Returns:
         scan, split, psnr_db and ssim (whole grid), psnr_brain_db and ssim_brain (inside the brain mask), the last two
@@ -32,6 +41,8 @@ def reconstruction_table(encoder: Encoder, scans: ScanTable, measure: MeasureReg
         volume, mask = scans.volume(scan), scans.mask(scan)
         latents = encode_scan(encoder, scans, scan)
         plain, quantized = encoder.decode(torch.cat([latents, encoder.quantize(latents)]))[:, 0].cpu().numpy()
+        kept = np.clip(plain, 0, BRIGHTEST)
+        write_coarsely(folder / reconstruction_name(scan), kept, scans.grid)
         errors = {}
         if split != "train":
             of_scan = measure(volume, mask)

@@ -32,7 +32,9 @@ def run(
     processes: int = 1,
     mpi: str | None = None,
 ) -> None:
-    """Fit the autoencoder and write model.pt, model.json, history.tsv, codes.tsv, reconstruction.tsv and progress.png.
+    """Fit the autoencoder and write its model and what is told of it.
+
+    These are model.pt, model.json, history.tsv, codes.tsv, reconstruction.tsv, reconstructions/ and progress.png.
 
     Args:
         template: that the task's scans were brought to.
@@ -49,7 +51,7 @@ def run(
     if task.is_aligned:
         encoder = Aligned(fitted.encoder, Alignment.onto(loaded))
     encoder.to(choose_device(task.options.device))
-    reconstruction = reconstruction_table(encoder, task.scans, MeasureTissues(loaded))
+    reconstruction = reconstruction_table(encoder, task.scans, MeasureTissues(loaded), out_dir / "reconstructions")
     identity = save_encoder(encoder, task.identity, out_dir / "model.pt")
     card = make_card(task, fitted, encoder, identity, reconstruction)
     write_json(out_dir / "model.json", card)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from brainscm.regions import region_label
 from brainscm.report import planes, words
+from brainscm.report.badges import badge_names
 from brainscm.report.cells import Context
 from brainscm.report.headlines import OWN, millilitres
 from brainscm.report.study import Study
@@ -34,12 +35,16 @@ def scatters(study: Study, source: str) -> list[Context]:
     table = pd.DataFrame({name: rows.set_index(keys)["value"].astype(float) for name, rows in columns.items()})
     table = table.dropna(subset=["true", "predicted"]).reset_index()
     beyond = {(row["query"], row["scan"]) for row in records(study.manifest[study.manifest["extrapolation"].eq(True)])}
+    named = badge_names(study, table["query"].unique())
     drawn = []
     for region in dict.fromkeys(columns["true"]["region"]):
         rows = table[table["region"] == region]
         if rows.empty:
             continue
-        points = [_point(row, (row["query"], row["scan"]) in beyond) for row in records(evenly_spaced(rows, POINTS))]
+        points = [
+            _point(row, (row["query"], row["scan"]) in beyond, named.get((row["scan"], row["query"]), ""))
+            for row in records(evenly_spaced(rows, POINTS))
+        ]
         label = region_label(str(region))
         off = (rows["predicted"] - rows["true"]).abs().mean()
         told = f"off by {words.number(float(off))} ml on average; {words.plural(len(rows), 'answer')}"
@@ -51,11 +56,10 @@ def scatters(study: Study, source: str) -> list[Context]:
     return drawn
 
 
-def _point(row: Context, is_beyond: bool) -> planes.Point:
+def _point(row: Context, is_beyond: bool, badges: str) -> planes.Point:
     told = f"{row['scan']}, {row['query']}: {millilitres(row['predicted'])} ml predicted, "
     told += f"{millilitres(row['true'])} ml true"
-    if is_beyond:
-        told += "; extrapolation"
+    told += f"; {badges}" if badges else ""
     style = "ours hollow" if is_beyond else "ours"
     return planes.Point(row["true"], row["predicted"], told, style, row["low"], row["high"])
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -15,7 +12,9 @@ from brainscm.regions import region_label
 from brainscm.report import charts, words
 from brainscm.report.cells import Context, whole_table
 from brainscm.report.gallery import Gallery
-from brainscm.report.graph import Parents, draw_graph
+from brainscm.report.graph import MissingArrow, draw_graph
+from brainscm.report.pages.effect_maps import effect_maps, effect_path
+from brainscm.report.pages.fit_checks import designs, residual_charts
 from brainscm.report.study import Study
 from brainscm.scans import records
 from brainscm.scm.claims import ALL, adjustment_warnings, in_words
@@ -57,7 +56,8 @@ def context(study: Study, gallery: Gallery | None) -> Context:
     tests = whole_table(study.tests, TESTS)
     return {
         "lead": f"{words.plural(len(graph.formulas), 'node')} and the image, fitted on the training split alone.",
-        "graph": _drawing(study, parents, notes, f"Causal graph: {arrows}"),
+        "graph": draw_graph(parents, notes, f"Causal graph: {arrows}", _missing(study)),
+        "claims": CLAIMS if len(study.implications) else {},
         "formulas": [
             {
                 "node": node,
@@ -77,6 +77,9 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         "tests": tests["rows"],
         "test_columns": tests["columns"],
         "effects": _effects(study, gallery),
+        "maps": effect_maps(study, gallery),
+        "designs": designs(study),
+        "residuals": residual_charts(study),
         "regions": [
             {
                 "contrast": contrast,
@@ -90,17 +93,6 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             {"node": node, **whole_table(rows, COEFFICIENTS)} for node, rows in study.nodes.groupby("node", sort=False)
         ],
     }
-
-
-def _drawing(study: Study, parents: Parents, notes: Mapping[str, str], title: str) -> Markup:
-    """The graph, with the independences that it claims, and those of them that the data contradict."""
-    claims: dict[str, list[str]] = {}
-    contradicted: list[tuple[str, str]] = []
-    for _, row in study.implications[study.implications["node"] != ALL].iterrows():
-        claims.setdefault(row["node"], []).append(in_words(row))
-        if str(row["conflict"]).lower() == "true":
-            contradicted.append((str(row["other"]), str(row["node"])))
-    return draw_graph(parents, notes, title, claims, contradicted)
 
 
 def _paired(contrast: str, effects: pd.DataFrame) -> list[Context]:
@@ -146,6 +138,23 @@ SIMPLER = {
     "df2": "residual df", "value": "Statistic", "p": "p", "held_out_log_likelihood": "Held-out log-likelihood",
     "held_out_r2": "Held-out R²", "reason": "Not compared because",
 }  # fmt: skip
+
+
+# How an arrow that the graph leaves out is drawn, by what its test found: a CSS class, and words.
+CLAIMS = {"held": "not contradicted", "against": "contradicted (adjusted p < 0.05)", "untested": "not tested"}
+
+
+def _missing(study: Study) -> list[MissingArrow]:
+    """The arrows that the graph leaves out, each with its test."""
+    table = study.implications
+    missing = []
+    for _, row in table[table["node"] != ALL].iterrows():
+        is_tested = pd.notna(row["p_holm"])
+        against = str(row["conflict"]).lower() == "true"
+        found = f"adjusted p {words.p_value(row['p_holm'])}" if is_tested else f"not tested: {row['reason']}"
+        style = "untested" if not is_tested else "against" if against else "held"
+        missing.append(MissingArrow(str(row["other"]), str(row["node"]), style, f"{in_words(row)}: {found}"))
+    return missing
 
 
 def _simpler(study: Study) -> Context:
@@ -324,7 +333,7 @@ def _effects(study: Study, gallery: Gallery | None) -> list[Context]:
     """The decoded maps of the contrasts, all on one scale."""
     if gallery is None:
         return []
-    found = [(name, path) for name in study.config.scm.contrasts if (path := _effect_path(study, name)) is not None]
+    found = [(name, path) for name in study.config.scm.contrasts if (path := effect_path(study, name)).exists()]
     try:
         limit = gallery.effect_limit([path for _, path in found])
         pictures = {name: gallery.effect(path, limit) for name, path in found}
@@ -340,12 +349,8 @@ def _effects(study: Study, gallery: Gallery | None) -> list[Context]:
                 "picture": picture,
                 "limit": limit,
                 "words": "change of the mean brain (white matter = 1)",
+                "file": f"scm/effects/{name}_T1w.nii.gz",
                 "caption": f"{name}: {change}. What it adds to the mean training brain, decoded.",
             }
         )
     return items
-
-
-def _effect_path(study: Study, contrast: str) -> Path | None:
-    path = study.fitted / "scm" / "effects" / f"{contrast}_T1w.nii.gz"
-    return path if path.exists() else None

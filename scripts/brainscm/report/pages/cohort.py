@@ -180,13 +180,9 @@ def _range(values: pd.Series) -> str:
 
 def _strip(study: Study, column: str) -> Context:
     measure = study.measure(column)
-    limits = {kind: study.limits(column, kind) for kind in ("warn", "fail")}
+    limits = {"warn": study.limits(column, "warn"), "fail": study.limits(column, "fail")}
     said = [] if measure.better == "neither" else [f"{measure.better} is better"]
-    bad = measure.limits.bad if measure.limits else ""
-    for kind, ends in limits.items():
-        if ends:
-            told = f"±{ends[-1]:g}" if bad == "beyond" else "–".join(f"{end:g}" for end in ends)
-            said.append(f"{kind} {bad} {told}")
+    said += [told for kind in ("warn", "fail") if (told := study.limit_words(column, kind))]
     return {
         "key": column,
         "hint": "; ".join(said),

@@ -20,6 +20,7 @@ from brainscm.report.cells import Context, plain
 from brainscm.report.changes import Change
 from brainscm.report.gallery import Gallery
 from brainscm.report.headlines import millilitres, wrong_ways
+from brainscm.report.layers import Stack
 from brainscm.report.study import Study, spaced
 from brainscm.scans import records
 
@@ -39,12 +40,12 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         lead += f" The first {DRAWN} questions are shown in pictures."
     if not questions:
         lead = "No query is listed in the configuration (counterfactuals:), so there is nothing to show."
+    queries = [_question(study, gallery if place < DRAWN else None, members) for place, members in enumerate(questions)]
     return {
         "lead": lead,
         "badges": BADGES,
-        "queries": [
-            _question(study, gallery if place < DRAWN else None, members) for place, members in enumerate(questions)
-        ],
+        "queries": queries,
+        "stacks": [query["stack"] for query in queries if query["stack"]],
     }
 
 
@@ -89,7 +90,8 @@ def series(study: Study, gallery: Gallery | None, made: pd.DataFrame) -> Context
     told = {"problem": None, "warning": next(iter(warned), None), "nodes": [], "members": members}
     told["badges"] = [badge for badge in BADGES if badge in found]
     told["curves"] = _curves(study, made, varied)
-    return said | drawn | told | {"caption": caption}
+    files = [f"counterfactuals/{item['difference_path']}" for item in items]
+    return said | drawn | told | {"caption": caption, "files": files[:1]}
 
 
 def _curves(study: Study, made: pd.DataFrame, varied: list[str]) -> list[Context]:
@@ -149,7 +151,9 @@ def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Co
             "nodes": nodes,
             "regions": regions_table(regions),
             "is_evaluated": bool(evaluated),
+            "is_expected": any(math.isfinite(change.expected_ml) for change in regions),
             "caption": caption,
+            "files": [f"counterfactuals/{item[column]}" for column in ("path", "difference_path")],
         }
     )
 
@@ -224,10 +228,23 @@ def _question(study: Study, gallery: Gallery | None, members: Sequence[QueryOpti
         "warnings": _warnings(made) + [told for member in members for told in wrong_ways(study, member.name)],
         "badges": _badge_counts(study, made),
         "answers": [item for item in answers if item["problem"] is None],
+        "stack": _stack(gallery, made, question_of(query)),
+        "stack_of": scans["scan"].iloc[0] if len(scans) else "",
         "others": scans["scan"].tolist(),
         "others_label": f"The pages of all {words.plural(len(scans), 'scan')}",
         "failed": failed.drop_duplicates("scan")[["scan", "reason"]].to_dict("records"),
     }
+
+
+def _stack(gallery: Gallery | None, made: pd.DataFrame, name: str) -> Stack | None:
+    """The first scan that a question was answered for, slice by slice; None where its volumes cannot be read."""
+    if gallery is None or made.empty:
+        return None
+    scan = made["scan"].iloc[0]
+    try:
+        return gallery.stack(scan, spaced(made[made["scan"] == scan], MEMBERS), name)
+    except ScanError:
+        return None
 
 
 def _badge_counts(study: Study, made: pd.DataFrame) -> list[Context]:

@@ -9,6 +9,7 @@ from statistics import NormalDist, median
 import pandas as pd
 from markupsafe import Markup
 
+from brainscm.questions import by_question
 from brainscm.regions import region_label
 from brainscm.report import charts, words
 from brainscm.report.cells import Context, plain
@@ -195,8 +196,11 @@ def _realism(table: pd.DataFrame) -> Context | None:
 def slope_findings(study: Study) -> list[str]:
     """One sentence a query on how its counterfactuals' slopes compare with those across participants."""
     sentences = []
+    ends = {members[-1].name for members in by_question(study.queries).values()}  # of a trajectory its last value
     for key, part in study.regional_slopes.groupby(["query", "node"], sort=False):
         query, node = map(str, key)
+        if query in set(study.query_of) - ends:
+            continue
         compared = []
         by_region = {row["region"]: row for row in records(part)}
         for row in (by_region[region] for region in ("ventricles", "gm") if region in by_region):

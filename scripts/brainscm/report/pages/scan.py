@@ -10,10 +10,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
-from brainscm.qc.limits import apply_limits
+from brainscm.qc.limits import Status, apply_limits
 from brainscm.regions import LATENT, region_label
 from brainscm.report import pictures, words
-from brainscm.report.cells import Context, embedded, plain
+from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.pages import bundle
 from brainscm.report.pages.counterfactuals import answers_of
@@ -59,13 +59,16 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
         "scan": scan,
         "status": row[QC_STATUS],
         "reasons": study.relative(plain(row[QC_REASONS]) or ""),
+        "raw": study.relative(str(row["path"])),
         "facts": _facts(study, row),
         "outside": bundle.warning_of(study, scan),
         "artefacts": ARTEFACTS,
         "pictures": _quality_pictures(study, scan),
         "why_no_pictures": "preprocessing stopped before it could draw any.",
         "template": None,
-        "viewer": None,
+        "scan_file": f"preproc/{row['preproc_t1w']}",
+        "fidelity_target": "report" if study.bundle else "train",
+        "stacks": [],
         "measures": _measures(study, row),
         "places": [_place(item) for item in study.places[study.places["scan"] == scan].to_dict("records")],
         "reconstruction": None,
@@ -87,17 +90,11 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
                 "name": gallery.template.name,
             }
             made = spaced(asked[asked["path"].notna()], ANSWERS)
-            content["viewer"] = _viewer(gallery, scan, made) if made else None
+            content["stacks"] = [gallery.stack(scan, made, scan)] if made else []
             content["reconstruction"] = gallery.reconstruction(scan) | {"caption": fidelity_words(row)}
         except ScanError as error:
             content["why_no_reconstruction"] = str(error)
     return content
-
-
-def _viewer(gallery: Gallery, scan: str, made: list[dict[str, Any]]) -> Context:
-    """What the slice viewer shows, and the limits of its colours."""
-    content = gallery.viewer(scan, made)
-    return {"data": embedded(content), "limits": content["limits"]}
 
 
 def _counterfactual_files(asked: pd.DataFrame) -> list[tuple[str, str]]:
@@ -113,7 +110,8 @@ def _counterfactual_files(asked: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _redo(study: Study, scan: str) -> str:
     """The command that preprocesses a scan again, once its file is mended."""
-    return f"snakemake --cores 1 --force {study.config.output_dir}/preproc/status/{scan}.json"
+    target = f"{study.config.output_dir}/preproc/status/{scan}.json"
+    return f"snakemake {target} --force --cores 1 {study.study_file}".strip()
 
 
 def fidelity_words(row: Mapping[str, Any]) -> str:
@@ -136,7 +134,13 @@ def _quality_pictures(study: Study, scan: str) -> list[Context]:
         path = study.scans.preproc_dir / "figures" / f"{scan}_{kind}.png"
         if path.exists():
             found.append(
-                {"kind": kind, "source": pictures.from_file(path), "alt": f"{alt} of {scan}", "caption": caption}
+                {
+                    "kind": kind,
+                    "source": pictures.from_file(path),
+                    "alt": f"{alt} of {scan}",
+                    "caption": caption,
+                    "file": f"preproc/figures/{path.name}",
+                }
             )
     return found
 
@@ -150,7 +154,7 @@ def _measures(study: Study, row: Mapping[str, Any]) -> list[Context]:
     return [_standing(study, row, column, *broken[column]) for column in shown]
 
 
-def _standing(study: Study, row: Mapping[str, Any], column: str, outcome: str, broken: list[str]) -> Context:
+def _standing(study: Study, row: Mapping[str, Any], column: str, outcome: Status, broken: list[str]) -> Context:
     measure = study.measure(column)
     percentile, z = study.standing(row, column)
     value = f"{words.number(plain(row[column]), 4)} {measure.unit}".strip()
@@ -158,7 +162,9 @@ def _standing(study: Study, row: Mapping[str, Any], column: str, outcome: str, b
     odd = math.isfinite(z) and abs(z) > 3
     return {
         "label": measure.label,
-        "value": value,
+        "value": Markup("{} <small>{}</small>").format(value, study.limit_words(column, outcome))
+        if outcome != "pass"
+        else value,
         "_class": outcome if outcome != "pass" else "",
         "percentile": BAR.format(percentile, measure.better) if math.isfinite(percentile) else "–",
         "z": Markup('<strong class="status warn">{}</strong>').format(distance) if odd else distance,

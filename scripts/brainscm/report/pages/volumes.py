@@ -10,9 +10,9 @@ import pandas as pd
 from brainscm.questions import by_question
 from brainscm.regions import region_label
 from brainscm.report import planes, words
-from brainscm.report.badges import FEW_NEAR
+from brainscm.report.badges import FEW_NEAR, badge_names
 from brainscm.report.cells import Context
-from brainscm.report.centiles import centiles
+from brainscm.report.centiles import LEAST, centiles
 from brainscm.report.headlines import millilitres
 from brainscm.report.study import Study
 from brainscm.scans import records
@@ -45,12 +45,15 @@ def volumes(study: Study) -> Context | None:
     if table.empty or not regions:
         return None
     label = study.with_unit(node)
+    charts = [_chart(table, region, column, label, changed) for region in regions[:REGIONS]]
     return {
         "node": node,
         "queries": list(changed),
         "drawn": ARROWS,
         "more": max(len(regions) - REGIONS, 0),
-        "charts": [_chart(table, region, column, label, changed) for region in regions[:REGIONS]],
+        "charts": charts,
+        "has_centiles": any(chart["has_centiles"] for chart in charts),
+        "least": LEAST,
     }
 
 
@@ -85,7 +88,9 @@ def _changes(study: Study, node: str) -> dict[str, pd.DataFrame]:
         rows = table[table["query"] == members[-1].name]
         if len(rows):
             scans = evenly_spaced(rows.drop_duplicates("scan"), ARROWS)["scan"]
-            found[name] = rows[rows["scan"].isin(scans)]
+            named = badge_names(study, [members[-1].name])
+            badges = [named[scan, query] for scan, query in zip(rows["scan"], rows["query"], strict=True)]
+            found[name] = rows.assign(badges=badges)[rows["scan"].isin(scans)]
     return found
 
 
@@ -105,7 +110,8 @@ def _chart(table: pd.DataFrame, region: str, column: str, label: str, changed: d
     ]
     name = words.capitalised(region_label(region))
     told = f"{name} in ml against {label}, of {words.plural(len(rows), 'participant')}"
-    return {"heading": name, "drawing": planes.growth(points, (at, bands), arrows, label, f"{name} (ml)", told)}
+    drawing = planes.growth(points, (at, bands), arrows, label, f"{name} (ml)", told)
+    return {"heading": name, "drawing": drawing, "has_centiles": bool(np.isfinite(bands).any())}
 
 
 def _arrows(rows: pd.DataFrame, own: pd.Series) -> list[planes.Arrow]:
@@ -114,7 +120,7 @@ def _arrows(rows: pd.DataFrame, own: pd.Series) -> list[planes.Arrow]:
         planes.Arrow(
             (row["before"], own[row["scan"]]),
             (row["after"], own[row["scan"]] + row["change_ml"]),
-            f"{row['scan']}: {millilitres(row['change_ml'])} ml" + ("; extrapolation" if row["extrapolation"] else ""),
+            f"{row['scan']}: {millilitres(row['change_ml'])} ml; {row['badges']}",
             "ours dashed" if row["extrapolation"] else "ours",
         )
         for row in records(rows[rows["scan"].isin(own.index)])
