@@ -7,35 +7,25 @@ from brainscm.job import job
 with job(snakemake):
     from brainscm.bundle import Bundle
     from brainscm.config import Config, QueryOptions, ScmOptions
-    from brainscm.counterfactuals.intervals import IntervalFactors
-    from brainscm.counterfactuals.origin import origin_of
-    from brainscm.counterfactuals.synthesis import synthesize
+    from brainscm.counterfactuals.stage import run
     from brainscm.latents.encoded import EncodedScans
     from brainscm.parallel import choose_device
-    from brainscm.preprocess.template import load_template
-    from brainscm.preprocess.tissues import MeasureTissues
-    from brainscm.scm.new_levels import estimated_levels, with_new_levels
-    from brainscm.scm.portable import load_fitted
     from brainscm.shards import Shard
     from brainscm.tables import write_table
 
     source, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
-    scm_dir, config = Path(params.scm_dir), Config.model_validate(snakemake.config)
-    if config.bundle:
+    config = Config.model_validate(snakemake.config)
+    if config.bundle:  # before anything of it is read
         Bundle.open(config.bundle).verify()
-    template = load_template(config.template, config.preprocess.voxel_mm, config.work_dir / "template")
-    encoded = EncodedScans.open(source.scans, source.qc, source.latents, source.model, choose_device("auto").type)
-    fitted = load_fitted(scm_dir, ScmOptions.model_validate(params.scm))
-    scm = with_new_levels(fitted, encoded.scans.usable, config.new_levels, encoded.store)
-    made = synthesize(
-        scm=scm,
-        encoded=encoded,
+    made = run(
+        config=config,
+        scm_dir=Path(params.scm_dir),
+        options=ScmOptions.model_validate(params.scm),
+        encoded=EncodedScans.open(source.scans, source.qc, source.latents, source.model, choose_device("auto").type),
         queries=[QueryOptions.model_validate(query) for query in params.queries],
-        measure=MeasureTissues(template),
-        factors=IntervalFactors.read(Path(source.intervals)),
+        intervals=Path(source.intervals),
         out_dir=Path(params.counterfactuals_dir),
-        origin=origin_of(config, scm_dir, params.code) | estimated_levels(scm),
-        derivatives=config.derivatives,
+        code=params.code,
         shard=Shard(int(wildcards.shard), int(wildcards.shards)),
     )
     write_table(made.regions, snakemake.output.regions)

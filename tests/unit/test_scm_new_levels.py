@@ -13,7 +13,8 @@ from brainscm.identity import Identity
 from brainscm.latents.store import LatentStore
 from brainscm.scm.covariates import check_new_values
 from brainscm.scm.model import Scm
-from brainscm.scm.new_levels import NEEDED, check_new_levels, estimated_levels, foreseen, with_new_levels
+from brainscm.scm.new_level_controls import NEEDED, check_new_levels, foreseen
+from brainscm.scm.new_levels import estimated_levels, with_new_levels
 
 SHAPE = (6, 4, 4, 4)
 LAYOUT = Layout((3, 3))

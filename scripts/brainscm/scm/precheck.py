@@ -22,7 +22,7 @@ from brainscm.scm.covariates import Covariates, check_new_values, check_values, 
 from brainscm.scm.design import Design
 from brainscm.scm.graph import read_graph
 from brainscm.scm.learnt import Learnt
-from brainscm.scm.new_levels import check_new_levels, foreseen
+from brainscm.scm.new_level_controls import check_new_levels, foreseen
 from brainscm.visits import add_years_since_baseline
 
 logger = logging.getLogger("brainscm")
