@@ -4,6 +4,7 @@ import gc
 import os
 from functools import lru_cache
 
+from snakemake.dag import DAG
 from snakemake.exceptions import IncompleteCheckpointException
 from snakemake.logging import logger
 
@@ -31,6 +32,18 @@ from brainscm.tables import read_table, run_paths
 
 # Of the objects of many thousand jobs hardly any is garbage: look for some less often.
 gc.set_threshold(100_000, 20, 20)
+
+
+def group_jobs(dag, group=DAG.update_groups):
+    """Snakemake (9.27) groups jobs twice where the index is there already, and the second time adds to the groups that it
+    has kept of the first: a job of all scans was sent beside the right ones, and a dry run did not end."""
+    if not dag._running:
+        dag.group_job_factory.cache.clear()
+        dag._ready_jobs = {job for job in dag._ready_jobs if not job.is_group()}
+    group(dag)
+
+
+DAG.update_groups = group_jobs
 
 # A run that was killed must not stay locked; kept open for as long as this process lives.
 AT_WORK = hold(Path.cwd(), workflow.is_main_process)

@@ -114,13 +114,14 @@ def content(store: Path) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
-def test_gathered_shards_are_the_store_of_one_job_byte_for_byte(tmp_path, encoder):
+@pytest.mark.parametrize("count", [2, 8])  # several scans in one shard, none in another
+def test_gathered_shards_are_the_store_of_one_job_byte_for_byte(tmp_path, encoder, count):
     scans = write_scans(tmp_path, ["train"] * 5).leave_out(pd.Series({"sub-3": "spoilt"}))
     encode_scans(scans, encoder, ENCODED, tmp_path / "one.zarr")
-    shards = [tmp_path / "shards" / f"{number}-of-8.zarr" for number in range(1, 9)]  # more than there are scans
+    shards = [tmp_path / "shards" / f"{number}-of-{count}.zarr" for number in range(1, count + 1)]
     for number, shard in enumerate(shards, start=1):
-        encode_scans(scans, encoder, ENCODED, shard, Shard(number, 8))
-    (tmp_path / "shards" / "1-of-2.zarr").mkdir()  # of another dealing
+        encode_scans(scans, encoder, ENCODED, shard, Shard(number, count))
+    (tmp_path / "shards" / "1-of-4.zarr").mkdir()  # of another dealing
     collect(shards, scans.usable["scan"].tolist(), tmp_path / "latents.zarr")
     assert content(tmp_path / "latents.zarr") == content(tmp_path / "one.zarr")
     assert {*(tmp_path / "shards").iterdir()} == {*shards}

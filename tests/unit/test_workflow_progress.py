@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import pytest
 
 from brainscm.workflow import progress as module
-from brainscm.workflow.progress import ProgressLine, in_words, progress, recorded_seconds
+from brainscm.workflow.progress import ProgressLine, in_words, recorded_seconds, time_left
 
 
 def test_time_left_is_that_of_the_waiting_jobs_as_many_side_by_side_as_so_far() -> None:
     planned, waiting = {"scan": 400, "fit": 1, "page": 1}, {"scan": 300, "fit": 1, "page": 1}
     # 100 scans of a minute in 10 minutes: ten side by side; the other 300 take half an hour, and then the fit an hour.
-    told = progress(planned, waiting, {"scan": 60, "fit": 3600}, elapsed=600)
-    assert told == "100 of 402 jobs done, about 1 h 30 min left, beside page, of which no time is known"
-    assert progress({"fit": 2}, {"fit": 2}, {"fit": 90}, elapsed=1) == "0 of 2 jobs done, about 3 min left"
+    told = time_left(planned, waiting, {"scan": 60, "fit": 3600}, elapsed=600)
+    assert told == "about 1 h 30 min left, beside page, of which no time is known"
+    assert time_left({"fit": 2}, {"fit": 2}, {"fit": 90}, elapsed=1) == "about 3 min left"
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(29, "0 min"), (3570, "1 h 0 min"), (12000, "3 h 20 min")])
@@ -44,7 +44,7 @@ def test_a_line_is_written_when_a_job_has_ended_and_not_too_often(
     job = SimpleNamespace(rule=SimpleNamespace(name="fit"))
     line = ProgressLine(SimpleNamespace(needrun_jobs=lambda left: [job] if left else [job, job]), tmp_path)
     for now[0], event in ((61.0, "job_info"), (62.0, "progress"), (63.0, "progress"), (130.0, "progress")):
-        line.handle(logging.makeLogRecord({"event": event}))
+        line.handle(logging.makeLogRecord({"event": event, "done": 1, "total": 2}))
     told = capsys.readouterr().err.splitlines()
     assert told == ["1 of 2 jobs done, about 0 min left, beside fit, of which no time is known"] * 2
     assert len((tmp_path / "logs" / "progress.log").read_text().splitlines()) == 2

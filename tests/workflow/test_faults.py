@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
-from workflows import GRAPH, ROOT, copy_checkout, run_workflow
+from workflows import (
+    GRAPH,
+    ROOT,
+    STUB,
+    copy_checkout,
+    finished_jobs,
+    indexed_study,
+    plan,
+    run_workflow,
+    stubbed_checkout,
+)
 
 # A run that has come to the start of its jobs and stays there.
 WAIT = """
@@ -107,3 +117,43 @@ def test_an_interrupted_run_leaves_no_job_behind(tmp_path: Path) -> None:
     assert session_members(run.pid) == []
     assert not Path(index_of(tmp_path)).exists()
     assert not list((tmp_path / ".snakemake" / "locks").glob("*.lock"))
+
+
+def stubbed_study(folder: Path) -> tuple[Path, dict[str, Any], str]:
+    """A checkout of stubs, a study whose cohort is indexed, and the last file of one of its scans."""
+    (folder / "checkout").mkdir()
+    checkout = stubbed_checkout(folder / "checkout")
+    return checkout, indexed_study(folder, checkout), str(folder / "results" / "preproc" / "alignment" / "sub-03.json")
+
+
+def test_a_run_tells_how_far_it_is_on_the_terminal_and_in_the_logs(tmp_path: Path) -> None:
+    checkout, study, aligned = stubbed_study(tmp_path)
+    module = checkout / "scripts" / "brainscm" / "workflow" / "progress.py"
+    module.write_text(module.read_text().replace("PAUSE = 60", "PAUSE = 0"))
+    done = run_workflow(tmp_path, study, aligned, checkout=checkout)
+    told = ("1 of 2 jobs done, about 0 min left, beside align_scan, of which no time is known", "2 of 2 jobs done")
+    assert all(line in done.stdout for line in told)
+    assert all(line in (tmp_path / "results" / "logs" / "progress.log").read_text() for line in told)
+
+
+def test_nodes_whose_clocks_differ_by_seconds_make_nothing_twice(tmp_path: Path) -> None:
+    checkout, study, aligned = stubbed_study(tmp_path)
+    # What the first node writes is of the future for the second.
+    ahead = "\nimport os, time\nos.utime(snakemake.output[0], (time.time() + 3,) * 2)\n"
+    (checkout / "scripts" / "preprocess_scan.py").write_text(STUB + ahead)
+    done = finished_jobs(run_workflow(tmp_path, study, aligned, checkout=checkout))
+    assert done == {"preprocess_scan": 1, "align_scan": 1}
+    assert plan(tmp_path, study, aligned, checkout=checkout) == {}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_files_that_appear_late_are_waited_for_and_no_longer_than_said(tmp_path: Path, late: bool) -> None:
+    checkout, study, aligned = stubbed_study(tmp_path)
+    (checkout / "scripts" / "preprocess_scan.py").write_text(
+        "import subprocess\n"
+        "subprocess.Popen(['sh', '-c', 'sleep 8; echo whole > \"$1\"', 'sh', snakemake.output[0]],"
+        " stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+    )
+    done = run_workflow(tmp_path, study, aligned, "--latency-wait", "1" if late else "60", checkout=checkout)
+    assert (done.returncode != 0) == late
+    assert Path(aligned).exists() != late

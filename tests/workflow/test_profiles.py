@@ -78,3 +78,28 @@ def test_other_schedulers_plan_the_same_jobs(folder: Path, name: str) -> None:
     jobs = asked_for(folder, "--profile", str(ROOT / "profiles" / name))
     assert jobs["train_autoencoder"]["mem_mb"] == 16000
     assert jobs["preprocess_scan"]["runtime"] == 15
+
+
+# In place of telling jobs, tell which scans share one.
+TELL_GROUPS = """
+import json, sys
+from snakemake.cli import main
+from snakemake.scheduling.job_scheduler import JobScheduler
+
+def schedule(self):
+    for group in self.workflow.dag.ready_jobs:
+        print("GROUP", json.dumps(sorted({job.wildcards.scan for job in group.jobs})), flush=True)
+    return True
+
+JobScheduler.schedule = schedule
+main(sys.argv[1:])
+"""
+
+
+def test_each_scan_is_sent_once_where_the_cohort_is_indexed_already(folder: Path) -> None:
+    command = [sys.executable, "-c", TELL_GROUPS, "--snakefile", str(ROOT / "Snakefile"), "--dry-run"]
+    command += ["--profile", str(ROOT / "slurm"), "--configfile", "study.yaml"]
+    done = subprocess.run(command, cwd=folder, text=True, capture_output=True)
+    groups = [json.loads(line.removeprefix("GROUP ")) for line in done.stdout.splitlines() if line.startswith("GROUP")]
+    assert sorted(map(len, groups)) == [2, 4, 4], done.stdout + done.stderr
+    assert len({scan for group in groups for scan in group}) == 10

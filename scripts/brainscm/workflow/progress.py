@@ -45,8 +45,13 @@ class ProgressLine(logging.Handler):
         if getattr(record, "event", None) != "progress" or now - self.last < PAUSE:
             return
         self.last = now
-        planned, waiting = (Counter(job.rule.name for job in self.dag.needrun_jobs(left)) for left in (False, True))
-        told = progress(planned, waiting, recorded_seconds(self.results / "benchmarks", planned), now - self.started)
+        planned, waiting = (
+            Counter(job.rule.name for job in self.dag.needrun_jobs(finished)) for finished in (False, True)
+        )
+        seconds = recorded_seconds(self.results / "benchmarks", planned)
+        left = time_left(planned, waiting, seconds, now - self.started)
+        # Of these two numbers the graph is one job late.
+        told = f"{record.__dict__['done']} of {record.__dict__['total']} jobs done, {left}"
         print(told, file=sys.stderr, flush=True)
         with suppress(OSError):  # on a full disk jobs fail, and say so; the run goes on
             (self.results / FILE).parent.mkdir(parents=True, exist_ok=True)
@@ -54,10 +59,10 @@ class ProgressLine(logging.Handler):
                 file.write(f"{datetime.now():%Y-%m-%d %H:%M} {told}\n")
 
 
-def progress(
+def time_left(
     planned: Mapping[str, int], waiting: Mapping[str, int], seconds: Mapping[str, float], elapsed: float
 ) -> str:
-    """The line.
+    """How long a run will still take, in words.
 
     Jobs are taken to go on as many side by side as so far in this run.
 
@@ -69,10 +74,9 @@ def progress(
     worked = sum((count - waiting.get(rule, 0)) * seconds.get(rule, 0) for rule, count in planned.items())
     side_by_side = max(1.0, worked / elapsed)
     left = sum(seconds[rule] * count / min(side_by_side, count) for rule, count in waiting.items() if rule in seconds)
-    done, total = sum(planned.values()) - sum(waiting.values()), sum(planned.values())
     unknown = sorted(set(waiting) - set(seconds))
     without = f", beside {', '.join(unknown)}, of which no time is known" if unknown else ""
-    return f"{done} of {total} jobs done, about {in_words(left)} left{without}"
+    return f"about {in_words(left)} left{without}"
 
 
 def in_words(seconds: float) -> str:
