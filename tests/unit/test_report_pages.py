@@ -211,6 +211,15 @@ def test_a_warned_measure_stands_first_with_its_limit(study):
     assert all("warn" not in str(each["value"]) for each in others)
 
 
+def test_a_scan_that_was_asked_nothing_is_shown_beside_its_reconstruction(study, report):
+    scan = next(scan for scan in study.usable["scan"] if scan not in set(study.manifest["scan"]))
+    stack = made_up_study.open_gallery(study).stack(scan, [], scan)
+    assert [layer.name for layer in stack.layers] == ["scan", "reconstruction", "reconstruction − scan"]
+    assert (stack.over, stack.under) == ("reconstruction − scan", "scan")
+    page = (report / "scans" / f"{scan}.html").read_text()
+    assert 'id="viewer"' in page
+
+
 def test_a_stack_holds_reconstruction_and_truth_and_says_how_far_the_data_can_answer(study):
     gallery = made_up_study.open_gallery(study)
     item = study.made[study.made["query"] == "older-by-20"].iloc[0].to_dict()
@@ -238,7 +247,7 @@ def test_the_reconstruction_that_is_shown_is_the_one_that_was_kept(study):
     path = study.reconstructions / f"{name}_desc-reconstruction_T1w.nii.gz"
     kept = np.asarray(nib.load(path).dataobj)
     difference = (kept - gallery.volume(name)) * gallery.mask(name)
-    shown = gallery.reconstruction(name, limit=0.3)
+    shown = gallery.reconstruction(name)
     assert shown["difference"] == pictures.signed(difference, gallery.cuts, gallery.mask(name), 0.3)
     assert shown["file"] == str(path.relative_to(study.results))
 

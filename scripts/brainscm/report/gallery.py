@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SCANS_KEPT = 8  # at least as many as threads draw pages
 SCALE_SAMPLE = 20  # differences that a query's common colour scale is read from
+RECONSTRUCTION_LIMIT = 0.3  # of the colours of a reconstruction minus its scan
 
 
 class Gallery:
@@ -59,15 +60,15 @@ class Gallery:
     def scan(self, scan: str) -> str:
         return pictures.grey(self.volume(scan), self.cuts)
 
-    def reconstruction(self, scan: str, limit: float = 0.3) -> dict[str, Any]:
+    def reconstruction(self, scan: str) -> dict[str, Any]:
         """A scan, its reconstruction from the continuous latent, and their difference."""
         reconstruction = self.reconstructed(scan)
         volume, mask = self.volume(scan), self.mask(scan)
         return {
             "before": self.scan(scan),
             "after": pictures.grey(reconstruction, self.cuts),
-            "difference": pictures.signed((reconstruction - volume) * mask, self.cuts, mask, limit),
-            "limit": limit,
+            "difference": pictures.signed((reconstruction - volume) * mask, self.cuts, mask, RECONSTRUCTION_LIMIT),
+            "limit": RECONSTRUCTION_LIMIT,
             "file": str((self.study.reconstructions / reconstruction_name(scan)).relative_to(self.study.results)),
         }
 
@@ -105,9 +106,9 @@ class Gallery:
         """A scan, what the autoencoder makes of it, and its answers with the truth where it is known, slice by slice.
 
         Args:
-            items: rows of the manifest. name: of the stack.
+            items: rows of the manifest; none where nothing was asked. name: of the stack.
         """
-        limit, uncertainty_limit = self._shared_limits
+        limit, uncertainty_limit = self._shared_limits if items else (RECONSTRUCTION_LIMIT, 0.0)
         own = self.volume(scan)[self.cuts.box]
         inside = self.mask(scan)[self.cuts.box]
         layers = [Layer.of("scan", "grey", own, pictures.WHITE)]
@@ -129,6 +130,8 @@ class Gallery:
                 ]
         made = self.reconstructed(scan)[self.cuts.box]
         layers.append(Layer.of("reconstruction", "grey", made, pictures.WHITE))
+        if not items:
+            layers.append(Layer.of("reconstruction − scan", "signed", (made - own) * inside, limit))
         return Stack(name, layers, self.grid, self.cuts.box, over=layers[2].name, under="scan")
 
     def truth(self, scan: str, query: str) -> Volume | None:

@@ -89,9 +89,8 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
                 "after": gallery.scan(scan),
                 "name": gallery.template.name,
             }
-            made = spaced(asked[asked["path"].notna()], ANSWERS)
-            content["stacks"] = [gallery.stack(scan, made, scan)] if made else []
             content["reconstruction"] = gallery.reconstruction(scan) | {"caption": fidelity_words(row)}
+            content["stacks"] = [gallery.stack(scan, spaced(asked[asked["path"].notna()], ANSWERS), scan)]
         except ScanError as error:
             content["why_no_reconstruction"] = str(error)
     return content
