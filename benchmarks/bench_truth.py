@@ -250,7 +250,7 @@ def wall_minutes(folder: Path) -> dict[str, float]:
     """Minutes of each rule's jobs, one after the other; jobs that ran side by side count each."""
     seconds = {}
     for path in sorted(folder.iterdir()):
-        files = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
+        files = sorted(path.glob("**/*.tsv")) if path.is_dir() else [path]
         seconds[path.stem] = sum(float(pd.read_csv(file, sep="\t")["s"].iloc[-1]) for file in files)
     return {rule: round(total / 60, 2) for rule, total in seconds.items()}
 
