@@ -38,7 +38,8 @@ from record import RESULTS, circumstances, write
 from brainscm.images import Image, Mask, Volume
 from brainscm.preprocess.itk import read_matrix
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
-from brainscm.preprocess.tissues import MeasureTissues, segment_tissues, tissue_volumes
+from brainscm.preprocess.tissues import MeasureTissues, regions_of, segment_tissues, tissue_volumes
+from brainscm.regions import Geometry
 from brainscm.resampling import sample
 from brainscm.tables import read_table
 
@@ -89,7 +90,8 @@ class Head:
 
 def anew(volume: Volume, mask: Mask, template: Template, head_size: float) -> dict[str, float]:
     """Classes fitted to this very image, whatever it stands for."""
-    return tissue_volumes(segment_tissues(volume, mask, template), template, head_size)
+    tissues = segment_tissues(volume, mask, template)
+    return tissue_volumes(tissues, regions_of(template), template.voxel_ml / head_size)
 
 
 def move_anatomies(folder: Path, template: Template) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -113,7 +115,7 @@ def move_anatomies(folder: Path, template: Template) -> Iterator[tuple[tuple[str
             return (volume * mask).astype(np.float32), tissue.volumes_ml()  # noqa: B023
 
         scan, before = look()
-        measure = MeasureTissues(template)(scan, mask, head_size)
+        measure = MeasureTissues(template)(scan, Geometry(mask, head_size))
         own = {"new": measure.volumes_ml(scan), "anew": anew(scan, mask, template, head_size)}
         for boundary in BOUNDARIES:
             for by_mm in MOVED_MM:
@@ -144,7 +146,7 @@ def move_heads(heads: list[Head], labels: Path, template: Template) -> Iterator[
                 start, end = ({kind: sign * by / 2} for sign in (-1, 1))
                 scan, image = (_seen_through(head, template, **pull) for pull in (start, end))
                 true_start, true_end = (_true_ml(head, silver, template, **pull)[region] for pull in (start, end))
-                measure = MeasureTissues(template)(scan, head.mask, head.head_size)
+                measure = MeasureTissues(template)(scan, Geometry(head.mask, head.head_size))
                 found = {"new": [measure.volumes_ml(volume)[region] for volume in (scan, image)]}
                 found["anew"] = [anew(volume, head.mask, template, head.head_size)[region] for volume in (scan, image)]
                 for which, (before, after) in found.items():
@@ -199,7 +201,8 @@ def compare_participants(heads: list[Head], bids: Path, template: Template) -> d
     silver = read_table(bids / "derivatives" / "dlmuse" / "volumes.tsv").set_index("participant_id") / 1000
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     for head in heads:
-        rows["new"].append(MeasureTissues(template)(head.volume, head.mask, head.head_size).volumes_ml(head.volume))
+        measure = MeasureTissues(template)(head.volume, Geometry(head.mask, head.head_size))
+        rows["new"].append(measure.volumes_ml(head.volume))
         rows["anew"].append(anew(head.volume, head.mask, template, head.head_size))
     names = [head.name for head in heads]
     participants, silver = participants.loc[names], silver.loc[names]

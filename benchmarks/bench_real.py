@@ -170,9 +170,9 @@ class Study:
 
         def changes(position: int) -> list[dict[str, Any]]:
             row = tested.iloc[position]
-            scan, head_size = str(row["scan"]), float(row["head_size"])
-            volume, mask = encoded.scans.volume(scan), encoded.scans.mask(scan)
-            of_scan = measure(volume, mask, head_size)
+            scan = str(row["scan"])
+            volume, geometry = encoded.scans.volume(scan), encoded.scans.geometry(scan)
+            of_scan, mask = measure(volume, geometry), geometry.mask
             before = of_scan.volumes_ml(volume)
             rows = []
             for name, scm in models.items():

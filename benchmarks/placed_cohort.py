@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from brainscm.alignment.displacement import inverse_at_nodes, upsample
 from brainscm.alignment.registration import Alignment
 from brainscm.config import AutoencoderOptions, ScmOptions
 from brainscm.encoding.aligned import Aligned
@@ -27,6 +28,7 @@ from brainscm.latents.encoded import EncodedScans
 from brainscm.preprocess.itk import write_matrix
 from brainscm.preprocess.template import EMBEDDED, Template
 from brainscm.preprocess.tissues import MeasureTissues
+from brainscm.regions import Geometry
 from brainscm.resampling import gaussian_for_voxels, sample
 from brainscm.scans import ScanTable
 from brainscm.scm.model import Scm
@@ -83,7 +85,8 @@ def _scan(
     white = float(np.median(raw.data[head.labels == WHITE]))
     there = sample(gaussian_for_voxels(raw, template.voxel_mm), template.affine, template.shape, to_scan) / white
     volume = np.where(inside, np.clip(there, 0, None), 0).astype(np.float32)
-    displacement = aligner.displacement(torch.from_numpy(volume)).numpy()
+    displacement = aligner.displacement(torch.from_numpy(volume))
+    back = inverse_at_nodes(upsample(displacement, template.shape)).numpy()
     anat, head_size = scan_folder(scan), 1 / float(np.linalg.det(to_scan[:3, :3]))
     names = {
         "preproc_t1w": f"{scan}_space-{EMBEDDED}_res-{template.label}_desc-preproc_T1w.nii.gz",
@@ -91,16 +94,18 @@ def _scan(
         "native_mask": f"{scan}_desc-brain_mask.nii.gz",
         "to_template": f"{scan}_from-T1w_to-{EMBEDDED}_mode-image_xfm.mat",
         "deformation": f"{scan}_from-T1w_to-{EMBEDDED}_mode-image_desc-deformable_xfm.nii.gz",
+        "deformation_inverse": f"{scan}_from-{EMBEDDED}_to-T1w_mode-image_desc-deformable_xfm.nii.gz",
     }
     paths = {role: folder / "preproc" / anat / name for role, name in names.items()}
     write_volume(paths["preproc_t1w"], volume, template.grid)
     write_volume(paths["template_mask"], inside.astype(np.float32), template.grid)
-    write_displacement(paths["deformation"], displacement, template.grid)
+    write_displacement(paths["deformation"], displacement.numpy(), template.grid)
+    write_displacement(paths["deformation_inverse"], back, template.grid)
     write_image(paths["native_mask"], raw.with_data(head.labels > 0), "scanner")
     write_matrix(to_scan, paths["to_template"])
     path = folder / "bids" / scan / "anat" / f"{scan}_T1w.nii.gz"
     write_image(path, raw, "scanner")
-    own = measure(volume, inside, head_size)
+    own = measure(volume, Geometry(inside, head_size, back))
     return {
         "scan": scan, "participant": scan, "session": None, "path": str(path), "age": nodes.age, "sex": nodes.sex,
         "split": ("train", "train", "train", "validation", "test")[number % 5], "status": "pass", "reasons": None,

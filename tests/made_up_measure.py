@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from brainscm.images import Mask, Volume
+from brainscm.regions import Geometry
 
 Volumes = Callable[[Volume, Mask, float], dict[str, float]]
 
@@ -15,16 +16,15 @@ class MadeUpMeasure:
     """Of one scan; nothing of its brightness is held."""
 
     volumes: Volumes
-    mask: Mask
-    head_size: float
+    geometry: Geometry
 
     def volumes_ml(self, volume: Volume) -> dict[str, float]:
-        return self.volumes(volume, self.mask, self.head_size)
+        return self.volumes(volume, self.geometry.mask, self.geometry.head_size)
 
-    def at(self, mask: Mask, head_size: float) -> MadeUpMeasure:
-        return replace(self, mask=mask, head_size=head_size)
+    def at(self, geometry: Geometry) -> MadeUpMeasure:
+        return replace(self, geometry=geometry)
 
 
 def measured_by(volumes: Volumes) -> Callable[..., MadeUpMeasure]:
     """What the stages take as `MeasureRegions`."""
-    return lambda factual, mask, head_size=1.0: MadeUpMeasure(volumes, mask, head_size)
+    return lambda factual, geometry: MadeUpMeasure(volumes, geometry)

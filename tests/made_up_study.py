@@ -32,6 +32,7 @@ from brainscm.latents.encode import encode_scans
 from brainscm.latents.encoded import EncodedScans
 from brainscm.preprocess.itk import write_matrix
 from brainscm.questions import read_queries
+from brainscm.regions import Geometry
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study as ReportStudy
 from brainscm.scans import ScanTable
@@ -269,7 +270,7 @@ def preprocess(
         picture.resize((160, 120)).save(figures / f"{scan}_{kind}.png")
     to_template = anat / f"{scan}_from-T1w_to-Drawn_mode-image_xfm.mat"
     write_matrix(np.eye(4), folder / "preproc" / to_template)  # brains are drawn in template space
-    measured = {f"{region}_ml": value for region, value in measure(volume, mask).volumes_ml(volume).items()}
+    measured = {f"{region}_ml": value for region, value in measure(volume, Geometry(mask)).volumes_ml(volume).items()}
     measured["mask_volume_ml"] = float(mask.sum() * VOXEL_MM**3 / 1000)
     files = {"preproc_t1w": str(image), "template_mask": str(brain_mask), "to_template": str(to_template)}
     return {**row, **measured, **files}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from brainscm.config import AtlasOptions
 from brainscm.errors import BrainSCMError, ConfigError
-from brainscm.images import Mask, Volume
+from brainscm.images import Displacement, Mask, Volume
 from brainscm.tsv import read_tsv
 
 
@@ -45,7 +45,7 @@ REGIONS = (
     Region(
         "ventricles",
         "ventricles",
-        "CSF in the template's ventricle region, in the scan's own space.",
+        "CSF in the template's ventricle region, carried to the scan by its alignment, in the scan's own space.",
         ("csf",),
         within="ventricles",
     ),
@@ -54,7 +54,7 @@ REGIONS = (
         "medial_temporal_gm",
         "medial temporal grey matter",
         "Grey matter within 13 mm of the hippocampus's axis in the template (hippocampus, amygdala, parahippocampal "
-        "cortex), in the scan's own space.",
+        "cortex), carried to the scan by its alignment, in the scan's own space.",
         ("gm",),
         within="medial_temporal",
     ),
@@ -70,6 +70,22 @@ LABELS = {region.name: region.label for region in REGIONS}
 LATENT = "latent"
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """Where a preprocessed scan's brain lies in template space, which decides what of it is in which region.
+
+    Attributes:
+        mask: (x, y, z), the brain.
+        head_size: determinant of the linear map from scan to template: 1 for what is not brought to a scan's own space.
+        to_template: takes a voxel p of the scan to p + v(p) in the template, as the scan's alignment found it; None
+            where it was not aligned, so that the template's regions stay where the linear map lays the scan.
+    """
+
+    mask: Mask
+    head_size: float = 1.0
+    to_template: Displacement | None = None
+
+
 class RegionMeasure(Protocol):
     """Measures regions as they are in one scan, and in every image that stands in its place.
 
@@ -81,18 +97,15 @@ class RegionMeasure(Protocol):
         """Volumes in ml by region, of the scan (x, y, z) or of what stands in its place, inside the scan's mask."""
         ...
 
-    def at(self, mask: Mask, head_size: float) -> RegionMeasure:
-        """The same measure for another scan of this participant, which has its own mask and head size."""
+    def at(self, geometry: Geometry) -> RegionMeasure:
+        """The same measure for another scan of this participant, which lies elsewhere."""
         ...
 
 
 class MeasureRegions(Protocol):
-    """Makes the measure of a *factual* scan (x, y, z, template space); never give it a counterfactual.
+    """Makes the measure of a *factual* scan (x, y, z, template space); never give it a counterfactual."""
 
-    `head_size` is the determinant of the map from scan to template: 1 for what is not brought to a scan's own space.
-    """
-
-    def __call__(self, factual: Volume, mask: Mask, head_size: float = 1.0) -> RegionMeasure: ...
+    def __call__(self, factual: Volume, geometry: Geometry) -> RegionMeasure: ...
 
 
 def region_label(name: str) -> str:

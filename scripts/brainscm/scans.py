@@ -12,6 +12,7 @@ import pandas as pd
 
 from brainscm.errors import BrainSCMError, ScanError
 from brainscm.images import Displacement, Grid, Mask, Volume, read_displacement, read_mask, read_volume
+from brainscm.regions import Geometry
 from brainscm.tables import LEFT_OUT_OF_SCM, read_table
 from brainscm.tissue_levels import LEVEL_COLUMNS, TissueLevels
 from brainscm.visits import add_years_since_baseline
@@ -152,6 +153,18 @@ class ScanTable:
             ScanError: it was not aligned, or what was written cannot be read or lies on another grid.
         """
         return read_displacement(self.path(scan, "deformation"), self.grid)
+
+    def geometry(self, scan: str) -> Geometry:
+        """Where a scan's brain lies, for measuring its regions.
+
+        Raises:
+            ScanError: its mask, or the deformation of a scan that was aligned, cannot be read.
+        """
+        row = self._row(scan)
+        back = None
+        if isinstance(row.get("deformation_inverse"), str):
+            back = read_displacement(self.path(scan, "deformation_inverse"), self.grid)
+        return Geometry(self.mask(scan), float(row["head_size"]), back)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

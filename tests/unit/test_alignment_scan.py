@@ -25,11 +25,14 @@ from brainscm.images import Grid, Image, read_displacement, read_volume, write_d
 from brainscm.parallel import one_thread
 from brainscm.preprocess.itk import to_ants, write_matrix
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
+from brainscm.preprocess.tissues import TissueMeasure
 from brainscm.qc.collect import collect_preprocessing
 from brainscm.qc.measures import MEASURES
+from brainscm.regions import REGIONS, Geometry
 from brainscm.resampling import sample
 from brainscm.scans import ScanTable
 from brainscm.tables import write_table
+from brainscm.tissue_levels import TissueLevels
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +40,8 @@ SCAN = "sub-01_ses-02"
 ANAT = f"sub-01/ses-02/anat/{SCAN}"
 SPACE = f"{ANAT}_space-{EMBEDDED}_res-4mm"
 VOXEL_MM = 4.0
+HEAD_SIZE = 1.2
+LEVELS = TissueLevels(csf=0.25, gm=0.7, wm=1.0)
 # From template to raw scan.
 TO_SCAN = np.array([[0.94, 0.1, 0, 6], [-0.1, 0.97, 0.05, -9], [0.02, 0, 0.95, 14], [0, 0, 0, 1]])
 
@@ -61,13 +66,17 @@ def write_preprocessed(folder: Path, template: Template, volume: np.ndarray, sta
     """What preprocessing leaves of a scan, as far as its alignment reads it."""
     outputs = {
         "preproc_t1w": f"{SPACE}_desc-preproc_T1w.nii.gz",
+        "template_mask": f"{SPACE}_desc-brain_mask.nii.gz",
         "to_template": f"{ANAT}_from-T1w_to-{EMBEDDED}_mode-image_xfm.mat",
         "from_template": f"{ANAT}_from-{EMBEDDED}_to-T1w_mode-image_xfm.mat",
     }
     write_volume(folder / outputs["preproc_t1w"], volume, template.grid)
+    write_volume(folder / outputs["template_mask"], template.brain_mask, template.grid)
     write_matrix(TO_SCAN, folder / outputs["to_template"])
     write_matrix(np.linalg.inv(TO_SCAN), folder / outputs["from_template"])
-    told = {"status": status, "reasons": [], "metrics": {"ncc": 0.6}, "volumes_ml": {"gm": 700.0}, "outputs": outputs}
+    metrics = {"ncc": 0.6, "head_size": HEAD_SIZE, **LEVELS.as_metrics()}
+    volumes_ml = {region.name: 1.0 for region in REGIONS}
+    told = {"status": status, "reasons": [], "metrics": metrics, "volumes_ml": volumes_ml, "outputs": outputs}
     (folder / "status").mkdir(exist_ok=True)
     (folder / "status" / f"{SCAN}.json").write_text(json.dumps(told))
 
@@ -280,5 +289,23 @@ def test_the_table_of_scans_gives_the_displacement(aligned: dict[str, Any], temp
     scans = ScanTable.read(folder / "scans.tsv", folder / "qc.tsv")
     np.testing.assert_array_equal(scans.displacement(SCAN), displacement_of(aligned, template))
     collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", QualityOptions(), is_aligned=False)
+    unaligned = ScanTable.read(folder / "scans.tsv", folder / "qc.tsv")
     with pytest.raises(ScanError, match="left no deformation"):
-        ScanTable.read(folder / "scans.tsv", folder / "qc.tsv").displacement(SCAN)
+        unaligned.displacement(SCAN)
+    assert unaligned.geometry(SCAN).to_template is None
+
+
+def test_regions_are_measured_again_where_the_alignment_lays_them(aligned: dict[str, Any], template: Template) -> None:
+    """The volumes of the table are those that a later stage measures of the scan."""
+    folder = aligned["folder"]
+    row = {"scan": SCAN, "participant": "sub-01", "split": "train", "path": "/data/sub-01/x_T1w.nii.gz"}
+    write_table(pd.DataFrame([row]), folder / "scans.tsv")
+    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", QualityOptions(), is_aligned=True)
+    scans = ScanTable.read(folder / "scans.tsv", folder / "qc.tsv")
+    geometry = scans.geometry(SCAN)
+    assert geometry.head_size == HEAD_SIZE
+    measured = TissueMeasure(template, scans.levels(SCAN), geometry).volumes_ml(scans.volume(SCAN))
+    for region, volume in measured.items():
+        assert scans.rows.at[SCAN, f"{region}_ml"] == pytest.approx(volume, abs=1e-3), region
+    as_it_lies = TissueMeasure(template, scans.levels(SCAN), Geometry(geometry.mask, HEAD_SIZE))
+    assert measured["ventricles"] != pytest.approx(as_it_lies.volumes_ml(scans.volume(SCAN))["ventricles"], rel=1e-3)

@@ -249,7 +249,7 @@ def test_a_follow_up_is_shown_in_the_mask_of_the_first_scan_and_measured_by_its_
     case = follow_up_cases(usable, "age")[0]
     scan = study.read_scan(case.scan)
     mask = scan.mask & (scan.volume > 0.5)
-    narrow = replace(scan, mask=mask, measure=MadeUpMeasure(sums, mask, scan.measure.head_size))
+    narrow = replace(scan, mask=mask, measure=MadeUpMeasure(sums, replace(scan.measure.geometry, mask=mask)))
     truth = study.read_truth(case, narrow)
     later, its_own = study.scans.volume(case.answer), study.scans.mask(case.answer)
     np.testing.assert_array_equal(truth.volume, later * mask)

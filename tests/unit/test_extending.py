@@ -123,9 +123,10 @@ CHECKS = {
         from brainscm.preprocess.template import EMBEDDED, load_template
         from brainscm.preprocess.tissues import MeasureTissues
         from brainscm.qc.measures import MEASURES
+        from brainscm.regions import Geometry
         template = load_template(EMBEDDED, 4.0)
         brain = (0.7 * template.gm + 1.0 * template.wm + 0.25 * template.csf).astype(np.float32)
-        measured = MeasureTissues(template)(brain, template.brain_mask).volumes_ml(brain)
+        measured = MeasureTissues(template)(brain, Geometry(template.brain_mask)).volumes_ml(brain)
         assert 0.4 < measured["left_ventricles"] / measured["ventricles"] < 0.6
         assert MEASURES["left_ventricles_ml"].label == "Left ventricles"
         """,

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.preprocess.tissues import MeasureTissues, find_levels, segment_tissues
-from brainscm.regions import REGIONS
+from brainscm.regions import REGIONS, Geometry
 
 NAMES = [region.name for region in REGIONS]
 
@@ -38,14 +38,30 @@ def test_known_tissues_are_found(template: Template, brain: np.ndarray) -> None:
 
 
 def test_volumes_are_in_the_scans_own_millilitres(template: Template, brain: np.ndarray) -> None:
-    in_template = MeasureTissues(template)(brain, template.brain_mask)
-    small_head = in_template.at(template.brain_mask, head_size=1.5).volumes_ml(brain)
+    in_template = MeasureTissues(template)(brain, Geometry(template.brain_mask))
+    small_head = in_template.at(Geometry(template.brain_mask, head_size=1.5)).volumes_ml(brain)
     volumes = in_template.volumes_ml(brain)
     assert set(volumes) == set(NAMES)
     for region in NAMES:
         assert small_head[region] == pytest.approx(volumes[region] / 1.5)
     whole = sum(volumes[tissue] for tissue in ("gm", "wm", "csf"))
     assert whole == pytest.approx(template.brain_mask.sum() * template.voxel_ml, rel=1e-5)
+
+
+def test_regions_go_where_the_alignment_lays_them(template: Template, brain: np.ndarray) -> None:
+    """The brain lies 9 mm further forward than the template, and its alignment says so."""
+    voxels = 3
+    scan, mask = (np.roll(each, voxels, axis=1) for each in (brain, template.brain_mask))
+    back = np.zeros((3, *template.grid.nodes.shape), np.float32)
+    back[1] = -voxels
+    measure = MeasureTissues(template)(brain, Geometry(template.brain_mask))
+    own = measure.volumes_ml(brain)
+    carried = measure.at(Geometry(mask, to_template=back)).volumes_ml(scan)
+    for region in NAMES:
+        assert carried[region] == pytest.approx(own[region], rel=1e-4), region
+    left_behind = measure.at(Geometry(mask)).volumes_ml(scan)
+    for region in ("ventricles", "medial_temporal_gm"):
+        assert left_behind[region] < 0.97 * own[region], region
 
 
 def ventricles_and_gyri(template: Template, around_mm: float = 0.0) -> tuple[np.ndarray, dict[str, float]]:
@@ -76,7 +92,7 @@ def ventricles_and_gyri(template: Template, around_mm: float = 0.0) -> tuple[np.
 
 def test_a_moved_boundary_is_measured_as_it_was_moved(template: Template) -> None:
     scan, before = ventricles_and_gyri(template)
-    measure = MeasureTissues(template)(scan, template.brain_mask)
+    measure = MeasureTissues(template)(scan, Geometry(template.brain_mask))
     own = measure.volumes_ml(scan)
     for moved_mm in (0.3, 1.0):
         image, after = ventricles_and_gyri(template, moved_mm)
@@ -88,16 +104,16 @@ def test_a_moved_boundary_is_measured_as_it_was_moved(template: Template) -> Non
 
 def test_levels_are_held_so_that_a_loss_everywhere_is_seen(template: Template, brain: np.ndarray) -> None:
     """All grey matter darkens as if a fifth of it had gone: classes fitted anew would call that grey matter, too."""
-    measure = MeasureTissues(template)(brain, template.brain_mask)
+    measure = MeasureTissues(template)(brain, Geometry(template.brain_mask))
     own, after = (measure.volumes_ml(brain - loss * template.gm * (0.7 - 0.25)) for loss in (0, 0.2))
-    anew = MeasureTissues(template)(brain - 0.2 * template.gm * (0.7 - 0.25), template.brain_mask)
+    anew = MeasureTissues(template)(brain - 0.2 * template.gm * (0.7 - 0.25), Geometry(template.brain_mask))
     assert after["csf"] - own["csf"] > 100
     assert anew.levels.gm < measure.levels.gm - 0.05
 
 
 def test_larger_ventricles_are_measured_larger(template: Template, brain: np.ndarray) -> None:
     core = (template.csf > 0.5) & template.ventricles
-    measure = MeasureTissues(template)(brain, template.brain_mask)
+    measure = MeasureTissues(template)(brain, Geometry(template.brain_mask))
     sizes_ml, cortex_ml, measured = [], [], []
     for steps in (1, 2, 3):
         grown = ndimage.binary_dilation(core, iterations=steps) & template.ventricles
@@ -111,7 +127,9 @@ def test_larger_ventricles_are_measured_larger(template: Template, brain: np.nda
 
 
 def test_global_brightness_does_not_matter(template: Template, brain: np.ndarray) -> None:
-    measured = [MeasureTissues(template)(scan, template.brain_mask).volumes_ml(scan) for scan in (brain, brain * 1.15)]
+    measured = [
+        MeasureTissues(template)(scan, Geometry(template.brain_mask)).volumes_ml(scan) for scan in (brain, brain * 1.15)
+    ]
     for region in NAMES:
         assert measured[1][region] == pytest.approx(measured[0][region], rel=0.02)
 
@@ -132,6 +150,6 @@ def test_thin_fluid_does_not_set_the_level_of_fluid(template: Template, brain: n
 @pytest.mark.parametrize("kind", ["inverted", "uniform"])
 def test_what_is_no_t1w_is_measured_in_numbers(template: Template, brain: np.ndarray, kind: str) -> None:
     scan = (1.3 - brain if kind == "inverted" else np.ones_like(brain)) * template.brain_mask
-    volumes = MeasureTissues(template)(scan, template.brain_mask).volumes_ml(scan)
+    volumes = MeasureTissues(template)(scan, Geometry(template.brain_mask)).volumes_ml(scan)
     assert np.isfinite([*volumes.values()]).all()
     assert min(volumes.values()) >= 0

@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 import made_up_study
 from brainscm.config import AutoencoderOptions, Config, ImageOptions, PreprocessOptions
+from brainscm.regions import Geometry
 from brainscm.report import pictures, render
 from brainscm.report.assets import NIIVUE
 from brainscm.report.badges import badge_names
@@ -1093,7 +1094,7 @@ def test_a_reconstructed_regions_error_is_that_of_scans_not_trained_on(study):
     rows = training.context(altered, None)["regions"]
     (row,) = [row for row in rows if row["region"] == "Grey matter"]
     empty, mask = np.zeros((3, 3, 3)), np.ones((3, 3, 3), bool)
-    assert len(rows) == len(made_up_study.measure(empty, mask).volumes_ml(empty))
+    assert len(rows) == len(made_up_study.measure(empty, Geometry(mask)).volumes_ml(empty))
     count = held_out.sum()
     assert row == {
         "region": "Grey matter",

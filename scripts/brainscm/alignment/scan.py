@@ -10,9 +10,12 @@ from typing import Any
 from brainscm.config import CustomTemplate
 from brainscm.errors import ScanError
 from brainscm.files import bids_uri, derivative_name, scan_folder, sidecar, write_json
-from brainscm.images import Displacement, Volume, read_volume, write_displacement, write_volume
+from brainscm.images import Displacement, Volume, read_mask, read_volume, write_displacement, write_volume
 from brainscm.preprocess.template import Template, load_template
+from brainscm.preprocess.tissues import TissueMeasure
 from brainscm.qc.status import ScanStatus, read_status, software_versions
+from brainscm.regions import Geometry
+from brainscm.tissue_levels import LEVEL_COLUMNS, TissueLevels
 
 SOFTWARE = ("nibabel", "numpy", "scipy", "torch")
 
@@ -21,6 +24,8 @@ def align_scan(
     scan: str, preproc_dir: Path, template: str | CustomTemplate, voxel_mm: float, cache_dir: Path | None = None
 ) -> dict[str, Any]:
     """Register a preprocessed scan to the template and write the deformation beside it, under `preproc_dir`.
+
+    The template's regions, carried to the scan by it, are measured again, and stand for what preprocessing measured.
 
     A scan whose preprocessing failed is skipped. One that cannot be aligned ends with status `fail` and one sentence,
     not with an exception.
@@ -52,7 +57,10 @@ def align_scan(
     image = preproc_dir / preprocessed["outputs"]["preproc_t1w"]
     status.sources = [bids_uri(image, "")]
     with status.working_on(image):
-        aligned = _align(status, image, loaded)
+        volume = read_volume(image, loaded.grid)
+        aligned = _align(status, image, volume, loaded)
+        with status.step("measure"):
+            status.volumes_ml |= _measure(preprocessed, preproc_dir, loaded, aligned).volumes_ml(volume)
         with status.step("write"):
             _write(status, aligned, loaded, paths, preprocessed["outputs"])
     return status.write()
@@ -73,7 +81,17 @@ class _Aligned:
     determinant: Volume
 
 
-def _align(status: ScanStatus, image: Path, template: Template) -> _Aligned:
+def _measure(
+    preprocessed: Mapping[str, Any], preproc_dir: Path, template: Template, aligned: _Aligned
+) -> TissueMeasure:
+    """The measure of a scan's regions where its alignment lays them."""
+    metrics = preprocessed["metrics"]
+    mask = read_mask(preproc_dir / preprocessed["outputs"]["template_mask"])
+    levels = TissueLevels(*(metrics[column] for column in LEVEL_COLUMNS))
+    return TissueMeasure(template, levels, Geometry(mask, metrics["head_size"], aligned.back))
+
+
+def _align(status: ScanStatus, image: Path, scan: Volume, template: Template) -> _Aligned:
     # Here, since they take seconds to load and a scan that is skipped needs none of them.
     import torch
 
@@ -81,8 +99,7 @@ def _align(status: ScanStatus, image: Path, template: Template) -> _Aligned:
     from brainscm.alignment.registration import Alignment
     from brainscm.parallel import one_thread
 
-    with status.step("read"):
-        volume = torch.from_numpy(read_volume(image, template.grid))
+    volume = torch.from_numpy(scan)
     with one_thread():
         with status.step("register"):
             alignment = Alignment.onto(template)

@@ -45,6 +45,8 @@ from brainscm.shards import WHOLE, Shard
 logger = logging.getLogger("brainscm")
 
 LOG_SECONDS = 30
+# The files of a scan that a counterfactual is made from and measured by; the last where it was aligned.
+MADE_FROM = ("preproc_t1w", "template_mask", "deformation_inverse")
 
 ManifestRows = dict[tuple[str, str], dict[str, Any]]  # by query and scan
 
@@ -151,11 +153,12 @@ def read_factual(encoded: EncodedScans, scan: str, measure: MeasureRegions) -> R
     Raises:
         ScanError: one of its files cannot be read.
     """
-    device, row = device_of(encoded.encoder), encoded.scans.require(scan)
-    volume, mask, latent = encoded.scans.volume(scan), encoded.scans.mask(scan), encoded.store.of(scan)
+    encoded.scans.require(scan)
+    device = device_of(encoded.encoder)
+    volume, geometry, latent = encoded.scans.volume(scan), encoded.scans.geometry(scan), encoded.store.of(scan)
     volumes, latents = (torch.from_numpy(each).to(device) for each in (volume[None, None], latent[None]))
     factual = Factual(encoded.encoder, volumes, latents, encoded.levels(scan))
-    return ReadScan(volume, mask, factual, measure(volume, mask, float(row["head_size"])))
+    return ReadScan(volume, geometry.mask, factual, measure(volume, geometry))
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ class _Synthesis:
         try:
             scans.require(scan)
             levels = self.encoded.levels(scan)
-            given = [sha256(scans.path(scan, role)) for role in ("preproc_t1w", "template_mask")]
+            given = [sha256(scans.path(scan, role)) for role in MADE_FROM if isinstance(row.get(role), str)]
             given += [str(each) for each in levels]
             raw = None
             if any(plan.query.native != "none" for plan in plans):

@@ -89,10 +89,10 @@ class EvaluationInputs:
         Raises:
             ScanError: it, its mask or its latent cannot be read.
         """
-        volume, mask = self.scans.volume(scan), self.scans.mask(scan)
-        measure = self.measure(volume, mask, self._head_size(scan))
+        volume, geometry = self.scans.volume(scan), self.scans.geometry(scan)
+        measure = self.measure(volume, geometry)
         levels = EncodedScans(self.scans, self.store, self.encoder).levels(scan)
-        return Scan(volume=volume, mask=mask, latent=self.store.of(scan), measure=measure, levels=levels)
+        return Scan(volume=volume, mask=geometry.mask, latent=self.store.of(scan), measure=measure, levels=levels)
 
     def read_truth(self, case: Case, scan: Scan) -> Truth | None:
         """The answer to a case that starts from `scan`; None where it is not known.
@@ -104,13 +104,9 @@ class EvaluationInputs:
             return None
         if case.source == "follow-up":
             later = self.scans.volume(case.answer)
-            measure = scan.measure.at(self.scans.mask(case.answer), self._head_size(case.answer))
-            found = measure.volumes_ml(later)
+            found = scan.measure.at(self.scans.geometry(case.answer)).volumes_ml(later)
             return Truth(later * scan.mask, {region: found[region] for region in COMPARED})
         raw, answer = read_raw(self.scans.require(case.scan)["path"]), read_raw(case.answer)
         to_scan = read_matrix(self.scans.path(case.scan, "to_template"))
         volume = true_volume(scan.volume, scan.mask, raw, answer, to_scan, self.scans.grid)
         return Truth(volume, scan.regions_ml(volume))
-
-    def _head_size(self, scan: str) -> float:
-        return float(self.scans.require(scan)["head_size"])

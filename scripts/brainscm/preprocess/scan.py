@@ -25,7 +25,7 @@ from brainscm.preprocess.itk import write_matrix
 from brainscm.preprocess.register import register_brain
 from brainscm.preprocess.runs import read_session
 from brainscm.preprocess.template import Template, load_template
-from brainscm.preprocess.tissues import find_levels, segment_tissues, tissue_shares, tissue_volumes
+from brainscm.preprocess.tissues import find_levels, regions_of, segment_tissues, tissue_shares, tissue_volumes
 from brainscm.qc import measures
 from brainscm.qc.status import ScanStatus, software_versions, status_path
 from brainscm.resampling import gaussian_for_voxels, sample
@@ -217,8 +217,9 @@ def _bring_to_template(
         peak = white_peak(volume[tissues.wm > 0.95])
         volume /= peak
         levels = find_levels(volume, tissues, template)
-        shares = tissue_shares(volume, levels, mask, template)
-        status.volumes_ml |= tissue_volumes(shares, template, status.metrics["head_size"])
+        regions = regions_of(template)
+        shares = tissue_shares(volume, levels, mask, regions["ventricles"])
+        status.volumes_ml |= tissue_volumes(shares, regions, template.voxel_ml / status.metrics["head_size"])
         status.metrics |= measures.image_metrics(
             volume, mask, tissues.gm, tissues.wm, template.brain, template.brain_mask
         )

@@ -6,15 +6,17 @@ the scan's place: fitted anew to each, they would slide along with what moved an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from brainscm.images import Mask, Volume
+from brainscm.images import Displacement, Mask, Volume
 from brainscm.preprocess.template import Template
-from brainscm.regions import REGIONS, TISSUE_LABELS, Region
+from brainscm.regions import REGIONS, TISSUE_LABELS, Geometry, Region
 from brainscm.tissue_levels import TissueLevels, rise
 
 MRF_WEIGHT = 1.5
@@ -89,7 +91,22 @@ def find_levels(volume: Volume, tissues: Tissues, template: Template) -> TissueL
     return TissueLevels(csf=min(csf, gm - MIN_CONTRAST * wm), gm=gm, wm=wm)
 
 
-def tissue_shares(volume: Volume, levels: TissueLevels, mask: Mask, template: Template) -> Tissues:
+def regions_of(template: Template, to_template: Displacement | None = None) -> dict[str, Volume]:
+    """How far each voxel of a scan lies in each region that the template draws, (x, y, z), 0 to 1, by `Region.within`.
+
+    Args:
+        to_template: see `Geometry`.
+    """
+    drawn = {each.within: getattr(template, each.within).astype(np.float32) for each in REGIONS if each.within}
+    if to_template is None:
+        return drawn
+    # A node lies in the middle of 2 × 2 × 2 voxels.
+    displacement = [ndimage.zoom(along, 2, order=1, mode="nearest", grid_mode=True) for along in to_template]
+    places = np.indices(template.shape, np.float32) + displacement
+    return {name: ndimage.map_coordinates(weights, places, order=1) for name, weights in drawn.items()}
+
+
+def tissue_shares(volume: Volume, levels: TissueLevels, mask: Mask, ventricles: Volume) -> Tissues:
     """Share out the voxels inside a mask: the border of two tissues lies half way between their levels.
 
     The wall of a ventricle is of grey and of white matter, and is taken to be as bright as their mean.
@@ -97,8 +114,11 @@ def tissue_shares(volume: Volume, levels: TissueLevels, mask: Mask, template: Te
     Across a border the share rises linearly with brightness within a narrow window (`rise`), so that the change of a
     volume is a boundary shift integral (Freeborough and Fox 1997, doi 10.1109/42.640753): it follows a border within a
     voxel.
+
+    Args:
+        ventricles: (x, y, z), of `regions_of`.
     """
-    wall = np.where(template.ventricles, (levels.gm + levels.wm) / 2, levels.gm)
+    wall = levels.gm + ventricles * (levels.wm - levels.gm) / 2
     brain = (mask * rise(volume, levels.csf, wall)).astype(np.float32)
     wm = (mask * rise(volume, levels.gm, levels.wm)).astype(np.float32)
     return Tissues(gm=brain - wm, wm=wm, csf=mask - brain)
@@ -106,19 +126,22 @@ def tissue_shares(volume: Volume, levels: TissueLevels, mask: Mask, template: Te
 
 @dataclass(frozen=True)
 class TissueMeasure:
-    """Measures regions with the levels, mask and head size of one scan (see `regions.RegionMeasure`)."""
+    """Measures regions with the levels and the geometry of one scan (see `regions.RegionMeasure`)."""
 
     template: Template
     levels: TissueLevels
-    mask: Mask
-    head_size: float
+    geometry: Geometry
 
     def volumes_ml(self, volume: Volume) -> dict[str, float]:
-        shares = tissue_shares(volume, self.levels, self.mask, self.template)
-        return tissue_volumes(shares, self.template, self.head_size)
+        shares = tissue_shares(volume, self.levels, self.geometry.mask, self._regions["ventricles"])
+        return tissue_volumes(shares, self._regions, self.template.voxel_ml / self.geometry.head_size)
 
-    def at(self, mask: Mask, head_size: float) -> TissueMeasure:
-        return replace(self, mask=mask, head_size=head_size)
+    def at(self, geometry: Geometry) -> TissueMeasure:
+        return replace(self, geometry=geometry)
+
+    @cached_property
+    def _regions(self) -> dict[str, Volume]:
+        return regions_of(self.template, self.geometry.to_template)
 
 
 @dataclass(frozen=True)
@@ -127,20 +150,24 @@ class MeasureTissues:
 
     template: Template
 
-    def __call__(self, factual: Volume, mask: Mask, head_size: float = 1.0) -> TissueMeasure:
-        tissues = segment_tissues(factual, mask, self.template)
-        return TissueMeasure(self.template, find_levels(factual, tissues, self.template), mask, head_size)
+    def __call__(self, factual: Volume, geometry: Geometry) -> TissueMeasure:
+        tissues = segment_tissues(factual, geometry.mask, self.template)
+        return TissueMeasure(self.template, find_levels(factual, tissues, self.template), geometry)
 
 
-def tissue_volumes(tissues: Tissues, template: Template, head_size: float) -> dict[str, float]:
-    """Volumes of `REGIONS` in the scan's own space, ml: template-space sums divided by `head_size`."""
-    to_ml = template.voxel_ml / head_size
+def tissue_volumes(tissues: Tissues, regions: Mapping[str, Volume], voxel_ml: float) -> dict[str, float]:
+    """Volumes of `REGIONS`, ml.
+
+    Args:
+        regions: of `regions_of`.
+        voxel_ml: what a voxel of the template's grid is in the scan's own space.
+    """
 
     def volume(region: Region) -> float:
         maps = [getattr(tissues, tissue) for tissue in region.tissues]
         if region.within:
-            maps = [tissue[getattr(template, region.within)] for tissue in maps]
-        return sum(float(tissue.sum(dtype=np.float64)) for tissue in maps) * to_ml
+            maps = [tissue * regions[region.within] for tissue in maps]
+        return sum(float(tissue.sum(dtype=np.float64)) for tissue in maps) * voxel_ml
 
     return {region.name: volume(region) for region in REGIONS}
 

@@ -15,7 +15,7 @@ import torch
 from brainscm.encoding.encoder import Encoder, Factual
 from brainscm.images import Grid, Mask, Volume, write_volume
 from brainscm.parallel import device_of
-from brainscm.regions import MeasureRegions
+from brainscm.regions import Geometry, MeasureRegions
 from brainscm.scm.inference import contrast_row
 from brainscm.scm.model import Scm
 from brainscm.scm.regional_effects import finished, interval
@@ -49,7 +49,7 @@ class EffectMap:
     def regions(self, measure: MeasureRegions, brain_mask: Mask) -> dict[str, tuple[float, float, float]]:
         """Each region's volume in the mean brain, its change and how far draws lie from the change, ml."""
         # In template space, as the mean brain is: no head size to divide by.
-        of_mean = measure(self.before, brain_mask)
+        of_mean = measure(self.before, Geometry(brain_mask))
         start, *ends = (of_mean.volumes_ml(volume) for volume in (self.before, self.after, *self.drawn))
         regions = {}
         for name, volume_ml in start.items():

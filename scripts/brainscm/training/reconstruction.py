@@ -38,14 +38,15 @@ def reconstruction_table(encoder: Encoder, scans: ScanTable, measure: MeasureReg
 
     def reconstruct(scan: str) -> dict[str, str | float]:
         split = str(scans.rows.at[scan, "split"])
-        volume, mask = scans.volume(scan), scans.mask(scan)
+        volume, geometry = scans.volume(scan), scans.geometry(scan)
+        mask = geometry.mask
         latents = encode_scan(encoder, scans, scan)
         plain, quantized = encoder.decode(torch.cat([latents, encoder.quantize(latents)]))[:, 0].cpu().numpy()
         kept = np.clip(plain, 0, BRIGHTEST)
         write_coarsely(folder / reconstruction_name(scan), kept, scans.grid)
         errors = {}
         if split != "train":
-            of_scan = measure(volume, mask)
+            of_scan = measure(volume, geometry)
             before, after = of_scan.volumes_ml(volume), of_scan.volumes_ml(plain)
             errors = {f"{region}_error_ml": after[region] - before[region] for region in before}
         return {
