@@ -64,6 +64,8 @@ def test_parents_come_before_their_children_whatever_the_order_in_the_config() -
         (scm(ageing={"age": ["+5", 80]}), ["scm.contrasts.ageing", "two values"]),
         (scm(nothing={}), ["scm.contrasts.nothing is empty"]),
         (scm({"lambda": {}, **NODES}), ["'lambda' cannot stand in a formula"]),
+        (scm({"image": {}, **NODES}), ["'image' cannot stand in a formula"]),
+        (scm({"Intercept": {}, **NODES}), ["'Intercept' cannot stand in a formula"]),
         (scm({"log": {}, **NODES}), ["'log' cannot stand in a formula", '"{column: log}"']),
         (scm(image="1"), ["scm.image.formula: '1' names no node"]),
         (scm({**NODES, "v": {"formula": "1"}}), ["scm.nodes.v.formula: '1' names no node; leave the formula out"]),
@@ -168,6 +170,9 @@ def test_a_value_that_nobody_has_is_found_before_anything_is_measured() -> None:
     check_values(options, [query(do={"site": "HH", "ventricles": 30})], table)
     with pytest.raises(ConfigError, match="age: 'nan' is not a number"):
         check_values(scm({"age": {}}, "age"), [query(do={"age": "nan"})], participants(age=[50, 60]))
+    for value in ("big", "nan", "1e999"):  # a volume is a number, measured or not
+        with pytest.raises(ConfigError, match=f"ventricles: '{value}' is not a number"):
+            check_values(options, [query(do={"ventricles": value})], table, measured=["ventricles"])
 
 
 def test_what_would_fail_after_a_night_of_preprocessing_is_found_in_the_cohort_table() -> None:
