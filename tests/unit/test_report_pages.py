@@ -568,6 +568,12 @@ def test_a_scans_page_says_its_place_among_participants_like_it(study):
     assert any(place["label"] == "All that the graph leaves unexplained" for place in shown)
 
 
+def test_nodes_without_a_formula_that_go_together_stand_with_the_graph(study):
+    row = {"check": "exogenous_association_p", "item": "age, sex", "value": 1e-5, "warning": "age and sex go together"}
+    warned = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame([row])]))
+    assert "Age and sex go together." in causal_model.context(warned, None)["graph_findings"]
+
+
 def test_what_makes_p_values_doubtful_stands_beside_them(study):
     rows = [
         {

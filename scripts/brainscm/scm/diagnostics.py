@@ -11,6 +11,7 @@ from brainscm.parallel import CPU
 from brainscm.regions import LATENT
 from brainscm.scm.collinearity import collinearity
 from brainscm.scm.design import Array
+from brainscm.scm.exogenous import association_warning, associations
 from brainscm.scm.image import LEAST_SQUARES, fit_image
 from brainscm.scm.inference import robust_errors_of, wald_test
 from brainscm.scm.model import Scm
@@ -63,6 +64,9 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
         if levels is None:
             low, high = scm.covariates.ranges[name]
             rows += [("training_minimum", name, low, ""), ("training_maximum", name, high, "")]
+    first = scm.training_values[~scm.training["participant"].duplicated().to_numpy()]
+    for a, b, p in associations(first, scm.graph.exogenous):
+        rows.append(("exogenous_association_p", f"{a}, {b}", p, association_warning(a, b, p)))
     for contrast, ends in scm.options.contrasts.items():
         for target, values in ends.items():
             if scm.covariates.levels[target] is None:

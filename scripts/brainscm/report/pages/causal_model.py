@@ -239,6 +239,9 @@ def _graph_findings(study: Study) -> list[str]:
             )
     measured = [name for name in graph.formulas if (study.config.scm.nodes[name].column or name) in REGION_NAMES]
     sentences += [f"{warning}." for warning in adjustment_warnings(graph, measured)]
+    checks = study.diagnostics
+    together = checks[checks["check"] == "exogenous_association_p"] if len(checks) else checks
+    sentences += [f"{warning}." for warning in together["warning"].dropna()]
     return [words.capitalised(sentence) for sentence in sentences]
 
 
