@@ -160,8 +160,8 @@ def residual_skewness(scm: Scm, left: pd.DataFrame, sample: Sample, device: torc
     """
     found = [("latent", float(np.nanmedian(np.abs(_skewness(sample, device)))), 0.0)]
     of_image = left[(left["model"] == "image") & (left["measure"] != LATENT)].dropna(subset=["residual"])
-    for region, rows in of_image.groupby("measure", sort=False):
-        u = rows["residual"].to_numpy(dtype=np.float64)
+    for region, own in of_image.groupby("measure", sort=False):
+        u = own["residual"].to_numpy(dtype=np.float64)
         found.append((str(region), float(scipy.stats.skew(u)), np.sqrt(6 / len(u))))
     flipped = scm.options.image.errors == "hc3"
     rows = []
