@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -29,7 +30,7 @@ def write_scans(folder: Path, splits: Sequence[str], is_aligned: bool = False) -
     for i, _ in enumerate(splits):
         mask = rng.random(GRID.shape) < 0.5
         volume = (mask * rng.random(GRID.shape)).astype(np.float32)
-        row = {"scan": f"sub-{i}", "status": "pass", "reasons": None}
+        row: dict[str, Any] = {"scan": f"sub-{i}", "status": "pass", "reasons": None, "head_size": 1.2}
         row |= {"preproc_t1w": f"sub-{i}_T1w.nii.gz", "template_mask": f"sub-{i}_mask.nii.gz"}
         write_image(folder / "preproc" / row["preproc_t1w"], volume)
         write_image(folder / "preproc" / row["template_mask"], mask.astype(np.uint8))

@@ -21,7 +21,7 @@ from brainscm.evaluation.written import WrittenCounterfactuals
 from brainscm.files import write_dataset_description
 from brainscm.identity import Identity
 from brainscm.images import Grid, write_volume
-from brainscm.regions import COMPARED
+from brainscm.regions import COMPARED, Geometry
 from brainscm.tables import write_table
 from made_up_measure import MadeUpMeasure
 
@@ -65,7 +65,7 @@ METHODS = Methods(
     latent_glm=Method("latent_glm", Halving(SHAPE), Adds(1.0)),
 )
 ONES = np.where(MASK, 1, 0).astype(np.float32)
-SCAN = Scan(ONES, MASK, ONES[None], MadeUpMeasure(sums, MASK, 1.0))
+SCAN = Scan(ONES, MASK, ONES[None], MadeUpMeasure(sums, Geometry(MASK)))
 TRUTH = Truth(np.where(MASK, 3, 0).astype(np.float32), {})
 WHERE = MASK.sum()
 

@@ -10,7 +10,7 @@ from brainscm.config import QueryOptions
 from brainscm.errors import ScanError
 from brainscm.evaluation.calibration import CALIBRATION_PARTICIPANTS, calibrate, calibration_scans
 from brainscm.evaluation.scan import Counterfactual, Scan
-from brainscm.regions import COMPARED
+from brainscm.regions import COMPARED, Geometry
 from made_up_measure import MadeUpMeasure
 
 OLDER = QueryOptions(name="older", do={"age": "+20"})
@@ -68,7 +68,7 @@ def test_the_excess_is_what_is_measured_in_the_brain_beyond_what_is_expected():
         if scan == lost:
             raise ScanError("gone")
         volume = np.where(MASK, rng.random(SHAPE), 0).astype(np.float32)
-        return Scan(volume, MASK, np.zeros(1), MadeUpMeasure(sums, MASK, 1.0))
+        return Scan(volume, MASK, np.zeros(1), MadeUpMeasure(sums, Geometry(MASK)))
 
     def expect(query, asked, draws):
         step = asked["scan"].map(expected).to_numpy()[:, None]

@@ -14,7 +14,7 @@ from brainscm.evaluation.scoring import (
     score_written_intervals,
 )
 from brainscm.evaluation.truth import Truth
-from brainscm.regions import COMPARED
+from brainscm.regions import COMPARED, Geometry
 from made_up_measure import MadeUpMeasure
 
 ABOUT = {"method": "latent_glm"}
@@ -36,7 +36,7 @@ def scan() -> Scan:
     mask = np.zeros(SHAPE, bool)
     mask[1:-1, 1:-1, 1:-1] = True
     volume = rng.random(SHAPE).astype(np.float32) * mask
-    return Scan(volume, mask, np.zeros((1, 1, 1, 1), np.float32), MadeUpMeasure(sums, mask, head_size=2.0))
+    return Scan(volume, mask, np.zeros((1, 1, 1, 1), np.float32), MadeUpMeasure(sums, Geometry(mask, head_size=2.0)))
 
 
 def test_changes_and_errors_are_after_minus_before():

@@ -8,7 +8,7 @@ from brainscm.config import QueryOptions, ScmOptions
 from brainscm.errors import ScanError
 from brainscm.evaluation.scan import Counterfactual, Scan
 from brainscm.evaluation.slopes import counterfactual_changes, regional_slopes
-from brainscm.regions import COMPARED
+from brainscm.regions import COMPARED, Geometry
 from brainscm.scm.model import Scm
 from made_up_measure import MadeUpMeasure
 
@@ -136,7 +136,9 @@ def changes_of(rows: list[dict[str, object]]) -> pd.DataFrame:
         scm=SimpleNamespace(covariates=SimpleNamespace(ranges={"age": (20, 80)})),
         scans=SimpleNamespace(usable=pd.DataFrame({"scan": ["s1", "s2", "s9"]})),
         written=SimpleNamespace(made=pd.DataFrame(rows), read=read),
-        read_scan=lambda scan: Scan(np.zeros(SHAPE, np.float32), mask, np.zeros(1), MadeUpMeasure(sums, mask, 2.0)),
+        read_scan=lambda scan: Scan(
+            np.zeros(SHAPE, np.float32), mask, np.zeros(1), MadeUpMeasure(sums, Geometry(mask, 2.0))
+        ),
     )
     return counterfactual_changes(inputs)
 
