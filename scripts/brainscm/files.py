@@ -67,6 +67,15 @@ def _check_room(path: Path, cause: Exception | None = None) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent.parent)) from cause
 
 
+def share(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the disk knows but one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def damaged(path: Path | str, error: Exception) -> BrainSCMError:
     """The error of a file that the workflow has written and that cannot be read any more."""
     return BrainSCMError(

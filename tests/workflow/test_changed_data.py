@@ -19,7 +19,10 @@ AFTER_INDEX = {
     "calibrate_intervals": 1,
     "synthesize_counterfactuals": 1,
     "collect_counterfactuals": 1,
+    "fit_peers": 1,
+    "score_counterfactuals": 1,
     "evaluate_counterfactuals": 1,
+    "render_scans": 1,
     "render_report": 1,
 }
 AFTER_TRAINING = {"encode_scans": 1, "collect_latents": 1, **AFTER_INDEX}
@@ -132,7 +135,11 @@ def test_ratings_redo_what_depends_on_them_and_preprocess_nothing(study: Study) 
         ratings.write_text("\n".join(["scan\trating\texcluded_from", *rows]) + "\n")
 
     rate("sub-1\tpass\t", "sub-2\tdoubtful\t")
-    assert study.run(**rated) == {**index, "render_report": 1}  # nobody is excluded; methods tell the configuration
+    assert study.run(**rated) == {
+        **index,
+        "render_scans": 1,
+        "render_report": 1,
+    }  # nobody is excluded; methods tell the configuration
     rate("sub-1\texclude\tscm")
     assert study.run(**rated) == {**index, **AFTER_INDEX}
     rate("sub-1\texclude\teverything")
