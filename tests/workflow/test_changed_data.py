@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,40 @@ def test_ratings_redo_what_depends_on_them_and_preprocess_nothing(study: Study) 
     excluded = (study.folder / "results" / "cohort" / "excluded.tsv").read_text()
     assert "sub-1\t" in excluded
     assert study.run() == {**index, **AFTER_PREPROCESSING}
+
+
+# Writes as the real jobs do; the first time it is killed after half of it, and with it the whole run.
+DIES = """
+import os, signal
+from pathlib import Path
+from brainscm.files import whole, write_text
+
+with whole(Path(snakemake.output[0])) as folder:
+    folder.mkdir()
+    write_text(folder / "first.html", "whole")
+    if not Path({killed!r}).exists():
+        Path({killed!r}).touch()
+        os.killpg(0, signal.SIGKILL)
+    write_text(folder / "second.html", "whole")
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "folder", "then"),
+    [
+        ("score_counterfactuals", "evaluation/shards", ("evaluate_counterfactuals", "render_scans", "render_report")),
+        ("render_scans", "scan_pages", ("render_report",)),
+    ],
+)
+def test_a_shard_that_is_killed_in_the_middle_is_made_again_and_nothing_else(
+    study: Study, tmp_path: Path, rule: str, folder: str, then: tuple[str, ...]
+) -> None:
+    script = study.checkout / "scripts" / f"{rule}.py"
+    script.write_text(DIES.format(killed=str(tmp_path / "killed")))
+    killed = run_workflow(study.folder, study.options, checkout=study.checkout, own_session=True)
+    assert killed.returncode == -signal.SIGKILL
+    shard = study.folder / "results" / folder / "1-of-1"
+    assert not shard.exists()
+    assert study.run() == dict.fromkeys((rule, *then), 1)
+    assert {path.name for path in shard.iterdir()} == {"first.html", "second.html"}
+    assert [path.name for path in shard.parent.iterdir()] == ["1-of-1"]

@@ -51,7 +51,7 @@ def load_config(folder: Path, study: dict[str, Any], is_checked: bool = False) -
     the defaults and its own, which may not say otherwise.
 
     Args:
-        is_checked: the run that this is a job of has checked what is beyond single values: the graph with its questions,
+        is_checked: the run that this is a job of has checked what is beyond single values: the graph and its questions,
             folders and the template. Each job of a cluster reads the configuration, and what checks it loads slowly.
 
     Raises:
