@@ -19,11 +19,12 @@ from brainscm.files import sidecar
 from brainscm.preprocess.derived import MASK, T1W, derived_files
 from brainscm.preprocess.described import list_json, notes_of_sidecars
 from brainscm.provenance import code_fingerprint, options_fingerprint
-from brainscm.questions import evaluated_queries, group_queries, read_queries, source_of
+from brainscm.questions import ANSWERS, evaluated_queries, group_queries, read_queries, source_of
 from brainscm.report.inputs import REFUTATION
 from brainscm.run_record import write_run_record
 from brainscm.shards import WHOLE, Shard
 from brainscm.workflow.dealing import Dealing
+from brainscm.workflow.rates import Rates
 from brainscm.workflow.progress import ProgressLine
 from brainscm.workflow.run_summary import run_summary
 from brainscm.workflow.study_record import StudyRecord
@@ -51,7 +52,7 @@ AT_WORK = hold(Path.cwd(), workflow.is_main_process)
 try:
     for study_file in workflow.overwrite_configfiles:
         check_keys_once(Path(study_file))
-    CONFIG = load_config(Path(workflow.basedir), config)
+    CONFIG = load_config(Path(workflow.basedir), config, is_checked=not workflow.is_main_process)
     QUERIES = read_queries(CONFIG.counterfactuals)
     RATINGS = ratings_table(CONFIG.cohort)
     SIMULATED = not (CONFIG.bids_dir or CONFIG.dicom_dir)
@@ -107,8 +108,8 @@ def start_of_run():
     """
     STUDY.remember(Path(RESULTS))
     logger.addHandler(ProgressLine(workflow.dag, Path(RESULTS)))
-    # The report, which is made before the run has ended, tells the command.
-    write_run_record(Path(RESULTS), sys.argv, Path(workflow.basedir), config["seed"], succeeded=False)
+    # The report, which is made before the run has ended, tells the command. Jobs deal by the same rates as this run.
+    record_run(succeeded=False, rates=Rates.read(Path(RESULTS)))
     limiter = workflow.scheduler.job_rate_limiter
     if limiter and (limiter.max_jobs, limiter.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
@@ -117,8 +118,16 @@ def start_of_run():
 def end_of_run(succeeded):
     """Write the run record, where there are results to speak of, and return the run summary."""
     if os.access(RESULTS, os.W_OK):
-        write_run_record(Path(RESULTS), sys.argv, Path(workflow.basedir), config["seed"], succeeded)
+        try:
+            rates = dealing().rates_after(Path(RESULTS))
+        except (IncompleteCheckpointException, WorkflowError, BrainSCMError):
+            rates = Rates.read(Path(RESULTS))
+        record_run(succeeded, rates)
     return run_summary(Path(RESULTS))
+
+
+def record_run(succeeded, rates):
+    write_run_record(Path(RESULTS), sys.argv, Path(workflow.basedir), config["seed"], succeeded, rates.as_json())
 
 
 def get_bids_tables(wildcards):
@@ -297,7 +306,14 @@ def get_statuses(wildcards):
 
 @lru_cache
 def dealing():
-    return Dealing(CONFIG, indexed_scans())
+    return Dealing(
+        config=CONFIG,
+        scans=indexed_scans(),
+        questions=QUESTIONS,
+        evaluated=evaluated_queries(QUERIES),
+        has_answers=SIMULATED or Path(BIDS, ANSWERS).exists(),
+        rates=Rates.read(Path(RESULTS)),
+    )
 
 
 def get_shards(of_stage):
@@ -340,10 +356,31 @@ def get_own_latents(wildcards):
 
 
 def get_answered_shards(question):
-    """What the jobs of a question write, by its label: parts of the manifest."""
-    shards = get_shards(lambda dealt: dealt.of_question(QUESTIONS[question]))
-    return [f"{RESULTS}/counterfactuals/questions/{question}/{shard}.tsv" for shard in shards]
+    """The shards of a question, by its label."""
+    return get_shards(lambda dealt: dealt.of_question(question))
+
+
+def manifest_parts(questions, chosen=lambda shard: True):
+    """Parts of the manifest: what the jobs of these questions write."""
+    folder = f"{RESULTS}/counterfactuals/questions"
+    shards = [(question, shard) for question in questions for shard in get_answered_shards(question)]
+    return [f"{folder}/{question}/{shard}.tsv" for question, shard in shards if chosen(shard)]
 
 
 def get_manifest_parts(wildcards):
-    return [part for question in QUESTIONS for part in get_answered_shards(question)]
+    return manifest_parts(QUESTIONS)
+
+
+def get_own_answers(wildcards):
+    """The parts of the manifest that a shard of the evaluation or of the report reads."""
+    return manifest_parts(QUESTIONS, get_shard(wildcards).meets)
+
+
+def get_scored_shards(wildcards):
+    """The scores of all shards of test scans."""
+    return [f"{RESULTS}/evaluation/shards/{shard}" for shard in get_shards(Dealing.of_evaluation)]
+
+
+def get_page_shards(wildcards):
+    """The scan pages of all shards."""
+    return [f"{RESULTS}/scan_pages/{shard}" for shard in get_shards(Dealing.of_pages)]

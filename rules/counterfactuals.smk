@@ -82,7 +82,7 @@ rule average_question:
         **CAUSAL_MODEL,
         scans=ancient(get_index),
         qc=f"{RESULTS}/preproc/qc.tsv",
-        parts=lambda wildcards: get_answered_shards(wildcards.question),
+        parts=lambda wildcards: manifest_parts([wildcards.question]),
     output:
         maps=f"{RESULTS}/counterfactuals/group/{{question}}.tsv",
     log:

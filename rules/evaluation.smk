@@ -27,19 +27,92 @@ rule simulate_truth:
         "../scripts/simulate_truth.py"
 
 
+# What the three rules below read alike. Nothing of it is of a single scan.
+EVALUATED = {
+    "scans": get_scans_to_fit,
+    "qc": f"{RESULTS}/preproc/qc.tsv",
+    "model": rules.train_autoencoder.output.model,
+    "reconstruction": rules.train_autoencoder.output.reconstruction,
+    "covariates": rules.fit_scm.output.covariates,
+    "node_models": rules.fit_scm.output.node_models,
+    "image_model": rules.fit_scm.output.image_model,
+    "answers": get_true_answers,
+}
+EVALUATION = {
+    "bids_dir": BIDS,
+    "scm_dir": f"{FITTED}/scm",
+    "template": config["template"],
+    "voxel_mm": config["preprocess"]["voxel_mm"],
+    "scm": config["scm"],
+    "queries": as_parameters(evaluated_queries(QUERIES)),
+    "components": config["autoencoder"]["components"],
+}
+
+
+rule fit_peers:
+    input:
+        **EVALUATED,
+        latents=rules.collect_latents.output.latents,
+        manifest=ancient(rules.collect_counterfactuals.output.manifest),
+    output:
+        peers=directory(f"{RESULTS}/evaluation/peers"),
+    log:
+        f"{RESULTS}/logs/fit_peers.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fit_peers.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 4
+    resources:
+        # The voxelwise peers have as many numbers a scan as a latent of 64 channels (fit_scm).
+        mem_mb=lambda wildcards, attempt: (8000 if config["preprocess"]["voxel_mm"] >= 1.5 else 16000) * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        **EVALUATION,
+        code=lambda wildcards: code_fingerprint("fit_peers"),
+    message:
+        "Fitting the methods that counterfactuals are compared with"
+    script:
+        "../scripts/fit_peers.py"
+
+
+rule score_counterfactuals:
+    input:
+        **EVALUATED,
+        peers=rules.fit_peers.output.peers,
+        # Read, but what they say of the scans of other shards changes nothing here.
+        latents=ancient(rules.collect_latents.output.latents),
+        manifest=ancient(rules.collect_counterfactuals.output.manifest),
+        own_latents=get_own_latents,
+        own_answers=get_own_answers,
+    output:
+        scores=directory(f"{RESULTS}/evaluation/shards/{{shard}}-of-{{shards}}"),
+    log:
+        f"{RESULTS}/logs/score_counterfactuals/{{shard}}-of-{{shards}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/score_counterfactuals/{{shard}}-of-{{shards}}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: (8000 if config["preprocess"]["voxel_mm"] >= 1.5 else 16000) * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        **EVALUATION,
+        code=lambda wildcards: code_fingerprint("score_counterfactuals"),
+    message:
+        "Scoring shard {wildcards.shard} of {wildcards.shards} of the test scans"
+    script:
+        "../scripts/score_counterfactuals.py"
+
+
 rule evaluate_counterfactuals:
     input:
-        scans=get_scans_to_fit,
-        qc=f"{RESULTS}/preproc/qc.tsv",
-        model=rules.train_autoencoder.output.model,
-        reconstruction=rules.train_autoencoder.output.reconstruction,
+        **EVALUATED,
         latents=rules.collect_latents.output.latents,
-        covariates=rules.fit_scm.output.covariates,
-        node_models=rules.fit_scm.output.node_models,
-        image_model=rules.fit_scm.output.image_model,
         manifest=rules.collect_counterfactuals.output.manifest,
         regions=rules.collect_counterfactuals.output.regions,
-        answers=get_true_answers,
+        scores=get_scored_shards,
     output:
         summary=report(
             f"{RESULTS}/evaluation/summary.json", category="Evaluation", caption="../report/captions/evaluation.rst"
@@ -54,19 +127,12 @@ rule evaluate_counterfactuals:
         f"{RESULTS}/benchmarks/evaluate_counterfactuals.tsv"
     conda:
         "../envs/torch.yaml"
-    threads: 4
+    threads: 1
     resources:
-        # The voxelwise peers have as many numbers a scan as a latent of 64 channels (fit_scm).
-        mem_mb=lambda wildcards, attempt: (8000 if config["preprocess"]["voxel_mm"] >= 1.5 else 16000) * attempt,
-        runtime=lambda wildcards, attempt: 480 * attempt,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        bids_dir=BIDS,
-        scm_dir=subpath(input.image_model, parent=True),
-        template=config["template"],
-        preprocess=config["preprocess"],
-        scm=config["scm"],
-        queries=as_parameters(evaluated_queries(QUERIES)),
-        components=config["autoencoder"]["components"],
+        **EVALUATION,
         seed=config["seed"],
         code=lambda wildcards: code_fingerprint("evaluate_counterfactuals"),
     message:

@@ -1,4 +1,4 @@
-"""Write the report: a page for each stage and each scan, complete in themselves."""
+"""Write the report: a page for each stage, and the scan pages of all shards; they are complete in themselves."""
 
 from pathlib import Path
 
@@ -8,10 +8,14 @@ with job(snakemake):
     from brainscm.config import Config
     from brainscm.preprocess.template import load_template
     from brainscm.report.gallery import Gallery
-    from brainscm.report.render import render_report
+    from brainscm.report.render import gather_scans, render_pages
     from brainscm.report.study import Study
+    from brainscm.shards import remove_other_dealings
 
     config = Config.model_validate(snakemake.params.config)
     study = Study.read(Path(snakemake.params.output_dir), config)
-    template = load_template(config.template, config.preprocess.voxel_mm)
-    render_report(study, Gallery(study, template), Path(snakemake.output.pages), snakemake.threads)
+    gallery = Gallery(study, load_template(config.template, config.preprocess.voxel_mm))
+    folder, shards = Path(snakemake.output.pages), [Path(shard) for shard in snakemake.input.scans_of_shards]
+    gather_scans(study, shards, folder)
+    render_pages(study, gallery, folder)
+    remove_other_dealings(shards)

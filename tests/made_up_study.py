@@ -25,7 +25,7 @@ from brainscm.encoding.model import save_encoder
 from brainscm.encoding.pca import PCA
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.interval_factors import learn_factors
-from brainscm.evaluation.stage import run as run_evaluation
+from brainscm.evaluation.stage import evaluate
 from brainscm.files import scan_folder
 from brainscm.identity import Identity
 from brainscm.latents.encode import encode_scans
@@ -217,7 +217,7 @@ def open_study(folder: Path, config: Config) -> EvaluationInputs:
 
 def write_evaluation(folder: Path, inputs: EvaluationInputs) -> None:
     """Evaluate and write what the rule writes."""
-    run_evaluation(inputs, seed=1, out_dir=folder / "evaluation")
+    evaluate(inputs, seed=1).write(folder / "evaluation")
 
 
 def open_gallery(study: ReportStudy) -> Gallery:

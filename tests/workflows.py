@@ -69,8 +69,13 @@ def run_workflow(
     environment: dict[str, str] | None = None,
     timeout: float = 1200,
     checkout: Path = ROOT,
+    own_session: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `snakemake` on a study whose results and work lie in `folder`; stdout and stderr come back as one text."""
+    """Run `snakemake` on a study whose results and work lie in `folder`; stdout and stderr come back as one text.
+
+    Args:
+        own_session: whether the run and its jobs are a process group of their own, which a job may kill as a whole.
+    """
     configfile = folder / "study.yaml"
     configfile.write_text(
         yaml.safe_dump(
@@ -88,6 +93,7 @@ def run_workflow(
         stderr=subprocess.STDOUT,
         timeout=timeout,
         env={**os.environ, **(environment or {})},
+        start_new_session=own_session,
     )
 
 

@@ -502,8 +502,9 @@ class WorkflowOptions(Options):
     """How the work is dealt into jobs. No result depends on it."""
 
     shard_minutes: Annotated[float, unit("minutes")] = Field(30, gt=0)
-    """How long a job of encoding, synthesis or evaluation may take. Where all scans of a stage would take longer in one
-    job they are dealt into 2, 4, 8, … shards, each a job. Fewer minutes: more jobs side by side on a cluster."""
+    """How long a job of encoding, synthesis, evaluation or scan pages may take. Where all scans of a stage would take
+    longer in one job they are dealt into 2, 4, 8, … shards, each a job. Fewer minutes: more jobs side by side on a
+    cluster."""
 
 
 class Config(Options):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import brainscm
-from brainscm.errors import BrainSCMError, one_line
+from brainscm.errors import NO_ROOM, BrainSCMError, one_line
 
 BIDS_VERSION = "1.10.0"
 LEAST_ROOM = 2**20  # bytes free on a disk that is not full
@@ -37,7 +37,8 @@ def whole(path: Path, shared: bool = False) -> Iterator[Path]:
             job has left unfinished is removed.
 
     Raises:
-        OSError: the disk is full, whatever the block made of that: libraries call it otherwise, or leave an empty file.
+        OSError: the disk is full or a quota used up, whatever the block made of that: libraries call it otherwise, or
+            leave an empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.partial")
@@ -63,8 +64,25 @@ def whole(path: Path, shared: bool = False) -> Iterator[Path]:
 
 
 def _check_room(path: Path, cause: Exception | None = None) -> None:
+    """Raise the error of a full disk, or of a quota that is used up, where nothing more can be written."""
+    folder = path.parent.parent
     if shutil.disk_usage(path.parent).free < LEAST_ROOM:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent.parent)) from cause
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from cause
+    try:  # of a quota the disk itself knows nothing
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.write(bytes(LEAST_ROOM))
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise OSError(error.errno, os.strerror(error.errno), str(folder)) from cause
+
+
+def share(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the disk knows but one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def damaged(path: Path | str, error: Exception) -> BrainSCMError:

@@ -23,6 +23,8 @@ WORDS = ("train", "validation", "test", "all")
 MOST_MEMBERS = 1000  # of a trajectory
 MOST_JOBS = 100
 EVALUATED = 12  # questions: each costs the evaluation as much as a hundred counterfactuals
+UNANSWERED_SCANS = 32  # of the test split, to which the evaluation puts a question without a known answer
+ANSWERS = Path("derivatives", "truth", "counterfactuals.tsv")  # in a BIDS folder whose answers are known
 
 # The columns of a table of questions; config_files.py writes its schema from them.
 SET, CHANGE = "do_", "change_"

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import brainscm
+from brainscm.benchmark_files import read_job_cost
 from brainscm.files import write_json
 
+FILE = "run.json"
 PACKAGES = ("snakemake", "numpy", "scipy", "pandas", "nibabel", "nilearn", "antspyx", "torch", "dcm2niix")
 
 
-def write_run_record(results: Path, command: Sequence[str], checkout: Path, seed: int, succeeded: bool) -> None:
+def write_run_record(
+    results: Path,
+    command: Sequence[str],
+    checkout: Path,
+    seed: int,
+    succeeded: bool,
+    rates: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
     """Write `run.json` into the results folder, in place of that of an earlier call.
 
     Args:
         command: the words that were typed.
         checkout: the folder of BrainSCM's own code.
         succeeded: whether all that was asked for is there.
+        rates: what the next run deals its shards by (see `brainscm.workflow.rates`).
     """
     record = {
         "command": shlex.join(["snakemake", *command[1:]]),
@@ -39,8 +48,9 @@ def write_run_record(results: Path, command: Sequence[str], checkout: Path, seed
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "host": {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()},
         "rules": _cost_by_rule(results / "benchmarks"),
+        "rates": rates or {},
     }
-    write_json(results / "run.json", record)
+    write_json(results / FILE, record)
 
 
 def commit_of(checkout: Path) -> str | None:
@@ -65,20 +75,10 @@ def _cost_by_rule(benchmarks: Path) -> dict[str, dict[str, Any]]:
     costs: dict[str, dict[str, Any]] = {}
     for path in sorted(benchmarks.rglob("*.tsv")):
         rule = path.relative_to(benchmarks).parts[0].removesuffix(".tsv")
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                seconds, memory_mb = _number(row.get("s")), _number(row.get("max_rss"))
-                cost = costs.setdefault(rule, {"jobs": 0, "seconds": 0.0, "longest_seconds": 0.0, "peak_mb": 0.0})
-                cost["jobs"] += 1
-                cost["seconds"] = round(cost["seconds"] + seconds, 1)
-                cost["longest_seconds"] = max(cost["longest_seconds"], round(seconds, 1))
-                cost["peak_mb"] = max(cost["peak_mb"], memory_mb)
+        if job := read_job_cost(path):
+            cost = costs.setdefault(rule, {"jobs": 0, "seconds": 0.0, "longest_seconds": 0.0, "peak_mb": 0.0})
+            cost["jobs"] += 1
+            cost["seconds"] = round(cost["seconds"] + job.seconds, 1)
+            cost["longest_seconds"] = max(cost["longest_seconds"], round(job.seconds, 1))
+            cost["peak_mb"] = max(cost["peak_mb"], job.peak_mb)
     return costs
-
-
-def _number(cell: str | None) -> float:
-    """A cell of a benchmark file; a job that was too short to be measured has a dash."""
-    try:
-        return float(cell or 0)
-    except ValueError:
-        return 0.0

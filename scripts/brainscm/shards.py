@@ -6,8 +6,11 @@ A scan's id alone tells its shard, so that another scan in the cohort changes no
 
 from __future__ import annotations
 
+import shutil
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,12 @@ class Shard:
 
     number: int
     of: int
+
+    @classmethod
+    def named(cls, name: str) -> Shard:
+        """From `<number>-of-<of>`."""
+        number, _, of = name.split("-")
+        return cls(int(number), int(of))
 
     def __str__(self) -> str:
         return f"{self.number}-of-{self.of}"
@@ -38,3 +47,9 @@ def deal(minutes: float, shard_minutes: float) -> list[Shard]:
     while minutes / count > shard_minutes:
         count *= 2
     return [Shard(number, count) for number in range(1, count + 1)]
+
+
+def remove_other_dealings(shards: Sequence[Path]) -> None:
+    """Remove what an earlier dealing has left beside the folders of the present shards, which hold nothing else."""
+    for left_over in set(shards[0].parent.iterdir()) - {*shards}:
+        shutil.rmtree(left_over, ignore_errors=True)

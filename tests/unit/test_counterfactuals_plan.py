@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from brainscm.config import QueryOptions, ScmOptions
-from brainscm.counterfactuals.plan import Cost, by_model, by_table, plan_questions, recorded_cost, told
+from brainscm.counterfactuals.cost import Cost, recorded_cost
+from brainscm.counterfactuals.plan import by_model, by_table, plan_questions, told
 from brainscm.scm.model import Scm
 from brainscm.tables import write_table
 

@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 
+from brainscm.evaluation.measurements import table_of
 from brainscm.evaluation.minimality import minimality_table
 from brainscm.evaluation.repeats import Repeats
 
@@ -27,7 +28,7 @@ def rows():
 
 
 def matrix(rows, repeats):
-    table = minimality_table(rows, TABLE, ["gm", "csf"], repeats, seed=0)
+    table = minimality_table(table_of(rows), TABLE, ["gm", "csf"], repeats, seed=0)
     return table.set_index("region")
 
 
@@ -52,4 +53,4 @@ def test_without_repeats_the_reconstruction_is_the_floor_and_is_named(rows):
 
 
 def test_without_any_question_the_matrix_is_empty():
-    assert minimality_table([], TABLE, ["gm"], Repeats({}, ""), seed=0).empty
+    assert minimality_table(table_of([]), TABLE, ["gm"], Repeats({}, ""), seed=0).empty

@@ -20,11 +20,14 @@ from brainscm.evaluation import evaluator
 from brainscm.evaluation.cases import follow_up_cases, simulated_cases
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.methods import voxel_shrunken
-from brainscm.evaluation.stage import Evaluation, evaluate
+from brainscm.evaluation.peers import Peers
+from brainscm.evaluation.scores import ShardScores
+from brainscm.evaluation.stage import Evaluation, evaluate, fit_peers, gather, score
 from brainscm.evaluation.written import WrittenCounterfactuals
 from brainscm.images import write_volume
 from brainscm.regions import COMPARED
 from brainscm.scm.model import Scm
+from brainscm.shards import Shard
 from made_up_measure import MadeUpMeasure
 
 pytestmark = pytest.mark.slow
@@ -75,6 +78,23 @@ def test_summary_has_the_contracts_shape(evaluated):
         assert set(method) == METRICS | {"why_null"}
         for metric in METRICS:
             assert (method[metric] is None) == (metric in method["why_null"])
+
+
+def test_the_results_are_the_same_to_the_last_bit_whatever_the_number_of_shards_is(study, evaluated, tmp_path):
+    evaluated.write(tmp_path / "one")
+    peers, dealt = tmp_path / "peers", [Shard(number, 4) for number in range(1, 5)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(evaluator, "CEILING_SCANS", 2)
+        fit_peers(study).write(peers, study)
+        for shard in dealt:
+            score(study, Peers.read(peers, study), shard).write(tmp_path / str(shard))
+    scores = [ShardScores.read(tmp_path / str(shard)) for shard in dealt]
+    scored = [set(part.measurements["scan"]) for part in scores]
+    assert sum(map(bool, scored)) >= 2
+    assert sum(map(len, scored)) == len(set.union(*scored))
+    gather(study, scores, seed=1).write(tmp_path / "many")
+    for name in ("summary.json", "metrics.tsv", "regional_slopes.tsv", "minimality.tsv", "realism.tsv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes(), name
 
 
 def test_least_squares_is_not_fitted_twice_under_two_names(evaluated):

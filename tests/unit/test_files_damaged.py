@@ -1,7 +1,9 @@
 """A file of the workflow that was damaged after it was written is named, with what to do, and not used."""
 
 import contextlib
+import errno
 import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,3 +62,16 @@ def test_a_full_disk_is_called_so_whatever_a_library_made_of_it(
     with contextlib.nullcontext() if free else pytest.raises(OSError, match="No space left on device"):
         write(b"")  # ITK
     assert [path.name for path in tmp_path.iterdir()] == (["made"] if free else [])
+
+
+def test_a_quota_that_is_used_up_is_called_so_though_the_disk_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OSError, match="Disk quota exceeded") as raised, whole(tmp_path / "made"):
+        raise RuntimeError("unexpected pos 64 vs 0")
+    assert (raised.value.errno, raised.value.filename) == (errno.EDQUOT, str(tmp_path))
+    assert not list(tmp_path.iterdir())

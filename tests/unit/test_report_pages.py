@@ -34,6 +34,7 @@ from brainscm.report.study import Study
 from brainscm.report.words import number, signed
 from brainscm.scans import QC_REASONS
 from brainscm.scm.refutation import COLUMNS as REFUTED
+from brainscm.shards import Shard
 from brainscm.tables import read_table, write_table
 
 pytestmark = pytest.mark.slow
@@ -1218,3 +1219,36 @@ def test_the_matrix_colours_what_is_above_and_below_otherwise(study):
         one = replace(study, minimality=minimality.assign(excess_ml=excess, noise_ml=2.0))
         shown = evaluation.context(one, None)["matrix"]["rows"][0]
         assert f'class="heat {colour}" style="--share: 22%"' in shown[minimality["region"].iloc[0]]
+
+
+def test_the_pages_are_the_same_whatever_the_number_of_shards_is(study, report, tmp_path):
+    gallery = made_up_study.open_gallery(study)
+    dealt = [Shard(place, 4) for place in range(1, 5)]
+    parts = [tmp_path / str(shard) for shard in dealt]
+    for shard, part in zip(dealt, parts, strict=True):
+        render.render_scans(study, gallery, part, shard=shard)
+    assert sum(len([*part.glob("scans/*.html")]) for part in parts) == len(study.rows)
+    render.gather_scans(study, parts, tmp_path / "report")
+    written = {path.relative_to(tmp_path / "report") for path in (tmp_path / "report").rglob("*.*")}
+    assert written == {
+        path.relative_to(report) for inner in ("scans", "volumes/sub-*") for path in report.glob(f"{inner}/*.*")
+    }
+    for path in written:
+        assert (tmp_path / "report" / path).read_bytes() == (report / path).read_bytes(), path
+    page = parts[0] / next(path for path in written if (parts[0] / path).exists())
+    assert page.stat().st_nlink == 2  # shared, not copied
+
+
+def test_pages_of_other_shards_lead_to_their_neighbours_of_now_and_those_of_scans_that_are_gone_go(study, tmp_path):
+    render.render_scans(study, None, tmp_path / "1")
+    first, gone, last = study.worst_first[:3]
+    less = replace(study, scans=replace(study.scans, rows=study.scans.rows.drop(index=gone)))
+    (tmp_path / "report" / "scans").mkdir(parents=True)
+    (tmp_path / "report" / "scans" / f"{gone}.html").write_text("of an earlier run")
+    render.gather_scans(less, [tmp_path / "1"], tmp_path / "report")
+    pages = {path.stem: path.read_text() for path in (tmp_path / "report" / "scans").iterdir()}
+    assert set(pages) == set(less.rows)
+    assert f'rel="next" href="{last}.html">' in pages[first]
+    assert f'rel="prev" href="{first}.html">' in pages[last]
+    assert f"1 of {len(less.rows)}<" in pages[first]
+    assert gone not in pages[first] + pages[last]

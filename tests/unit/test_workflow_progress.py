@@ -41,8 +41,9 @@ def test_a_line_is_written_when_a_job_has_ended_and_not_too_often(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    job = SimpleNamespace(rule=SimpleNamespace(name="fit"))
-    line = ProgressLine(SimpleNamespace(needrun_jobs=lambda left: [job] if left else [job, job]), tmp_path)
+    job, target = (SimpleNamespace(rule=SimpleNamespace(name=name, norun=name == "all")) for name in ("fit", "all"))
+    jobs = [job, job, target]
+    line = ProgressLine(SimpleNamespace(needrun_jobs=lambda left: jobs[1:] if left else jobs), tmp_path)
     for now[0], event in ((61.0, "job_info"), (62.0, "progress"), (63.0, "progress"), (130.0, "progress")):
         line.handle(logging.makeLogRecord({"event": event, "done": 1, "total": 2}))
     told = capsys.readouterr().err.splitlines()

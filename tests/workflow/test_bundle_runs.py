@@ -78,6 +78,7 @@ def test_nothing_is_trained_fitted_or_evaluated(put_to_a_bundle: tuple[Path, dic
         "assess_scans",
         "synthesize_counterfactuals",
         "collect_counterfactuals",
+        "render_scans",
         "render_report",
     }
     assert jobs["preprocess_scan"] == jobs["align_scan"] == 10
@@ -138,7 +139,7 @@ def test_another_scan_touches_its_own_shards_and_what_gathers_them(tmp_path: Pat
     study = indexed_study(tmp_path, checkout)
     del study["scm"]
     study["bundle"] = str(empty_bundle(tmp_path))
-    study["workflow"] = {"shard_minutes": 0.08}
+    study["workflow"] = {"shard_minutes": 0.04}
     study["counterfactuals"] = [{"name": "older", "do": {"age": "+10"}, "scans": ["sub-00", "sub-01"]}]
     gathers = dict.fromkeys(
         ("collect_preprocessing", "collect_latents", "assess_scans", "collect_counterfactuals", "render_report"), 1
@@ -146,10 +147,16 @@ def test_another_scan_touches_its_own_shards_and_what_gathers_them(tmp_path: Pat
     mended = tmp_path / "bids" / "sub-03" / "anat" / "sub-03_T1w.nii.gz"
     mended.write_bytes(bytes(3000))  # too large for a pointer, whose size the index looks at
     done = finished_jobs(run_workflow(tmp_path, study, checkout=checkout))
-    assert (done["encode_scans"], done["synthesize_counterfactuals"]) == (2, 4)
+    assert (done["encode_scans"], done["synthesize_counterfactuals"], done["render_scans"]) == (4, 8, 2)
     assert plan(tmp_path, study, checkout=checkout) == {}
-    # A shard of encoding holds two of synthesis.
-    own = {"preprocess_scan": 1, "align_scan": 1, "encode_scans": 1, "synthesize_counterfactuals": 2}
+    # A shard of encoding holds two of synthesis, and one of pages holds both.
+    own = {
+        "preprocess_scan": 1,
+        "align_scan": 1,
+        "encode_scans": 1,
+        "synthesize_counterfactuals": 2,
+        "render_scans": 1,
+    }
 
     mended.write_bytes(bytes(4000))
     assert plan(tmp_path, study, checkout=checkout) == {"all": 1, **own, **gathers}

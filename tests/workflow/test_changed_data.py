@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ AFTER_INDEX = {
     "calibrate_intervals": 1,
     "synthesize_counterfactuals": 1,
     "collect_counterfactuals": 1,
+    "fit_peers": 1,
+    "score_counterfactuals": 1,
     "evaluate_counterfactuals": 1,
+    "render_scans": 1,
     "render_report": 1,
 }
 AFTER_TRAINING = {"encode_scans": 1, "collect_latents": 1, **AFTER_INDEX}
@@ -132,7 +136,11 @@ def test_ratings_redo_what_depends_on_them_and_preprocess_nothing(study: Study) 
         ratings.write_text("\n".join(["scan\trating\texcluded_from", *rows]) + "\n")
 
     rate("sub-1\tpass\t", "sub-2\tdoubtful\t")
-    assert study.run(**rated) == {**index, "render_report": 1}  # nobody is excluded; methods tell the configuration
+    assert study.run(**rated) == {
+        **index,
+        "render_scans": 1,
+        "render_report": 1,
+    }  # nobody is excluded; methods tell the configuration
     rate("sub-1\texclude\tscm")
     assert study.run(**rated) == {**index, **AFTER_INDEX}
     rate("sub-1\texclude\teverything")
@@ -141,3 +149,40 @@ def test_ratings_redo_what_depends_on_them_and_preprocess_nothing(study: Study) 
     excluded = (study.folder / "results" / "cohort" / "excluded.tsv").read_text()
     assert "sub-1\t" in excluded
     assert study.run() == {**index, **AFTER_PREPROCESSING}
+
+
+# Writes as the real jobs do; the first time it is killed after half of it, and with it the whole run.
+DIES = """
+import os, signal
+from pathlib import Path
+from brainscm.files import whole, write_text
+
+with whole(Path(snakemake.output[0])) as folder:
+    folder.mkdir()
+    write_text(folder / "first.html", "whole")
+    if not Path({killed!r}).exists():
+        Path({killed!r}).touch()
+        os.killpg(0, signal.SIGKILL)
+    write_text(folder / "second.html", "whole")
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "folder", "then"),
+    [
+        ("score_counterfactuals", "evaluation/shards", ("evaluate_counterfactuals", "render_scans", "render_report")),
+        ("render_scans", "scan_pages", ("render_report",)),
+    ],
+)
+def test_a_shard_that_is_killed_in_the_middle_is_made_again_and_nothing_else(
+    study: Study, tmp_path: Path, rule: str, folder: str, then: tuple[str, ...]
+) -> None:
+    script = study.checkout / "scripts" / f"{rule}.py"
+    script.write_text(DIES.format(killed=str(tmp_path / "killed")))
+    killed = run_workflow(study.folder, study.options, checkout=study.checkout, own_session=True)
+    assert killed.returncode == -signal.SIGKILL
+    shard = study.folder / "results" / folder / "1-of-1"
+    assert not shard.exists()
+    assert study.run() == dict.fromkeys((rule, *then), 1)
+    assert {path.name for path in shard.iterdir()} == {"first.html", "second.html"}
+    assert [path.name for path in shard.parent.iterdir()] == ["1-of-1"]

@@ -91,7 +91,10 @@ def test_named_targets_stop_where_they_say(needed_rules: dict[str, set[str]], ta
         "calibrate_intervals",
         "synthesize_counterfactuals",
         "collect_counterfactuals",
+        "fit_peers",
+        "score_counterfactuals",
         "evaluate_counterfactuals",
+        "render_scans",
         "render_report",
     ]
     assert [rule for rule in order if rule in needed_rules[target]] == order[: order.index(last) + 1]

@@ -82,7 +82,10 @@ AFTER_TRAINING = (
     "calibrate_intervals",
     "synthesize_counterfactuals",
     "collect_counterfactuals",
+    "fit_peers",
+    "score_counterfactuals",
     "evaluate_counterfactuals",
+    "render_scans",
     "render_report",
 )
 OLDER, YOUNGER = {"name": "older", "do": {"age": "+10"}}, {"name": "younger", "do": {"age": "-10"}}

@@ -17,6 +17,7 @@ from brainscm.images import Volume
 from brainscm.parallel import side_by_side
 from brainscm.scans import records
 from brainscm.scm.design import Array
+from brainscm.shards import WHOLE, Shard
 from brainscm.training.fidelity import ssim
 
 SCANS = 2  # each costs some twenty round trips through the encoder
@@ -24,11 +25,17 @@ COMPOSITION = (1, 10)
 REVERSIBILITY = (1, 3)
 
 
-def check_axioms(inputs: EvaluationInputs, query: QueryOptions) -> list[Row]:
-    """Composition and reversibility under one query, with residual and direct decoding, on the first test scans."""
+def axiom_scans(inputs: EvaluationInputs) -> pd.DataFrame:
+    """The rows of the first test scans, which axioms are checked on."""
+    return inputs.scans.of_split("test").head(SCANS)
+
+
+def check_axioms(inputs: EvaluationInputs, query: QueryOptions, shard: Shard = WHOLE) -> list[Row]:
+    """Composition and reversibility under one query, with residual and direct decoding, of those of a shard."""
     method = Method("latent_glm", inputs.encoder, inputs.scm.image)
-    first = inputs.scans.of_split("test").head(SCANS)
-    rows = side_by_side(partial(_check, inputs, method, query, first), records(first))
+    first = axiom_scans(inputs)
+    own = [row for row in records(first) if shard.holds(row["scan"])]
+    rows = side_by_side(partial(_check, inputs, method, query, first), own)
     return [row for of_scan in rows for row in of_scan]
 
 

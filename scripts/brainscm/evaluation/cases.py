@@ -10,12 +10,12 @@ from typing import Literal
 import pandas as pd
 
 from brainscm.config import QueryOptions
+from brainscm.questions import ANSWERS, UNANSWERED_SCANS
 from brainscm.scans import records
 from brainscm.tables import evenly_spaced, read_table
 
 FOLLOW_UP = "follow-up"
 SHORTEST_INTERVAL_YEARS = 0.25
-UNANSWERED_SCANS = 32
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def find_cases(
 
 def simulated_cases(bids_dir: Path, table: pd.DataFrame, queries: Sequence[QueryOptions]) -> list[Case]:
     """Cases of the usable test scans in `table` for which the simulator wrote the true counterfactual of a query."""
-    path = bids_dir / "derivatives" / "truth" / "counterfactuals.tsv"
+    path = bids_dir / ANSWERS
     if not path.exists():
         return []
     truth = read_table(path)

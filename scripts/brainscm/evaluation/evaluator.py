@@ -11,14 +11,13 @@ import pandas as pd
 
 from brainscm.errors import ScanError
 from brainscm.evaluation.answers import Answer, EncodedScan, answer
-from brainscm.evaluation.calibration import calibrate
 from brainscm.evaluation.cases import Case
 from brainscm.evaluation.expectation import RegionalModel
 from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.evaluation.measurements import Row, by_region
-from brainscm.evaluation.methods import Methods
-from brainscm.evaluation.questions import PreparedCase, prepare, queries_to_calibrate
-from brainscm.evaluation.realism import CounterfactualFeatures, image_features
+from brainscm.evaluation.peers import Peers
+from brainscm.evaluation.questions import PreparedCase, prepare
+from brainscm.evaluation.realism import feature_row
 from brainscm.evaluation.scoring import (
     bound_change,
     score_agreement,
@@ -30,6 +29,7 @@ from brainscm.evaluation.scoring import (
 )
 from brainscm.evaluation.truth import Truth
 from brainscm.parallel import side_by_side
+from brainscm.shards import WHOLE, Shard
 from brainscm.tables import evenly_spaced
 
 logger = logging.getLogger("brainscm")
@@ -40,10 +40,10 @@ LOG_SECONDS = 30
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured, a row a measurement, and the features of each method's counterfactuals."""
+    """What was measured, a row a measurement, and the features of each method's counterfactuals (see `realism`)."""
 
     rows: list[Row]
-    features: list[CounterfactualFeatures]
+    features: list[Row]
 
     def add(self, other: Scores) -> None:
         self.rows.extend(other.rows)
@@ -55,36 +55,38 @@ class Evaluator:
     """Puts every method to the same cases of the same scans.
 
     Attributes:
-        inputs: of the evaluation. methods: fitted on the same training scans.
+        inputs: of the evaluation. peers: fitted on the training scans.
         regional: what the causal model expects of the regions.
         repeat_sd: by region, the standard deviation (ml) of the difference between two scans of a participant; empty
             where it is not known.
     """
 
     inputs: EvaluationInputs
-    methods: Methods
+    peers: Peers
     regional: RegionalModel
     repeat_sd: Mapping[str, float]
 
-    def evaluate(self, cases: Sequence[Case]) -> Scores:
-        """Score every method on every case; a case that cannot be read is logged and left out."""
-        usable = self.inputs.scans.usable
-        queries = queries_to_calibrate(cases, self.inputs.scm, usable, with_follow_ups=bool(self.repeat_sd))
-        calibrated = calibrate(queries, self.inputs, self.methods, self.regional)
-        of_scan: dict[str, list[PreparedCase]] = {}
-        for prepared in prepare(cases, self.regional, usable, calibrated):
-            of_scan.setdefault(prepared.case.scan, []).append(prepared)
+    def evaluate(self, cases: Sequence[Case], shard: Shard = WHOLE) -> Scores:
+        """Score every method on every case of a shard's scans; a case that cannot be read is logged and left out.
+
+        Args:
+            cases: of all shards, since the middle of all follow-ups and the scans with ceilings are theirs.
+        """
+        of_scan: dict[str, list[PreparedCase]] = {scan: [] for scan in asked_scans(cases)}
         with_ceilings = set(evenly_spaced(pd.Series([*of_scan]), CEILING_SCANS))
+        for prepared in prepare(cases, self.regional, self.inputs.scans.usable, self.peers.calibrated):
+            of_scan[prepared.case.scan].append(prepared)
+        own = [scan for scan in of_scan if shard.holds(scan)]
 
         scores = Scores([], [])
         start = last_log = time.monotonic()
-        evaluated = side_by_side(lambda scan: self._evaluate_scan(of_scan[scan], scan in with_ceilings), of_scan)
+        evaluated = side_by_side(lambda scan: self._evaluate_scan(of_scan[scan], scan in with_ceilings), own)
         for done, found in enumerate(evaluated, start=1):
             scores.add(found)
             if time.monotonic() - last_log > LOG_SECONDS:
                 last_log = time.monotonic()
-                left = (last_log - start) / done * (len(of_scan) - done)
-                logger.info("evaluated %d of %d scans, about %.0f min left", done, len(of_scan), left / 60)
+                left = (last_log - start) / done * (len(own) - done)
+                logger.info("evaluated %d of %d scans, about %.0f min left", done, len(own), left / 60)
         return scores
 
     def _evaluate_scan(self, cases: Sequence[PreparedCase], with_ceilings: bool) -> Scores:
@@ -96,7 +98,7 @@ class Evaluator:
         except ScanError as error:
             logger.warning("%s: not evaluated: %s", asked.scan, error)
             return scores
-        encoded = EncodedScan.of(scan, self.methods)
+        encoded = EncodedScan.of(scan, self.peers.methods)
         for method, decoded in encoded.decoded.items():
             about = {"source": "reconstruction", "method": method, "decode": "none"}
             about |= {"scan": asked.scan, "participant": asked.participant}
@@ -120,7 +122,7 @@ class Evaluator:
         if truth is not None:
             of_truth = {**prepared.about, "method": "truth", "decode": "none"}
             scores.rows.extend(score_change(of_truth, truth.regions_ml, encoded.own_ml))
-        for each in answer(prepared, encoded, self.inputs, self.methods, truth, with_ceilings):
+        for each in answer(prepared, encoded, self.inputs, self.peers.methods, truth, with_ceilings):
             scores.add(self._score(each, prepared, encoded, truth))
         return scores
 
@@ -141,6 +143,11 @@ class Evaluator:
             rows += score_written_intervals(about, bounds, change)
         if prepared.case.source == "follow-up" or given.method not in encoded.factuals:
             return Scores(rows, [])
-        image = image_features(made.volume, scan.mask)
-        of_query = prepared.case.query.name, given.method, given.decode
-        return Scores(rows, [CounterfactualFeatures(*of_query, prepared.changed, after_ml, image)])
+        named = {key: about[key] for key in ("query", "method", "decode", "scan")}
+        return Scores(rows, [feature_row(named, after_ml, made.volume, scan.mask)])
+
+
+def asked_scans(cases: Sequence[Case]) -> list[str]:
+    """The scans of cases in the order in which they are evaluated: those with a follow-up first."""
+    ordered = sorted(cases, key=lambda case: case.source != "follow-up")
+    return [*dict.fromkeys(case.scan for case in ordered)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -36,6 +37,19 @@ class Calibration:
         if len(excess_ml) < PARTICIPANTS_NEEDED:
             return None
         return cls(tuple(regions), excess_ml.mean(axis=0), excess_ml.std(axis=0, ddof=1), len(excess_ml))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "regions": list(self.regions),
+            "bias_ml": self.bias_ml.tolist(),
+            "sd_ml": self.sd_ml.tolist(),
+            "participants": self.participants,
+        }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Calibration:
+        bias_ml, sd_ml = (np.array(told[name]) for name in ("bias_ml", "sd_ml"))
+        return cls(tuple(told["regions"]), bias_ml, sd_ml, told["participants"])
 
     def scaled(self, factor: float) -> Calibration:
         """For a question `factor` times as large."""

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from brainscm.evaluation.bootstrap import bootstrap_mean
-from brainscm.evaluation.measurements import Row
 from brainscm.evaluation.repeats import Repeats
 
 WHO = ["query", "effect", "scan", "participant", "region"]
@@ -24,7 +23,7 @@ COLUMNS = (
 
 
 def minimality_table(
-    rows: Sequence[Row], table: pd.DataFrame, regions: Sequence[str], repeats: Repeats, seed: int
+    measurements: pd.DataFrame, table: pd.DataFrame, regions: Sequence[str], repeats: Repeats, seed: int
 ) -> pd.DataFrame:
     """One row a query, method, decoding and region; means over the test scans that were asked, in ml.
 
@@ -34,9 +33,9 @@ def minimality_table(
     decoding alone change. `beyond_noise`: the excess exceeds it and its interval leaves zero out.
 
     Args:
-        rows: from `Evaluator.evaluate`. table: usable scans with `<region>_ml`.
+        measurements: a row each, see `measurements.table_of`. table: usable scans with `<region>_ml`.
     """
-    changes = pd.DataFrame([row for row in rows if row["metric"] == "region_change_ml"])
+    changes = measurements[measurements["metric"] == "region_change_ml"]
     if changes.empty:
         return pd.DataFrame(columns=list(COLUMNS))
     changes = changes[changes["source"] != "follow-up"]
@@ -47,7 +46,7 @@ def minimality_table(
     made = changes[~changes["method"].isin(["scm", "truth"])].rename(columns={"value": "measured_ml"})
     made = made.join(expected, on=WHO).join(true, on=WHO)
     made["excess_ml"] = made["measured_ml"] - made["expected_ml"]
-    noise, source = _noise(rows, repeats)
+    noise, source = _noise(measurements, repeats)
     found = []
     keys = ["query", "effect", "method", "decode", "region"]
     for key, group in made.groupby(keys, sort=False):
@@ -78,13 +77,12 @@ def minimality_table(
     )
 
 
-def _noise(rows: Sequence[Row], repeats: Repeats) -> tuple[dict[str, float], str]:
+def _noise(measurements: pd.DataFrame, repeats: Repeats) -> tuple[dict[str, float], str]:
     if repeats.sd_ml:
         return repeats.sd_ml, repeats.source
-    errors = pd.DataFrame(
-        [row for row in rows if row["source"] == "reconstruction" and row["method"] == "latent_glm" and "region" in row]
-    )
-    if len(errors) == 0 or errors["scan"].nunique() < 2:
+    of_own = (measurements["source"] == "reconstruction") & (measurements["method"] == "latent_glm")
+    errors = measurements[of_own & measurements["region"].notna()]
+    if errors["scan"].nunique() < 2:
         return {}, repeats.source
     sd = {str(region): float(part["value"].std()) for region, part in errors.groupby("region")}
     return sd, f"reconstruction alone ({repeats.source})"

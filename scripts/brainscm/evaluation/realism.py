@@ -18,7 +18,10 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from brainscm.config import QueryOptions
 from brainscm.images import Mask, Volume
+from brainscm.regions import COMPARED
+from brainscm.scans import records
 from brainscm.scm.design import Array
 from brainscm.scm.model import Scm
 
@@ -28,6 +31,8 @@ CALIPER = 0.5  # standard deviations, in every number; levels must be equal
 COLUMNS = (
     "query", "method", "decode", "features", "pairs", "mmd2", "null_mean", "null_95", "p", "why_null",
 )  # fmt: skip
+IMAGE = tuple(f"image_{place}" for place in range(9))  # see `image_features`
+FEATURES = ("query", "method", "decode", "scan", *(f"{region}_ml" for region in COMPARED), *IMAGE)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,44 @@ class CounterfactualFeatures:
     covariates: pd.Series
     regions_ml: Mapping[str, float]
     image: Array
+
+
+def feature_row(
+    about: Mapping[str, str], regions_ml: Mapping[str, float], volume: Volume, mask: Mask
+) -> dict[str, str | float]:
+    """The features of a counterfactual as a row of a table, with the columns `FEATURES`.
+
+    Args:
+        about: query, method, decode and scan. volume, mask: (x, y, z).
+    """
+    named = {f"{region}_ml": volume_ml for region, volume_ml in regions_ml.items()}
+    return {**about, **named, **dict(zip(IMAGE, image_features(volume, mask).tolist(), strict=True))}
+
+
+def features_of(
+    features: pd.DataFrame, scm: Scm, queries: Sequence[QueryOptions], table: pd.DataFrame
+) -> list[CounterfactualFeatures]:
+    """The features that stand in a table of `feature_row`s.
+
+    Args:
+        table: the scans, indexed by scan id, with the nodes' columns.
+    """
+    changed: dict[str, pd.DataFrame] = {}
+    for query in queries:
+        asked = features.loc[features["query"] == query.name, "scan"].unique()
+        if len(asked):
+            changed[query.name] = scm.intervene(table.loc[asked], query.do, query.effect)
+    return [
+        CounterfactualFeatures(
+            query=row["query"],
+            method=row["method"],
+            decode=row["decode"],
+            covariates=changed[row["query"]].loc[row["scan"]],
+            regions_ml={region: row[f"{region}_ml"] for region in COMPARED},
+            image=np.array([row[name] for name in IMAGE]),
+        )
+        for row in records(features)
+    ]
 
 
 def image_features(volume: Volume, mask: Mask) -> Array:

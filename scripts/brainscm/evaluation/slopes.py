@@ -15,6 +15,7 @@ from brainscm.evaluation.inputs import EvaluationInputs
 from brainscm.parallel import side_by_side
 from brainscm.scans import records
 from brainscm.scm.model import Scm
+from brainscm.shards import WHOLE, Shard
 from brainscm.tables import evenly_spaced
 
 logger = logging.getLogger("brainscm")
@@ -30,19 +31,22 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def counterfactual_changes(inputs: EvaluationInputs) -> pd.DataFrame:
-    """What the written counterfactuals of queries on a single number change in each region (ml).
-
-    One row a scan and query, at most `SCANS` a query, evenly spaced: scan, participant, query, effect, node, `step`
-    (the change of the node), and `<region>_ml`.
-    """
-    node_of = {query.name: next(iter(query.do)) for query in inputs.queries if len(query.do) == 1}
+def numeric_answers(inputs: EvaluationInputs) -> list[dict[str, Any]]:
+    """The rows of the manifest whose slopes are looked at: of queries on a single number, at most `SCANS` a query,
+    evenly spaced."""
     made = inputs.written.made
     made = made[made["scan"].isin(inputs.scans.usable["scan"])]
-    chosen: list[dict[str, Any]] = []
-    for query, node in node_of.items():
-        if node in inputs.scm.covariates.ranges:
-            chosen += records(evenly_spaced(made[made["query"] == query], SCANS))
+    ranges = inputs.scm.covariates.ranges
+    queries = [query.name for query in inputs.queries if len(query.do) == 1 and ranges.keys() & query.do.keys()]
+    return [row for query in queries for row in records(evenly_spaced(made[made["query"] == query], SCANS))]
+
+
+def counterfactual_changes(inputs: EvaluationInputs, shard: Shard = WHOLE) -> pd.DataFrame:
+    """What the `numeric_answers` to a shard's scans change in each region (ml).
+
+    One row a scan and query: scan, participant, query, effect, node, `step` (the change of the node), `<region>_ml`.
+    """
+    node_of = {query.name: next(iter(query.do)) for query in inputs.queries}
 
     def change(row: dict[str, Any]) -> dict[str, Any] | None:
         node = node_of[row["query"]]
@@ -59,7 +63,8 @@ def counterfactual_changes(inputs: EvaluationInputs) -> pd.DataFrame:
         changes = {f"{region}_ml": after[region] - before[region] for region in after}
         return {**{key: row[key] for key in ASKED}, "node": node, "step": step, **changes}
 
-    rows = [row for row in side_by_side(change, chosen) if row is not None]
+    own = [row for row in numeric_answers(inputs) if shard.holds(row["scan"])]
+    rows = [row for row in side_by_side(change, own) if row is not None]
     return pd.DataFrame(rows, columns=None if rows else [*ASKED, "node", "step"])
 
 

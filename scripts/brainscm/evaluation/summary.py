@@ -10,14 +10,11 @@ import numpy as np
 import pandas as pd
 
 from brainscm.evaluation.bootstrap import bootstrap_mean
-from brainscm.evaluation.measurements import Row
+from brainscm.evaluation.measurements import COLUMNS as MEASURED
 from brainscm.scm.model import Scm
 
 METRICS = ("psnr_brain_db", "change_correlation", "change_slope", "region_volume_mae_ml", "interval_coverage_95")
 METHODS = ("persistence", "voxel_glm", "pca_glm", "latent_glm")
-MEASURED = [
-    "source", "method", "decode", "query", "effect", "scan", "participant", "years", "region", "metric", "value",
-]  # fmt: skip
 COLUMNS = ["level", "stratum", *MEASURED, "ci95_low", "ci95_high", "scans", "participants"]
 KEYS = ["source", "method", "decode", "region", "metric"]
 MOST_LEVELS = 10
@@ -32,19 +29,18 @@ TRUTHS = ("simulated", "follow-up")
 INTERVAL_EDGES = (0.0, 5.0, 10.0, 20.0, math.inf)
 
 
-def metrics_table(rows: list[Row], scm: Scm, table: pd.DataFrame, seed: int) -> pd.DataFrame:
+def metrics_table(measurements: pd.DataFrame, scm: Scm, table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The long table: one row a measurement (`level` scan), and one a mean over scans (`level` mean).
 
     Means come for all scans (`stratum` all) and by query, interval of age, and level of each categorical node, with a
     95 % bootstrap interval over participants; those of single regions for all scans only.
 
     Args:
-        rows: what was measured. table: its scans, indexed by scan id.
+        measurements: a row each, see `measurements.table_of`. table: their scans, indexed by scan id.
         scm, seed: of the workflow.
     """
-    single = pd.DataFrame(rows, columns=MEASURED).astype({"value": float})
     means = []
-    for stratum, part in _strata(single, scm, table):
+    for stratum, part in _strata(measurements, scm, table):
         measured = part[np.isfinite(part["value"])]
         for key, group in measured.groupby(KEYS, sort=False, dropna=False):
             # Seeded by its place, so that a row is the same whatever else is measured.
@@ -63,7 +59,7 @@ def metrics_table(rows: list[Row], scm: Scm, table: pd.DataFrame, seed: int) -> 
             )
     parts = [
         pd.DataFrame(means).assign(level="mean") if means else pd.DataFrame(columns=COLUMNS),
-        single.assign(level="scan"),
+        measurements.assign(level="scan"),
     ]
     return pd.concat([part for part in parts if len(part)] or parts[:1]).reindex(columns=COLUMNS)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from brainscm.latents.store import LatentStore
+from brainscm.shards import remove_other_dealings
 
 
 def collect(shards: Sequence[Path], scans: Sequence[str], path: Path) -> None:
@@ -19,5 +19,4 @@ def collect(shards: Sequence[Path], scans: Sequence[str], path: Path) -> None:
         BrainSCMError: see `LatentStore.gather`.
     """
     LatentStore.gather(shards, scans, path)
-    for left_over in set(shards[0].parent.iterdir()) - {*shards}:
-        shutil.rmtree(left_over, ignore_errors=True)
+    remove_other_dealings(shards)

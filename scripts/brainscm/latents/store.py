@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from zarr.codecs import ZstdCodec
 
 from brainscm.encoding.layout import Layout
 from brainscm.errors import BrainSCMError, ScanError
-from brainscm.files import whole
+from brainscm.files import share, whole
 from brainscm.identity import Identity
 
 
@@ -126,7 +124,7 @@ class LatentStore:
                     raise ScanError(f"{scan}: it has no latent in {parts[0].parent}; remove that and run again.")
                 store = holder[scan]
                 store.of(scan)  # it is whole, or there is an error
-                _share(_chunk(store.latents.array, store.row_of[scan]), _chunk(gathered, row))
+                share(_chunk(store.latents.array, store.row_of[scan]), _chunk(gathered, row))
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -156,12 +154,3 @@ def _chunk(latents: zarr.Array, row: int) -> Path:
     """The file of a row."""
     key = latents.metadata.encode_chunk_key((row, *[0] * (latents.ndim - 1)))
     return Path(latents.store.root, latents.path, key)
-
-
-def _share(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the disk knows but one."""
-    target.parent.mkdir(parents=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

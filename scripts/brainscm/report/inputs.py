@@ -35,6 +35,8 @@ INPUTS = {
     "latents": "latents/latents.zarr",
     **TABLES,
 }
+# What has a part of each scan, so that another scan changes it: a page of one scan needs to know of its own part only.
+OF_EACH_SCAN = ("scans", "qc", "latents", "excluded", "notes", "manifest", "regions")
 REFUTATION = "scm/refutation.tsv"  # is there once it was asked for
 # Of a study that puts its scans to a bundle: what the bundle holds of the above, what there is beside it, and what
 # there cannot be, since nothing is trained, fitted or evaluated.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -16,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from brainscm import __version__
-from brainscm.files import write_text
+from brainscm.files import share, write_json, write_text
 from brainscm.report import pictures
 from brainscm.report.assets import ASSETS, NIIVUE, TEMPLATES
 from brainscm.report.cells import Context, embedded
@@ -34,6 +36,7 @@ from brainscm.report.pages import (
     training,
 )
 from brainscm.report.study import Study
+from brainscm.shards import WHOLE, Shard
 
 logger = logging.getLogger("brainscm")
 
@@ -64,6 +67,7 @@ PAGES = (
 OF_A_BUNDLE = Page("bundle.html", "Fitted study", bundle.context)
 OWN_FIT = ("training.html", "evaluation.html")
 LOG_SECONDS = 30
+NEIGHBOURS = "neighbours.json"  # of the pages of a shard
 
 
 def pages_of(study: Study) -> tuple[Page, ...]:
@@ -75,17 +79,11 @@ def pages_of(study: Study) -> tuple[Page, ...]:
 
 
 def render_report(study: Study, gallery: Gallery | None, folder: Path, threads: int = 1) -> None:
-    """Write all pages into `folder`, with the methods as text and what they cite; scan pages go to `folder/scans`.
-
-    Args:
-        study: the tables of the run.
-        gallery: draws its pictures; None where no scan could be used.
-        folder: of index.html.
-        threads: scan pages drawn at the same time.
-    """
-    render_scans(study, gallery, folder, threads)
+    """Write all pages into `folder` in one go: `render_scans`, `gather_scans` and `render_pages`."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scans:
+        render_scans(study, gallery, Path(scans), threads)
+        gather_scans(study, [Path(scans)], folder)
     render_pages(study, gallery, folder)
-    logger.info("report of %d scans written to %s", len(study.rows), folder)
 
 
 def render_pages(study: Study, gallery: Gallery | None, folder: Path) -> None:
@@ -104,28 +102,65 @@ def render_pages(study: Study, gallery: Gallery | None, folder: Path) -> None:
         writer.write(page.file, f"{page.file}.j2", page.context(study, gallery))
 
 
-def render_scans(study: Study, gallery: Gallery | None, folder: Path, threads: int = 1) -> None:
-    """Write a page a scan, each with links to those before and after it; pages of scans that are gone go."""
-    writer = _Writer(study, folder)
-    names = study.worst_first
-    place = {name: number for number, name in enumerate(names, start=1)}
-    before, after = [None, *names[:-1]], [*names[1:], None]
-    for path in (writer.folder / "scans").glob("*.html"):
-        if path.stem not in study.rows:
-            path.unlink()
-            shutil.rmtree(writer.folder / "volumes" / path.stem, ignore_errors=True)
+def render_scans(study: Study, gallery: Gallery | None, folder: Path, threads: int = 1, shard: Shard = WHOLE) -> None:
+    """Write a page for each scan of a shard into `folder/scans`, and what it loads into `folder/volumes`.
 
-    def write(name: str, previous: str | None, following: str | None) -> None:
-        beside = {"previous": previous, "next": following, "place": f"{place[name]} of {len(names)}"}
-        writer.write(f"scans/{name}.html", "scan.html.j2", scan.context(study, gallery, study.rows[name]) | beside)
+    Args:
+        study: the tables of the run.
+        gallery: draws its pictures; None where no scan could be used.
+        threads: pages drawn at the same time.
+    """
+    writer, beside = _Writer(study, folder), neighbours(study)
+    names = [name for name in study.worst_first if shard.holds(name)]
+
+    def write(name: str) -> None:
+        content = scan.context(study, gallery, study.rows[name])
+        writer.write(f"scans/{name}.html", "scan.html.j2", content | beside[name])
 
     start = last_log = time.monotonic()
     with ThreadPoolExecutor(threads) as pool:
-        for done, _ in enumerate(pool.map(write, names, before, after), start=1):
+        for done, _ in enumerate(pool.map(write, names), start=1):
             if time.monotonic() - last_log > LOG_SECONDS:
                 last_log = time.monotonic()
                 left = (last_log - start) / done * (len(names) - done)
                 logger.info("%d of %d scan pages written, about %.0f min left", done, len(names), left / 60)
+    write_json(folder / NEIGHBOURS, {name: beside[name] for name in names})
+
+
+def gather_scans(study: Study, shards: Sequence[Path], folder: Path) -> None:
+    """Put the scan pages of all shards into `folder`, and lead from each to those that are its neighbours now.
+
+    Args:
+        shards: as `render_scans` has written them. A page whose neighbours are the same is shared with its shard.
+    """
+    writer, beside = _Writer(study, folder), neighbours(study)
+    for inner in ("scans", "volumes"):
+        shutil.rmtree(folder / inner, ignore_errors=True)
+    for shard in shards:
+        before = json.loads((shard / NEIGHBOURS).read_text())
+        for volume in shard.glob("volumes/**/*.js"):
+            share(volume, folder / volume.relative_to(shard))
+        for name in (name for name in before if name in beside):
+            page = Path("scans", f"{name}.html")
+            if before[name] == beside[name]:
+                share(shard / page, folder / page)
+            else:
+                old, new = (
+                    writer.fill("neighbours.html.j2", {"scan": name, **each[name]}) for each in (before, beside)
+                )
+                write_text(folder / page, (shard / page).read_text(encoding="utf-8").replace(old, new))
+    logger.info("pages of %d scans gathered in %s", len(study.rows), folder)
+
+
+def neighbours(study: Study) -> dict[str, dict[str, str | None]]:
+    """By scan, the scans before and after it, worst first, and its place among all of them."""
+    names = study.worst_first
+    return {
+        name: {"previous": previous, "next": following, "place": f"{place} of {len(names)}"}
+        for place, (previous, name, following) in enumerate(
+            zip([None, *names[:-1]], names, [*names[1:], None], strict=True), start=1
+        )
+    }
 
 
 class _Once:
@@ -178,5 +213,8 @@ class _Writer:
         for stack in context.get("stacks", ()) if self.has_closer_viewer else ():
             stack.write(self.folder / "volumes" / stack.name)
         shared: Context = {"here": file, "root": "../" * file.count("/"), "once": _Once()}
-        text = self.environment.get_template(template).render(shared | dict(context))
-        write_text(path, text)
+        write_text(path, self.fill(template, shared | dict(context)))
+
+    def fill(self, template: str, context: Mapping[str, Any]) -> str:
+        """A template with its variables."""
+        return self.environment.get_template(template).render(context)

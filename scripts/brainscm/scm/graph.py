@@ -11,7 +11,6 @@ import pandas as pd
 from brainscm.config import FAMILY_VALUES, Levels, NodeOptions, Numbers, QueryOptions, Scalar, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.questions import check_scans, is_relative, query_label, question_of
-from brainscm.scm.design import has_value
 from brainscm.scm.formula import EXAMPLE, MAX_NUMBER, OFFSET, Formula, is_name, nearest, parse_formula
 
 
@@ -202,10 +201,17 @@ def _check_value(options: ScmOptions, graph: Graph, where: str, node: str, value
         raise ConfigError(f"{where}: {node}: a {family} node has {wanted.needed}, not {value:g}; ask for one of them.")
     for key, formula in graph.written.items():
         for expression, names in formula.transforms:
-            if names == (node,) and not has_value(expression, pd.DataFrame({node: [float(value)]})).all():
+            if names == (node,) and not _has_value_at(expression, node, float(value)):
                 raise ConfigError(
                     f"{where}: {node}: '{expression}' in {key} has no value at {value:g}; ask within its domain."
                 )
+
+
+def _has_value_at(expression: str, node: str, value: float) -> bool:
+    # Every job of a cluster reads the Snakefile, hence this module; few load formulaic and SciPy, which takes as long.
+    from brainscm.scm.design import has_value
+
+    return bool(has_value(expression, pd.DataFrame({node: [value]})).all())
 
 
 def _sorted(parents: dict[str, tuple[str, ...]]) -> list[str]:

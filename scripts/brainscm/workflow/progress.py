@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import sys
 import time
@@ -13,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from brainscm.benchmark_files import benchmark_files, read_job_cost
+
 FILE = "logs/progress.log"
 PAUSE = 60  # seconds between two lines
 SAMPLED = 20  # jobs of a rule that tell how long one takes
@@ -20,6 +21,7 @@ SAMPLED = 20  # jobs of a rule that tell how long one takes
 
 class Rule(Protocol):
     name: str
+    norun: bool  # a target, which names files and does nothing itself
 
 
 class Job(Protocol):
@@ -46,7 +48,8 @@ class ProgressLine(logging.Handler):
             return
         self.last = now
         planned, waiting = (
-            Counter(job.rule.name for job in self.dag.needrun_jobs(finished)) for finished in (False, True)
+            Counter(job.rule.name for job in self.dag.needrun_jobs(finished) if not job.rule.norun)
+            for finished in (False, True)
         )
         seconds = recorded_seconds(self.results / "benchmarks", planned)
         left = time_left(planned, waiting, seconds, now - self.started)
@@ -89,18 +92,8 @@ def recorded_seconds(benchmarks: Path, rules: Iterable[str]) -> dict[str, float]
     """What a job of each rule took, in the mean of some, from Snakemake's benchmark files; without those not known."""
     found = {}
     for rule in rules:
-        own = benchmarks / f"{rule}.tsv"
-        listed = [own] if own.exists() else sorted((benchmarks / rule).glob("**/*.tsv"))
-        files = listed[:: 1 + len(listed) // SAMPLED]
-        took = [took for file in files if (took := _seconds(file)) is not None]
+        files = benchmark_files(benchmarks, rule)
+        took = [cost.seconds for file in files[:: 1 + len(files) // SAMPLED] if (cost := read_job_cost(file))]
         if took:
             found[rule] = sum(took) / len(took)
     return found
-
-
-def _seconds(benchmark: Path) -> float | None:
-    try:
-        with benchmark.open(newline="") as file:
-            return float(next(csv.DictReader(file, delimiter="\t"))["s"])
-    except (OSError, ValueError, KeyError, StopIteration):
-        return None
