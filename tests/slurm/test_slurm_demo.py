@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
+import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from slurm.local_cluster import LocalCluster, why_unavailable
+from slurm.runs import QUICK, Run, process_that_writes
 from workflows import ROOT
 
 # The number of questions and of training steps is not what is tested here. Every call needs them, or they count as
 # changed.
 QUESTIONS = '[{name: older20, do: {age: "+20"}}, {name: younger20, do: {age: "-20"}}]'
 SHORT = ["--config", f"counterfactuals={QUESTIONS}", "autoencoder={max_steps: 14}"]
+COMMAND = ["snakemake", "--profile", "slurm", *QUICK, *SHORT]
 UNAVAILABLE = why_unavailable()
 pytestmark = [
     pytest.mark.slow,
@@ -46,20 +50,9 @@ def demo(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Pat
         symlinks=True,
         ignore=shutil.ignore_patterns(".venv", "results", "work", ".snakemake", ".git", ".*_cache", "__pycache__"),
     )
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    # Jobs on one machine see their files at once, and are shorter than the profile's polling interval assumes.
-    quick = ["--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "5"]
-    done = subprocess.run(
-        ["snakemake", "--profile", "slurm", *quick, *SHORT],
-        cwd=checkout,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=3600,
-    )
-    (checkout / "run.log").write_text(done.stdout)
-    assert done.returncode == 0, done.stdout[-6000:]
+    run = Run(COMMAND, checkout, cluster.environment)
+    told = run.end(seconds=3600)
+    assert run.process.returncode == 0, told[-6000:]
     return checkout
 
 
@@ -80,7 +73,7 @@ def test_every_stage_leaves_its_outputs(demo: Path) -> None:
 
 
 def test_jobs_ran_on_the_cluster_and_scans_shared_theirs(demo: Path) -> None:
-    submitted = set(re.findall(r"SLURM jobid '?(\d+)", (demo / "run.log").read_text()))
+    submitted = set(re.findall(r"SLURM jobid '?(\d+)", (demo / "run-0.log").read_text()))
     scans = len(pd.read_csv(demo / "results/preproc/qc.tsv", sep="\t"))
     stages = {path.stem for path in (demo / "results/benchmarks").iterdir()} - {"preprocess_scan", "align_scan"}
     assert len(stages) < len(submitted) < len(stages) + scans / 2
@@ -110,12 +103,68 @@ def test_summary_keeps_its_contract_and_the_change_points_the_right_way(demo: Pa
 
 
 def test_second_run_has_nothing_to_do(demo: Path, cluster: LocalCluster) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["snakemake", "--profile", "slurm", "--dry-run", *SHORT],
-        cwd=demo,
-        env=environment,
-        text=True,
-        capture_output=True,
-    )
-    assert "Nothing to be done" in done.stdout + done.stderr
+    assert "Nothing to be done" in Run([*COMMAND, "--dry-run"], demo, cluster.environment).end()
+
+
+def test_scans_and_a_training_that_are_killed_or_out_of_time_are_taken_up_again_to_the_same_results(
+    demo: Path, cluster: LocalCluster
+) -> None:
+    results = demo / "results"
+    before = checksums(results)
+    qc = pd.read_csv(results / "preproc" / "qc.tsv", sep="\t").set_index("scan")
+    scans = qc[qc["status"] != "fail"].index[:4]
+    for scan in scans:
+        (results / "preproc" / "status" / f"{scan}.json").unlink()
+        for place in ("anat", "figures"):
+            for path in (results / "preproc").glob(f"**/{place}/{scan}_*"):
+                path.unlink()
+    shutil.rmtree(demo / "work" / "autoencoder")
+
+    # Each scan is killed in another step: as its job begins, while its brain is looked for, while its images are
+    # written, and while it is aligned.
+    preprocessing = {scan: results / "logs" / "preprocess_scan" / f"{scan}.log" for scan in scans}
+    aligning = results / "logs" / "align_scan" / f"{scans[3]}.log"
+    for log in (*preprocessing.values(), aligning):
+        log.unlink()
+    moments = {
+        preprocessing[scans[0]]: preprocessing[scans[0]],
+        preprocessing[scans[1]]: results / "preproc" / "figures" / f"{scans[1]}_mask.png",
+        preprocessing[scans[2]]: results / "preproc" / qc.loc[scans[2], "preproc_t1w"],
+        aligning: aligning,
+    }
+    alone = ["--group-components", "scans=1", "--set-resources", "train_autoencoder:mem_mb=8000"]
+    run = Run([*COMMAND, *alone], demo, cluster.environment)
+
+    def kill_due() -> bool:
+        for log, moment in list(moments.items()):
+            if moment.exists() and (process := process_that_writes(log)):
+                os.kill(process, signal.SIGKILL)
+                del moments[log]
+        return not moments
+
+    run.wait_until(kill_due)
+
+    # The training stands still, as on a slow node, until its time is up: SLURM's own signal wakes it.
+    training = results / "logs" / "train_autoencoder.log"
+    training.unlink()
+    run.wait_until(lambda: training.exists() and "training on" in training.read_text())
+    time.sleep(3)  # some steps
+    process = process_that_writes(training)
+    assert process
+    os.kill(process, signal.SIGSTOP)
+    [job] = cluster.jobs("RUNNING")
+    cluster.run("scontrol", "update", f"JobId={job}", f"EndTime={datetime.now() + timedelta(seconds=1):%FT%T}")
+    run.wait_until(lambda: "TIMEOUT" in run.told())
+
+    told = run.end()
+    assert run.process.returncode == 0, told[-6000:]
+    assert "training goes on from step" in training.read_text()
+    assert checksums(results) == before
+    assert run.finished()["preprocess_scan"] == run.finished()["align_scan"] == 4
+
+
+def checksums(results: Path) -> dict[str, str]:
+    """Of what the stages leave: images, tables, latents, models and answers."""
+    stages = ("preproc", "latents", "scm", "counterfactuals", "evaluation")
+    files = [path for stage in stages for path in (results / stage).rglob("*") if path.is_file()]
+    return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
