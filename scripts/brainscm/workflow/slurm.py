@@ -84,7 +84,8 @@ class Executor(plugin.Executor):
 
     def cancel_jobs(self, active_jobs: list[Any]) -> None:
         """Cancel all jobs of this run: also those that are asked about right now, and the last one submitted."""
-        done = subprocess.run(["scancel", "--name", self.run_uuid], capture_output=True, text=True)
+        clusters = ["--clusters=all"] if self._submitted_job_clusters else []
+        done = subprocess.run(["scancel", *clusters, "--name", self.run_uuid], capture_output=True, text=True)
         if done.returncode != 0:
             self._record = None
             self.logger.error(
