@@ -36,7 +36,7 @@ class Run:
     def told(self) -> str:
         return self.log.read_text()
 
-    def wait_until(self, holds: Callable[[], bool], seconds: float = 600) -> None:
+    def wait_until(self, holds: Callable[[], bool], seconds: float = 1200) -> None:
         """Wait for something that this run is to bring about."""
         until = time.monotonic() + seconds
         while not holds():
@@ -44,7 +44,7 @@ class Run:
             assert time.monotonic() < until, self.told()
             time.sleep(0.2)
 
-    def end(self, number: signal.Signals | None = None, seconds: float = 900) -> str:
+    def end(self, number: signal.Signals | None = None, seconds: float = 1200) -> str:
         """Wait for the end, or bring it about by a signal to the process; what the run has told."""
         if number:
             os.kill(self.process.pid, number)

@@ -12,7 +12,7 @@ import yaml
 
 from slurm.local_cluster import LocalCluster
 from slurm.runs import QUICK, Run
-from workflows import ROOT, copy_checkout, scripted_rules
+from workflows import GRAPH, ROOT, copy_checkout, scripted_rules
 
 # A job writes what depends on all that it reads, half of it before it is held or disturbed, and keeps a ledger.
 STUB = """
@@ -65,30 +65,37 @@ def stubs(folder: Path) -> Path:
     return folder
 
 
-class StubbedStudy:
-    """A study of `scans` scans in `folder`."""
+def write_scans(bids: Path, n: int) -> Path:
+    """A BIDS folder of `n` scans of 100 bytes."""
+    rows = ["participant_id\tage\tsex"]
+    for i in range(n):
+        anat = bids / f"sub-{i:02d}" / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"sub-{i:02d}_T1w.nii.gz").write_bytes(bytes(100))
+        rows.append(f"sub-{i:02d}\t{20 + i}\t{'FM'[i % 2]}")
+    (bids / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return bids
 
-    def __init__(self, folder: Path, checkout: Path, scans: int) -> None:
+
+class StubbedStudy:
+    """A study of the scans in `bids`, in `folder`."""
+
+    def __init__(self, folder: Path, checkout: Path, bids: Path) -> None:
         self.folder, self.checkout = folder, checkout
-        rows = ["participant_id\tage\tsex"]
-        for i in range(scans):
-            anat = folder / "bids" / f"sub-{i:02d}" / "anat"
-            anat.mkdir(parents=True)
-            (anat / f"sub-{i:02d}_T1w.nii.gz").write_bytes(bytes(100))
-            rows.append(f"sub-{i:02d}\t{20 + i}\t{'FM'[i % 2]}")
-        (folder / "bids" / "participants.tsv").write_text("\n".join(rows) + "\n")
+        self.runs: list[Run] = []
         for name in ("hold", "faults"):
             (folder / name).mkdir()
         options: dict[str, Any] = {
-            "bids_dir": "bids",
-            "scm": {"nodes": {"age": {"unit": "years"}, "sex": {}}, "image": {"formula": "age + sex"}},
+            "bids_dir": str(bids),
+            "scm": {**GRAPH, "contrasts": {"ageing": {"age": [20, 60]}}},
             "counterfactuals": [{"name": "older", "do": {"age": "+10"}}],
         }
         (folder / "study.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
 
     def start(self, environment: dict[str, str], *arguments: str) -> Run:
         command = ["snakemake", "--snakefile", str(self.checkout / "Snakefile"), *arguments]
-        return Run([*command, "--configfile", "study.yaml"], self.folder, environment)
+        self.runs.append(Run([*command, "--configfile", "study.yaml"], self.folder, environment))
+        return self.runs[-1]
 
     def start_on(self, cluster: LocalCluster, *arguments: str) -> Run:
         profile = ["--profile", str(self.checkout / "profiles" / "slurm"), *QUICK]
