@@ -7,6 +7,7 @@ from functools import lru_cache
 from snakemake.dag import DAG
 from snakemake.exceptions import IncompleteCheckpointException
 from snakemake.logging import logger
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 from brainscm.bundle import CHECKSUMS, DESCRIPTION, FIXED, INTERVALS, MAKING, REFERENCE
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
@@ -48,6 +49,26 @@ DAG.update_groups = group_jobs
 
 # A run that was killed must not stay locked; kept open for as long as this process lives.
 AT_WORK = hold(Path.cwd(), workflow.is_main_process)
+
+
+def prepare_dag(*arguments, prepare=workflow._prepare_dag, **options):
+    """End the jobs on SLURM of a run that was killed, which may hold its lock, before anything is looked at."""
+    global AT_WORK
+    if workflow.executor_plugin and not workflow.dryrun:
+        try:
+            if end_left_jobs(Path.cwd()) and AT_WORK:
+                AT_WORK.close()
+                AT_WORK = hold(Path.cwd(), is_main=True, patience=60)
+        except BrainSCMError as error:
+            raise WorkflowError(str(error))
+    prepare(*arguments, **options)
+
+
+if workflow.is_main_process and ExecutorPluginRegistry().is_installed("slurm"):
+    from brainscm.workflow.slurm import Executor, end_left_jobs
+
+    ExecutorPluginRegistry().plugins["slurm"].executor = Executor
+    workflow._prepare_dag = prepare_dag
 
 try:
     for study_file in workflow.overwrite_configfiles:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import platform
+import time
 from pathlib import Path
 from typing import IO
 
 LOCKS, ALIVE = Path(".snakemake/locks"), Path(".snakemake/brainscm.alive")
 
 
-def hold(folder: Path, is_main: bool) -> IO[str] | None:
+def hold(folder: Path, is_main: bool, patience: float = 0.0) -> IO[str] | None:
     """Say, for as long as the returned file is open, that a process of the workflow is at work in `folder`.
 
     Runs and the jobs that they start on this machine hold the file together; the system lets go of it when a process
@@ -20,6 +21,7 @@ def hold(folder: Path, is_main: bool) -> IO[str] | None:
 
     Args:
         is_main: the process is a run, and no job of one.
+        patience: seconds that a run waits for others, of which it is known that they are about to end.
 
     Returns:
         None where the file system has no such locks, or cannot be written to; then the locks stay, too.
@@ -28,18 +30,22 @@ def hold(folder: Path, is_main: bool) -> IO[str] | None:
         (folder / ALIVE).parent.mkdir(exist_ok=True)
         file = (folder / ALIVE).open("a+", encoding="utf-8")
         if is_main:
-            _clear_if_alone(folder, file)
+            _clear_if_alone(folder, file, time.monotonic() + patience)
         fcntl.flock(file, fcntl.LOCK_SH)
     except OSError:
         return None
     return file
 
 
-def _clear_if_alone(folder: Path, file: IO[str]) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
+def _clear_if_alone(folder: Path, file: IO[str], until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return
+            time.sleep(0.5)
     left = list((folder / LOCKS).glob("*.lock"))
     file.seek(0)
     if left and file.read() != platform.node():

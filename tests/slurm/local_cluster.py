@@ -1,8 +1,8 @@
 """A real SLURM on this machine for the tests: munge, slurmctld and two virtual nodes, one of them with two fake GPUs.
 
-Everything lives in one folder; while the cluster is up, /etc/slurm/*.conf are links into it (jobs lose SLURM_CONF, so
-that an environment variable would not do). Needs root on Debian with the packages slurm-wlm and munge
-(tests/install_debian_packages.sh), and no SLURM of the machine's own.
+Everything lives in one folder. SLURM's commands are wrapped there, so that they find this cluster (jobs lose
+SLURM_CONF, so that an environment variable alone would not do): several clusters can be up at once, beside a SLURM of
+the machine's own. Needs root on Debian with the packages slurm-wlm and munge (tests/install_debian_packages.sh).
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-ETC = Path("/etc/slurm")
+COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "sacct", "sacctmgr")
+NODES = ("node1", "node2")
 CONFIGURATION = """\
 ClusterName=brainscm
 SlurmctldHost={host}(127.0.0.1)
@@ -30,12 +32,15 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 MpiDefault=none
+# A job that takes more memory than it asked for is killed, as cgroups do elsewhere.
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 # No cgroups in a container.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 ReturnToService=2
-# The virtual nodes may claim more cores than the machine has. Their memory is what the largest job asks for, so that no
-# more than ten scans are preprocessed at once: two cores would be slower with more.
+# The virtual nodes may claim more cores than the machine has.
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
@@ -46,8 +51,8 @@ DefMemPerCPU=1000
 MinJobAge=3600
 KillWait=5
 AccountingStorageType=accounting_storage/none
-NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node1} CPUs=8 RealMemory=16000
-NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} CPUs=8 RealMemory=16000 Gres=gpu:fake:2
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node1} CPUs={cores} RealMemory={memory_mb}
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} CPUs={cores} RealMemory={memory_mb} Gres=gpu:fake:2
 PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
 """
 # Each fake GPU needs a character device of its own.
@@ -58,19 +63,32 @@ def why_unavailable() -> str | None:
     """The reason why no cluster can be started here, or None where one can."""
     if os.geteuid() != 0:
         return "starting slurmctld and slurmd needs root"
-    if (ETC / "slurm.conf").exists() and not (ETC / "slurm.conf").is_symlink():
-        return f"this machine has a SLURM of its own ({ETC}/slurm.conf)"
-    absent = [tool for tool in ("sbatch", "slurmctld", "slurmd", "munged") if not _daemon(tool)]
+    absent = [tool for tool in ("sbatch", "slurmctld", "slurmd", "munged") if not path_of(tool)]
     return f"not installed: {', '.join(absent)} (tests/install_debian_packages.sh installs them)" if absent else None
 
 
-def _daemon(name: str) -> str | None:
+def path_of(name: str) -> str | None:
+    """Where a command or daemon of SLURM, or munge's, is installed."""
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
 class LocalCluster:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    """Two nodes.
+
+    Attributes:
+        cores: that a node claims to have.
+        memory_mb: that a node claims to have. With what the largest job asks for, no more than ten scans are at work
+            at once; two cores would be slower with more.
+    """
+
+    def __init__(self, folder: Path, cores: int = 8, memory_mb: int = 16000) -> None:
+        self.folder, self.cores, self.memory_mb = folder, cores, memory_mb
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of a user of this cluster, whose Python is the tests' own."""
+        path = f"{self.folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return {**os.environ, "PATH": path}
 
     def start(self) -> None:
         """Start the daemons and wait until both nodes are idle.
@@ -81,42 +99,83 @@ class LocalCluster:
         ports = _free_ports(3)
         (self.folder / "state").mkdir(parents=True)
         conf = CONFIGURATION.format(
-            host=socket.gethostname().split(".")[0], folder=self.folder, ctld=ports[0], node1=ports[1], node2=ports[2]
+            host=socket.gethostname().split(".")[0],
+            folder=self.folder,
+            cores=self.cores,
+            memory_mb=self.memory_mb,
+            ctld=ports[0],
+            node1=ports[1],
+            node2=ports[2],
         )
         (self.folder / "slurm.conf").write_text(conf)
         (self.folder / "gres.conf").write_text(GPUS)
-        ETC.mkdir(exist_ok=True)
-        for name in ("slurm.conf", "gres.conf"):
-            (ETC / name).unlink(missing_ok=True)
-            (ETC / name).symlink_to(self.folder / name)
+        (self.folder / "bin").mkdir()
+        for name in COMMANDS:
+            wrapped = self.folder / "bin" / name
+            wrapped.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {path_of(name)} "$@"\n')
+            wrapped.chmod(0o755)
         if subprocess.run(["munge", "-n"], capture_output=True).returncode != 0:
             subprocess.run(["install", "-d", "-o", "munge", "-g", "munge", "/run/munge"], check=True)
-            subprocess.run(["runuser", "-u", "munge", "--", str(_daemon("munged"))], check=True)
-        self._run(str(_daemon("slurmctld")))
-        for node in ("node1", "node2"):
+            subprocess.run(["runuser", "-u", "munge", "--", str(path_of("munged"))], check=True)
+        self.start_controller()
+        for node in NODES:
             (self.folder / f"spool-{node}").mkdir()
-            self._run(str(_daemon("slurmd")), "-N", node)
+            self._start("slurmd", "-N", node)
+        self.wait_for_nodes()
+
+    def stop(self) -> None:
+        self.run("scancel", "--full", "--user", "root", check=False)
+        for name in ("slurmd-node1", "slurmd-node2", "slurmctld"):
+            self._end(name)
+
+    def start_controller(self) -> None:
+        self._start("slurmctld")
+
+    def stop_controller(self) -> None:
+        self._end("slurmctld")
+
+    def set_node(self, node: str, state: str) -> None:
+        """Set a node down, which ends its jobs, or `resume` it."""
+        self.run("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=test")
+
+    def wait_for_nodes(self) -> None:
+        """Until both nodes take jobs."""
         for _ in range(150):
-            states = self._run("sinfo", "-h", "-N", "-o", "%N %t").split("\n")
-            if sorted(states) == ["node1 idle", "node2 idle"]:
+            states = self.run("sinfo", "-h", "-N", "-o", "%N %t", check=False).split("\n")
+            if sorted(state.split(" ")[-1] for state in states) in (["idle", "idle"], ["idle", "mix"], ["mix", "mix"]):
                 return
             time.sleep(0.2)
         raise RuntimeError(f"the SLURM nodes did not come up: {states}; see {self.folder}/*.log")
 
-    def stop(self) -> None:
-        self._run("scancel", "--full", "--user", "root", check=False)
-        for name in ("slurmd-node1", "slurmd-node2", "slurmctld"):
-            path = self.folder / f"{name}.pid"
-            if path.exists():
-                os.kill(int(path.read_text()), signal.SIGTERM)
-        for name in ("slurm.conf", "gres.conf"):
-            (ETC / name).unlink()
+    def jobs(self, *states: str) -> list[str]:
+        """The ids of the jobs in these states (PENDING, RUNNING, ...), or else of those that have not ended."""
+        asked = ["--states", ",".join(states)] if states else []
+        return self.run("squeue", "--noheader", "--format=%i", *asked).split()
 
-    def _run(self, *command: str, check: bool = True) -> str:
-        done = subprocess.run(command, capture_output=True, text=True)
+    def run(self, command: str, *arguments: str, check: bool = True) -> str:
+        """What one of SLURM's commands tells.
+
+        Raises:
+            RuntimeError: it fails.
+        """
+        done = subprocess.run([self.folder / "bin" / command, *arguments], capture_output=True, text=True)
         if check and done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+            raise RuntimeError(f"{command} {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout.strip()
+
+    def _start(self, daemon: str, *arguments: str) -> None:
+        # It stays in the background, so that its exit status says whether it has come up.
+        subprocess.run([str(path_of(daemon)), "-f", self.folder / "slurm.conf", *arguments], check=True)
+
+    def _end(self, name: str) -> None:
+        """End a daemon, and wait until it is gone."""
+        pid_file = self.folder / f"{name}.pid"
+        if not pid_file.exists():
+            return
+        pid = int(pid_file.read_text())
+        os.kill(pid, signal.SIGTERM)
+        while Path("/proc", str(pid)).exists():
+            time.sleep(0.05)
 
 
 def _free_ports(n: int) -> list[int]:

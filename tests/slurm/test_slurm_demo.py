@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +12,14 @@ import pandas as pd
 import pytest
 
 from slurm.local_cluster import LocalCluster, why_unavailable
+from slurm.runs import QUICK, Run
 from workflows import ROOT
 
 # The number of questions and of training steps is not what is tested here. Every call needs them, or they count as
 # changed.
 QUESTIONS = '[{name: older20, do: {age: "+20"}}, {name: younger20, do: {age: "-20"}}]'
 SHORT = ["--config", f"counterfactuals={QUESTIONS}", "autoencoder={max_steps: 14}"]
+COMMAND = ["snakemake", "--profile", "slurm", *QUICK, *SHORT]
 UNAVAILABLE = why_unavailable()
 pytestmark = [
     pytest.mark.slow,
@@ -46,20 +45,9 @@ def demo(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Pat
         symlinks=True,
         ignore=shutil.ignore_patterns(".venv", "results", "work", ".snakemake", ".git", ".*_cache", "__pycache__"),
     )
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    # Jobs on one machine see their files at once, and are shorter than the profile's polling interval assumes.
-    quick = ["--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "5"]
-    done = subprocess.run(
-        ["snakemake", "--profile", "slurm", *quick, *SHORT],
-        cwd=checkout,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=3600,
-    )
-    (checkout / "run.log").write_text(done.stdout)
-    assert done.returncode == 0, done.stdout[-6000:]
+    run = Run(COMMAND, checkout, cluster.environment)
+    told = run.end(seconds=3600)
+    assert run.process.returncode == 0, told[-6000:]
     return checkout
 
 
@@ -80,7 +68,7 @@ def test_every_stage_leaves_its_outputs(demo: Path) -> None:
 
 
 def test_jobs_ran_on_the_cluster_and_scans_shared_theirs(demo: Path) -> None:
-    submitted = set(re.findall(r"SLURM jobid '?(\d+)", (demo / "run.log").read_text()))
+    submitted = set(re.findall(r"SLURM jobid '?(\d+)", (demo / "run-0.log").read_text()))
     scans = len(pd.read_csv(demo / "results/preproc/qc.tsv", sep="\t"))
     stages = {path.stem for path in (demo / "results/benchmarks").iterdir()} - {"preprocess_scan", "align_scan"}
     assert len(stages) < len(submitted) < len(stages) + scans / 2
@@ -110,12 +98,4 @@ def test_summary_keeps_its_contract_and_the_change_points_the_right_way(demo: Pa
 
 
 def test_second_run_has_nothing_to_do(demo: Path, cluster: LocalCluster) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["snakemake", "--profile", "slurm", "--dry-run", *SHORT],
-        cwd=demo,
-        env=environment,
-        text=True,
-        capture_output=True,
-    )
-    assert "Nothing to be done" in done.stdout + done.stderr
+    assert "Nothing to be done" in Run([*COMMAND, "--dry-run"], demo, cluster.environment).end()

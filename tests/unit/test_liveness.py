@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -11,6 +12,7 @@ from brainscm.liveness import ALIVE, LOCKS, hold
 HOLD = """
 import os, sys
 from pathlib import Path
+from threading import Timer
 from brainscm.liveness import hold
 kept = hold(Path(sys.argv[1]), {main})
 """
@@ -57,3 +59,13 @@ def test_a_lock_of_another_machine_stays(lock: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_to_is_left_as_it_is(tmp_path: Path) -> None:
     assert hold(tmp_path / "absent" / "folder", is_main=True) is None
+
+
+def test_a_run_waits_for_others_that_are_about_to_end(lock: Path, tmp_path: Path) -> None:
+    ending = [sys.executable, "-c", HOLD.format(main=False) + "print(flush=True); sys.stdin.read()", str(tmp_path)]
+    with subprocess.Popen(ending, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        Timer(1, process.kill).start()
+        assert hold(tmp_path, is_main=True, patience=30) is not None
+    assert not lock.exists()
