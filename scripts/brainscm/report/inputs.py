@@ -33,6 +33,7 @@ INPUTS = {
     "qc": "preproc/qc.tsv",
     "reconstructions": "autoencoder/reconstructions",
     "latents": "latents/latents.zarr",
+    "model": "autoencoder/model.pt",
     **TABLES,
 }
 REFUTATION = "scm/refutation.tsv"  # is there once it was asked for
@@ -45,6 +46,7 @@ OF_NEW_SCANS = {
     "reconstructions": "support/reconstructions",
 }
 ABSENT = (
+    "model",
     "history",
     "codes",
     "sample",
