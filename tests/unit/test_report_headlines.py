@@ -133,7 +133,13 @@ def test_a_coverage_is_judged_by_its_interval(coverage, half, participants, said
 
 
 def test_no_change_has_no_sign():
-    assert [millilitres(value) for value in (0.0, -0.04, 0.04, -0.06, float("nan"))] == ["0.0", "0.0", "0.0", "−0.1", "–"]
+    assert [millilitres(value) for value in (0.0, -0.04, 0.04, -0.06, float("nan"))] == [
+        "0.0",
+        "0.0",
+        "0.0",
+        "−0.1",
+        "–",
+    ]
 
 
 def test_a_mean_change_in_the_wrong_direction_is_named():
@@ -147,16 +153,16 @@ def test_a_mean_change_in_the_wrong_direction_is_named():
 
 
 def test_of_a_trajectory_the_member_that_goes_furthest_the_wrong_way_is_named():
-    members = [
-        QueryOptions(name=f"ages-age{age}", do={"age": age}, trajectory="ages") for age in (50, 60, 70)
-    ]
+    members = [QueryOptions(name=f"ages-age{age}", do={"age": age}, trajectory="ages") for age in (50, 60, 70)]
     changes = {
         ("sub-0", member.name): [Change("gm", 600.0, measured_ml=measured, expected_ml=4.0)]
         for member, measured in zip(members, (-3.0, -9.0, 5.0), strict=True)
     }
     found = study(table(), changes)
     found.queries = [*QUERIES, *members]
-    expected = "Under ages move in the wrong direction: grey matter (−9.0 ml where +4.0 are expected, under ages-age60)."
+    expected = (
+        "Under ages move in the wrong direction: grey matter (−9.0 ml where +4.0 are expected, under ages-age60)."
+    )
     assert wrong_ways(found) == [expected]
     assert wrong_ways(found, "older") == []
 
@@ -187,7 +193,14 @@ def test_changes_are_read_of_the_decoding_that_was_written():
 def test_the_changes_until_a_later_scan_are_told_apart_by_the_years():
     def row(years: float, method: str, decode: str, value: float) -> dict:
         about = {"level": "scan", "source": "follow-up", "query": "follow-up", "scan": "sub-0", "region": "gm"}
-        return {**about, "years": years, "method": method, "decode": decode, "metric": "region_change_ml", "value": value}
+        return {
+            **about,
+            "years": years,
+            "method": method,
+            "decode": decode,
+            "metric": "region_change_ml",
+            "value": value,
+        }
 
     rows = [row(2.0, "latent_glm", "residual", -3.0), row(2.0, "truth", "none", -2.0), row(2.0, "scm", "none", -4.0)]
     rows += [row(5.0, "latent_glm", "residual", -8.0), row(5.0, "latent_glm", "direct", -80.0)]

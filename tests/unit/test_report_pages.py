@@ -262,7 +262,9 @@ def test_a_later_scan_is_the_truth_beside_what_was_expected_of_it(study, report)
     assert np.abs(shown - (second * inside)[gallery.cuts.box].clip(0, pictures.WHITE)).max() < 0.01
     page = Written(report / "scans" / f"{first}.html")
     assert "4.0 years later (ses-2): truth known" in page.text
-    assert f"{scored['psnr_brain_db']:.1f} dB from the later scan" in page.text
+    unchanged = rows[rows["method"] == "persistence"].set_index("metric")["value"]["psnr_brain_db"]
+    told = f"PSNR of {scored['psnr_brain_db']:.1f} dB in the brain, the first scan as it is {unchanged:.1f} dB"
+    assert told in page.text
     assert f"{later}.html" in page.links
     assert "truth known" not in Written(report / "scans" / f"{later}.html").text
 
@@ -1032,8 +1034,12 @@ def test_groups_of_few_participants_have_no_figures(study):
     rows = [row for block in context["strata"] for row in block["rows"]]
     assert rows
     assert {row["participants"] for row in rows} <= {1, 2, 3}
-    assert {row[score] for row in rows for score in ("correlation", "slope", "psnr", "coverage", "voxel", "pca")} == {"–"}
-    assert context["intervals"]["too_few"].startswith("3 participants against the simulator's true counterfactual heads")
+    assert {row[score] for row in rows for score in ("correlation", "slope", "psnr", "coverage", "voxel", "pca")} == {
+        "–"
+    }
+    assert context["intervals"]["too_few"].startswith(
+        "3 participants against the simulator's true counterfactual heads"
+    )
 
 
 def test_groups_show_each_score_under_its_heading(study):

@@ -216,10 +216,10 @@ def _coverage_words(known: Evidence, reasons: Mapping[str, str]) -> str:
     if found is None:
         return f"Intervals were not evaluated: {reasons.get('interval_coverage_95', 'no reason was recorded')}."
     held = 100 * found.value
-    told = (
-        f"Its 95 % intervals of regional volumes hold the truth in {held:.0f} % of cases"
-        f"{f' (95 % interval {100 * found.low:.0f} to {100 * found.high:.0f} %)' if found.is_bounded else ''}: {_trust(found)}."
-    )
+    told = f"Its 95 % intervals of regional volumes hold the truth in {held:.0f} % of cases"
+    if found.is_bounded:
+        told += f" (95 % interval {100 * found.low:.0f} to {100 * found.high:.0f} %)"
+    told += f": {_trust(found)}."
     least = known.least_covered()
     if least is not None and least[2] < 0.93 * least[3]:
         query, region, held_cases, cases = least

@@ -66,7 +66,9 @@ class Plane:
         for tick in ticks(*self.y):
             at = self.down(tick)
             parts.append(f'<line class="axis" x1="{self.start:.1f}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-            parts.append(f'<text x="{self.start - 6:.1f}" y="{at + 4:.1f}" text-anchor="end">{_number(tick)}{unit}</text>')
+            parts.append(
+                f'<text x="{self.start - 6:.1f}" y="{at + 4:.1f}" text-anchor="end">{_number(tick)}{unit}</text>'
+            )
         for tick in x_ticks or ticks(*self.x):
             text = f"{_number(tick)}{unit}"
             at = min(self.across(tick), self.width - CHARACTER * len(text) / 2)

@@ -357,8 +357,19 @@ class Study:
 COLUMNS_OF_ABSENT = {
     "places": ["scan"],
     "residuals": ["model", "measure"],
-    "metrics": ["level", "metric", "source", "query", "method", "decode", "scan", "region", "stratum", "years",
-                "value"],
+    "metrics": [
+        "level",
+        "metric",
+        "source",
+        "query",
+        "method",
+        "decode",
+        "scan",
+        "region",
+        "stratum",
+        "years",
+        "value",
+    ],
 }
 
 

@@ -29,7 +29,7 @@ TRAJECTORIES = 2  # scans
 MEMBERS = 7  # of a trajectory
 DRAWN = 12  # questions with pictures on a page
 REGION_COLUMNS = (
-    "region", "measured", "measured_percent", "interval", "expected", "expected_percent", "true", "true_percent", "note",
+    "region", "measured", "measured_percent", "interval", "expected", "expected_percent", "true", "true_percent",
 )  # fmt: skip
 
 
@@ -114,8 +114,7 @@ def _regions_of_members(study: Study, items: Sequence[Mapping[str, Any]], labels
             columns |= {column[0]: column for column in table["columns"]}
             rows += [{"member": label, **row} for row in table["rows"]]
     order = sorted(columns.values(), key=lambda column: REGION_COLUMNS.index(column[0]))
-    blank = dict.fromkeys(REGION_COLUMNS, "–") | {"note": ""}
-    filled = [blank | row for row in rows]
+    filled = [dict.fromkeys(REGION_COLUMNS, "–") | row for row in rows]
     return {"columns": [("member", "Member", ""), *order], "rows": filled} if rows else None
 
 
@@ -204,18 +203,17 @@ def regions_table(changes: list[Change]) -> Context | None:
         columns += [("expected", "Expected (ml)", "number"), ("expected_percent", "(%)", "number")]
     if any(math.isfinite(change.true_ml) for change in changes):
         columns += [("true", "True (ml)", "number"), ("true_percent", "(%)", "number")]
-    if any(change.is_wrong_way for change in changes):
-        columns.append(("note", "Note", ""))
     return {"columns": columns, "rows": [_region_row(change) for change in changes]}
 
 
 def _region_row(change: Change) -> Context:
+    # Beside the name, which is in sight however narrow the window is.
+    wrong = Markup(' <strong class="status warn">wrong way</strong>') if change.is_wrong_way else ""
     row: Context = {
-        "region": region_label(change.region),
+        "region": Markup("{}{}").format(region_label(change.region), wrong),
         "interval": (
             f"{millilitres(change.low_ml)} to {millilitres(change.high_ml)}" if change.is_bounded else "not calibrated"
         ),
-        "note": Markup('<strong class="status warn">wrong way</strong>') if change.is_wrong_way else "",
     }
     for name in ("measured", "expected", "true"):
         value = getattr(change, f"{name}_ml")

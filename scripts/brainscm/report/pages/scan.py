@@ -114,8 +114,10 @@ def _follow_up(study: Study, gallery: Gallery, found: FollowUp) -> Context:
     own, unchanged = psnr.get(("latent_glm", "residual")), psnr.get(("persistence", "none"))
     told = ""
     if own is not None and unchanged is not None:
-        told = f"In the brain the counterfactual is {own:.1f} dB from the later scan (PSNR), "
-        told += f"the first scan as it is {unchanged:.1f} dB."
+        told = (
+            f"Against the later scan the counterfactual has a PSNR of {own:.1f} dB in the brain, the first scan as it "
+        )
+        told += f"is {unchanged:.1f} dB (higher is nearer)."
     return {
         "name": found.name,
         "later": found.later,
