@@ -771,6 +771,7 @@ def test_every_figure_of_a_counterfactual_carries_its_badges_and_measured_change
     for path in pages:
         html = path.read_text()
         figures = html.count("counterfactual − scan (white matter = 1): blue is darker, red is brighter, black")
+        figures += html.count(": truth known</h3>")  # of a later scan: its pictures are in the viewer
         assert html.count('<p class="over"><span class="badges"><span class="badge') == figures, path.name
         assert html.count(">Measured (ml)<") == figures, path.name
     scan_pages = [path for path in pages if path.stem in set(study.made["scan"])]
@@ -1196,6 +1197,18 @@ def test_codes_latent_and_training_are_told_to_be_well_or_not(study):
     assert verdicts(overfitted_db=2.0) == well | {"Latent": False}
     assert verdicts(gain_db=0.0)["Training"]
     assert training.context(study, None)["health"] == []  # no codes, nothing to judge
+
+
+def test_the_models_card_is_in_words(study):
+    told = {
+        "seed": 20260101,
+        "steps": 12000,
+        "latent_shape": [32, 10, 12, 10],
+        "options": {"channels": [32, 64], "steps": 2},
+    }
+    card = dict(training.context(replace(study, card={**study.card, **told}), None)["card"])
+    assert (card["seed"], card["steps"], card["latent shape"]) == ("20260101", "12,000", "32 × 10 × 12 × 10")
+    assert card["options"] == "channels 32, 64; steps 2"
 
 
 def test_rate_and_distortion_mark_the_weights_that_were_kept(study):
