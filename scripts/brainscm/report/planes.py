@@ -282,7 +282,7 @@ class Strip:
 
 def strips(rows: Sequence[Strip], x: Range, x_label: str, title: str) -> Markup:
     """Rows of cells along one axis."""
-    width, row_height, left = 480, 40, 14 + round(6.6 * max((len(row.label) for row in rows), default=0))
+    width, row_height, left = 480, 40, 14 + round(CHARACTER * max((len(row.label) for row in rows), default=0))
     plane = Plane(x, (0.0, 1.0), width, row_height * len(rows) + 40, left=left)
     parts = []
     for place, row in enumerate(rows):
