@@ -19,6 +19,7 @@ from brainscm.encoding.encoder import Factual
 from brainscm.evaluation.cases import FOLLOW_UP, Case, follow_up_cases
 from brainscm.images import Volume
 from brainscm.latents.encoded import EncodedScans
+from brainscm.scans import records
 from brainscm.scm.model import Scm, load_scm
 
 if TYPE_CHECKING:
@@ -101,4 +102,4 @@ class FollowUps:
         made = predict(factual, self.scm.image, plan.step, case.query.decode).volume[0, 0].numpy()
         answer = np.where(self.encoded.scans.mask(case.scan), made, np.float32(0))
         years = float(case.query.do["age"]) - float(self.scm.values(rows)["age"].iloc[0])
-        return FollowUp(case.scan, case.answer, years, answer, plan.support.iloc[0].to_dict())
+        return FollowUp(case.scan, case.answer, years, answer, records(plan.support)[0])
