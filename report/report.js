@@ -205,7 +205,7 @@
       const every = together.getAttribute("aria-pressed") === "true";
       // Each member is two cells: its name and its picture.
       slides.forEach((cell, at) => cell.classList.toggle("off", !every && at >> 1 !== Number(slider.value)));
-      told.textContent = slides[2 * slider.value].textContent;
+      told.textContent = [...slides[2 * slider.value].childNodes].map(part => part.textContent.trim()).join(": ");
       slider.setAttribute("aria-valuetext", told.textContent);
     };
     slider.addEventListener("input", () => { together.setAttribute("aria-pressed", false); show(); });

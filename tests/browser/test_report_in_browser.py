@@ -363,27 +363,52 @@ def test_a_trajectory_is_moved_through_by_its_slider_or_seen_at_once(driver, rep
     slider, told, together = (controls.find_element(By.TAG_NAME, tag) for tag in ("input", "strong", "button"))
 
     def shown() -> list[str]:
+        """Names of the members in view, each with its own badges."""
         names = figure.find_elements(By.CSS_SELECTOR, "span[data-slide]")
         pictures = figure.find_elements(By.CSS_SELECTOR, "div[data-slide]")
         assert [each.is_displayed() for each in names] == [each.is_displayed() for each in pictures]
-        return [each.text for each in names if each.is_displayed()]
+        return [each.text.replace("\n", ": ") for each in names if each.is_displayed()]
 
-    assert shown() == [told.text] == ["age 70 years"]  # the last value
+    young, middle, old = "age 40 years: few near", "age 55 years: few near", "age 70 years: extrapolation, few near"
+    assert shown() == [told.text] == [old]  # the last value
     set_range(driver, slider, 0)
-    assert shown() == [told.text] == ["age 40 years"]
-    assert slider.get_attribute("aria-valuetext") == "age 40 years"
+    assert shown() == [told.text] == [young]
+    assert slider.get_attribute("aria-valuetext") == young
     slider.send_keys(Keys.ARROW_RIGHT)
-    assert shown() == ["age 55 years"]
+    assert shown() == [middle]
     together.click()
-    assert shown() == ["age 40 years", "age 55 years", "age 70 years"]
+    assert shown() == [young, middle, old]
     assert together.get_attribute("aria-pressed") == "true"
     slider.send_keys(Keys.ARROW_LEFT)
-    assert shown() == ["age 40 years"]
+    assert shown() == [young]
     # Small multiples: a region each, a point a value, all as large.
     charts = figure.find_elements(By.CSS_SELECTOR, ".multiples svg")
     assert len(charts) == 5
     assert all(len(chart.find_elements(By.TAG_NAME, "circle")) == 3 for chart in charts)
     assert len({chart.size["width"] for chart in charts}) == 1
+    # An extrapolation is an open circle, and what is expected a dashed line.
+    assert all(len(chart.find_elements(By.CSS_SELECTOR, "circle.hollow")) == 1 for chart in charts)
+    assert all(len(chart.find_elements(By.CSS_SELECTOR, "polyline.zero")) == 1 for chart in charts)
+
+
+def test_a_later_scan_lies_in_the_viewer_beside_what_was_expected_of_it(driver, report):
+    visit(driver, report / "scans" / "sub-15_ses-1.html")
+    viewer = driver.find_element(By.ID, "viewer")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", viewer)
+    WebDriverWait(driver, 20).until(lambda d: viewer.find_element(By.CSS_SELECTOR, "[data-where]").text)
+    over = Select(viewer.find_element(By.CSS_SELECTOR, "[data-layer=over]"))
+    value, about = (viewer.find_element(By.CSS_SELECTOR, f"[data-{name}]") for name in ("value", "about"))
+    canvas, drawn = viewer.find_element(By.TAG_NAME, "canvas"), set()
+    expected = "4.0 years later (ses-2)"
+    for layer in (expected, f"{expected} − scan", f"truth of {expected}", f"truth of {expected} − scan"):
+        over.select_by_visible_text(layer)
+        WebDriverWait(driver, 20).until(lambda d, layer=layer: value.text.startswith(f"{layer}: "))
+        drawn.add(sum_of(driver, canvas))
+        badges = "" if layer.startswith("truth") else "extrapolation, few near, not calibrated"
+        assert (about.text if about.is_displayed() else "") == badges
+    assert len(drawn) == 4
+    driver.find_element(By.LINK_TEXT, "sub-15_ses-2").click()
+    arrive(driver, "sub-15_ses-2")
 
 
 def test_each_question_has_its_own_slice_viewer_whose_places_do_not_mix(driver, report):
@@ -448,6 +473,73 @@ def test_full_resolution_and_3d_open_on_a_click_from_the_disk_alone(report, tmp_
         assert len(drawn) == 3
     finally:
         driver.quit()
+
+
+def test_the_first_page_claims_no_more_than_the_evaluation_shows(driver, report):
+    """Each claim is worked out anew from the evaluation's tables."""
+    folder = report.parent
+    metrics = read_table(folder / "evaluation" / "metrics.tsv")
+    manifest = read_table(folder / "counterfactuals" / "manifest.tsv")
+    visit(driver, report / "index.html")
+    page = driver.find_element(By.ID, "main").text.replace("−", "-")
+    own = metrics[(metrics["source"] == "simulated") & metrics["decode"].isin(["none", "residual"])]
+
+    # Headlines: the mean with its interval, the number of scans and participants, and a word on how few they are.
+    means = own[(own["level"] == "mean") & (own["stratum"] == "all") & own["region"].isna()]
+    ours = means[means["method"] == "latent_glm"].set_index("metric")
+    for metric in ("change_correlation", "change_slope"):
+        row = ours.loc[metric]
+        (figure,) = [
+            each.text.replace("−", "-")
+            for each in driver.find_elements(By.CSS_SELECTOR, ".figures > div")
+            if f"\n{row['value']:.2f}\n" in each.text.replace("−", "-")
+        ]
+        assert f"({row['ci95_low']:.2f} to {row['ci95_high']:.2f}; 4 scans of 3 participants)" in figure
+    assert "All this rests on 3 participants: another few may give other figures." in page
+
+    # The margin is to the best of all baselines, and a loss is called one.
+    scored = own[(own["level"] == "scan") & (own["metric"] == "psnr_brain_db") & own["region"].isna()]
+    psnr = scored.groupby("method")["value"].mean().drop(["pca_ceiling", "latent_ceiling"])
+    rivals = psnr.drop("latent_glm")
+    (margin,) = re.findall(r"Its volumes are .*? dB (nearer to|further from) the truth than those of .*", page)
+    assert (margin == "nearer to") == (psnr["latent_glm"] > rivals.max())
+    assert f"{abs(psnr['latent_glm'] - rivals.max()):.1f} dB {margin} the truth than those of the best baseline" in page
+    assert rivals.idxmax() == "persistence"
+    assert "best baseline, no change" in page
+
+    # Three participants cannot tell whether intervals hold what they promise.
+    assert ours.loc["interval_coverage_95", "value"] == 1
+    assert "hold the truth in 100 % of cases" in page
+    assert "cannot be told from 95 %" in page
+
+    # Every region that moves the wrong way under a query is named with what is measured and what is right.
+    single = metrics[(metrics["level"] == "scan") & (metrics["metric"] == "region_change_ml")]
+    single = single[(single["source"] == "simulated") & (single["query"] == "older-by-20")]
+    change = single[single["decode"].isin(["none", "residual"])].groupby(["method", "region"])["value"].mean()
+    wrong = [region for region in change["truth"].index if change["latent_glm"][region] * change["truth"][region] < 0]
+    assert wrong == ["ventricles"]
+    (sentence,) = re.findall(r"Under older-by-20 move in the wrong direction: .*", page)
+    for region in wrong:
+        told = f"{region} ({change['latent_glm'][region]:+.1f} ml where {change['truth'][region]:+.1f} are true)"
+        assert told in sentence
+
+    # The example says how far the data can answer, and what its pictures measure beside what was expected.
+    shown = driver.find_element(By.CSS_SELECTOR, "figure:has(.badges)")
+    badges = [each.text for each in shown.find_elements(By.CSS_SELECTOR, ".badge")]
+    made = manifest[manifest["path"].notna()]
+    is_supported = ~made["extrapolation"].astype(bool) & (made["positivity"] >= 5)
+    assert not is_supported.any()
+    assert "No answer is supported in every respect; this is one of those that lack least." in page
+    scan, query = re.search(r"Change of regional volumes of (\S+) under (\S+):", shown.text).groups()
+    example = made[(made["scan"] == scan) & (made["query"] == query)].iloc[0]
+    assert ("extrapolation" in badges) == bool(example["extrapolation"])
+    assert ("few near" in badges) == (example["positivity"] < 5)
+    assert "supported" not in badges
+    assert re.search(r"Ventricles: \S+ ml measured, \S+ ml expected", shown.text)
+    for query, beyond in made["extrapolation"].astype(bool).groupby(made["query"]).sum().items():
+        row = [each.text for each in driver.find_elements(By.CSS_SELECTOR, "table tr") if each.text.startswith(query)]
+        assert all(each.split()[-1] == str(beyond) for each in row)
+    assert "A counterfactual is what a fitted model says: not a measurement, and not a diagnosis." in page
 
 
 def test_question_mark_lists_the_keys(driver, report):
@@ -618,7 +710,36 @@ def test_flicker_by_key_and_by_button(driver, report):
     assert second.value_of_css_property("animation-name") == "none"
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+def test_no_chart_cuts_off_its_words_or_lays_them_over_one_another(driver, report):
+    """Charts are as wide as the page or narrower, so that one width stands for all."""
+    for path in pages_of(report):
+        visit(driver, path)
+        found = driver.execute_script(
+            """
+            for (const each of document.querySelectorAll("details")) each.open = true;
+            const found = [];
+            for (const chart of document.querySelectorAll("svg.chart")) {
+              const frame = chart.getBoundingClientRect();
+              const words = [...chart.querySelectorAll("text")].filter(each => !each.hasAttribute("transform"))
+                .map(each => [each.textContent, each.getBoundingClientRect()]).filter(([, box]) => box.width);
+              words.forEach(([text, box], at) => {
+                const out = Math.max(frame.left - box.left, box.right - frame.right, frame.top - box.top,
+                  box.bottom - frame.bottom);
+                if (out > 2) found.push(`cut off: ${text}`);
+                for (const [other, beside] of words.slice(at + 1)) {
+                  const wide = Math.min(box.right, beside.right) - Math.max(box.left, beside.left);
+                  const high = Math.min(box.bottom, beside.bottom) - Math.max(box.top, beside.top);
+                  if (wide > 1 && high > 3) found.push(`${text} lies over ${other}`);
+                }
+              });
+            }
+            return found;
+            """
+        )
+        assert found == [], path.name
+
+
+@pytest.mark.parametrize("width", [360, 900, 1400])
 def test_no_page_is_wider_than_the_window(driver, report, width):
     resize(driver, width)
     try:
@@ -626,6 +747,18 @@ def test_no_page_is_wider_than_the_window(driver, report, width):
             visit(driver, path)
             found = driver.execute_script("return document.documentElement.scrollWidth")
             assert found <= width, path.name
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_movement_in_the_wrong_direction_is_seen_in_a_narrow_window(driver, report):
+    resize(driver, 390)
+    try:
+        visit(driver, report / "counterfactuals.html")
+        warned = driver.find_elements(By.XPATH, "//td/strong[text()='wrong way'] | //th/strong[text()='wrong way']")
+        ends = [each.rect["x"] + each.rect["width"] for each in warned if each.is_displayed()]
+        assert ends
+        assert max(ends) <= 390
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -76,6 +76,16 @@ def test_graph_puts_causes_above_effects_and_arrows_beside_the_boxes():
     assert passes == 2  # age and sex each pass the ventricles on their way to the image
 
 
+def test_a_box_is_as_wide_as_its_words_need():
+    short, long = {"age": [], "image": ["age"]}, {"medial_temporal_grey_matter": [], "image": []}
+    widths = [
+        set(numbers(r'<rect[^>]* width="([\d.]+)"', draw_graph(parents, {}, "title"))) for parents in (short, long)
+    ]
+    assert widths[0] == {132}
+    assert min(widths[1]) > 27 * 7.4
+    assert set(numbers(r'<rect[^>]* width="([\d.]+)"', draw_graph(short, {"age": 30 * "x"}, "title"))) != {132}
+
+
 def test_a_missing_arrow_is_drawn_from_box_to_box_in_the_colour_of_its_test():
     parents = {"age": [], "sex": [], "image": ["age"]}
     missing = MissingArrow("sex", "image", "against", "image should not depend on sex: adjusted p 0.01")

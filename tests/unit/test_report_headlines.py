@@ -9,8 +9,8 @@ import pytest
 
 from brainscm.config import QueryOptions
 from brainscm.report.badges import EXTRAPOLATION, FEW, NOT_CALIBRATED, SUPPORTED, badges
-from brainscm.report.changes import Change, read_changes
-from brainscm.report.headlines import Evidence, findings, headline_figures, wrong_ways
+from brainscm.report.changes import Change, read_changes, read_follow_ups
+from brainscm.report.headlines import Evidence, findings, headline_figures, millilitres, wrong_ways
 
 # PSNR by method and query, one value a participant; the best baseline is not among those of summary.json.
 PSNR = {
@@ -112,6 +112,36 @@ def test_headline_figures_stand_beside_their_interval_and_the_worst_query():
     assert slope["note"].endswith("worst under AD: 0.20")
 
 
+@pytest.mark.parametrize(
+    ("coverage", "half", "participants", "said"),
+    [
+        (0.87, 0.05, 30, "too narrow"),
+        (0.99, 0.01, 30, "wider than needed"),
+        (0.94, 0.03, 30, "as they should"),
+        (0.90, 0.08, 30, "cannot be told from 95 %"),
+        # All hold: nothing bounds the share but the number of participants.
+        (1.0, 0.0, 3, "cannot be told from 95 %"),
+        (1.0, 0.0, 200, "wider than needed"),
+    ],
+)
+def test_a_coverage_is_judged_by_its_interval(coverage, half, participants, said):
+    metrics = table(coverage=coverage, participants=participants)
+    own = metrics["metric"] == "interval_coverage_95"
+    metrics.loc[own, ["ci95_low", "ci95_high"]] = [coverage - half, coverage + half]
+    told = next(sentence for sentence in findings(study(metrics)) if "95 % intervals of regional volumes" in sentence)
+    assert said in told
+
+
+def test_no_change_has_no_sign():
+    assert [millilitres(value) for value in (0.0, -0.04, 0.04, -0.06, float("nan"))] == [
+        "0.0",
+        "0.0",
+        "0.0",
+        "−0.1",
+        "–",
+    ]
+
+
 def test_a_mean_change_in_the_wrong_direction_is_named():
     grey = Change("gm", 600.0, measured_ml=-3.0, expected_ml=4.0)
     known = Change("wm", 500.0, measured_ml=5.0, expected_ml=-6.0, true_ml=6.0)  # as in truth: not wrong
@@ -120,6 +150,21 @@ def test_a_mean_change_in_the_wrong_direction_is_named():
     (sentence,) = wrong_ways(found)
     assert sentence == ("Under older move in the wrong direction: grey matter (−3.0 ml where +4.0 are expected).")
     assert sentence in findings(found)
+
+
+def test_of_a_trajectory_the_member_that_goes_furthest_the_wrong_way_is_named():
+    members = [QueryOptions(name=f"ages-age{age}", do={"age": age}, trajectory="ages") for age in (50, 60, 70)]
+    changes = {
+        ("sub-0", member.name): [Change("gm", 600.0, measured_ml=measured, expected_ml=4.0)]
+        for member, measured in zip(members, (-3.0, -9.0, 5.0), strict=True)
+    }
+    found = study(table(), changes)
+    found.queries = [*QUERIES, *members]
+    expected = (
+        "Under ages move in the wrong direction: grey matter (−9.0 ml where +4.0 are expected, under ages-age60)."
+    )
+    assert wrong_ways(found) == [expected]
+    assert wrong_ways(found, "older") == []
 
 
 def test_changes_are_read_of_the_decoding_that_was_written():
@@ -143,6 +188,26 @@ def test_changes_are_read_of_the_decoding_that_was_written():
     assert change.percent(change.measured_ml) == pytest.approx(-2.0)
     assert change.is_bounded
     assert not change.is_wrong_way
+
+
+def test_the_changes_until_a_later_scan_are_told_apart_by_the_years():
+    def row(years: float, method: str, decode: str, value: float) -> dict:
+        about = {"level": "scan", "source": "follow-up", "query": "follow-up", "scan": "sub-0", "region": "gm"}
+        return {
+            **about,
+            "years": years,
+            "method": method,
+            "decode": decode,
+            "metric": "region_change_ml",
+            "value": value,
+        }
+
+    rows = [row(2.0, "latent_glm", "residual", -3.0), row(2.0, "truth", "none", -2.0), row(2.0, "scm", "none", -4.0)]
+    rows += [row(5.0, "latent_glm", "residual", -8.0), row(5.0, "latent_glm", "direct", -80.0)]
+    found = read_follow_ups(pd.DataFrame(rows), pd.DataFrame({"gm_ml": [600.0]}, index=["sub-0"]))
+    assert set(found) == {("sub-0", 2.0), ("sub-0", 5.0)}
+    ((early,), (late,)) = found["sub-0", 2.0], found["sub-0", 5.0]
+    assert (early.measured_ml, early.true_ml, early.expected_ml, late.measured_ml) == (-3.0, -2.0, -4.0, -8.0)
 
 
 @pytest.mark.parametrize(

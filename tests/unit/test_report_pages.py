@@ -36,6 +36,7 @@ from brainscm.scans import QC_REASONS
 from brainscm.scm.refutation import COLUMNS as REFUTED
 from brainscm.shards import Shard
 from brainscm.tables import read_table, write_table
+from brainscm.training.fidelity import psnr
 
 pytestmark = pytest.mark.slow
 
@@ -243,6 +244,33 @@ def test_a_stack_holds_reconstruction_and_truth_and_says_how_far_the_data_can_an
     moved.rename(raw)
 
 
+def test_a_later_scan_is_the_truth_beside_what_was_expected_of_it(study, report):
+    gallery = made_up_study.open_gallery(study)
+    first, later = "sub-15_ses-1", "sub-15_ses-2"
+    (found,) = gallery.follow_ups(first)
+    assert (found.later, found.years, found.name) == (later, pytest.approx(4.0), "4.0 years later (ses-2)")
+    # The volume is the one that the evaluation has scored.
+    rows = study.metrics[(study.metrics["source"] == "follow-up") & (study.metrics["level"] == "scan")]
+    scored = rows[(rows["method"] == "latent_glm") & (rows["decode"] == "residual")].set_index("metric")["value"]
+    inside, second = gallery.mask(first), gallery.volume(later)
+    assert psnr(found.answer, second, inside) == pytest.approx(scored["psnr_brain_db"], abs=1e-3)
+    layers = {layer.name: layer for layer in gallery.stack(first, [], first).layers}
+    assert list(layers) == [
+        "scan", found.name, f"{found.name} − scan", f"truth of {found.name}", f"truth of {found.name} − scan",
+        "reconstruction",
+    ]  # fmt: skip
+    assert layers[found.name].about == "extrapolation, few near, not calibrated"  # of one participant nothing is known
+    shown = layers[f"truth of {found.name}"].voxels * pictures.WHITE / 255
+    assert np.abs(shown - (second * inside)[gallery.cuts.box].clip(0, pictures.WHITE)).max() < 0.01
+    page = Written(report / "scans" / f"{first}.html")
+    assert "4.0 years later (ses-2): truth known" in page.text
+    unchanged = rows[rows["method"] == "persistence"].set_index("metric")["value"]["psnr_brain_db"]
+    told = f"PSNR of {scored['psnr_brain_db']:.1f} dB in the brain, the first scan as it is {unchanged:.1f} dB"
+    assert told in page.text
+    assert f"{later}.html" in page.links
+    assert "truth known" not in Written(report / "scans" / f"{later}.html").text
+
+
 def test_the_reconstruction_that_is_shown_is_the_one_that_was_kept(study):
     gallery = made_up_study.open_gallery(study)
     name = study.usable["scan"].iloc[0]
@@ -376,6 +404,23 @@ def test_scans_come_worst_first(study):
     assert order[:4] == ["sub-03_ses-1", "sub-03_ses-2", "sub-05_ses-1", "sub-09_ses-1"]
     assert study.worst_first[:3] == order[:3]  # two failed, one with a warning
     assert sorted(order) == sorted(study.rows)
+
+
+def test_among_warned_scans_the_one_furthest_beyond_its_limit_comes_first(study):
+    """Also where most scans have none of a measure, so that no spread tells how far out a scan stands."""
+    passed = [scan for scan in study.worst_first if study.rows[scan]["qc_status"] == "pass"]
+    little, much, low = passed[:3]
+    rows = study.scans.rows.assign(holes_ml=0.0, ncc=0.9)
+    rows.loc[[little, much, low], "qc_status"] = "warn"
+    rows.loc[[little, much], "holes_ml"] = [20.0, 150.0]  # warns above 5, fails above 200
+    rows.loc[low, "ncc"] = 0.25  # warns below 0.3, fails below 0.2
+    odd = with_rows(study, rows)
+    odd = replace(odd, scans=replace(odd.scans, measured=(*study.scans.measured, "holes_ml", "ncc")))
+    assert odd.standing_out[much].measure != "holes_ml"
+    assert [odd.beyond_limits[scan] for scan in (little, much, low)] == pytest.approx([15 / 195, 145 / 195, 0.5])
+    warned = [scan for scan in odd.worst_first if odd.rows[scan]["qc_status"] == "warn"]
+    assert warned == [much, low, little, "sub-05_ses-1"]
+    assert odd.beyond_limits["sub-03_ses-1"] == float("inf")  # nothing of it could be measured
 
 
 def test_the_cohort_page_follows_scans_from_files_to_the_model(report):
@@ -744,6 +789,7 @@ def test_every_figure_of_a_counterfactual_carries_its_badges_and_measured_change
     for path in pages:
         html = path.read_text()
         figures = html.count("counterfactual − scan (white matter = 1): blue is darker, red is brighter, black")
+        figures += html.count(": truth known</h3>")  # of a later scan: its pictures are in the viewer
         assert html.count('<p class="over"><span class="badges"><span class="badge') == figures, path.name
         assert html.count(">Measured (ml)<") == figures, path.name
     scan_pages = [path for path in pages if path.stem in set(study.made["scan"])]
@@ -873,6 +919,14 @@ def test_a_trajectory_is_one_question_with_a_picture_a_member(study, monkeypatch
         ["age 20 years higher", "sex M"]
     ] * 2
     assert len({member["difference"] for item in shown["answers"] for member in item["members"]}) == 4
+    # On the scale that all queries share; these two set it, so that they have no other.
+    assert shown["answers"][0]["limit"] == shown["answers"][0]["own_limit"]
+    assert {member["own_difference"] for item in shown["answers"] for member in item["members"]} == {None}
+    figures = shown["answers"][0]["regions"]
+    assert [row["member"] for row in figures["rows"]] == ["age 20 years higher"] * 5 + ["sex M"] * 5
+    assert [key for key, _, _ in figures["columns"]][:5] == [
+        "member", "region", "measured", "measured_percent", "interval",
+    ]  # fmt: skip
     # What weighs on any of the members stands over their picture.
     assert [badge.name for badge in shown["answers"][0]["badges"]] == ["few near", "extrapolation", "not calibrated"]
     (row,) = overview.context(together, None)["questions"]
@@ -994,7 +1048,21 @@ def test_reliability_shows_the_share_of_truths_held_by_region(study):
     assert f"BrainSCM: 80 % intervals hold {held:.0f} %" in truth["charts"][0]["drawing"]
 
 
+def test_groups_of_few_participants_have_no_figures(study):
+    context = evaluation.context(study, None)
+    rows = [row for block in context["strata"] for row in block["rows"]]
+    assert rows
+    assert {row["participants"] for row in rows} <= {1, 2, 3}
+    assert {row[score] for row in rows for score in ("correlation", "slope", "psnr", "coverage", "voxel", "pca")} == {
+        "–"
+    }
+    assert context["intervals"]["too_few"].startswith(
+        "3 participants against the simulator's true counterfactual heads"
+    )
+
+
 def test_groups_show_each_score_under_its_heading(study):
+    study = replace(study, metrics=study.metrics.assign(participants=5))
     (by_query,) = (block for block in evaluation.context(study, None)["strata"] if block["name"] == "By query")
     row = next(row for row in by_query["rows"] if (row["level"], row["truth"]) == ("older-by-20", "simulated"))
     for heading, metric, method in (
@@ -1147,6 +1215,18 @@ def test_codes_latent_and_training_are_told_to_be_well_or_not(study):
     assert verdicts(overfitted_db=2.0) == well | {"Latent": False}
     assert verdicts(gain_db=0.0)["Training"]
     assert training.context(study, None)["health"] == []  # no codes, nothing to judge
+
+
+def test_the_models_card_is_in_words(study):
+    told = {
+        "seed": 20260101,
+        "steps": 12000,
+        "latent_shape": [32, 10, 12, 10],
+        "options": {"channels": [32, 64], "steps": 2},
+    }
+    card = dict(training.context(replace(study, card={**study.card, **told}), None)["card"])
+    assert (card["seed"], card["steps"], card["latent shape"]) == ("20260101", "12,000", "32 × 10 × 12 × 10")
+    assert card["options"] == "channels 32, 64; steps 2"
 
 
 def test_rate_and_distortion_mark_the_weights_that_were_kept(study):

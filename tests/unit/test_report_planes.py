@@ -106,12 +106,18 @@ def test_a_strip_shows_each_kind_along_the_axis_and_marks_under_it():
 
 def test_a_course_runs_through_its_band_and_is_seen_from_none():
     points = [planes.Point(age, change, "", "ours", change - 2, change + 2) for age, change in ((50, -10), (60, -20))]
-    drawing = planes.course(points, "age", "change (ml)", "title")
+    drawing = planes.course(points, [(50, -12.0), (60, -15.0)], "age", "change (ml)", "title")
     area = re.search(r'class="band ours" points="([^"]+)"', drawing).group(1).split()
     heights = [float(pair.split(",")[1]) for pair in area]  # low, low, high, high
     for (_, y), low, high in zip(circles(drawing), heights[:2], reversed(heights[2:]), strict=True):
         assert y == pytest.approx((low + high) / 2, abs=0.11)
     (_, zero), _ = ends(drawing, "rule")
     assert all(y > zero for _, y in circles(drawing))
-    unbounded = [planes.Point(age, 1.0, "") for age in (50, 60)]
-    assert "band" not in planes.course(unbounded, "age", "change (ml)", "title")
+    # What is expected is dashed: lower than what is measured at first, and less low at last.
+    heights = [y for _, y in ends(drawing, "zero")]
+    measured = [y for _, y in circles(drawing)]
+    assert heights[0] > measured[0]
+    assert heights[1] < measured[1]
+    unbounded = planes.course([planes.Point(age, 1.0, "") for age in (50, 60)], [], "age", "change (ml)", "title")
+    assert "band" not in unbounded
+    assert "zero" not in unbounded

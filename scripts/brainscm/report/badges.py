@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from brainscm.report.changes import Change
 from brainscm.scans import records
 
 if TYPE_CHECKING:
@@ -49,12 +50,24 @@ BADGES = (SUPPORTED, FEW, EXTRAPOLATION, NOT_CALIBRATED)
 
 def badges(study: Study, item: Mapping[str, Any]) -> list[Badge]:
     """The badges of one row of the manifest."""
+    scan, query = str(item["scan"]), str(item["query"])
+    changes = study.changes.get((scan, query)) or study.measured_changes.get((scan, query), [])
+    return badges_of(item, changes, study.coverage.get(query, 1.0))
+
+
+def badges_of(support: Mapping[str, Any], changes: Sequence[Change], coverage: float) -> list[Badge]:
+    """The badges of an answer.
+
+    Args:
+        support: `extrapolation` and `positivity`, as the manifest tells them. changes: of its regions.
+        coverage: the share of truths that 95 % intervals of its question hold.
+    """
     found = []
-    if bool(item["extrapolation"]):
+    if bool(support["extrapolation"]):
         found.append(EXTRAPOLATION)
-    if pd.notna(item["positivity"]) and item["positivity"] < FEW_NEAR:
+    if pd.notna(support["positivity"]) and support["positivity"] < FEW_NEAR:
         found.append(FEW)
-    if not _is_calibrated(study, str(item["scan"]), str(item["query"])):
+    if coverage < TRUSTED_COVERAGE or not any(change.is_bounded for change in changes):
         found.append(NOT_CALIBRATED)
     return found or [SUPPORTED]
 
@@ -70,8 +83,3 @@ def badge_names(study: Study, queries: Collection[str]) -> dict[tuple[str, str],
 def burden(study: Study, item: Mapping[str, Any]) -> int:
     """How much its badges take from an answer; 0 where it is supported."""
     return sum(badge.weight for badge in badges(study, item))
-
-
-def _is_calibrated(study: Study, scan: str, query: str) -> bool:
-    regions = study.changes.get((scan, query)) or study.measured_changes.get((scan, query), [])
-    return any(change.is_bounded for change in regions) and study.coverage.get(query, 1.0) >= TRUSTED_COVERAGE

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from brainscm.evaluation.cases import FOLLOW_UP
 from brainscm.scans import records
 
+YEARS_DECIMALS = 3
 # A change below this share of its region is too small for its direction to mean anything.
 SMALL_PERCENT = 0.2
 # By metric of metrics.tsv, for the study's own answers; by method, for what stands beside them.
@@ -49,11 +51,20 @@ class Change:
         return 100 * change_ml / self.before_ml if self.before_ml > 0 else math.nan
 
     @property
+    def right_ml(self) -> float:
+        """The truth or, where that is not known, what is expected."""
+        return self.true_ml if math.isfinite(self.true_ml) else self.expected_ml
+
+    @property
+    def miss_ml(self) -> float:
+        """How far the measured change is from the right one."""
+        return abs(self.measured_ml - self.right_ml)
+
+    @property
     def is_wrong_way(self) -> bool:
         """Measured against the truth or, where that is not known, against what is expected."""
-        right_ml = self.true_ml if math.isfinite(self.true_ml) else self.expected_ml
-        large = min(abs(self.percent(self.measured_ml)), abs(self.percent(right_ml))) >= SMALL_PERCENT
-        return large and self.measured_ml * right_ml < 0
+        large = min(abs(self.percent(self.measured_ml)), abs(self.percent(self.right_ml))) >= SMALL_PERCENT
+        return large and self.measured_ml * self.right_ml < 0
 
 
 Changes = Mapping[tuple[str, str], list[Change]]
@@ -66,13 +77,20 @@ def read_changes(metrics: pd.DataFrame, scans: pd.DataFrame, decodes: Mapping[st
         metrics: the evaluation's. scans: indexed by scan id, with `<region>_ml`.
         decodes: query → how its volumes were decoded.
     """
-    rows = metrics[
-        (metrics["level"] == "scan")
-        & metrics["scan"].isin(scans.index)
-        & metrics["metric"].isin(list(MEASURED))
-        & metrics["source"].isin(["simulated", "unanswered"])
-        & metrics["query"].isin(list(decodes))
-    ]
+    rows = metrics[metrics["source"].isin(["simulated", "unanswered"]) & metrics["query"].isin(list(decodes))]
+    return _by_answer(rows, scans, decodes)
+
+
+def read_follow_ups(metrics: pd.DataFrame, scans: pd.DataFrame) -> dict[tuple[str, float], list[Change]]:
+    """By first scan and the years until the later one, the change of each region. Arguments as of `read_changes`."""
+    rows = metrics[metrics["source"] == FOLLOW_UP]
+    years = rows["years"].astype(float).round(YEARS_DECIMALS)
+    found = _by_answer(rows.assign(query=years.astype(str)), scans, dict.fromkeys(years.astype(str), "residual"))
+    return {(scan, float(query)): changes for (scan, query), changes in found.items()}
+
+
+def _by_answer(rows: pd.DataFrame, scans: pd.DataFrame, decodes: Mapping[str, str]) -> Changes:
+    rows = rows[(rows["level"] == "scan") & rows["scan"].isin(scans.index) & rows["metric"].isin(list(MEASURED))]
     found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for row in records(rows):
         scan, query, region = (str(row[key]) for key in ("scan", "query", "region"))

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from brainscm.report.words import signed
 
 WIDTH = 440
+CHARACTER = 7.4  # width of one at the charts' 12 pixels, in the widest of the page's fonts
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def forest(
         return Markup("")
     low, high = padded([*finite, *([] if reference is None else [reference])])
     longest = max(len(estimate.label) for estimates in groups.values() for estimate in estimates)
-    left, right, y = round(18 + 6.4 * longest), WIDTH - 50, 4
+    values = max(len(_shown(estimate.value)) for estimates in groups.values() for estimate in estimates)
+    left, right, y = round(12 + CHARACTER * longest), round(WIDTH - 10 - CHARACTER * values), 4
     scale = (right - left) / (high - low)
     rows = []
     for heading, estimates in groups.items():
@@ -114,7 +116,7 @@ def forest(
                 start, end = (left + (limit - low) * scale for limit in (estimate.low, estimate.high))
                 rows.append(f'<path class="{estimate.style}" d="M{start:.1f} {y - 4} H{end:.1f}" stroke-width="2"/>')
             rows.append(f'<circle class="{estimate.style}" cx="{x:.1f}" cy="{y - 4}" r="4"/>')
-            rows.append(f'<text x="{right + 10}" y="{y}">{signed(f"{estimate.value:#.3g}".rstrip("."))}</text>')
+            rows.append(f'<text x="{right + 10}" y="{y}">{_shown(estimate.value)}</text>')
     bottom = y + 10
     axis = [f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>']
     for tick in ticks(low, high):
@@ -125,6 +127,10 @@ def forest(
         at = left + (reference - low) * scale
         axis.append(f'<line class="zero" x1="{at:.1f}" x2="{at:.1f}" y1="6" y2="{bottom}"/>')
     return svg(axis + rows, bottom + 38, title)
+
+
+def _shown(value: float) -> str:
+    return signed(f"{value:#.3g}".rstrip("."))
 
 
 def flow(steps: Sequence[tuple[str, int, Sequence[str]]], title: str) -> Markup:

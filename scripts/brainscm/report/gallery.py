@@ -17,7 +17,9 @@ from brainscm.files import reconstruction_name
 from brainscm.images import Grid, Mask, Volume, read_volume
 from brainscm.preprocess.itk import read_matrix
 from brainscm.report import pictures
-from brainscm.report.badges import badges
+from brainscm.report.badges import Badge, badges, badges_of
+from brainscm.report.changes import YEARS_DECIMALS, Change
+from brainscm.report.follow_ups import FollowUp, FollowUps
 from brainscm.report.layers import Layer, Stack
 from brainscm.report.study import Study, spaced
 from brainscm.tables import evenly_spaced
@@ -96,19 +98,39 @@ class Gallery:
         return drawn
 
     def series(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Manifest rows of one scan, members of a trajectory, as its differences on one scale."""
+        """Manifest rows of one scan, members of a trajectory, as its differences.
+
+        They are on the scale that all queries share and, where the members all change less, on one of their own.
+        """
         scan = items[0]["scan"]
-        mask, limit = self.mask(scan), max(self._limits(str(item["query"]))[0] for item in items)
-        differences = [pictures.signed(self._result(item["difference_path"]), self.cuts, mask, limit) for item in items]
-        return {"scan": scan, "factual": self.scan(scan), "differences": differences, "limit": limit}
+        mask, (limit, _) = self.mask(scan), self._shared_limits
+        own_limit = max(self._limits(str(item["query"]))[0] for item in items)
+        volumes = [self._result(item["difference_path"]) for item in items]
+
+        def drawn(limit: float) -> list[str]:
+            return [pictures.signed(volume, self.cuts, mask, limit) for volume in volumes]
+
+        return {
+            "scan": scan,
+            "factual": self.scan(scan),
+            "differences": drawn(limit),
+            "limit": limit,
+            "own_differences": drawn(own_limit) if own_limit < limit else [None] * len(items),
+            "own_limit": own_limit,
+        }
 
     def stack(self, scan: str, items: Sequence[Mapping[str, Any]], name: str) -> Stack:
         """A scan, what the autoencoder makes of it, and its answers with the truth where it is known, slice by slice.
 
+        A scan's own stack, which has its name, also holds its follow-ups.
+
         Args:
             items: rows of the manifest; none where nothing was asked. name: of the stack.
         """
-        limit, uncertainty_limit = self._shared_limits if items else (RECONSTRUCTION_LIMIT, 0.0)
+        later = self.follow_ups(scan) if name == scan else []
+        limit, uncertainty_limit = RECONSTRUCTION_LIMIT, 0.0
+        if items or (later and len(self.study.made)):
+            limit, uncertainty_limit = self._shared_limits
         own = self.volume(scan)[self.cuts.box]
         inside = self.mask(scan)[self.cuts.box]
         layers = [Layer.of("scan", "grey", own, pictures.WHITE)]
@@ -128,11 +150,36 @@ class Gallery:
                     Layer.of(f"truth of {query}", "grey", truth, pictures.WHITE),
                     Layer.of(f"truth of {query} − scan", "signed", (truth - own) * inside, limit),
                 ]
+        for each in later:
+            made, truth = each.answer[self.cuts.box], self.volume(each.later)[self.cuts.box] * inside
+            about = ", ".join(badge.name for badge in self.badges_of_follow_up(each))
+            layers += [
+                Layer.of(each.name, "grey", made, pictures.WHITE, about),
+                Layer.of(f"{each.name} − scan", "signed", (made - own) * inside, limit, about),
+                Layer.of(f"truth of {each.name}", "grey", truth, pictures.WHITE),
+                Layer.of(f"truth of {each.name} − scan", "signed", (truth - own) * inside, limit),
+            ]
         made = self.reconstructed(scan)[self.cuts.box]
         layers.append(Layer.of("reconstruction", "grey", made, pictures.WHITE))
-        if not items:
+        if not items and not later:
             layers.append(Layer.of("reconstruction − scan", "signed", (made - own) * inside, limit))
         return Stack(name, layers, self.grid, self.cuts.box, over=layers[2].name, under="scan")
+
+    @lru_cache(maxsize=SCANS_KEPT)  # noqa: B019
+    def follow_ups(self, scan: str) -> list[FollowUp]:
+        """The later scans of a participant beside what is expected of the first one, where the evaluation asks that."""
+        return self._follow_ups.of(scan) if self._follow_ups else []
+
+    @cached_property
+    def _follow_ups(self) -> FollowUps | None:
+        return FollowUps.open(self.study)
+
+    def changes_of_follow_up(self, found: FollowUp) -> list[Change]:
+        return self.study.follow_up_changes.get((found.scan, round(found.years, YEARS_DECIMALS)), [])
+
+    def badges_of_follow_up(self, found: FollowUp) -> list[Badge]:
+        changes = self.changes_of_follow_up(found)
+        return badges_of(found.support, changes, self.study.follow_up_coverage)
 
     def truth(self, scan: str, query: str) -> Volume | None:
         """The true answer that a simulator wrote for a scan, as the evaluation compares with it; None without one."""

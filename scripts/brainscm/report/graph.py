@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from brainscm.report.charts import svg
+from brainscm.report.charts import CHARACTER, svg
 
-BOX, BOX_HEIGHT, LANE, GAP = 132, 44, 34, 58
+LEAST_BOX, BOX_HEIGHT, LANE, GAP = 132, 44, 34, 58
 ARROW = (
     '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     '<path d="M0 0 L8 4 L0 8 Z" style="fill:var(--muted)"/></marker></defs>'
@@ -36,13 +36,16 @@ def draw_graph(parents: Parents, notes: Mapping[str, str], title: str, missing: 
     the mouse.
     """
     depth = _layers(parents)
-    at, width = _places(parents, depth)
+    # Names are bold, notes are smaller.
+    longest = max([1.1 * len(name) for name in depth] + [0.92 * len(note) for note in notes.values()])
+    box = max(LEAST_BOX, round(14 + CHARACTER * longest))
+    at, width = _places(parents, depth, box)
     drawn = [ARROW]
     for arrow in missing:
         start, end = (at[name, depth[name]] for name in (arrow.start, arrow.end))
         drawn.append(
             f'<g class="claim {arrow.style}"><title>{escape(arrow.title)}</title>'
-            f'<path d="{_bow(start, end, width)}"/></g>'
+            f'<path d="{_bow(start, end, width, box)}"/></g>'
         )
     for node, above in parents.items():
         for parent in above:
@@ -53,7 +56,7 @@ def draw_graph(parents: Parents, notes: Mapping[str, str], title: str, missing: 
         x, y = at[node, level]
         told = escape("; ".join(arrow.title for arrow in missing if arrow.end == node))
         drawn.append(
-            f'<rect class="box" x="{x - BOX / 2:.0f}" y="{y}" width="{BOX}" height="{BOX_HEIGHT}" rx="5">'
+            f'<rect class="box" x="{x - box / 2:.0f}" y="{y}" width="{box}" height="{BOX_HEIGHT}" rx="5">'
             f"{Markup('<title>{}</title>').format(told) if told else ''}</rect>"
         )
         drawn.append(f'<text class="strong" x="{x:.0f}" y="{y + 19}" text-anchor="middle">{escape(node)}</text>')
@@ -76,7 +79,9 @@ def _layers(parents: Parents) -> dict[str, int]:
     return depth
 
 
-def _places(parents: Parents, depth: Mapping[str, int]) -> tuple[dict[tuple[str, int], tuple[float, int]], int]:
+def _places(
+    parents: Parents, depth: Mapping[str, int], box: int
+) -> tuple[dict[tuple[str, int], tuple[float, int]], int]:
     """Top centre of each node's box, and of each source's lane in the layers that its arrows pass; and the width.
 
     Layers are ordered by the mean place of what leads into them (Sugiyama et al. 1981); arrows from one source share
@@ -91,7 +96,7 @@ def _places(parents: Parents, depth: Mapping[str, int]) -> tuple[dict[tuple[str,
         wish = {lane: centred[lane, level - 1] for lane in lanes}
         wish |= {node: float(np.mean([centred[p, level - 1] for p in parents[node]])) for node in nodes if level}
         order = sorted([*nodes, *lanes], key=lambda name: wish.get(name, 0.0))
-        sizes = [LANE if name in lanes else BOX + 20 for name in order]
+        sizes = [LANE if name in lanes else box + 20 for name in order]
         ends = np.cumsum(sizes)
         for name, size, end in zip(order, sizes, ends, strict=True):
             centred[name, level] = float(end - size / 2 - ends[-1] / 2)
@@ -100,11 +105,11 @@ def _places(parents: Parents, depth: Mapping[str, int]) -> tuple[dict[tuple[str,
     return places, round(widest)
 
 
-def _bow(start: tuple[float, int], end: tuple[float, int], width: float) -> str:
+def _bow(start: tuple[float, int], end: tuple[float, int], width: float, box: int) -> str:
     """A curve between the middles of two boxes, bent towards the nearer side of the drawing, where fewer arrows run."""
     (x0, y0), (x1, y1) = ((x, y + BOX_HEIGHT / 2) for x, y in (start, end))
     side = 1 if (x0 + x1) / 2 >= width / 2 else -1
-    x = min(max((x0 + x1) / 2 + side * 0.62 * BOX, 4), width - 4)
+    x = min(max((x0 + x1) / 2 + side * 0.62 * box, 4), width - 4)
     return f"M{x0:.0f} {y0:.0f} Q{x:.0f} {(y0 + y1) / 2:.0f} {x1:.0f} {y1:.0f}"
 
 

@@ -6,20 +6,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from brainscm.evaluation.bootstrap import bootstrap_mean
+from brainscm.questions import by_question
 from brainscm.regions import region_label
 from brainscm.report import words
-from brainscm.report.changes import mean_changes
+from brainscm.report.changes import Change, mean_changes
 
 if TYPE_CHECKING:
     from brainscm.report.study import Study
 
 OWN = "latent_glm"
+PROMISED = 0.95  # share of truths, by the intervals of regional volumes
 CEILINGS = ("pca_ceiling", "latent_ceiling")
 # The decodings that stand for a method in summary.json, too.
 DECODES = ("none", "residual")
@@ -213,11 +216,10 @@ def _coverage_words(known: Evidence, reasons: Mapping[str, str]) -> str:
     if found is None:
         return f"Intervals were not evaluated: {reasons.get('interval_coverage_95', 'no reason was recorded')}."
     held = 100 * found.value
-    trust = "as they should" if 93 <= held <= 97 else ("too narrow" if held < 93 else "wider than needed")
-    told = (
-        f"Its 95 % intervals of regional volumes hold the truth in {held:.0f} % of cases"
-        f"{f' (95 % interval {100 * found.low:.0f} to {100 * found.high:.0f} %)' if found.is_bounded else ''}: {trust}."
-    )
+    told = f"Its 95 % intervals of regional volumes hold the truth in {held:.0f} % of cases"
+    if found.is_bounded:
+        told += f" (95 % interval {100 * found.low:.0f} to {100 * found.high:.0f} %)"
+    told += f": {_trust(found)}."
     least = known.least_covered()
     if least is not None and least[2] < 0.93 * least[3]:
         query, region, held_cases, cases = least
@@ -229,27 +231,58 @@ def _coverage_words(known: Evidence, reasons: Mapping[str, str]) -> str:
     return told
 
 
+def _trust(found: Found) -> str:
+    """What a coverage of 95 % intervals says; that of few participants cannot be told from what was promised."""
+    low, high = (found.low, found.high) if found.is_bounded else _wilson(found.value, found.participants)
+    if high < PROMISED:
+        return "too narrow"
+    if low > PROMISED:
+        return "wider than needed"
+    as_promised = abs(found.value - PROMISED) <= 0.02
+    return "as they should" if as_promised else f"by so few, that cannot be told from {100 * PROMISED:.0f} %"
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n."""
+    z = NormalDist().inv_cdf(0.975)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return middle - half, middle + half
+
+
 def wrong_ways(study: Study, only: str | None = None) -> list[str]:
-    """One sentence a query under which the mean change of a region goes the wrong way."""
+    """One sentence a question under which the mean change of a region goes the wrong way.
+
+    Of a trajectory the member is told in which a region goes furthest the wrong way.
+    """
     sentences = []
-    for query in study.queries:
-        if only not in (None, query.name):
+    for question, members in by_question(study.queries).items():
+        if only not in (None, question):
             continue
+        furthest: dict[str, tuple[Change, str]] = {}
+        for member in members:
+            for change in mean_changes(study.changes, member.name):
+                before = furthest.get(change.region)
+                if change.is_wrong_way and (before is None or change.miss_ml > before[0].miss_ml):
+                    furthest[change.region] = (change, member.name)
         named = []
-        for change in mean_changes(study.changes, query.name):
-            if change.is_wrong_way:
-                known = math.isfinite(change.true_ml)
-                right = f"{millilitres(change.true_ml if known else change.expected_ml)} "
-                right += "are true" if known else "are expected"
-                named.append(f"{region_label(change.region)} ({millilitres(change.measured_ml)} ml where {right})")
+        for change, name in furthest.values():
+            known = math.isfinite(change.true_ml)
+            told = f"{millilitres(change.measured_ml)} ml where {millilitres(change.right_ml)} "
+            told += "are true" if known else "are expected"
+            told += f", under {name}" if len(members) > 1 else ""
+            named.append(f"{region_label(change.region)} ({told})")
         if named:
-            sentences.append(f"Under {query.name} move in the wrong direction: {words.listed(named)}.")
+            sentences.append(f"Under {question} move in the wrong direction: {words.listed(named)}.")
     return sentences
 
 
 def millilitres(value: float) -> str:
-    """A change in ml with its sign."""
-    return words.signed(f"{value:+.1f}") if math.isfinite(value) else "–"
+    """A change in ml with its sign; none has no sign."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{value:+.1f}"
+    return words.signed(text if float(text) else text[1:])
 
 
 def _least(found: Found, decimals: int) -> str:

@@ -33,6 +33,7 @@ INPUTS = {
     "qc": "preproc/qc.tsv",
     "reconstructions": "autoencoder/reconstructions",
     "latents": "latents/latents.zarr",
+    "model": "autoencoder/model.pt",
     **TABLES,
 }
 # What has a part of each scan, so that another scan changes it: a page of one scan needs to know of its own part only.
@@ -47,6 +48,7 @@ OF_NEW_SCANS = {
     "reconstructions": "support/reconstructions",
 }
 ABSENT = (
+    "model",
     "history",
     "codes",
     "sample",

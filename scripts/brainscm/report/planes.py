@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from brainscm.report.charts import WIDTH, padded, svg, ticks
+from brainscm.report.charts import CHARACTER, WIDTH, padded, svg, ticks
 from brainscm.report.words import signed
 
 SIDE = 300  # of a small chart
@@ -32,7 +33,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Plane:
-    """The rectangle between two axes; `x` and `y` are the ranges that they show."""
+    """The rectangle between two axes; `x` and `y` are the ranges that they show.
+
+    `left` is the least room for the numbers of the y axis.
+    """
 
     x: Range
     y: Range
@@ -42,9 +46,14 @@ class Plane:
     top: int = 22  # the words of the y axis stand above it
     below: int = 40  # those of the x axis below
 
+    @cached_property
+    def start(self) -> float:
+        """Where the x axis begins: right of the longest number of the y axis."""
+        return max(self.left, 12 + CHARACTER * max((len(_number(tick)) for tick in ticks(*self.y)), default=0))
+
     def across(self, value: float) -> float:
         low, high = self.x
-        return self.left + (self.width - 8 - self.left) * ((value - low) / (high - low) if high > low else 0.5)
+        return self.start + (self.width - 8 - self.start) * ((value - low) / (high - low) if high > low else 0.5)
 
     def down(self, value: float) -> float:
         low, high = self.y
@@ -56,11 +65,14 @@ class Plane:
         right, bottom, parts = self.width - 8, self.height - self.below, []
         for tick in ticks(*self.y):
             at = self.down(tick)
-            parts.append(f'<line class="axis" x1="{self.left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-            parts.append(f'<text x="{self.left - 6}" y="{at + 4:.1f}" text-anchor="end">{_number(tick)}{unit}</text>')
+            parts.append(f'<line class="axis" x1="{self.start:.1f}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
+            parts.append(
+                f'<text x="{self.start - 6:.1f}" y="{at + 4:.1f}" text-anchor="end">{_number(tick)}{unit}</text>'
+            )
         for tick in x_ticks or ticks(*self.x):
-            at = self.across(tick)
-            parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{_number(tick)}{unit}</text>')
+            text = f"{_number(tick)}{unit}"
+            at = min(self.across(tick), self.width - CHARACTER * len(text) / 2)
+            parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
         parts.append(f'<text x="{right}" y="{bottom + 33}" text-anchor="end">{escape(x_label)}</text>')
         if y_label:
             parts.append(f'<text x="0" y="11">{escape(y_label)}</text>')
@@ -143,16 +155,21 @@ def way(points: Sequence[Point], marked: int, x_label: str, y_label: str, title:
     return svg(parts, plane.height, title, plane.width)
 
 
-def course(points: Sequence[Point], x_label: str, y_label: str, title: str) -> Markup:
-    """A change along a number, from left to right, within the band of its intervals; seen from none."""
+def course(
+    points: Sequence[Point], expected: Sequence[tuple[float, float]], x_label: str, y_label: str, title: str
+) -> Markup:
+    """A change along a number, from left to right, within the band of its intervals; seen from none.
+
+    `expected` (x, y) is dashed.
+    """
     ends = [end for point in points for end in (point.y, point.low, point.high) if math.isfinite(end)]
-    plane = Plane((points[0].x, points[-1].x), padded([0.0, *ends]), SIDE, 220)
+    plane = Plane((points[0].x, points[-1].x), padded([0.0, *ends, *(y for _, y in expected)]), SIDE, 220)
     bounded = [point for point in points if math.isfinite(point.low) and math.isfinite(point.high)]
     band = [(point.x, point.low) for point in bounded] + [(point.x, point.high) for point in reversed(bounded)]
-    style = points[0].style
     parts = [*plane.axes(x_label, y_label), plane.line([(plane.x[0], 0.0), (plane.x[1], 0.0)], "rule")]
-    parts += [plane.area(band, style)] if bounded else []
-    parts.append(plane.line([(point.x, point.y) for point in points], style))
+    parts += [plane.area(band, "ours")] if bounded else []
+    parts += [plane.line(expected, "zero")] if expected else []
+    parts.append(plane.line([(point.x, point.y) for point in points], "ours"))
     parts += plane.marks([replace(point, low=math.nan) for point in points], radius=2.6)
     return svg(parts, plane.height, title, plane.width)
 
@@ -265,7 +282,7 @@ class Strip:
 
 def strips(rows: Sequence[Strip], x: Range, x_label: str, title: str) -> Markup:
     """Rows of cells along one axis."""
-    width, row_height, left = 480, 40, 14 + round(6.6 * max((len(row.label) for row in rows), default=0))
+    width, row_height, left = 480, 40, 14 + round(CHARACTER * max((len(row.label) for row in rows), default=0))
     plane = Plane(x, (0.0, 1.0), width, row_height * len(rows) + 40, left=left)
     parts = []
     for place, row in enumerate(rows):

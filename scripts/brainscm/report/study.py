@@ -21,7 +21,7 @@ from brainscm.latents.store import LatentStore
 from brainscm.qc.collect import robust_z
 from brainscm.qc.measures import MEASURES, Measure
 from brainscm.questions import read_queries
-from brainscm.report.changes import Changes, read_changes, read_measured
+from brainscm.report.changes import Change, Changes, read_changes, read_follow_ups, read_measured
 from brainscm.report.expected import expected_changes
 from brainscm.report.inputs import ABSENT, REFUTATION, TABLES, report_inputs
 from brainscm.scans import QC_STATUS, ScanTable, records
@@ -161,12 +161,40 @@ class Study:
 
     @cached_property
     def worst_first(self) -> list[str]:
-        """All scans: failed, not run, with a warning, passed; among equals the one that stands furthest out first."""
+        """All scans: failed, not run, with a warning, passed; among equals the one furthest beyond a limit first, and
+        then the one that stands furthest out of the cohort."""
         severity = {status: place for place, status in enumerate(("fail", "none", "warn", "pass"))}
         return sorted(
             self.rows,
-            key=lambda scan: (severity[self.rows[scan][QC_STATUS]], -self.standing_out[scan].distance, scan),
+            key=lambda scan: (
+                severity[self.rows[scan][QC_STATUS]],
+                -self.beyond_limits[scan],
+                -self.standing_out[scan].distance,
+                scan,
+            ),
         )
+
+    @cached_property
+    def beyond_limits(self) -> dict[str, float]:
+        """By scan, how far it lies beyond the limit that it breaks most; 0 where it breaks none.
+
+        In steps from where a measure warns to where it fails or, of one that only warns, in times its limit. A scan
+        that failed before anything of it was measured is beyond all limits.
+        """
+        table = self.cohort.set_index("scan")
+        furthest = pd.Series(0.0, index=table.index)
+        for column in self.measures:
+            limits, warn, fail = self.measure(column).limits, self.limits(column, "warn"), self.limits(column, "fail")
+            if limits is None or not warn:
+                continue
+            value = table[column].astype(float)
+            low, high = {"below": (True, False), "above": (False, True)}.get(limits.bad, (True, True))
+            for is_bad, end, sign in ((low, 0, -1.0), (high, -1, 1.0)):
+                step = abs(fail[end] - warn[end] if fail else warn[end]) or 1.0
+                beyond = sign * (value - warn[end]) / step
+                furthest = furthest.mask(is_bad & (beyond > furthest), beyond)
+        furthest[(table[QC_STATUS] == "fail") & (furthest == 0)] = np.inf
+        return {str(scan): float(distance) for scan, distance in furthest.items()}
 
     @cached_property
     def standing_out(self) -> dict[str, StandingOut]:
@@ -204,6 +232,11 @@ class Study:
         return read_measured(self.regions, expected_changes(self))
 
     @cached_property
+    def follow_up_changes(self) -> dict[tuple[str, float], list[Change]]:
+        """By first scan and the years until the later one, how each region changes."""
+        return read_follow_ups(self.metrics, self.scans.rows)
+
+    @cached_property
     def truths(self) -> dict[tuple[str, str], str]:
         """The raw heads of true answers that a simulator wrote beside its scans, by scan and query."""
         rows = self.scans.usable
@@ -235,16 +268,25 @@ class Study:
     @cached_property
     def coverage(self) -> dict[str, float]:
         """By query, the share of regional truths that the calibrated 95 % intervals hold, where truths are known."""
+        own = self._coverages("simulated")
+        own = own[own["stratum"].astype(str).str.startswith("query=")]
+        queries = own["stratum"].str.removeprefix("query=")
+        return dict(zip(queries, own["value"].astype(float), strict=True))
+
+    @cached_property
+    def follow_up_coverage(self) -> float:
+        """The share of the regional truths of later scans that the 95 % intervals hold; 1 where that is not known."""
+        own = self._coverages("follow-up")
+        return float(next(iter(own.loc[(own["stratum"] == "all") & own["region"].isna(), "value"]), 1.0))
+
+    def _coverages(self, source: str) -> pd.DataFrame:
         table = self.metrics
-        own = table[
+        return table[
             (table["level"] == "mean")
             & (table["metric"] == "interval_coverage_95")
             & (table["method"] == "latent_glm")
-            & (table["source"] == "simulated")
-            & table["stratum"].astype(str).str.startswith("query=")
+            & (table["source"] == source)
         ]
-        queries = own["stratum"].str.removeprefix("query=")
-        return dict(zip(queries, own["value"].astype(float), strict=True))
 
     @property
     def fidelity(self) -> list[str]:
@@ -315,7 +357,19 @@ class Study:
 COLUMNS_OF_ABSENT = {
     "places": ["scan"],
     "residuals": ["model", "measure"],
-    "metrics": ["level", "metric", "source", "query", "method", "decode", "scan", "region", "stratum", "value"],
+    "metrics": [
+        "level",
+        "metric",
+        "source",
+        "query",
+        "method",
+        "decode",
+        "scan",
+        "region",
+        "stratum",
+        "years",
+        "value",
+    ],
 }
 
 

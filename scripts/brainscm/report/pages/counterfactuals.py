@@ -28,6 +28,9 @@ EXAMPLES = 4
 TRAJECTORIES = 2  # scans
 MEMBERS = 7  # of a trajectory
 DRAWN = 12  # questions with pictures on a page
+REGION_COLUMNS = (
+    "region", "measured", "measured_percent", "interval", "expected", "expected_percent", "true", "true_percent",
+)  # fmt: skip
 
 
 def context(study: Study, gallery: Gallery | None) -> Context:
@@ -84,14 +87,39 @@ def series(study: Study, gallery: Gallery | None, made: pd.DataFrame) -> Context
         do = study.query_of[item["query"]].do
         labels.append(words.intervention({node: do[node] for node in varied if node in do}, study.config.scm))
     warned = [plain(item["warning"]) for item in items if plain(item["warning"])]
-    members = [{"label": label, "difference": each} for label, each in zip(labels, drawn["differences"], strict=True)]
+    named = [badges(study, item) for item in items]
+    members = [
+        {"label": label, "difference": difference, "own_difference": own, "badges": own_badges}
+        for label, difference, own, own_badges in zip(
+            labels, drawn["differences"], drawn["own_differences"], named, strict=True
+        )
+    ]
     caption = f"{said['scan']}: {len(items)} of {len(made)} members, evenly spaced."
-    found = {badge for item in items for badge in badges(study, item)}
+    found = {badge for each in named for badge in each}
     told = {"problem": None, "warning": next(iter(warned), None), "nodes": [], "members": members}
     told["badges"] = [badge for badge in BADGES if badge in found]
     told["curves"] = _curves(study, made, varied)
+    told["regions"] = _regions_of_members(study, items, labels)
     files = [f"counterfactuals/{item['difference_path']}" for item in items]
     return said | drawn | told | {"caption": caption, "files": files[:1]}
+
+
+def _regions_of_members(study: Study, items: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Context | None:
+    """The change of each region under each member, as `regions_table` has it of one answer."""
+    columns: dict[str, tuple[str, str, str]] = {}
+    rows = []
+    for item, label in zip(items, labels, strict=True):
+        table = regions_table(_changes_of(study, str(item["scan"]), str(item["query"])))
+        if table is not None:
+            columns |= {column[0]: column for column in table["columns"]}
+            rows += [{"member": label, **row} for row in table["rows"]]
+    order = sorted(columns.values(), key=lambda column: REGION_COLUMNS.index(column[0]))
+    filled = [dict.fromkeys(REGION_COLUMNS, "–") | row for row in rows]
+    return {"columns": [("member", "Member", ""), *order], "rows": filled} if rows else None
+
+
+def _changes_of(study: Study, scan: str, query: str) -> list[Change]:
+    return study.changes.get((scan, query)) or study.measured_changes.get((scan, query), [])
 
 
 def _curves(study: Study, made: pd.DataFrame, varied: list[str]) -> list[Context]:
@@ -99,24 +127,26 @@ def _curves(study: Study, made: pd.DataFrame, varied: list[str]) -> list[Context
     if len(varied) != 1 or not pd.api.types.is_numeric_dtype(made[f"counterfactual_{varied[0]}"]):
         return []
     column = f"counterfactual_{varied[0]}"
-    table = study.regions.merge(made[["scan", "query", column]], on=["scan", "query"]).sort_values(column)
+    table = made.sort_values(column)
+    points: dict[str, list[planes.Point]] = {}
+    expected: dict[str, list[tuple[float, float]]] = {}
+    for item in records(table):
+        beyond, named = bool(item["extrapolation"]), ", ".join(badge.name for badge in badges(study, item))
+        for change in study.measured_changes.get((item["scan"], item["query"]), []):
+            told = f"{words.number(item[column], 4)}: {millilitres(change.measured_ml)} ml; {named}"
+            style = "ours hollow" if beyond else "ours"
+            at = planes.Point(item[column], change.measured_ml, told, style, change.low_ml, change.high_ml)
+            points.setdefault(change.region, []).append(at)
+            if math.isfinite(change.expected_ml):
+                expected.setdefault(change.region, []).append((item[column], change.expected_ml))
     drawn = []
-    for region, rows in table.groupby("region", sort=False):
-        points = [
-            planes.Point(
-                row[column], row["change_ml"], _value(row, column), "ours", row["low_95_ml"], row["high_95_ml"]
-            )
-            for row in records(rows)
-        ]
-        name = words.capitalised(region_label(str(region)))
+    for region, measured in points.items():
+        name = words.capitalised(region_label(region))
         title = f"{name}: measured change in ml along {varied[0]}"
-        drawing = planes.course(points, study.with_unit(varied[0]), "change (ml)", title)
-        drawn.append({"heading": name, "drawing": drawing})
+        label = study.with_unit(varied[0])
+        drawing = planes.course(measured, expected.get(region, []), label, "change (ml)", title)
+        drawn.append({"heading": name, "drawing": drawing, "has_band": any(math.isfinite(p.low) for p in measured)})
     return drawn
-
-
-def _value(row: Context, column: str) -> str:
-    return f"{words.number(row[column], 4)}: {millilitres(row['change_ml'])} ml"
 
 
 def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Context:
@@ -131,7 +161,7 @@ def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Co
         return said | {"problem": str(error)}
     nodes = _nodes(study, item)
     evaluated = study.changes.get((item["scan"], query.name), [])
-    regions = evaluated or study.measured_changes.get((item["scan"], query.name), [])
+    regions = _changes_of(study, item["scan"], query.name)
     asked = [row for row in nodes if row["node"] in query.do]
     set_to = ", ".join(f"{row['node']} {row['factual']} → {row['counterfactual']}" for row in asked)
     caption = f"{item['scan']}: {set_to or 'nothing changes, for the scan is as it is asked to be'}."
@@ -151,6 +181,7 @@ def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Co
             "nodes": nodes,
             "regions": regions_table(regions),
             "is_evaluated": bool(evaluated),
+            "is_bounded": any(change.is_bounded for change in regions),
             "is_expected": any(math.isfinite(change.expected_ml) for change in regions),
             "caption": caption,
             "files": [f"counterfactuals/{item[column]}" for column in ("path", "difference_path")],
@@ -172,18 +203,17 @@ def regions_table(changes: list[Change]) -> Context | None:
         columns += [("expected", "Expected (ml)", "number"), ("expected_percent", "(%)", "number")]
     if any(math.isfinite(change.true_ml) for change in changes):
         columns += [("true", "True (ml)", "number"), ("true_percent", "(%)", "number")]
-    if any(change.is_wrong_way for change in changes):
-        columns.append(("note", "Note", ""))
     return {"columns": columns, "rows": [_region_row(change) for change in changes]}
 
 
 def _region_row(change: Change) -> Context:
+    # Beside the name, which is in sight however narrow the window is.
+    wrong = Markup(' <strong class="status warn">wrong way</strong>') if change.is_wrong_way else ""
     row: Context = {
-        "region": region_label(change.region),
+        "region": Markup("{}{}").format(region_label(change.region), wrong),
         "interval": (
             f"{millilitres(change.low_ml)} to {millilitres(change.high_ml)}" if change.is_bounded else "not calibrated"
         ),
-        "note": Markup('<strong class="status warn">wrong way</strong>') if change.is_wrong_way else "",
     }
     for name in ("measured", "expected", "true"):
         value = getattr(change, f"{name}_ml")
@@ -225,7 +255,7 @@ def _question(study: Study, gallery: Gallery | None, members: Sequence[QueryOpti
         "words": words.trajectory([member.do for member in members], study.config.scm),
         "settings": f"{query.effect.capitalize()} effect: {responds}. Decoding: {query.decode}.",
         "figures": _figures(study, rows, made),
-        "warnings": _warnings(made) + [told for member in members for told in wrong_ways(study, member.name)],
+        "warnings": _warnings(made) + wrong_ways(study, question_of(query)),
         "badges": _badge_counts(study, made),
         "answers": [item for item in answers if item["problem"] is None],
         "stack": _stack(gallery, made, question_of(query)),

@@ -14,7 +14,7 @@ from brainscm.regions import region_label
 from brainscm.report import charts, words
 from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
-from brainscm.report.headlines import CEILINGS, findings
+from brainscm.report.headlines import CEILINGS, findings, millilitres
 from brainscm.report.pages.agreement import WITH_INTERVALS, reliabilities, scatters
 from brainscm.report.pages.cohort import unbalanced
 from brainscm.report.study import Study
@@ -68,6 +68,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         "slopes": _slopes(study.regional_slopes),
         "axioms": _axioms(overall),
         "strata": _strata(means, sources),
+        "too_few": words.TOO_FEW,
     }
 
 
@@ -84,7 +85,14 @@ def _intervals(overall: pd.DataFrame) -> Context | None:
                 rows.append({"method": words.METHODS[method], "truth": source, **shown})
     columns = [("method", "Method", ""), ("truth", "Truth", "text")]
     columns += [(f"at_{level}", f"{level} % interval", "number") for level in (50, 80, 95)]
-    return {"columns": columns, "rows": rows} if rows else None
+    of_source = means[means["metric"] == "interval_coverage_95"].groupby("source")["participants"].max()
+    few = [
+        f"{words.plural(int(count), 'participant')} against {SOURCES[str(source)]}"
+        for source, count in of_source.items()
+        if count < words.TOO_FEW
+    ]
+    too_few = f"{words.capitalised(words.listed(few))}: so few cannot tell whether intervals hold what they promise."
+    return {"columns": columns, "rows": rows, "too_few": too_few if few else None} if rows else None
 
 
 def spread_that_halves(half_width: float, change: float) -> float:
@@ -158,8 +166,8 @@ def _matrix(minimality: pd.DataFrame) -> Context | None:
 
 def _heat(cell: Context) -> Markup:
     excess, noise = float(cell["excess_ml"]), float(cell["noise_ml"])
-    shown = Markup("<strong>{}</strong>" if cell["beyond_noise"] else "{}").format(words.signed(f"{excess:+.1f}"))
-    measured, expected = (words.signed(f"{cell[f'{kind}_ml']:+.1f}") for kind in ("measured", "expected"))
+    shown = Markup("<strong>{}</strong>" if cell["beyond_noise"] else "{}").format(millilitres(excess))
+    measured, expected = (millilitres(float(cell[f"{kind}_ml"])) for kind in ("measured", "expected"))
     share = min(abs(excess) / noise, 3) / 3 if noise > 0 else 0.0
     return Markup('<span class="heat {}" style="--share: {:.0f}%">{}<small>{} for {}</small></span>').format(
         "above" if excess > 0 else "below", 45 * share, shown, measured, expected
@@ -443,7 +451,9 @@ def _strata(means: pd.DataFrame, sources: list[str]) -> list[Context]:
     own = means[means["source"].isin(sources) & (means["stratum"] != "all")]
     for (stratum, source), part in own.groupby(["stratum", "source"], sort=False):
         kind, _, level = str(stratum).partition("=")
-        cells = part.set_index(["method", "decode", "metric"])["value"]
+        participants = int(part["participants"].max())
+        told = part if participants >= words.TOO_FEW else part.head(0)
+        cells = told.set_index(["method", "decode", "metric"])["value"]
 
         def shown(method: str, metric: str, cells: pd.Series = cells) -> str:
             key = (method, "residual", metric)
@@ -453,7 +463,7 @@ def _strata(means: pd.DataFrame, sources: list[str]) -> list[Context]:
             {
                 "level": level,
                 "truth": source,
-                "participants": int(part["participants"].max()),
+                "participants": participants,
                 "correlation": shown("latent_glm", "change_correlation"),
                 "slope": shown("latent_glm", "change_slope"),
                 "psnr": shown("latent_glm", "psnr_brain_db"),

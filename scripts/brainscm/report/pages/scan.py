@@ -10,15 +10,18 @@ import pandas as pd
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
+from brainscm.evaluation.cases import FOLLOW_UP
 from brainscm.qc.limits import Status, apply_limits
 from brainscm.regions import LATENT, region_label
 from brainscm.report import pictures, words
 from brainscm.report.cells import Context, plain
+from brainscm.report.changes import YEARS_DECIMALS
+from brainscm.report.follow_ups import FollowUp
 from brainscm.report.gallery import Gallery
 from brainscm.report.pages import bundle
-from brainscm.report.pages.counterfactuals import answers_of
+from brainscm.report.pages.counterfactuals import answers_of, regions_table
 from brainscm.report.study import Study, spaced
-from brainscm.scans import QC_REASONS, QC_STATUS
+from brainscm.scans import QC_REASONS, QC_STATUS, records
 
 ANSWERS = 12  # questions that are shown
 QUALITY_PICTURES = {
@@ -72,6 +75,7 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
         "measures": _measures(study, row),
         "places": [_place(item) for item in study.places[study.places["scan"] == scan].to_dict("records")],
         "reconstruction": None,
+        "follow_ups": [],
         "why_no_reconstruction": "None: the scan did not reach the autoencoder.",
         "counterfactuals": answers,
         "more_counterfactuals": more,
@@ -90,10 +94,38 @@ def context(study: Study, gallery: Gallery | None, row: Mapping[str, Any]) -> Co
                 "name": gallery.template.name,
             }
             content["reconstruction"] = gallery.reconstruction(scan) | {"caption": fidelity_words(row)}
+            content["follow_ups"] = [_follow_up(study, gallery, found) for found in gallery.follow_ups(scan)]
             content["stacks"] = [gallery.stack(scan, spaced(asked[asked["path"].notna()], ANSWERS), scan)]
         except ScanError as error:
             content["why_no_reconstruction"] = str(error)
     return content
+
+
+def _follow_up(study: Study, gallery: Gallery, found: FollowUp) -> Context:
+    """A later scan as the truth of the counterfactual at the age then."""
+    rows = study.metrics[
+        (study.metrics["source"] == FOLLOW_UP)
+        & (study.metrics["level"] == "scan")
+        & (study.metrics["scan"] == found.scan)
+        & (study.metrics["metric"] == "psnr_brain_db")
+        & (study.metrics["years"].astype(float).round(YEARS_DECIMALS) == round(found.years, YEARS_DECIMALS))
+    ]
+    psnr = {(row["method"], row["decode"]): float(row["value"]) for row in records(rows)}
+    own, unchanged = psnr.get(("latent_glm", "residual")), psnr.get(("persistence", "none"))
+    told = ""
+    if own is not None and unchanged is not None:
+        told = (
+            f"Against the later scan the counterfactual has a PSNR of {own:.1f} dB in the brain, the first scan as it "
+        )
+        told += f"is {unchanged:.1f} dB (higher is nearer)."
+    return {
+        "name": found.name,
+        "later": found.later,
+        "told": told,
+        "badges": gallery.badges_of_follow_up(found),
+        "warning": plain(found.support["warning"]),
+        "regions": regions_table(gallery.changes_of_follow_up(found)),
+    }
 
 
 def _counterfactual_files(asked: pd.DataFrame) -> list[tuple[str, str]]:

@@ -272,11 +272,8 @@ def _flat(value: Any, name: str = "") -> str:
     if name == "seed":
         return str(value)  # a number that counts nothing
     if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_flat(item, key)}" for key, item in value.items())
+        return "; ".join(f"{key.replace('_', ' ')} {_flat(item, key)}" for key, item in value.items())
     if isinstance(value, list):
-        return (
-            " × ".join(_flat(item) for item in value)
-            if all(isinstance(v, int) for v in value)
-            else ", ".join(map(_flat, value))
-        )
+        between = " × " if name.endswith("shape") else "; " if any(isinstance(item, list) for item in value) else ", "
+        return between.join(_flat(item) for item in value)
     return words.number(value, 4) if isinstance(value, int | float) else str(value)
