@@ -54,7 +54,7 @@ from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.preprocess.tissues import MeasureTissues
 from brainscm.scm.model import Scm
 
-PARTICIPANTS = {3.0: 82, 2.0: 15, 1.0: 15}
+PARTICIPANTS = {3.0: 40, 2.0: 15, 1.0: 15}
 FEW, MANY = 1, 3  # scans of two jobs, whose difference is what a scan takes
 MANY_DRAWS = 64
 OPTIONS = AutoencoderOptions(max_steps=12, validation_interval=12)

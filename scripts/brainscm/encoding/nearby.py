@@ -1,8 +1,9 @@
 """What shifts near one of a scan's latent make of the scan, from what that one has made of it: for draws of a model.
 
 A shift that differs by little brings tissue to other places by little, and asks for other densities and another
-appearance by little. So the counterfactual itself is moved on, and its borders by one round more; nothing is decoded
-or inverted again. Where nothing differs it is exact.
+appearance by little. So the counterfactual itself is moved on, and its borders as they answer to a small change of
+density. What that takes is found once for all draws: nothing is decoded or inverted again, and no spline fitted. Where
+nothing differs it is exact.
 """
 
 from __future__ import annotations
@@ -14,8 +15,16 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from brainscm.alignment.displacement import NODE_VOXELS, Spline, interpolate, upsample, voxels
-from brainscm.encoding.density import densities, density_at_nodes, log_odds, move_borders_on
+from brainscm.alignment.displacement import NODE_VOXELS, interpolate, upsample, voxels
+from brainscm.alignment.splines import halfway
+from brainscm.encoding.density import (
+    SmallChange,
+    densities,
+    density_at_nodes,
+    density_slopes,
+    log_odds,
+    smooth_at_nodes,
+)
 from brainscm.tissue_levels import TissueLevels
 
 STEPS = 2  # of finding where tissue comes from
@@ -26,7 +35,7 @@ class Nearby:
     """A counterfactual (x, y, z) of an aligned scan, to be moved on.
 
     Attributes:
-        inside: (x, y, z), where the scan is not empty; elsewhere nothing is made.
+        inside: (x, y, z), where the scan is not empty; elsewhere nothing changes.
         template: (3, x, y, z), where each voxel of the counterfactual lies in the template, in voxels.
         levels: of the scan's tissues.
     """
@@ -52,14 +61,18 @@ class Nearby:
         for _ in range(STEPS):
             differs = interpolate(at_nodes, self._lattice - differs[:3] / NODE_VOXELS)
         step = upsample(differs[:3], self.volume.shape)[:, self.inside]
-        moved = torch.zeros_like(self.volume)
-        moved[self.inside] = self._spline.at(self._places - step)
-        volume = moved.clone()
-        volume[self.inside] += interpolate(appearance, self._template_inside)[0, :, 0, 0]
-        if not density.any():
-            return volume
-        change = upsample(densities(log_odds(self._density) + differs[3:]) - self._density, moved.shape)
-        return move_borders_on(volume, moved, self.levels, change, self.voxel_mm)
+        looks = interpolate(appearance, self._template_inside)[0, :, 0, 0]
+        change = interpolate(self._finer, 2 * (self._places - step)[..., None, None])[0, :, 0, 0] - self._bright + looks
+        if density.any():
+            # Of the density, appearance has done a part already.
+            done = self.volume.new_zeros(2, *self.volume.shape)
+            done[:, self.inside] = self._density_slopes * looks
+            asked = densities(log_odds(self._density) + differs[3:]) - self._density
+            lack = upsample(asked - smooth_at_nodes(done, self.voxel_mm), self.volume.shape)[:, self.inside]
+            change += self._borders(lack)
+        volume = self.volume.clone()
+        volume[self.inside] += change
+        return volume
 
     @cached_property
     def _nodes(self) -> Tensor:
@@ -76,14 +89,28 @@ class Nearby:
         return voxels(self._nodes.shape[1:], self.volume.device)
 
     @cached_property
+    def _places(self) -> Tensor:
+        """The voxels inside, (3, n)."""
+        return voxels(self.volume.shape, self.volume.device)[:, self.inside]
+
+    @cached_property
+    def _bright(self) -> Tensor:
+        """How bright they are, (n,)."""
+        return self.volume[self.inside]
+
+    @cached_property
+    def _finer(self) -> Tensor:
+        """The volume at every half voxel, (1, 2x - 1, 2y - 1, 2z - 1): there linear interpolation loses little."""
+        return halfway(self.volume)[None]
+
+    @cached_property
     def _density(self) -> Tensor:
         return density_at_nodes(self.volume, self.levels, self.voxel_mm)
 
     @cached_property
-    def _spline(self) -> Spline:
-        return Spline.through(self.volume)
+    def _density_slopes(self) -> Tensor:
+        return density_slopes(self._bright, self.levels)
 
     @cached_property
-    def _places(self) -> Tensor:
-        """The voxels inside, (3, n)."""
-        return voxels(self.volume.shape, self.volume.device)[:, self.inside]
+    def _borders(self) -> SmallChange:
+        return SmallChange.of(self.volume, self.inside, self.levels, self.voxel_mm)
