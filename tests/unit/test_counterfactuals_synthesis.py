@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -395,6 +396,23 @@ def test_memory_holds_a_scan_a_thread(study: Study, monkeypatch: pytest.MonkeyPa
     assert max(held) <= threads + 1
 
 
+def test_memory_is_flat_in_the_number_of_questions(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+    real_make = synthesis.make_counterfactual
+
+    def making(*given: Any) -> Any:
+        alive.append(sum(volume() is not None for volume in made))
+        found = real_make(*given)
+        made.extend(weakref.ref(volume) for volume in (found.volume, found.difference, found.uncertainty))
+        return found
+
+    monkeypatch.setattr(synthesis, "make_counterfactual", making)
+    study.run(*(query(name=f"older{k}", do={"age": f"+{k}"}, scans=["sub-50"]) for k in range(8)))
+    assert len(alive) == 8
+    assert max(alive) <= 3  # of the question before
+
+
 def test_a_scan_is_computed_while_another_is_written(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     computed, real_make, real_write = threading.Event(), synthesis.make_counterfactual, synthesis.write_volume
     at_once: list[int] = []
@@ -441,8 +459,7 @@ def test_volumes_are_written_in_the_type_and_compression_of_the_config(
         path = study.folder / "counterfactuals" / row[column]
         assert nib.load(path).get_data_dtype() == np.dtype(float_type)
         content = path.read_bytes()
-        # The extra flags of a gzip header, RFC 1952: 2 is the slowest way, 4 the fastest; and what is stored is as large
-        # as its voxels.
+        # In a gzip header (RFC 1952) 2 means the slowest way; and what is only stored is as large as its voxels.
         assert (content[8] == 2) == (gzip_level == 9)
         assert (len(content) > 352 + np.dtype(float_type).itemsize * voxels.size) == (gzip_level == 0)
     np.testing.assert_array_equal(study.image(row["path"]), voxels)
@@ -521,7 +538,7 @@ def test_a_side_car_tells_all_that_made_its_volume(study: Study) -> None:
     row = study.run(query(scans=["sub-50"])).iloc[0]
     told = json.loads((study.folder / "counterfactuals" / row["path"].replace(".nii.gz", ".json")).read_text())
     assert (told["SpatialReference"], told["Resolution"]) == ("T", "3 mm isotropic")
-    assert (told["CausalModelSHA256"], told["Seed"], told["Decode"]) == ("abc", 3, "residual")
+    assert (told["CausalModelSHA256"], told["Seed"], told["Decode"], told["Draws"]) == ("abc", 3, "residual", "moved")
     assert told["Support"]["positivity"] == row["positivity"]
     assert told["PassThrough"] == pytest.approx(row["pass_through"])
     ignored = (study.folder / "counterfactuals" / ".bidsignore").read_text().split()

@@ -293,6 +293,7 @@ class _Synthesis:
             "Do": query.do,
             "Effect": query.effect,
             "Decode": query.decode,
+            "Draws": query.uncertainty,
             "NodeValues": values,
             "Extrapolation": support["extrapolation"],
             "Warning": support["warning"],

@@ -151,7 +151,9 @@ class Aligned(nn.Module):
         for at, way in ways.items():
             displaced = factual.splines[at].at(voxels(self.grid_shape, shift.device) + way.motion)
             asked = upsample(density[at], self.grid_shape) if density[at].any() else density.new_zeros(0)
-            brighter, *asked = interpolate(torch.cat([change[at][None], asked.view(-1, *self.grid_shape)]), way.template)
+            brighter, *asked = interpolate(
+                torch.cat([change[at][None], asked.view(-1, *self.grid_shape)]), way.template
+            )
             volume = displaced + brighter
             if asked:
                 nodes = functional.avg_pool3d(torch.stack(asked), 2)

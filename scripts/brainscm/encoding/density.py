@@ -144,7 +144,7 @@ def smooth_at_nodes(maps: Tensor, voxel_mm: float) -> Tensor:
 
 
 def _box(inside: Tensor) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The box around a mask (x, y, z) with a node on each side, in voxels and in nodes; all, where the mask is empty."""
+    """The box around a mask (x, y, z) and a node on each side, in voxels and in nodes; all of it, if it is empty."""
     box = []
     for axis in range(3):
         there = inside.flatten(1).any(1) if axis == 0 else inside.movedim(axis, 0).flatten(1).any(1)
