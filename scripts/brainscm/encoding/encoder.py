@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from brainscm.alignment.displacement import Spline
@@ -123,9 +124,9 @@ class Factual:
     _of_shift: list[tuple[Tensor, Any]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def of_shift(self, shift: Tensor, find: Callable[[], Found]) -> Found:
-        """What is to be found of a shift, once while that same tensor is asked about; one shift's is held."""
-        if not self._of_shift or self._of_shift[0][0] is not shift:
-            self._of_shift[:] = [(shift, find())]
+        """What is to be found of a shift, once while the same is asked about; one shift's is held."""
+        if not self._of_shift or not torch.equal(self._of_shift[0][0], shift):
+            self._of_shift[:] = [(shift.clone(), find())]
         found: Found = self._of_shift[0][1]
         return found
 

@@ -27,8 +27,6 @@ from brainscm.encoding.density import (
 )
 from brainscm.tissue_levels import TissueLevels
 
-STEPS = 2  # of finding where tissue comes from
-
 
 @dataclass(frozen=True)
 class Nearby:
@@ -57,22 +55,31 @@ class Nearby:
             appearance: (1, x, y, z), at the template's voxels.
         """
         at_nodes = interpolate(torch.cat([displacement, density]), self._nodes)
-        differs = at_nodes
-        for _ in range(STEPS):
-            differs = interpolate(at_nodes, self._lattice - differs[:3] / NODE_VOXELS)
-        step = upsample(differs[:3], self.volume.shape)[:, self.inside]
+        # Where tissue comes from, to the first order.
+        differs = interpolate(at_nodes, self._lattice - at_nodes[:3] / NODE_VOXELS)
+        step = self._pick(upsample(differs[:3], self.volume.shape))
         looks = interpolate(appearance, self._template_inside)[0, :, 0, 0]
         change = interpolate(self._finer, 2 * (self._places - step)[..., None, None])[0, :, 0, 0] - self._bright + looks
         if density.any():
             # Of the density, appearance has done a part already.
-            done = self.volume.new_zeros(2, *self.volume.shape)
-            done[:, self.inside] = self._density_slopes * looks
+            done = self._lay(self.volume.new_zeros(2, *self.volume.shape), self._density_slopes * looks)
             asked = densities(log_odds(self._density) + differs[3:]) - self._density
-            lack = upsample(asked - smooth_at_nodes(done, self.voxel_mm), self.volume.shape)[:, self.inside]
-            change += self._borders(lack)
-        volume = self.volume.clone()
-        volume[self.inside] += change
-        return volume
+            lack = upsample(asked - smooth_at_nodes(done, self.voxel_mm), self.volume.shape)
+            change += self._borders(self._pick(lack))
+        return self._lay(self.volume[None], (self._bright + change)[None])[0]
+
+    @cached_property
+    def _inside(self) -> Tensor:
+        """The places of the voxels inside in a flat volume, (n,)."""
+        return self.inside.flatten().nonzero()[:, 0]
+
+    def _pick(self, maps: Tensor) -> Tensor:
+        """Maps (c, x, y, z) at the voxels inside, (c, n)."""
+        return maps.flatten(1).index_select(1, self._inside)
+
+    def _lay(self, maps: Tensor, values: Tensor) -> Tensor:
+        """Maps (c, x, y, z), but with these values (c, n) at the voxels inside."""
+        return maps.flatten(1).index_copy(1, self._inside, values).reshape(maps.shape)
 
     @cached_property
     def _nodes(self) -> Tensor:
@@ -82,7 +89,7 @@ class Nearby:
     @cached_property
     def _template_inside(self) -> Tensor:
         """The places in the template of the voxels inside, (3, n, 1, 1)."""
-        return self.template[:, self.inside, None, None]
+        return self._pick(self.template)[..., None, None]
 
     @cached_property
     def _lattice(self) -> Tensor:
@@ -91,12 +98,12 @@ class Nearby:
     @cached_property
     def _places(self) -> Tensor:
         """The voxels inside, (3, n)."""
-        return voxels(self.volume.shape, self.volume.device)[:, self.inside]
+        return self._pick(voxels(self.volume.shape, self.volume.device))
 
     @cached_property
     def _bright(self) -> Tensor:
         """How bright they are, (n,)."""
-        return self.volume[self.inside]
+        return self._pick(self.volume[None])[0]
 
     @cached_property
     def _finer(self) -> Tensor:
