@@ -19,6 +19,7 @@ from brainscm.errors import ConfigError
 
 EXAMPLE = "\"split == 'test' and diagnosis == 'AD' and age > 60\""
 MAX_LENGTH = 2000  # characters
+MAX_DEPTH = 50  # brackets and signs within one another
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: lambda a, b: a == b,
     ast.NotEq: lambda a, b: a != b,
@@ -54,6 +55,8 @@ class Filter:
             tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ConfigError(f"{where}: '{text}' cannot be read; {_hint(text)}") from error
+        if _is_deep(tree):
+            raise ConfigError(f"{where}: '{text}' has more than {MAX_DEPTH} things within one another; write fewer.")
         found = cls(text, where, tree)
         found._check(tree)
         return found
@@ -183,6 +186,14 @@ class Filter:
                 f"{told}; did you mean '{folded[meant[0]]}'?" if meant else f"{told}; there are {', '.join(known[:5])}."
             )
         return "no scan meets all of it at once."
+
+
+def _is_deep(tree: ast.AST) -> bool:
+    """Whether what walks the tree could run out of Python's stack."""
+    level: list[ast.AST] = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    return bool(level)
 
 
 def _hint(text: str) -> str:

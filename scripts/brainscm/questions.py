@@ -188,10 +188,10 @@ def check_scans(query: QueryOptions, source: str) -> Filter | None:
 def _values(where: str, node: str, value: Scalar | list[Scalar] | RangeOptions) -> list[Scalar]:
     if isinstance(value, RangeOptions):
         first = float(value.start)
-        count = math.floor((float(value.to) - first) / value.step + 1e-9) + 1
-        if count > MOST_MEMBERS:
+        steps = (float(value.to) - first) / value.step + 1e-9
+        if steps >= MOST_MEMBERS:
             raise ConfigError(f"{where}: {node} has more than {MOST_MEMBERS} values; take larger steps.")
-        numbers = [round(first + k * value.step, 9) for k in range(count)]
+        numbers = [round(first + k * value.step, 9) for k in range(math.floor(steps) + 1)]
         if isinstance(value.start, str):
             return [as_change(number) for number in numbers]
         return [int(number) if number.is_integer() else number for number in numbers]

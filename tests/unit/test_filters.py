@@ -59,6 +59,8 @@ def test_rows_are_taken(text: str, rows: list[int]) -> None:
         ("diagnosis in 'AD'", "write a list behind 'in'"),
         ("age > True", "compare columns with numbers"),
         ("age > 60 " + "and age > 60 " * 400, "characters"),
+        ("not " * 450 + "age > 60", "more than 50 things within one another"),
+        ("age > " + "-" * 900 + "60", "more than 50 things within one another"),
         ("(" * 900 + "age > 1" + ")" * 900, "cannot be read"),
     ],
 )

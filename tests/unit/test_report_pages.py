@@ -568,15 +568,31 @@ def test_a_scans_page_says_its_place_among_participants_like_it(study):
     assert any(place["label"] == "All that the graph leaves unexplained" for place in shown)
 
 
-def test_differing_residual_variances_stand_beside_the_p_values(study):
-    row = {
-        "check": "residual_variance_p",
-        "item": "age",
-        "value": 1e-5,
-        "warning": "the residual variance depends on age",
-    }
+def test_nodes_without_a_formula_that_go_together_stand_with_the_graph(study):
+    row = {"check": "exogenous_association_p", "item": "age, sex", "value": 1e-5, "warning": "age and sex go together"}
     warned = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame([row])]))
-    assert "The residual variance depends on age." in causal_model.context(warned, None)["cautions"]
+    assert "Age and sex go together." in causal_model.context(warned, None)["graph_findings"]
+
+
+def test_what_makes_p_values_doubtful_stands_beside_them(study):
+    rows = [
+        {
+            "check": "residual_variance_p",
+            "item": "age",
+            "value": 1e-5,
+            "warning": "the residual variance depends on age",
+        },
+        {
+            "check": "residual_skewness",
+            "item": "gm",
+            "value": 2.0,
+            "warning": "the residuals of gm are strongly skewed",
+        },
+    ]
+    warned = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame(rows)]))
+    cautions = causal_model.context(warned, None)["cautions"]
+    assert "The residual variance depends on age." in cautions
+    assert "The residuals of gm are strongly skewed." in cautions
 
 
 CHOICES = [

@@ -13,6 +13,7 @@ from brainscm.config import Config, QueryOptions, ScmOptions
 from brainscm.errors import ConfigError
 from brainscm.questions import query_label
 from brainscm.scm.covariates import Covariates, check_table, check_values
+from brainscm.scm.exogenous import associations
 from brainscm.scm.graph import check_graph, read_graph
 from brainscm.scm.precheck import check_cohort, check_designs
 
@@ -64,6 +65,8 @@ def test_parents_come_before_their_children_whatever_the_order_in_the_config() -
         (scm(ageing={"age": ["+5", 80]}), ["scm.contrasts.ageing", "two values"]),
         (scm(nothing={}), ["scm.contrasts.nothing is empty"]),
         (scm({"lambda": {}, **NODES}), ["'lambda' cannot stand in a formula"]),
+        (scm({"image": {}, **NODES}), ["'image' cannot stand in a formula"]),
+        (scm({"Intercept": {}, **NODES}), ["'Intercept' cannot stand in a formula"]),
         (scm({"log": {}, **NODES}), ["'log' cannot stand in a formula", '"{column: log}"']),
         (scm(image="1"), ["scm.image.formula: '1' names no node"]),
         (scm({**NODES, "v": {"formula": "1"}}), ["scm.nodes.v.formula: '1' names no node; leave the formula out"]),
@@ -168,6 +171,9 @@ def test_a_value_that_nobody_has_is_found_before_anything_is_measured() -> None:
     check_values(options, [query(do={"site": "HH", "ventricles": 30})], table)
     with pytest.raises(ConfigError, match="age: 'nan' is not a number"):
         check_values(scm({"age": {}}, "age"), [query(do={"age": "nan"})], participants(age=[50, 60]))
+    for value in ("big", "nan", "1e999"):  # a volume is a number, measured or not
+        with pytest.raises(ConfigError, match=f"ventricles: '{value}' is not a number"):
+            check_values(options, [query(do={"ventricles": value})], table, measured=["ventricles"])
 
 
 def test_what_would_fail_after_a_night_of_preprocessing_is_found_in_the_cohort_table() -> None:
@@ -285,3 +291,33 @@ def test_collinear_covariates_are_found_before_anything_is_measured(caplog: pyte
     table.loc[table["site"] == "B", "site"] = [*["A"] * (int((table["site"] == "B").sum()) - 1), "B"]
     with pytest.raises(ConfigError, match="level 'B' has 1 training participants"):
         check_designs(scm(nodes, "age + site"), table)
+
+
+def test_nodes_without_a_formula_that_go_together_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    age = rng.uniform(40, 80, 120)
+    table = participants(age=age.tolist(), height=rng.normal(170, 9, 120).tolist(), sex=["F", "M"] * 60)
+    table["diagnosis"], table["split"] = np.where(age + rng.normal(0, 9, 120) > 60, "AD", "CN"), "train"
+    nodes: dict[str, Any] = {"age": {}, "height": {}, "sex": {}, "diagnosis": {}}
+    with caplog.at_level(logging.WARNING, logger="brainscm"):
+        check_designs(scm(nodes, "age + diagnosis"), table)
+    (told,) = [record.getMessage() for record in caplog.records if "go together" in record.getMessage()]
+    assert told.startswith("config: scm.nodes: age and diagnosis go together (p = ")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="brainscm"):
+        check_designs(scm({**nodes, "diagnosis": {"formula": "age"}}, "age + diagnosis"), table)
+    assert "go together" not in caplog.text
+
+
+def test_p_of_nodes_that_go_together_is_uniform_where_they_do_not() -> None:
+    rng = np.random.default_rng(0)
+    p: dict[tuple[str, str], list[float]] = {}
+    for _ in range(150):
+        values = pd.DataFrame({"a": rng.normal(size=80), "b": rng.gamma(1, size=80)})
+        values["c"], values["d"] = (pd.Categorical(rng.choice(["x", "y", "z"], 80)) for _ in range(2))
+        values["e"] = 1.0
+        for node, other, adjusted in associations(values, list("abcde")):
+            p.setdefault((node, other), []).append(adjusted)
+    assert set(p) == {("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")}
+    for found in p.values():
+        assert np.mean(np.array(found) < 0.3) == pytest.approx(0.05, abs=0.045)  # 0.3 / 6, adjusted

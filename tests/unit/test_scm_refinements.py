@@ -19,7 +19,7 @@ from brainscm.scm.design import Array
 from brainscm.scm.diagnostics import diagnose, held_out
 from brainscm.scm.graph import check_graph
 from brainscm.scm.image import ImageModel, fit_image
-from brainscm.scm.inference import contrast_tests
+from brainscm.scm.inference import contrast_tests, wald_test
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.sample import Sample
 from brainscm.scm.shrinkage import PENALTIES, STRENGTHS, Noise, shares_that_repeat
@@ -457,6 +457,17 @@ def test_a_random_intercept_agrees_with_a_mixed_model() -> None:
     assert (np.abs(model.coefficients[:, 0] - peer.fe_params) < 0.1 * peer.bse_fe).all()
     ignoring = fit_image(sample, seed=0).coefficients[1, 0]
     assert abs(ignoring - peer.fe_params[1]) > 3 * abs(model.coefficients[1, 0] - peer.fe_params[1])
+
+
+def test_a_random_intercept_keeps_the_level_of_time_where_few_came_twice() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.append(np.arange(100), np.arange(10))  # 90 singles and 10 pairs
+    time = np.append(np.zeros(100), rng.uniform(1, 3, 10))
+    x = np.column_stack([np.ones(110), rng.normal(size=100)[codes], time])
+    z = 1.5 * rng.normal(size=(100, 3000))[codes] + rng.normal(size=(110, 3000))
+    sample = sample_of(x, z, [str(code) for code in codes])
+    model = fit_image(random_intercept(sample).apply(sample), seed=0, drawn=False)
+    assert (wald_test(model, np.eye(3)[2:]).p < 0.05).mean() == pytest.approx(0.05, abs=0.015)
 
 
 def test_without_shared_variance_a_random_intercept_changes_nothing() -> None:

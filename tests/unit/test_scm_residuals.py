@@ -12,6 +12,7 @@ from test_scm_comparison import NODES
 
 from brainscm.config import ScmOptions
 from brainscm.scm.designs import write_designs
+from brainscm.scm.diagnostics import residual_skewness
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm
 from brainscm.scm.residuals import proportional_odds, residual_checks, residuals
@@ -128,6 +129,23 @@ def test_residuals_of_another_family_and_odds_that_are_not_proportional_are_told
     assert "not proportional" in checks.loc[("proportional_odds_p", "ordered"), "warning"]
     assert pd.isna(checks.loc[("residual_normality_p", "poisson"), "warning"])
     assert ("max_cooks_distance", "image: latent") in checks.index
+
+
+@pytest.mark.parametrize("errors", ["ordinary", "hc3"])
+def test_skewed_residuals_are_told_of_where_errors_are_robust(errors: str) -> None:
+    table = cohort(200)
+    table["gm_ml"] = 600 - 20 * table["age"] + np.random.default_rng(5).exponential(30, 200)
+    scm, found, z = fit(table, [], errors=errors)
+    sample, x = scm.sample(z, range(200)), scm.design_matrix(table)
+    told = residual_skewness(scm, found, sample).set_index("item")
+    left = z - x @ np.linalg.lstsq(x, z)[0]
+    assert told.loc["latent", "value"] == pytest.approx(np.median(np.abs(scipy.stats.skew(left))))
+    assert told["value"].abs().gt(1).to_dict() == {"latent": False, "gm": True}
+    warned = {"gm"} if errors == "hc3" else set()
+    assert set(told.index[told["warning"].notna()]) == warned
+    skewed = residual_skewness(scm, found, scm.sample(np.exp(z), range(200))).set_index("item")
+    assert skewed.loc["latent", "value"] > 1
+    assert (skewed.loc["latent", "warning"] is not None) == (errors == "hc3")
 
 
 def test_p_of_proportional_odds_is_uniform_where_they_are() -> None:

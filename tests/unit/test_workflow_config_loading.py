@@ -132,6 +132,10 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "age has more than 1000 values; take larger steps",
         ),
         (
+            {"counterfactuals": [{"name": "x", "do": {"age": {"from": 50, "to": 1e308, "step": 1e-300}}}]},
+            "age has more than 1000 values; take larger steps",
+        ),
+        (
             {"counterfactuals": [{"name": "x", "do": {"age": [50, 50]}}]},
             "counterfactuals .x.: age: 50 stands twice among its values",
         ),

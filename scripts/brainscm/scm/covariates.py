@@ -181,6 +181,8 @@ def check_values(
         column = node_column(node, options, table)
         if column in table and table[column].notna().any():
             _typed(where, value, _levels(node, options, table[column]))
+        elif column in measured and options.nodes[node].levels is None:
+            _typed(where, value, None)
     for query, rows in put_to:
         _check_domain(f"{source} ({query.name})", options, query, rows)
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 import torch
 
 from brainscm.parallel import CPU
+from brainscm.regions import LATENT
 from brainscm.scm.collinearity import collinearity
 from brainscm.scm.design import Array
+from brainscm.scm.exogenous import association_warning, associations
 from brainscm.scm.image import LEAST_SQUARES, fit_image
 from brainscm.scm.inference import robust_errors_of, wald_test
 from brainscm.scm.model import Scm
 from brainscm.scm.robust import FITTED
-from brainscm.scm.sample import Rows, Sample
+from brainscm.scm.sample import Rows, Sample, to_device
 from brainscm.scm.weighting import row_squares
 
 FEW_PARTICIPANTS = 10
+STRONG_SKEWNESS = 1.0  # that of exponential residuals, on which error rates were measured, is 2
 
 
 def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
@@ -60,6 +64,9 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
         if levels is None:
             low, high = scm.covariates.ranges[name]
             rows += [("training_minimum", name, low, ""), ("training_maximum", name, high, "")]
+    first = scm.training_values[~scm.training["participant"].duplicated().to_numpy()]
+    for a, b, p in associations(first, scm.graph.exogenous):
+        rows.append(("exogenous_association_p", f"{a}, {b}", p, association_warning(a, b, p)))
     for contrast, ends in scm.options.contrasts.items():
         for target, values in ends.items():
             if scm.covariates.levels[target] is None:
@@ -141,6 +148,46 @@ def residual_variances(scm: Scm, sample: Sample, device: torch.device = CPU) -> 
             )
         rows.append(("residual_variance_p", name, p, warning or None))
     return pd.DataFrame(rows, columns=columns)
+
+
+def residual_skewness(scm: Scm, left: pd.DataFrame, sample: Sample, device: torch.device = CPU) -> pd.DataFrame:
+    """How skewed the residuals are, of the latent (the median size) and of each region: rows like those of `diagnose`.
+
+    A warning stands where robust errors, whose degrees of freedom take residuals for symmetric, meet strong skewness.
+
+    Args:
+        left: what `residuals` gave. sample: as `Scm.sample` gives it, weighed as in the fit.
+    """
+    found = [("latent", float(np.nanmedian(np.abs(_skewness(sample, device)))), 0.0)]
+    of_image = left[(left["model"] == "image") & (left["measure"] != LATENT)].dropna(subset=["residual"])
+    for region, own in of_image.groupby("measure", sort=False):
+        u = own["residual"].to_numpy(dtype=np.float64)
+        found.append((str(region), float(scipy.stats.skew(u)), np.sqrt(6 / len(u))))
+    flipped = scm.options.image.errors == "hc3"
+    rows = []
+    for item, value, error in found:
+        words = ""
+        if (flipped or sample.is_clustered) and abs(value) > STRONG_SKEWNESS + 2 * error:
+            words = (
+                f"the residuals of {item} are strongly skewed ({value:.2g}): where few participants decide a contrast, "
+                "tests with robust errors find an effect in up to 8 % of cases where they say 5 %"
+            ) + (", and family-wise ones in up to 20 %" if flipped else "")
+        rows.append(("residual_skewness", item, value, words or None))
+    return pd.DataFrame(rows, columns=["check", "item", "value", "warning"])
+
+
+def _skewness(sample: Sample, device: torch.device) -> Array:
+    """Of the residuals at each latent, flat; NaN where it does not vary."""
+    q = to_device(np.linalg.qr(sample.x)[0], device)
+    qtz = q.new_zeros((q.shape[1], sample.first().size))
+    squares, cubes = torch.zeros_like(qtz[0]), torch.zeros_like(qtz[0])
+    for block, tile, z in sample.blocks(device):
+        qtz[:, tile] += q[block].T @ z
+    for block, tile, z in sample.blocks(device):
+        z -= q[block] @ qtz[:, tile]
+        squares[tile] += z.square().sum(dim=0)
+        cubes[tile] += z.pow_(3).sum(dim=0)
+    return (cubes / squares.pow(1.5)).cpu().numpy() * np.sqrt(len(q))
 
 
 def _weights(scm: Scm) -> list[tuple[str, str, float, str]]:

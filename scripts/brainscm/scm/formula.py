@@ -30,6 +30,7 @@ CONTRASTS = ("treatment", "SAS", "sum", "helmert", "poly", "diff")
 OFFSET = "offset"  # a term with a coefficient of 1
 FUNCTIONS = frozenset({"I", "C", OFFSET, *ELEMENTWISE, *CENTRED, *BASES})
 MODULES = {"np": ELEMENTWISE, "contr": CONTRASTS}
+TAKEN = frozenset({"Intercept", "image"})  # the name of a column that each design has, and of the last node
 EXAMPLE = '"cr(age, df=4) + sex"'
 
 MAX_LENGTH = 2000  # characters
@@ -99,7 +100,7 @@ def parse_formula(text: str, where: str) -> Formula:
 def is_name(word: str) -> bool:
     """Whether a node can be called so: Python reads it as one name, as this very name, and as nothing else."""
     one = word.isidentifier() and not word.startswith("_") and unicodedata.normalize("NFKC", word) == word
-    return one and not keyword.iskeyword(word) and word not in FUNCTIONS and word not in MODULES
+    return one and not keyword.iskeyword(word) and word not in {*FUNCTIONS, *MODULES, *TAKEN}
 
 
 def nearest(name: str, known: Collection[str]) -> str:

@@ -303,9 +303,9 @@ def _sum_over_scans(sample: Sample, factors: _Factors, mix: Array, device: torch
     for block, tile, z in sample.blocks(device):
         z.addr_(constant_on[block], z0[tile], alpha=-1)
         qtz[:, tile].addmm_(q_on[block].T, z)
-        squares[tile] += z.square().sum(dim=0)
         if len(mix):
             mixed[:, tile].addmm_(mix_on[:, block], z.float())
+        squares[tile] += z.square_().sum(dim=0)
     rss = squares - qtz.square().sum(dim=0)
     rss = torch.where(rss > ROUNDING * squares + n * (ROUNDING * z0).square(), rss, 0)
     qtz += to_device(q.sum(axis=0), device)[:, None] * z0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from brainscm.scm.codes import check_codes
 from brainscm.scm.collinearity import collinearity
 from brainscm.scm.covariates import Covariates, check_new_values, check_values, node_column
 from brainscm.scm.design import Design
+from brainscm.scm.exogenous import association_warning, associations
 from brainscm.scm.graph import read_graph
 from brainscm.scm.learnt import Learnt
 from brainscm.scm.new_level_controls import check_new_levels, foreseen
@@ -115,6 +116,7 @@ def check_designs(options: ScmOptions, scans: pd.DataFrame) -> None:
     for warning in adjustment_warnings(graph, measured):
         logger.warning("config: %s", warning)
     training = table[table["split"] == "train"]
+    _tell_associations(options, [name for name in graph.exogenous if columns[name] in table], training)
     for where, formula in graph.written.items():
         if any(node_column(name, options, table) not in table for name in formula.names):
             continue
@@ -128,3 +130,15 @@ def check_designs(options: ScmOptions, scans: pd.DataFrame) -> None:
         for *_, warning in collinearity(where, design, design.matrix(values)):
             if warning:
                 logger.warning("config: %s: %s", where, warning)
+
+
+def _tell_associations(options: ScmOptions, exogenous: Sequence[str], training: pd.DataFrame) -> None:
+    """Log which nodes without a formula go together in the first scan of each participant."""
+    if len(exogenous) < 2:
+        return
+    nodes = {name: options.nodes[name] for name in exogenous}
+    alone = ScmOptions(nodes=nodes, image=ImageOptions(formula=" + ".join(exogenous)))
+    values = Covariates.learn(training, alone).read(training[~training["participant"].duplicated()])
+    for found in associations(values, exogenous):
+        if warning := association_warning(*found):
+            logger.warning("config: scm.nodes: %s", warning)

@@ -83,7 +83,8 @@ def slope_spreads(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> pd.D
     for region, slopes in found.items():
         words = (
             f"participants' own slopes of {region} in time differ: {slopes.mean_ml:.3g} ml a year with a standard "
-            f"deviation of {slopes.sd_ml:.2g} (p = {slopes.p:.2g}); intervals of changes in time are wider by it"
+            f"deviation of {slopes.sd_ml:.2g} (p = {slopes.p:.2g}, if residuals are normal); intervals of changes in "
+            "time are wider by it"
         )
         share = slopes.sd_ml / abs(slopes.mean_ml) if slopes.mean_ml else np.nan
         rows.append(("slope_spread", region, share, words if slopes.p < 0.05 / len(found) else None))

@@ -15,7 +15,7 @@ from brainscm.regions import REGIONS, MeasureRegions
 from brainscm.scm.claims import in_words
 from brainscm.scm.comparison import compare_formulas
 from brainscm.scm.designs import write_designs
-from brainscm.scm.diagnostics import diagnose, held_out, residual_variances
+from brainscm.scm.diagnostics import diagnose, held_out, residual_skewness, residual_variances
 from brainscm.scm.effects import write_effect_maps
 from brainscm.scm.implications import implications
 from brainscm.scm.inference import contrast_tests
@@ -68,7 +68,8 @@ def run(
     left = residuals(scm, table, regions, sample, device)
     write_table(left, folder / "residuals.tsv")
     diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
-    further = [residual_variances(scm, sample, device), residual_checks(scm, left)]
+    further = [residual_variances(scm, sample, device), residual_skewness(scm, left, sample, device)]
+    further.append(residual_checks(scm, left))
     further.append(slope_spreads(scm, table, regions))
     further.append(held_out(scm, table, store.latents, device))
     write_table(pd.concat([diagnosed, *further]), folder / "diagnostics.tsv")

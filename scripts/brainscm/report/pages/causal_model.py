@@ -239,6 +239,9 @@ def _graph_findings(study: Study) -> list[str]:
             )
     measured = [name for name in graph.formulas if (study.config.scm.nodes[name].column or name) in REGION_NAMES]
     sentences += [f"{warning}." for warning in adjustment_warnings(graph, measured)]
+    checks = study.diagnostics
+    together = checks[checks["check"] == "exogenous_association_p"] if len(checks) else checks
+    sentences += [f"{warning}." for warning in together["warning"].dropna()]
     return [words.capitalised(sentence) for sentence in sentences]
 
 
@@ -303,10 +306,13 @@ def _findings(study: Study) -> list[str]:
     return sentences + [f"{words.capitalised(warning)}." for warning in warnings]
 
 
+DOUBTS = ("residual_variance_p", "residual_skewness")  # checks that speak of p-values
+
+
 def _cautions(study: Study) -> list[str]:
-    """What stands beside the p-values: where residual variances differ, and contrasts that could not be tested."""
+    """What stands beside the p-values: where they say too little, and contrasts that could not be tested."""
     diagnostics, tests = study.diagnostics, study.tests
-    found = diagnostics[diagnostics["check"] == "residual_variance_p"]["warning"].dropna().tolist()
+    found = diagnostics[diagnostics["check"].isin(DOUBTS)]["warning"].dropna().tolist()
     noted = tests[tests["note"].notna()] if "note" in tests else tests.iloc[:0]
     found += [f"{row['contrast']} ({row['effect']}): {row['note']}" for _, row in noted.iterrows()]
     return [f"{words.capitalised(sentence)}." for sentence in found]

@@ -1,0 +1,62 @@
+"""Formulas at random, for an hour: nothing runs, and a scan's row does not depend on other scans.
+
+python benchmarks/fuzz_formulas.py [--minutes 60]
+
+The properties, and the strings, are those of tests/unit/test_scm_formula.py, which continuous integration tries 150
+times each. Here each is tried anew, from other seeds, until the time is over; a failure ends the run with the shortest
+string that shows it. Writes benchmarks/results/formulas.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from record import RESULTS, circumstances, write
+
+ROUND = 200  # examples of a property, before the next one's turn
+os.environ["FUZZ_EXAMPLES"] = str(ROUND)  # read as the tests are imported
+
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("scripts", "tests/unit")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60)
+    arguments = parser.parse_args()
+
+    import test_scm_formula as tests
+
+    outcomes: collections.Counter[str] = collections.Counter()
+    tests.event = lambda outcome: outcomes.update([outcome])
+    properties = [
+        tests.test_strings_of_pieces,
+        tests.test_formulas,
+        tests.test_formulas_with_something_in_them,
+        tests.test_any_text,
+    ]
+    warnings.simplefilter("ignore")
+    started, rounds = time.monotonic(), 0
+    while time.monotonic() - started < 60 * arguments.minutes:
+        for each in properties:
+            each()
+        rounds += 1
+        figures = {
+            "minutes": (time.monotonic() - started) / 60,
+            "processor_minutes": time.process_time() / 60,
+            "examples": rounds * len(properties) * ROUND,
+            "outcomes": dict(outcomes),
+            "failures": 0,
+            **circumstances(),
+        }
+        text = write(figures, RESULTS / "formulas.json")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
