@@ -150,15 +150,15 @@ class Aligned(nn.Module):
         moved = scans.clone()
         for at, way in ways.items():
             displaced = factual.splines[at].at(voxels(self.grid_shape, shift.device) + way.motion)
-            asked = upsample(density[at], self.grid_shape) if density[at].any() else density.new_zeros(0)
-            brighter, *asked = interpolate(
-                torch.cat([change[at][None], asked.view(-1, *self.grid_shape)]), way.template
-            )
-            volume = displaced + brighter
-            if asked:
-                nodes = functional.avg_pool3d(torch.stack(asked), 2)
+            fields = [change[at][None]]
+            if density[at].any():
+                fields.append(upsample(density[at], self.grid_shape))
+            found = interpolate(torch.cat(fields), way.template)
+            volume = displaced + found[0]
+            if len(fields) > 1:
+                asked = functional.avg_pool3d(found[1:], 2)
                 start = torch.where(scans[at, 0] != 0, displaced, 0)
-                volume = move_borders(volume, start, factual.levels[at], nodes, self.alignment.voxel_mm)
+                volume = move_borders(volume, start, factual.levels[at], asked, self.alignment.voxel_mm)
             moved[at, 0] = volume
         return moved
 
