@@ -2,17 +2,19 @@
 
 python benchmarks/bench_synthesis.py [--before <worktree of the code before>/scripts] [--voxel-mm 3 2] [--work folder]
 
-A simulated cohort, encoded by a VQ-VAE (see placed_cohort.py), is asked what its scans would look like 20 years on.
-Core-seconds a volume, files and regional volumes included, with and without uncertainty, beside
+A simulated cohort, encoded by a VQ-VAE (see placed_cohort.py), is asked what its scans would look like some years on.
+Core-seconds a volume, files, uncertainty and regional volumes included, where a scan is asked one question and where it
+is asked four, and without uncertainty (the volume alone); beside
 
-- the bare operations that a counterfactual consists of: one decoding, one inversion, one cubic warp;
-- the bare decoder;
+- the bare operations that a counterfactual consists of: one decoding, one inversion, one cubic warp; and, not among
+  them, one moving of borders;
 - the code before, of which --before names the scripts/, on the same scans and weights in the same run;
 - a naive loop, which makes each draw as if it were the only one, with nothing shared.
 
-`once_a_job`: what a job pays once for all of its scans. At the first voxel size also how the map of uncertainty of
-moved draws compares with that of 64 decoded ones. Each is a process of its own, on one core, and its processor time.
-Writes benchmarks/results/synthesis.json.
+`once_a_job`: what a job pays once for all of its scans. `--checked`: of how many scans, at the first voxel size, the
+map of uncertainty of moved draws is compared with that of 64 decoded ones. `--questions`: the largest memory of a job
+that asks one scan so many. Each is a process of its own, on one core, and its processor time. Writes
+benchmarks/results/synthesis.json.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -29,6 +32,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"
 if "--only" not in sys.argv or "before" not in sys.argv:
@@ -47,18 +51,21 @@ from brainscm.config import AutoencoderOptions, QueryOptions
 from brainscm.counterfactuals.intervals import IntervalFactors
 from brainscm.counterfactuals.prediction import predict
 from brainscm.counterfactuals.queries import plan_query
-from brainscm.counterfactuals.synthesis import read_factual, synthesize
+from brainscm.counterfactuals.synthesis import _Synthesis, read_factual, synthesize
+from brainscm.encoding.density import move_borders
 from brainscm.encoding.model import encoder_identity
 from brainscm.latents.encoded import EncodedScans
 from brainscm.preprocess.template import EMBEDDED, Template, load_template
 from brainscm.preprocess.tissues import MeasureTissues
 from brainscm.scm.model import Scm
 
-PARTICIPANTS = {3.0: 82, 2.0: 15, 1.0: 15}
-FEW, MANY = 1, 3  # scans of two jobs, whose difference is what a scan takes
+PARTICIPANTS = 15
+SCANS = 3  # of a job; the first pays what all share
+QUESTIONS = {"one_question": 1, "four_questions": 4}
 MANY_DRAWS = 64
 OPTIONS = AutoencoderOptions(max_steps=12, validation_interval=12)
 OLDER = {"name": "older", "do": {"age": "+20"}}
+HERE = Path(__file__).parents[1] / "scripts"
 
 
 def main() -> None:
@@ -66,19 +73,22 @@ def main() -> None:
     parser.add_argument("--voxel-mm", type=float, nargs="+", default=[3.0, 2.0])
     parser.add_argument("--before", type=Path, help="scripts/ of the code before")
     parser.add_argument("--work", type=Path, help="where the cohorts are kept")
+    parser.add_argument("--participants", type=int, default=PARTICIPANTS)
     parser.add_argument("--checked", type=int, default=4, help="scans whose maps are compared; 0 for none")
-    parser.add_argument("--only", choices=["prepare", "now", "before", "maps"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--questions", type=int, nargs="*", default=[2, 20, 100], help="of jobs whose memory is looked at"
+    )
+    parser.add_argument("--only", choices=[*PARTS], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     work = arguments.work or Path(tempfile.mkdtemp())
     if arguments.only:
-        part = {"prepare": prepare, "now": rates, "before": rates_before, "maps": compare_maps}[arguments.only]
-        print(json.dumps(part(work, arguments.voxel_mm[0], arguments.checked)))
+        print(json.dumps(PARTS[arguments.only](work, arguments.voxel_mm[0], arguments)))
         return
 
-    def alone(part: str, voxel_mm: float, scripts: Path = Path(__file__).parents[1] / "scripts") -> Any:
+    def alone(part: str, voxel_mm: float, *more: str, scripts: Path = HERE) -> Any:
         command = [sys.executable, __file__, "--only", part, "--work", str(work), "--voxel-mm", str(voxel_mm)]
-        command += ["--checked", str(arguments.checked)]
+        command += ["--checked", str(arguments.checked), "--participants", str(arguments.participants), *more]
         environment = os.environ | {"PYTHONPATH": str(scripts)}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         return json.loads(done.stdout.splitlines()[-1])
@@ -92,46 +102,52 @@ def main() -> None:
         found["volumes_a_core_minute"] = {key: 60 / value for key, value in seconds.items()}
         found["share_of_bare_operations"] = {key: bare / value for key, value in seconds.items()}
         if arguments.before:
-            found["before_core_seconds_a_volume"] = before = alone("before", voxel_mm, arguments.before)
-            found["times_faster_than_before"] = before["with_uncertainty"] / seconds["with_uncertainty"]
+            found["before_core_seconds_a_volume"] = before = alone("before", voxel_mm, scripts=arguments.before)
+            found["times_faster_than_before"] = {key: before[key] / seconds[key] for key in before}
         figures["voxel_mm"][f"{voxel_mm:g}"] = found
         print(json.dumps(found, indent=2), flush=True)
     largest = figures["voxel_mm"][f"{arguments.voxel_mm[-1]:g}"]
-    hours = largest["core_seconds_a_volume"]["with_uncertainty"] * arguments.voxel_mm[-1] ** 3 * 1000 / 3600
+    hours = largest["core_seconds_a_volume"]["four_questions"] * arguments.voxel_mm[-1] ** 3 * 1000 / 3600
     figures["extrapolated_core_hours_a_thousand_volumes_at_1_mm"] = hours
+    figures["peak_memory_mb_by_questions_of_a_scan"] = {
+        str(count): alone("memory", arguments.voxel_mm[0], "--questions", str(count)) for count in arguments.questions
+    }
     if arguments.checked:
         figures["maps"] = alone("maps", arguments.voxel_mm[0])
     figures |= circumstances(platform.system(), f"{os.cpu_count()} cores, one of them used, others at work beside it")
     print(write(figures, RESULTS / "synthesis.json"))
 
 
-def prepare(work: Path, voxel_mm: float, checked: int) -> None:
+def prepare(work: Path, voxel_mm: float, asked: argparse.Namespace) -> None:
     template = _template(work, voxel_mm)
-    make_cohort(_folder(work, voxel_mm), PARTICIPANTS[voxel_mm], template)
+    make_cohort(_folder(work, voxel_mm), asked.participants, template)
     encode_cohort(_folder(work, voxel_mm), template, OPTIONS)
 
 
-def rates(work: Path, voxel_mm: float, checked: int) -> dict[str, Any]:
+def rates(work: Path, voxel_mm: float, asked: argparse.Namespace) -> dict[str, Any]:
     folder, template = _folder(work, voxel_mm), _template(work, voxel_mm)
     encoded = encode_cohort(folder, template, OPTIONS)
     scm, measure = fit_cohort(encoded), MeasureTissues(template)
-    seconds, once = _a_volume(scm, encoded, measure)
+    each, once = _a_volume(scm, encoded, measure)
     scan = encoded.scans.usable["scan"].iloc[0]
-    asked = read_factual(encoded, scan, measure)
+    factual = read_factual(encoded, scan, measure).factual
     plan = plan_query(scm, encoded.scans.usable, QueryOptions.model_validate(OLDER))
-    factual, step = asked.factual, plan.step[:1]
+    step = plan.step[:1]
     encoder: Any = encoded.encoder
     with torch.inference_mode():
         _ = factual.appearance
         found = predict(factual, scm.image, step, "residual")
         volume, displacement = found.volume[0, 0], encoder._displacement(encoder._where(factual.latents)[0])
         points = voxels(volume.shape, volume.device) + 0.3 * displacement
+        density = encoder._density(found.shift)[0]
         bare = {
             "decoding": _seconds(lambda: encoder.appearance(factual.latents)),
             "inversion": _seconds(lambda: inverse(displacement)),
             "cubic_warp": _seconds(lambda: resample(volume, points)),
         }
-        one = _seconds(lambda: predict(factual, scm.image, step, "residual"))
+        borders = factual.volumes[0, 0], factual.volumes[0, 0], factual.levels[0], density, voxel_mm
+        moving = _seconds(lambda: move_borders(*borders))
+        alone = _seconds(lambda: predict(factual, scm.image, step, "residual"))
 
     def naive() -> None:
         for k in (None, *range(scm.draws)):
@@ -141,14 +157,15 @@ def rates(work: Path, voxel_mm: float, checked: int) -> dict[str, Any]:
 
     return {
         "grid": list(template.shape),
-        "core_seconds_a_volume": {"with_uncertainty": seconds, "without_uncertainty": one},
+        "core_seconds_a_volume": {**each, "without_uncertainty": alone},
         "once_a_job_core_seconds": once,
         "bare_operations_core_seconds": {**bare, "all": sum(bare.values())},
+        "moving_borders_core_seconds": moving,
         "naive_loop_core_seconds_a_volume": _seconds(naive, times=1),
     }
 
 
-def rates_before(work: Path, voxel_mm: float, checked: int) -> dict[str, float]:
+def rates_before(work: Path, voxel_mm: float, asked: argparse.Namespace) -> dict[str, float]:
     """By the code before, which reads the same weights without what it does not know."""
     folder, template = _folder(work, voxel_mm), _template(work, voxel_mm)
     content = torch.load(folder / "model.pt", weights_only=True)
@@ -158,24 +175,48 @@ def rates_before(work: Path, voxel_mm: float, checked: int) -> dict[str, float]:
     shutil.copytree(folder / "latents.zarr", latents, dirs_exist_ok=True)
     zarr.open_group(latents).attrs["identity"] = encoder_identity(model).as_json()
     encoded = EncodedScans.open(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv", latents, model)
-    return {"with_uncertainty": _a_volume(fit_cohort(encoded), encoded, MeasureTissues(template))[0]}
+    return _a_volume(fit_cohort(encoded), encoded, MeasureTissues(template))[0]
 
 
-def _a_volume(scm: Scm, encoded: EncodedScans, measure: MeasureTissues) -> tuple[float, float]:
-    """Core-seconds of a scan in a job, and what the job takes beside its scans."""
-    took = []
-    scans = list(encoded.scans.usable["scan"])
-    for count in (FEW, MANY):
-        query = QueryOptions.model_validate({**OLDER, "scans": scans[:count]})
-        with tempfile.TemporaryDirectory() as out_dir:
-            start = time.process_time()
-            synthesize(scm, encoded, [query], measure, IntervalFactors({}, {}), Path(out_dir))
-            took.append(time.process_time() - start)
-    each = (took[1] - took[0]) / (MANY - FEW)
-    return each, took[0] - FEW * each
+def _a_volume(scm: Scm, encoded: EncodedScans, measure: MeasureTissues) -> tuple[dict[str, float], float]:
+    """Core-seconds of a volume by how much is asked of its scan, and what a job of one question takes once."""
+    found, once = {}, []
+    for name, count in QUESTIONS.items():
+        start, scans = time.process_time(), _answer(scm, encoded, measure, count, SCANS)
+        found[name] = float(np.median(scans[1:])) / count
+        once.append(time.process_time() - start - SCANS * count * found[name])
+    return found, once[0]
 
 
-def compare_maps(work: Path, voxel_mm: float, checked: int) -> dict[str, Any]:
+def _answer(scm: Scm, encoded: EncodedScans, measure: MeasureTissues, questions: int, scans: int) -> list[float]:
+    """Core-seconds of each scan of a job."""
+    took, answer = [], _Synthesis.answer
+
+    def timed(*given: Any, **how: Any) -> Any:
+        start = time.thread_time()
+        rows = answer(*given, **how)
+        took.append(time.thread_time() - start)
+        return rows
+
+    asked = list(encoded.scans.usable["scan"])[:scans]
+    queries = [
+        QueryOptions.model_validate({"name": f"older{k}", "do": {"age": f"+{10 + k}"}, "scans": asked})
+        for k in range(questions)
+    ]
+    with tempfile.TemporaryDirectory() as out_dir, mock.patch.object(_Synthesis, "answer", timed):
+        synthesize(scm, encoded, queries, measure, IntervalFactors({}, {}), Path(out_dir))
+    return took
+
+
+def peak_memory_mb(work: Path, voxel_mm: float, asked: argparse.Namespace) -> float:
+    """Of a job that asks one scan some questions."""
+    folder, template = _folder(work, voxel_mm), _template(work, voxel_mm)
+    encoded = encode_cohort(folder, template, OPTIONS)
+    _answer(fit_cohort(encoded), encoded, MeasureTissues(template), asked.questions[0], 1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def compare_maps(work: Path, voxel_mm: float, asked: argparse.Namespace) -> dict[str, Any]:
     """Maps of uncertainty in the brain: correlation, and ratio of means, median and worst over scans."""
     from brainscm.counterfactuals.prediction import Draws
 
@@ -183,22 +224,23 @@ def compare_maps(work: Path, voxel_mm: float, checked: int) -> dict[str, Any]:
     template = _template(work, voxel_mm)
     encoded = encode_cohort(_folder(work, voxel_mm), template, OPTIONS)
     scm, measure = fit_cohort(encoded), MeasureTissues(template)
-    rows = encoded.scans.usable.iloc[:: max(1, len(encoded.scans.usable) // checked)].iloc[:checked]
+    every = max(1, len(encoded.scans.usable) // asked.checked)
+    rows = encoded.scans.usable.iloc[::every].iloc[: asked.checked]
     plan = plan_query(scm, rows, QueryOptions.model_validate(OLDER))
     draws = Draws(encoded.encoder, scm.image)
     found: dict[str, list[tuple[float, float]]] = {}
     spreads: dict[str, list[float]] = {}
     for at, scan in enumerate(rows["scan"]):
-        asked, one = read_factual(encoded, scan, measure), slice(at, at + 1)
-        made = predict(asked.factual, scm.image, plan.step[one], "residual")
+        read, one = read_factual(encoded, scan, measure), slice(at, at + 1)
+        made = predict(read.factual, scm.image, plan.step[one], "residual")
         squares, volumes = {}, {}
         for decoded in (False, True):
-            given = asked.factual, made, plan.step[one], plan.drawn_steps[:, one], "residual", decoded
+            given = read.factual, made, plan.step[one], plan.drawn_steps[:, one], "residual", decoded
             off = [(volume - made.volume)[0, 0].numpy() for volume in draws.volumes(*given)]
-            squares[decoded] = np.array([each[asked.mask] ** 2 for each in off])
+            squares[decoded] = np.array([each[read.mask] ** 2 for each in off])
             volume = made.volume[0, 0].numpy()
-            before = asked.measure.volumes_ml(volume)
-            moved = [asked.measure.volumes_ml(volume + each) for each in off]
+            before = read.measure.volumes_ml(volume)
+            moved = [read.measure.volumes_ml(volume + each) for each in off]
             volumes[decoded] = {key: np.sqrt(np.mean([(m[key] - before[key]) ** 2 for m in moved])) for key in before}
         maps = {
             f"{draws_}_{'decoded' if decoded else 'moved'}": np.sqrt(squares[decoded][:draws_].mean(axis=0))
@@ -250,6 +292,10 @@ def _folder(work: Path, voxel_mm: float) -> Path:
 def _template(work: Path, voxel_mm: float) -> Template:
     return load_template(EMBEDDED, voxel_mm, work / "template")
 
+
+PARTS: dict[str, Callable[[Path, float, argparse.Namespace], Any]] = {
+    "prepare": prepare, "now": rates, "before": rates_before, "maps": compare_maps, "memory": peak_memory_mb,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import numpy as np
 import pandas as pd
 import torch
-from bench_synthesis import OPTIONS, PARTICIPANTS
+from bench_synthesis import OPTIONS
 from placed_cohort import GRAPH, encode_cohort, make_cohort
 from record import RESULTS, circumstances, write
 
@@ -36,6 +36,7 @@ from brainscm.scm.model import Scm
 from brainscm.scm.new_levels import with_new_levels
 
 VOXEL_MM = 3.0
+PARTICIPANTS = 40
 NEW, HELD_OUT = 36, 12  # heads of scanner B
 CONTROLS = (10, 24)
 PARTS = ("fine displacement", "coarse displacement", "fine density", "coarse density", "appearance")
@@ -47,7 +48,7 @@ def main() -> None:
     work = parser.parse_args().work or Path(tempfile.mkdtemp())
     torch.set_num_threads(1)
     template, folder, new = load_template(EMBEDDED, VOXEL_MM, work / "template"), work / f"{VOXEL_MM:g}mm", work / "new"
-    make_cohort(folder, PARTICIPANTS[VOXEL_MM], template)
+    make_cohort(folder, PARTICIPANTS, template)
     encoded = encode_cohort(folder, template, OPTIONS)
     make_cohort(new, NEW, template, seed=2, site="B")
     scans = ScanTable.read(new / "cohort" / "scans.tsv", new / "preproc" / "qc.tsv")

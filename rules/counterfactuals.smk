@@ -67,6 +67,7 @@ rule synthesize_counterfactuals:
         new_levels=config["new_levels"],
         queries=lambda wildcards: as_parameters(get_queries(wildcards)),
         seed=config["seed"],
+        volumes=config["volumes"],
         index=lambda wildcards: told_of_shard(get_shard(wildcards)),
         quality=config["quality"],
         code=lambda wildcards: code_fingerprint("synthesize_counterfactuals"),

@@ -498,6 +498,16 @@ def _number(value: Scalar) -> float | None:
         return None
 
 
+class VolumeOptions(Options):
+    """How the volumes of counterfactuals are written."""
+
+    float_type: Literal["float32", "float64"] = "float32"
+    """Of their voxels. All is computed in `float32`; `float64` is for programs that read nothing else."""
+    gzip_level: int = Field(1, ge=0, le=9)
+    """How hard they are compressed: 0 not at all (the files still end in `.gz`), 9 most. Level 1 takes little time, and
+    higher ones save little: most of a volume is empty."""
+
+
 class WorkflowOptions(Options):
     """How the work is dealt into jobs. No result depends on it."""
 
@@ -548,6 +558,7 @@ class Config(Options):
     )
     counterfactuals: list[QuestionOptions] | UserPath = []
     """A list of questions, or the path of a table (TSV) with a row a scan and question."""
+    volumes: VolumeOptions = VolumeOptions()
     workflow: WorkflowOptions = WorkflowOptions()
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import Opener
 
 from brainscm.errors import ScanError
 from brainscm.files import whole
@@ -20,6 +21,7 @@ Mask = npt.NDArray[np.bool_]
 Displacement = npt.NDArray[np.float32]  # (3, x/2, y/2, z/2), in voxels of the grid, at every second of them
 
 LPS = np.diag([-1.0, -1.0, 1.0])  # ITK's world axes against NIfTI's RAS+
+GZIP_LEVEL = 1  # brains on an empty ground get little smaller with more
 SCANNER = "scanner"  # the NIfTI code of a scan's own coordinates
 
 
@@ -84,19 +86,27 @@ def template_code(template: str) -> str:
     return "mni" if template.startswith("MNI") else "template"
 
 
-def write_image(path: Path, image: Image, space: str, dtype: type = np.float32) -> None:
-    """Write a NIfTI; `space` is NIfTI's word for its world coordinates."""
+def write_image(
+    path: Path, image: Image, space: str, dtype: npt.DTypeLike = np.float32, gzip_level: int = GZIP_LEVEL
+) -> None:
+    """Write a NIfTI; `space` is NIfTI's word for its world coordinates, `gzip_level` 0 (stored) to 9."""
     nifti = nib.Nifti1Image(image.data.astype(dtype), image.affine)
     nifti.header.set_xyzt_units("mm")
     nifti.set_qform(image.affine, code=space)
     nifti.set_sform(image.affine, code=space)
-    with whole(path) as partial:
-        nib.save(nifti, partial)
+    with whole(path) as partial, Opener(partial, "wb", compresslevel=gzip_level) as file:
+        nifti.to_stream(file)
 
 
-def write_volume(path: Path, volume: npt.NDArray[np.floating], grid: Grid) -> None:
+def write_volume(
+    path: Path,
+    volume: npt.NDArray[np.floating],
+    grid: Grid,
+    dtype: npt.DTypeLike = np.float32,
+    gzip_level: int = GZIP_LEVEL,
+) -> None:
     """Write a volume (x, y, z) that lies on the common grid."""
-    write_image(path, Image(volume, grid.affine), grid.space)
+    write_image(path, Image(volume, grid.affine), grid.space, dtype, gzip_level)
 
 
 def write_coarsely(path: Path, volume: npt.NDArray[np.floating], grid: Grid) -> None:

@@ -28,12 +28,19 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], device: torch.device = CPU) -> Iterator[Result]:
-    """`work` of each item, in their order, as many at once as torch may use threads, and each on one.
+def workers_on(device: torch.device) -> int:
+    """How many scans are worked on at once: as many as torch may use threads; on a GPU, whose memory is shared, one."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
 
-    What a scan becomes does not depend on the number of threads. On a GPU, whose memory is shared, one at a time.
+
+def side_by_side(
+    work: Callable[[Item], Result], items: Iterable[Item], device: torch.device = CPU, more: int = 0
+) -> Iterator[Result]:
+    """`work` of each item, in their order, as many at once as a device takes, and `more`; each on one thread.
+
+    What a scan becomes does not depend on the number of threads.
     """
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    workers = workers_on(device) + more
     with one_thread():
         yield from Parallel(workers, backend="threading", return_as="generator")(delayed(work)(item) for item in items)
 

@@ -9,7 +9,7 @@ from test_encoding_model import OPTIONS, trained_vqvae
 from torch import Tensor
 
 from brainscm.alignment import displacement
-from brainscm.alignment.splines import cubic_coefficients, sample_cubic
+from brainscm.alignment.splines import cubic_coefficients, halfway, sample_cubic
 from brainscm.encoding.aligned import Aligned
 from brainscm.encoding.encoder import Factual
 
@@ -32,12 +32,23 @@ def test_a_volume_goes_through_its_voxels():
     torch.testing.assert_close(sample_cubic(cubic_coefficients(volume), points), volume, rtol=0, atol=1e-6)
 
 
+def test_every_half_voxel_is_what_the_spline_has_there_and_every_voxel_itself():
+    volume = torch.rand(7, 6, 9)
+    finer = halfway(volume)
+    points = displacement.voxels(finer.shape, volume.device) / 2
+    torch.testing.assert_close(finer, displacement.resample(volume, points), rtol=0, atol=2e-6)
+    assert torch.equal(finer[::2, ::2, ::2], volume)
+
+
 def test_between_store_and_volume_nothing_large_leaves_the_device(monkeypatch: pytest.MonkeyPatch):
     """The CPU stands in for a device of its own: nothing as large as a volume may be copied off it."""
     encoder = Aligned(trained_vqvae(OPTIONS, SHAPE), alignment_to(texture()))
     volumes, displacements = texture(1)[None, None], smooth_displacement(3, 0.7)[None]
     there = encoder.encode(volumes, displacements, [LEVELS])
     expected = encoder.decode(there)
+    shift = 0.1 * torch.ones_like(there)
+    factual = Factual(encoder, volumes, there, [LEVELS])
+    moved_there = encoder.apply_shift(factual, encoder.transport(shift, there, there[0]))
     monkeypatch.setattr(displacement, "SCIPY_DEVICE", "none")
 
     def spied(name: str):
@@ -56,10 +67,15 @@ def test_between_store_and_volume_nothing_large_leaves_the_device(monkeypatch: p
     decoded = encoder.decode(encoder.quantize(latents))
     decoded = encoder.decode(encoder.of_codes(encoder.to_codes(latents)))
     decoded = encoder.decode(latents)
-    shift = 0.1 * torch.ones_like(latents)
     factual = Factual(encoder, volumes, latents, [LEVELS])
-    moved = encoder.apply_shift(factual, encoder.transport(shift, latents, latents[0]))
+    brought = encoder.transport(shift, latents, latents[0])
+    moved = encoder.apply_shift(factual, brought)
+    drawn = encoder.nearby(factual, brought, moved)(0.1 * shift, 0.01 * expected[0])
     monkeypatch.undo()
     torch.testing.assert_close(latents, there, rtol=0, atol=1e-4)
     torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-4)
-    assert torch.isfinite(moved).all()
+    # Where a border lies at the very edge of a voxel, rounding decides whether it moves.
+    assert (moved - moved_there).abs().quantile(0.999) < 1e-3
+    assert (moved - moved_there).abs().mean() < 1e-5
+    assert torch.isfinite(drawn).all()
+    assert (drawn - moved).abs().max() > 1e-3

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from test_scm_model import latent_shift
 from torch import Tensor
 
 from brainscm import scans
-from brainscm.config import QueryOptions, ScmOptions
+from brainscm.config import QueryOptions, ScmOptions, VolumeOptions
 from brainscm.counterfactuals import synthesis
 from brainscm.counterfactuals.collect import collect
 from brainscm.counterfactuals.decoding import STRATEGIES
@@ -75,6 +77,7 @@ class Study:
     store: LatentStore
     volumes: np.ndarray
     origin: dict[str, Any] = field(default_factory=dict)
+    volumes_options: VolumeOptions | None = None
 
     @property
     def table(self) -> pd.DataFrame:
@@ -99,6 +102,7 @@ class Study:
                 out_dir=out,
                 origin=self.origin,
                 shard=shard,
+                volumes=self.volumes_options,
             )
             parts.append(out / "questions" / "q" / f"{shard}.tsv")
             write_table(made.manifest, parts[-1])
@@ -373,8 +377,8 @@ def test_memory_holds_a_scan_a_thread(study: Study, monkeypatch: pytest.MonkeyPa
         held.append(len(read) - len(written) / 6)
         return real_read(path, grid)
 
-    def writing(path: Path, volume: Any, grid: Any) -> None:
-        real_write(path, volume, grid)
+    def writing(path: Path, volume: Any, grid: Any, **how: Any) -> None:
+        real_write(path, volume, grid, **how)
         written.append(str(path))
 
     monkeypatch.setattr(scans, "read_volume", reading)
@@ -385,10 +389,81 @@ def test_memory_holds_a_scan_a_thread(study: Study, monkeypatch: pytest.MonkeyPa
         study.run(query(), query(name="younger", do={"age": "-10"}))
     finally:
         torch.set_num_threads(before)
-    # Each scan is read once, and all that is asked of it is written before its thread reads another.
+    # Each scan is read once, and all that is asked of it is written before its thread reads another; one thread more
+    # than compute at once, which reads and writes meanwhile.
     assert len(set(read)) == len(read) == 12
     assert len(set(written)) == len(written) == 12 * 2 * 3
-    assert max(held) <= threads
+    assert max(held) <= threads + 1
+
+
+def test_memory_is_flat_in_the_number_of_questions(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+    real_make = synthesis.make_counterfactual
+
+    def making(*given: Any) -> Any:
+        alive.append(sum(volume() is not None for volume in made))
+        found = real_make(*given)
+        made.extend(weakref.ref(volume) for volume in (found.volume, found.difference, found.uncertainty))
+        return found
+
+    monkeypatch.setattr(synthesis, "make_counterfactual", making)
+    study.run(*(query(name=f"older{k}", do={"age": f"+{k}"}, scans=["sub-50"]) for k in range(8)))
+    assert len(alive) == 8
+    assert max(alive) <= 3  # of the question before
+
+
+def test_a_scan_is_computed_while_another_is_written(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed, real_make, real_write = threading.Event(), synthesis.make_counterfactual, synthesis.write_volume
+    at_once: list[int] = []
+    makes: list[int] = []
+
+    def making(*given: Any) -> Any:
+        makes.append(1)
+        at_once.append(len(makes) - len(done))
+        if len(makes) > 1:
+            computed.set()
+        try:
+            return real_make(*given)
+        finally:
+            done.append(1)
+
+    done: list[int] = []
+
+    def writing(*given: Any, **how: Any) -> None:
+        assert computed.wait(60), "the next scan waits until this one is written"
+        real_write(*given, **how)
+
+    monkeypatch.setattr(synthesis, "make_counterfactual", making)
+    monkeypatch.setattr(synthesis, "write_volume", writing)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        manifest = study.run(query(scans=["sub-50", "sub-51"]))
+    finally:
+        torch.set_num_threads(before)
+    assert manifest["status"].tolist() == ["pass", "pass"]
+    assert max(at_once) == 1  # and no more scans at once than there are threads
+
+
+@pytest.mark.parametrize(("float_type", "gzip_level"), [("float64", 0), ("float32", 9)])
+def test_volumes_are_written_in_the_type_and_compression_of_the_config(
+    study: Study, float_type: Any, gzip_level: int
+) -> None:
+    asked = query(scans=["sub-50"], jacobian=True)
+    usual = study.run(asked).iloc[0]
+    voxels, times = study.image(usual["path"]), written(study)
+    study.volumes_options = VolumeOptions(float_type=float_type, gzip_level=gzip_level)
+    row = study.run(asked).iloc[0]
+    for column in ("path", "difference_path", "uncertainty_path", "jacobian_path"):
+        path = study.folder / "counterfactuals" / row[column]
+        assert nib.load(path).get_data_dtype() == np.dtype(float_type)
+        content = path.read_bytes()
+        # In a gzip header (RFC 1952) 2 means the slowest way; and what is only stored is as large as its voxels.
+        assert (content[8] == 2) == (gzip_level == 9)
+        assert (len(content) > 352 + np.dtype(float_type).itemsize * voxels.size) == (gzip_level == 0)
+    np.testing.assert_array_equal(study.image(row["path"]), voxels)
+    assert all(time > times[name] for name, time in written(study).items())  # not kept as they were
 
 
 def written(study: Study) -> dict[str, float]:
@@ -463,7 +538,7 @@ def test_a_side_car_tells_all_that_made_its_volume(study: Study) -> None:
     row = study.run(query(scans=["sub-50"])).iloc[0]
     told = json.loads((study.folder / "counterfactuals" / row["path"].replace(".nii.gz", ".json")).read_text())
     assert (told["SpatialReference"], told["Resolution"]) == ("T", "3 mm isotropic")
-    assert (told["CausalModelSHA256"], told["Seed"], told["Decode"]) == ("abc", 3, "residual")
+    assert (told["CausalModelSHA256"], told["Seed"], told["Decode"], told["Draws"]) == ("abc", 3, "residual", "moved")
     assert told["Support"]["positivity"] == row["positivity"]
     assert told["PassThrough"] == pytest.approx(row["pass_through"])
     ignored = (study.folder / "counterfactuals" / ".bidsignore").read_text().split()

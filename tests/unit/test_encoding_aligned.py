@@ -293,7 +293,8 @@ def test_it_is_the_same_from_its_file(aligned: Aligned, tmp_path: Path, monkeypa
 def test_motion_is_where_the_tissue_that_a_shift_moves_comes_from(aligned: Aligned) -> None:
     latents, shift = (with_displacement(aligned, smooth_displacement(seed, 0.6)) for seed in (31, 32))
     scan = texture(33)[None, None]
-    motion = aligned.motion(torch.cat([latents, latents]), torch.cat([shift, torch.zeros_like(shift)]))
+    twice = Factual(aligned, torch.cat([scan, scan]), torch.cat([latents, latents]), [LEVELS, LEVELS])
+    motion = aligned.motion(twice, torch.cat([shift, torch.zeros_like(shift)]))
     moved = aligned.apply_shift(Factual(aligned, scan, latents, [LEVELS]), shift)
     assert torch.equal(moved[0, 0], resample(scan[0, 0], voxels(SHAPE, scan.device) + motion[0]))
     assert motion[0].abs().max() > 0.3

@@ -44,7 +44,6 @@ def pass_through(factual: Factual, shift: Tensor) -> Tensor:
 
     1 means all of it, 0 that the codebook swallows it.
     """
-    quantize = factual.encoder.quantize
-    survived = quantize(factual.latents + shift) - quantize(factual.latents)
+    survived = factual.encoder.quantize(factual.latents + shift) - factual.quantized
     axes = tuple(range(1, shift.ndim))
     return (survived * shift).sum(dim=axes) / shift.square().sum(dim=axes)

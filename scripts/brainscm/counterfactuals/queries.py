@@ -81,15 +81,15 @@ def plan_query(scm: Scm, rows: pd.DataFrame, query: QueryOptions) -> Plan:
     """
     factual = scm.design_matrix(rows)
     changed, support = outline(scm, rows, query)
-    drawn = []
-    for k in range(scm.draws):
-        mediated = query.effect == "total" and scm.graph.descendants(tuple(query.do))
-        drawn_rows = scm.draw(k).intervene(rows, query.do, query.effect) if mediated else changed
-        drawn.append(scm.design_matrix(drawn_rows) - factual)
+    step = scm.design_matrix(changed) - factual
+    mediated = query.effect == "total" and scm.graph.descendants(tuple(query.do))
+    drawn = [
+        scm.design_matrix(scm.draw(k).intervene(rows, query.do, query.effect)) - factual if mediated else step
+        for k in range(scm.draws)
+    ]
     values = pd.concat(
         [scm.values(rows).add_prefix("factual_"), scm.values(changed).add_prefix("counterfactual_")], axis=1
     )
-    step = scm.design_matrix(changed) - factual
     years = years_asked(scm, rows, changed, query.effect)
     return Plan(query, tuple(rows["scan"]), rows, changed, values, step, np.array(drawn), support, years)
 

@@ -50,4 +50,5 @@ def run(
         origin=origin_of(config, scm_dir, code) | estimated_levels(scm),
         derivatives=config.derivatives,
         shard=shard,
+        volumes=config.volumes,
     )

@@ -11,17 +11,18 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from brainscm.config import QueryOptions
+from brainscm.config import QueryOptions, VolumeOptions
 from brainscm.counterfactuals.decoding import STRATEGIES, pass_through
 from brainscm.counterfactuals.growth import log_growth
 from brainscm.counterfactuals.intervals import IntervalFactors, regions_table
@@ -35,7 +36,7 @@ from brainscm.errors import ScanError
 from brainscm.files import bids_uri, derivative_name, sha256, sidecar, write_json
 from brainscm.images import SCANNER, Mask, Volume, write_image, write_volume
 from brainscm.latents.encoded import EncodedScans
-from brainscm.parallel import device_of, side_by_side
+from brainscm.parallel import device_of, side_by_side, workers_on
 from brainscm.provenance import options_fingerprint
 from brainscm.questions import query_label
 from brainscm.regions import MeasureRegions, RegionMeasure
@@ -90,6 +91,7 @@ def synthesize(
     origin: Mapping[str, Any] | None = None,
     derivatives: Path | None = None,
     shard: Shard = WHOLE,
+    volumes: VolumeOptions | None = None,
 ) -> Answers:
     """Answer queries for every scan of a shard that each selects, and write volumes and side-cars as BIDS derivatives.
 
@@ -102,6 +104,7 @@ def synthesize(
         out_dir: receives the derivatives.
         origin: what else makes the volumes what they are, for side-cars: code, model files, options, versions.
         derivatives: of another program, if the scans were preprocessed from them.
+        volumes: how they are written.
 
     Returns:
         The manifest and the regions. A scan that cannot be done has a row of the manifest with status `fail` and the
@@ -115,7 +118,8 @@ def synthesize(
     # Everything that can fail for a reason of the config fails here, before the first volume. Plans are of all scans:
     # worked out for those of a shard alone they could differ in the last bit.
     plans = [plan_for(scm, encoded.scans, query) for query in queries]
-    made = _answer_all(_Synthesis(scm, encoded, plans, measure, out_dir, origin or {}, derivatives, shard))
+    given = scm, encoded, plans, measure, out_dir, origin or {}, derivatives, shard, volumes or VolumeOptions()
+    made = _answer_all(_Synthesis(*given))
     rows = [row for plan in plans for scan in plan.asked if (row := made.get((plan.query.name, scan)))]
     manifest = manifest_table(rows, list(scm.covariates.columns))
     failed = int((manifest["status"] == "fail").sum())
@@ -124,11 +128,16 @@ def synthesize(
 
 
 def _answer_all(synthesis: _Synthesis) -> ManifestRows:
-    """Scans side by side; the log tells how long it will take."""
+    """Scans side by side; the log tells how long it will take.
+
+    One more than compute at once, so that files are read and written meanwhile.
+    """
     asked = sum(len(synthesis.plans_of[scan]) for scan in synthesis.asked_scans)
     rows: ManifestRows = {}
     start = last_log = time.monotonic()
-    for rows_of_scan in side_by_side(synthesis.answer, synthesis.asked_scans, device_of(synthesis.encoded.encoder)):
+    device = device_of(synthesis.encoded.encoder)
+    answer = partial(synthesis.answer, computing=BoundedSemaphore(workers_on(device)))
+    for rows_of_scan in side_by_side(answer, synthesis.asked_scans, device, more=1):
         rows |= rows_of_scan
         if time.monotonic() - last_log > LOG_SECONDS:
             last_log = time.monotonic()
@@ -173,6 +182,7 @@ class _Synthesis:
     origin: Mapping[str, Any]
     derivatives: Path | None
     shard: Shard
+    volumes: VolumeOptions
 
     @cached_property
     def draws(self) -> Draws:
@@ -193,8 +203,12 @@ class _Synthesis:
         scans = self.encoded.scans.rows["scan"]
         return [scan for scan in scans if scan in self.plans_of and self.shard.holds(scan)]
 
-    def answer(self, scan: str) -> ManifestRows:
-        """Make and write the counterfactuals of one scan, which is read, and decoded, once for all queries."""
+    def answer(self, scan: str, computing: AbstractContextManager[object]) -> ManifestRows:
+        """Make and write the counterfactuals of one scan, which is read, and decoded, once for all queries.
+
+        Args:
+            computing: held while a counterfactual is computed, and not while files are read or written.
+        """
         plans = self.plans_of[scan]
         scans, row = self.encoded.scans, self.encoded.scans.rows.loc[[scan]].iloc[0]
         try:
@@ -219,7 +233,10 @@ class _Synthesis:
             outcome = kept[plan.query.name]
             if outcome is None:
                 assert asked is not None
-                outcome = self._make(row, plan, asked, native, fingerprints[plan.query.name])
+                at = plan.positions[scan]
+                with computing:
+                    made = make_counterfactual(self.scm, plan, at, asked.factual, asked.measure, self.draws)
+                outcome = self._write(row, plan, asked, native, made, fingerprints[plan.query.name])
             told = {**plan.told(scan), **outcome, "years": float(plan.years[plan.positions[scan]])}
             rows[plan.query.name, scan] = manifest_row(row, plan.query, status="pass", **told)
         return rows
@@ -228,7 +245,8 @@ class _Synthesis:
         """A hash of all that makes a volume: the scan, its values, the question, and what all volumes share."""
         query = plan.query.model_dump(mode="json", exclude={"scans", "trajectory", "group"})
         values = {key: _plain(value) for key, value in plan.told(scan).items()}
-        made_from = [dict(self.origin), self.encoded.store.identity.as_json(), query, values, list(given)]
+        written = self.volumes.model_dump(mode="json")
+        made_from = [dict(self.origin), self.encoded.store.identity.as_json(), query, values, list(given), written]
         return options_fingerprint(made_from)
 
     def _paths(self, row: pd.Series, query: QueryOptions) -> dict[str, Path]:
@@ -256,14 +274,18 @@ class _Synthesis:
         made = {"pass_through": told["PassThrough"], "regions": of_json(told["Regions"])}
         return {**made, **{column: path.as_posix() for column, path in paths.items()}}
 
-    def _make(
-        self, row: pd.Series, plan: Plan, asked: ReadScan, native: NativeScan | None, fingerprint: str
+    def _write(
+        self,
+        row: pd.Series,
+        plan: Plan,
+        asked: ReadScan,
+        native: NativeScan | None,
+        made: Counterfactual,
+        fingerprint: str,
     ) -> dict[str, Any]:
-        """Make and write a query's volumes, each with its side-car; what the manifest tells of them."""
+        """Write a query's volumes, each with its side-car; what the manifest tells of them."""
         query, identity, grid = plan.query, self.encoded.store.identity, self.encoded.scans.grid
-        made = make_counterfactual(
-            self.scm, plan, plan.positions[row["scan"]], asked.factual, asked.measure, self.draws
-        )
+        how: Any = {"dtype": self.volumes.float_type, "gzip_level": self.volumes.gzip_level}
         values, support = (
             {str(column): _plain(table[column].iloc[plan.positions[row["scan"]]]) for column in table}
             for table in (plan.values, plan.support)
@@ -274,6 +296,7 @@ class _Synthesis:
             "Do": query.do,
             "Effect": query.effect,
             "Decode": query.decode,
+            "Draws": query.uncertainty,
             "NodeValues": values,
             "Extrapolation": support["extrapolation"],
             "Warning": support["warning"],
@@ -300,7 +323,7 @@ class _Synthesis:
         paths = self._paths(row, query)
         for column, volume in volumes.items():
             with _written(self.out_dir / paths[column], {"Description": descriptions[column], **here, **told}) as path:
-                write_volume(path, np.where(asked.mask, volume, np.float32(0)), grid)
+                write_volume(path, np.where(asked.mask, volume, np.float32(0)), grid, **how)
         if query.native != "none":
             assert native is not None
             motion = made.motion if query.decode == "residual" else None
@@ -315,7 +338,7 @@ class _Synthesis:
             for column, volume in zip(NATIVE, (there.volume, there.difference, there.uncertainty), strict=True):
                 description = {"Description": descriptions[column.removeprefix("native_")]}
                 with _written(self.out_dir / paths[column], {**description, **about, **told}) as path:
-                    write_image(path, native.raw.with_data(volume), SCANNER)
+                    write_image(path, native.raw.with_data(volume), SCANNER, **how)
         return {
             "pass_through": made.pass_through,
             "regions": made.regions,
@@ -354,7 +377,7 @@ def make_counterfactual(
     motion = None
     if plan.query.native != "none" or plan.query.jacobian:
         with torch.inference_mode():
-            motion = factual.encoder.motion(factual.latents, made.shift)[0].cpu().numpy()
+            motion = factual.encoder.motion(factual, made.shift)[0].cpu().numpy()
     return Counterfactual(volume, difference, _volume(uncertainty), share, regions, motion)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -144,16 +145,18 @@ class Aligned(nn.Module):
         borders of tissues are moved until the densities of what was displaced have changed as the shift says, by what
         appearance has not done of it yet. A scan whose shift is null is returned as it is.
         """
-        scans, latents = factual.volumes, factual.latents
-        where, where_shift, density = self._where(latents), self._where(shift), self._density(shift)
-        change = (self.appearance(latents + shift) - factual.appearance)[:, 0]
+        scans, density, ways = factual.volumes, self._density(shift), self._ways(factual, shift)
+        change = (self.appearance(factual.latents + shift) - factual.appearance)[:, 0]
         moved = scans.clone()
-        for at in shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
-            template, motion = self._motion(where[at], where_shift[at])
-            displaced = resample(scans[at, 0], voxels(self.grid_shape, shift.device) + motion)
-            volume = displaced + interpolate(change[at][None], template)[0]
+        for at, way in ways.items():
+            displaced = factual.splines[at].at(voxels(self.grid_shape, shift.device) + way.motion)
+            fields = [change[at][None]]
             if density[at].any():
-                asked = functional.avg_pool3d(interpolate(upsample(density[at], self.grid_shape), template), 2)
+                fields.append(upsample(density[at], self.grid_shape))
+            found = interpolate(torch.cat(fields), way.template)
+            volume = displaced + found[0]
+            if len(fields) > 1:
+                asked = functional.avg_pool3d(found[1:], 2)
                 start = torch.where(scans[at, 0] != 0, displaced, 0)
                 volume = move_borders(volume, start, factual.levels[at], asked, self.alignment.voxel_mm)
             moved[at, 0] = volume
@@ -161,8 +164,8 @@ class Aligned(nn.Module):
 
     def nearby(self, factual: Factual, shift: Tensor, volume: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """What shifts near one make of a scan, from what that one has made of it: see `brainscm.encoding.nearby`."""
-        template = inverse(self._displacement(self._where(factual.latents + shift)[0]))
-        inside = factual.volumes[0, 0] != 0
+        ways, inside = self._ways(factual, shift), factual.volumes[0, 0] != 0
+        template = ways[0].template if ways else inverse(self._displacement(self._where(factual.latents)[0]))
         made = Nearby(volume[0, 0], inside, template, factual.levels[0], self.alignment.voxel_mm)
 
         def under(differs: Tensor, appearance: Tensor) -> Tensor:
@@ -170,19 +173,25 @@ class Aligned(nn.Module):
 
         return under
 
-    def motion(self, latents: Tensor, shift: Tensor) -> Tensor:
+    def motion(self, factual: Factual, shift: Tensor) -> Tensor:
         """By displacement, as `apply_shift` moves a scan before it moves borders, (n, 3, x, y, z)."""
-        moved = latents.new_zeros((len(latents), 3, *self.grid_shape))
-        where, where_shift = self._where(latents), self._where(shift)
-        for at in where_shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
-            moved[at] = self._motion(where[at], where_shift[at])[1]
+        moved = shift.new_zeros((len(shift), 3, *self.grid_shape))
+        for at, way in self._ways(factual, shift).items():
+            moved[at] = way.motion
         return moved
 
-    def _motion(self, where: Tensor, where_shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each voxel p of a displaced scan, the place y in the template, and where it comes from minus p."""
-        step = self._displacement(where_shift)
-        template = inverse(self._displacement(where) + step)
-        return template, -interpolate(step, template)
+    def _ways(self, factual: Factual, shift: Tensor) -> dict[int, _Way]:
+        """Of those scans that a shift changes, by their places in `factual`; once for all that follows from a shift."""
+
+        def find() -> dict[int, _Way]:
+            where, where_shift, ways = self._where(factual.latents), self._where(shift), {}
+            for at in shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
+                step = self._displacement(where_shift[at])
+                template = inverse(self._displacement(where[at]) + step)
+                ways[at] = _Way(template, -interpolate(step, template))
+            return ways
+
+        return factual.of_shift(shift, find)
 
     def transport(self, shift: Tensor, latents: Tensor, mean: Tensor) -> Tensor:
         """What a shift of the mean participant's latent (c, x', y', z') is for those of `latents` (n, c, x', y', z').
@@ -196,8 +205,8 @@ class Aligned(nn.Module):
         where, where_shift = self._where(latents), self._where(shift)
         for at in where_shift.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
             step = self._nodes(where_shift[at])
-            at_template = torch.linalg.solve(of_mean, step.movedim(0, -1))
-            here = (jacobian(self._nodes(where[at]), NODE_VOXELS) @ at_template[..., None])[..., 0].movedim(-1, 0)
+            at_template = _solve(of_mean, step.movedim(0, -1))
+            here = (jacobian(self._nodes(where[at]), NODE_VOXELS) * at_template[..., None, :]).sum(-1).movedim(-1, 0)
             transported[at, : self._parts[0]] += self._pack(here - step)  # fine and coarse part count as their sum
         return transported
 
@@ -231,6 +240,22 @@ class Aligned(nn.Module):
     def _unpack(self, packed: Tensor) -> Tensor:
         (x, y, z), (i, j, k) = self.latent_shape[1:], self._cubes
         return packed.reshape(-1, i, j, k, x, y, z).permute(0, 4, 1, 5, 2, 6, 3).reshape(-1, x * i, y * j, z * k)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Of each voxel p of a displaced scan, the place y in the template, and where it comes from minus p."""
+
+    template: Tensor  # (3, x, y, z)
+    motion: Tensor  # (3, x, y, z)
+
+
+def _solve(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """x with M x = v, of matrices (…, 3, 3) and vectors (…, 3), by Cramer's rule: many small systems at once."""
+    a, b, c = matrices.unbind(-1)
+    adjugate = torch.stack([torch.linalg.cross(*pair) for pair in ((b, c), (c, a), (a, b))], dim=-2)
+    determinant = (a * adjugate[..., 0, :]).sum(-1, keepdim=True)
+    return (adjugate * vectors[..., None, :]).sum(-1) / determinant
 
 
 def split_scales(field: Tensor, voxel_mm: float) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,14 @@ participant has one, also where the template has none.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from brainscm.tissue_levels import TissueLevels, rise
+from brainscm.tissue_levels import WINDOW, TissueLevels, rise
 
 SIGMA_MM = 3.4  # of the Gaussian that a density is a mean over; 8 mm at half its height
 # Added to both sides of a density's odds: in a place with no brain or with nothing else, noise is not all there is.
@@ -50,43 +52,105 @@ def move_borders(volume: Tensor, start: Tensor, levels: TissueLevels, by: Tensor
         start: (x, y, z), the scan, 0 outside the brain, where nothing is moved.
         by: (2, x/2, y/2, z/2), the change of the log odds, of brain and of white matter.
     """
+    box, at_nodes = _box(start != 0)
+    moved, volume, start, by = volume.clone(), volume[box], start[box], by[:, *at_nodes]
     before = _smooth(_shares(start, levels), voxel_mm)
     nodes = functional.avg_pool3d(before, 2)
     change = densities(log_odds(nodes) + by) - nodes
     goal = before + functional.interpolate(change[None], size=start.shape, mode="trilinear", align_corners=False)[0]
     inside = start != 0
     for _ in range(ROUNDS):
+        borders = Borders.of(volume, inside, levels)
         lack = goal - _smooth(_shares(volume, levels), voxel_mm)
-        volume = _nudged(volume, lack, inside, levels, voxel_mm)
-    return volume
+        way = torch.where(lack > 0, borders.brighter, borders.darker)
+        speed = lack / (_smooth(borders.swept * way, voxel_mm) + FEWEST_BORDERS)
+        volume = torch.where(inside, borders.moved(speed, way), volume)
+    moved[box] = volume
+    return moved
 
 
-def move_borders_on(volume: Tensor, start: Tensor, levels: TissueLevels, change: Tensor, voxel_mm: float) -> Tensor:
-    """As `move_borders`, in one round, by a small `change` of the densities of `start` themselves, (2, x, y, z)."""
-    lack = _smooth(_shares(start, levels) - _shares(volume, levels), voxel_mm) + change
-    return _nudged(volume, lack, start != 0, levels, voxel_mm)
+@dataclass(frozen=True)
+class Borders:
+    """The two borders of grey matter in a volume (x, y, z), or in n of its voxels; tensors (2, …) are a border each.
+
+    Attributes:
+        brighter, darker: by how much brightness changes while a border moves by a voxel, (2, …).
+        swept: how much of a voxel's density a border that lies in it sweeps for each unit of brightness, (2, …).
+    """
+
+    volume: Tensor
+    brighter: Tensor
+    darker: Tensor
+    swept: Tensor
+    levels: TissueLevels
+
+    @classmethod
+    def of(cls, volume: Tensor, inside: Tensor, levels: TissueLevels) -> Borders:
+        places = (levels.csf + levels.gm) / 2, (levels.gm + levels.wm) / 2
+        contrasts = levels.gm - levels.csf, levels.wm - levels.gm
+        pure = torch.stack([(levels.gm - volume) / contrasts[0], (volume - levels.gm) / contrasts[1]]).clip_(0, 1)
+        mixed = torch.stack([4 * size * (1 - share) * share for size, share in zip(contrasts, pure, strict=True)])
+        passes = _passes(volume, places)
+        pairs = zip(places, contrasts, strict=True)
+        swept = torch.stack([((volume - at).abs() < size / 4) * inside * 2 / size for at, size in pairs])
+        brighter, darker = (torch.addcmul(mixed, passes, slope) for slope in _slopes(volume))
+        return cls(volume, brighter, darker, swept, levels)
+
+    def moved(self, speed: Tensor, way: Tensor) -> Tensor:
+        """The volume whose borders have moved by `speed` voxels, (2, …), along `way`, `brighter` or `darker`."""
+        levels = self.levels
+        step = speed.clip(-MOST_VOXELS, MOST_VOXELS) * way
+        towards_wm = ((2 * self.volume - levels.csf - levels.gm) / (levels.wm - levels.csf)).clip_(0, 1)
+        moved = self.volume + torch.lerp(step[0], step[1], towards_wm)
+        return moved.clamp_(self.volume.clip(max=levels.csf), self.volume.clip(min=levels.wm))
 
 
-def _nudged(volume: Tensor, lack: Tensor, inside: Tensor, levels: TissueLevels, voxel_mm: float) -> Tensor:
-    """A volume whose densities lack less; `lack` (2, x, y, z)."""
-    csf_border, wm_border = (levels.csf + levels.gm) / 2, (levels.gm + levels.wm) / 2
-    contrast = (levels.gm - levels.csf, levels.wm - levels.gm)
-    pure = torch.stack([(levels.gm - volume) / contrast[0], (volume - levels.gm) / contrast[1]]).clip(0, 1)
-    way = torch.where(lack > 0, _slope(volume, rising=True), _slope(volume, rising=False))
-    way *= _passes(volume, (csf_border, wm_border))
-    way += torch.stack([4 * size * (1 - share) * share for size, share in zip(contrast, pure, strict=True)])
-    swept = torch.stack(
-        [
-            ((volume - border).abs() < size / 4) * inside * 2 / size
-            for border, size in zip((csf_border, wm_border), contrast, strict=True)
-        ]
-    )
-    speed = lack / (_smooth(swept * way, voxel_mm) + FEWEST_BORDERS)
-    step = speed.clip(-MOST_VOXELS, MOST_VOXELS) * way
-    towards_wm = ((volume - csf_border) / (wm_border - csf_border)).clip(0, 1)
-    moved = volume + torch.lerp(step[0], step[1], towards_wm)
-    moved = moved.clamp(volume.clip(max=levels.csf), volume.clip(min=levels.wm))
-    return torch.where(inside, moved, volume)
+@dataclass(frozen=True)
+class SmallChange:
+    """How the brightness of a volume's n voxels inside the brain answers to small changes of its densities.
+
+    As `move_borders` does in one round, with speeds that are found once for all changes.
+    """
+
+    borders: Borders
+    speeds: tuple[Tensor, Tensor]  # of borders towards brighter and darker, for each unit of density that lacks; (2, n)
+
+    @classmethod
+    def of(cls, volume: Tensor, inside: Tensor, levels: TissueLevels, voxel_mm: float) -> SmallChange:
+        """Of a volume (x, y, z), which is changed only `inside`."""
+        whole = Borders.of(volume, inside, levels)
+        swept = torch.cat([whole.swept * whole.brighter, whole.swept * whole.darker])
+        speeds = (1 / (_smooth(swept, voxel_mm)[:, inside] + FEWEST_BORDERS)).chunk(2)
+        ways = whole.brighter[:, inside], whole.darker[:, inside]
+        return cls(Borders(volume[inside], *ways, whole.swept[:, inside], levels), (speeds[0], speeds[1]))
+
+    def __call__(self, lack: Tensor) -> Tensor:
+        """By how much brightness changes, (n,), where densities lack this, (2, n)."""
+        up = lack > 0
+        way = torch.where(up, self.borders.brighter, self.borders.darker)
+        return self.borders.moved(lack * torch.where(up, *self.speeds), way) - self.borders.volume
+
+
+def density_slopes(volume: Tensor, levels: TissueLevels) -> Tensor:
+    """By how much a voxel's shares of brain and white matter rise with its brightness, (2, …)."""
+    rises = (levels.csf, levels.gm), (levels.gm, levels.wm)
+    within = [((volume - (a + b) / 2).abs() < WINDOW * (b - a) / 2) / (WINDOW * (b - a)) for a, b in rises]
+    return torch.stack(within)
+
+
+def smooth_at_nodes(maps: Tensor, voxel_mm: float) -> Tensor:
+    """Densities at nodes, (c, x/2, y/2, z/2), of shares (c, x, y, z): those of their means over 2 × 2 × 2 voxels."""
+    return _smooth(functional.avg_pool3d(maps, 2), 2 * voxel_mm)
+
+
+def _box(inside: Tensor) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The box around a mask (x, y, z) and a node on each side, in voxels and in nodes; all of it, if it is empty."""
+    box = []
+    for axis in range(3):
+        there = inside.flatten(1).any(1) if axis == 0 else inside.movedim(axis, 0).flatten(1).any(1)
+        found = there.nonzero()[:, 0].tolist() or [0, len(there) - 1]
+        box.append(slice(max(found[0] // 2 - 1, 0), min(found[-1] // 2 + 2, len(there) // 2)))
+    return tuple(slice(2 * part.start, 2 * part.stop) for part in box), tuple(box)
 
 
 def _shares(volume: Tensor, levels: TissueLevels) -> Tensor:
@@ -105,12 +169,19 @@ def densities(log_odds: Tensor) -> Tensor:
 
 
 def _smooth(maps: Tensor, voxel_mm: float) -> Tensor:
-    """By a Gaussian of `SIGMA_MM` along the last three axes, nothing beyond the grid."""
-    for axis in (-3, -2, -1):
-        place = torch.arange(maps.shape[axis], dtype=maps.dtype, device=maps.device) * (voxel_mm / SIGMA_MM)
-        kernel = torch.exp(-((place[:, None] - place) ** 2) / 2) * (voxel_mm / (SIGMA_MM * math.sqrt(2 * math.pi)))
-        maps = (maps.movedim(axis, -1) @ kernel).movedim(-1, axis)
-    return maps
+    """By a Gaussian of `SIGMA_MM` along the last three axes of maps (c, x, y, z), nothing beyond the grid."""
+    c, x, y, z = maps.shape
+    of = [_gaussian(size, voxel_mm, maps.device) for size in (x, y, z)]
+    maps = of[0] @ maps.reshape(c, x, y * z)
+    maps = of[1] @ maps.reshape(c * x, y, z)
+    return (maps.reshape(c * x * y, z) @ of[2]).reshape(c, x, y, z)
+
+
+@lru_cache(maxsize=16)
+def _gaussian(size: int, voxel_mm: float, device: torch.device) -> Tensor:
+    """What a Gaussian of `SIGMA_MM` makes of the voxels of a line, (size, size)."""
+    place = torch.arange(size, dtype=torch.float32, device=device) * (voxel_mm / SIGMA_MM)
+    return torch.exp(-((place[:, None] - place) ** 2) / 2) * (voxel_mm / (SIGMA_MM * math.sqrt(2 * math.pi)))
 
 
 def _passes(volume: Tensor, borders: tuple[float, float]) -> Tensor:
@@ -130,15 +201,18 @@ def _highest_near(volume: Tensor) -> Tensor:
     return volume
 
 
-def _slope(volume: Tensor, rising: bool) -> Tensor:
-    """How much brighter (or darker) per voxel it gets towards the neighbours, along each axis the steeper side's.
+def _slopes(volume: Tensor) -> tuple[Tensor, Tensor]:
+    """How much brighter, and how much darker, per voxel it gets towards the neighbours, each axis's steeper side.
 
     So the walls of a sulcus part, where central differences would see none (upwind: Osher and Sethian 1988, Journal of
     Computational Physics 79).
     """
-    total = torch.zeros_like(volume)
+    brighter, darker = torch.zeros_like(volume), torch.zeros_like(volume)
     for axis in range(3):
-        step = volume.diff(dim=axis) * (1 if rising else -1)
         end = torch.zeros_like(volume.narrow(axis, 0, 1))
-        total += torch.maximum(torch.cat([step, end], axis), torch.cat([end, -step], axis)).clip(min=0).square()
-    return total.sqrt()
+        steps = torch.cat([end, volume.diff(dim=axis), end], axis)
+        before, after = (steps.narrow(axis, start, volume.shape[axis]) for start in (0, 1))
+        rise, fall = torch.maximum(after, -before).clip_(min=0), torch.maximum(-after, before).clip_(min=0)
+        brighter.addcmul_(rise, rise)
+        darker.addcmul_(fall, fall)
+    return brighter.sqrt_(), darker.sqrt_()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from brainscm.alignment.displacement import Spline
 from brainscm.config import AutoencoderOptions
 from brainscm.encoding.layout import Layout
 from brainscm.encoding.quantizer import Quantizer
@@ -18,6 +20,7 @@ from brainscm.tissue_levels import TissueLevels
 
 Codes = dict[str, Tensor]  # whole numbers by what they are of, each (n, …); none is negative
 Maps = Mapping[str, Callable[[Tensor], Tensor]]
+Found = TypeVar("Found")
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # called once a pass; volumes and brain masks (n, 1, x, y, z)
 
 
@@ -99,7 +102,7 @@ class Encoder(Protocol):
         """
         ...
 
-    def motion(self, latents: Tensor, shift: Tensor) -> Tensor:
+    def motion(self, factual: Factual, shift: Tensor) -> Tensor:
         """Where what a shift moves comes from: p + motion(p) in the scan, for a voxel p; (n, 3, x, y, z) in voxels."""
         ...
 
@@ -118,6 +121,24 @@ class Factual:
     volumes: Tensor
     latents: Tensor
     levels: Sequence[TissueLevels] = ()
+    _of_shift: list[tuple[Tensor, Any]] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def of_shift(self, shift: Tensor, find: Callable[[], Found]) -> Found:
+        """What is to be found of a shift, once while the same is asked about; one shift's is held."""
+        if not self._of_shift or not torch.equal(self._of_shift[0][0], shift):
+            self._of_shift[:] = [(shift.clone(), find())]
+        found: Found = self._of_shift[0][1]
+        return found
+
+    @cached_property
+    def splines(self) -> list[Spline]:
+        """Through each of the volumes."""
+        return [Spline.through(volume) for volume in self.volumes[:, 0]]
+
+    @cached_property
+    def quantized(self) -> Tensor:
+        """q(z)."""
+        return self.encoder.quantize(self.latents)
 
     @cached_property
     def decoded(self) -> Tensor:
@@ -132,7 +153,7 @@ class Factual:
     @cached_property
     def decoded_quantized(self) -> Tensor:
         """D(q(z))."""
-        return self.encoder.decode(self.encoder.quantize(self.latents))
+        return self.encoder.decode(self.quantized)
 
 
 class Unaligned:
@@ -170,8 +191,8 @@ class Unaligned:
     def nearby(self, factual: Factual, shift: Tensor, volume: Tensor) -> None:
         return None
 
-    def motion(self, latents: Tensor, shift: Tensor) -> Tensor:
-        return latents.new_zeros((len(latents), 3, *self.grid_shape))
+    def motion(self, factual: Factual, shift: Tensor) -> Tensor:
+        return shift.new_zeros((len(shift), 3, *self.grid_shape))
 
 
 class Fitted(Unaligned, nn.Module):
