@@ -403,5 +403,6 @@ def get_scored_shards(wildcards):
 
 
 def get_page_shards(wildcards):
-    """The scan pages of all shards."""
-    return [f"{RESULTS}/scan_pages/{shard}" for shard in get_shards(Dealing.of_pages)]
+    """The scan pages of all shards; not one shard while there is no index, since what asks for the report would then be
+    told, each time anew, that pages are made."""
+    return [f"{RESULTS}/scan_pages/{shard}" for shard in dealing().of_pages()]

@@ -184,5 +184,5 @@ def test_a_shard_that_is_killed_in_the_middle_is_made_again_and_nothing_else(
     shard = study.folder / "results" / folder / "1-of-1"
     assert not shard.exists()
     assert study.run() == dict.fromkeys((rule, *then), 1)
-    assert {path.name for path in shard.iterdir()} == {"first.html", "second.html"}
+    assert {path.name for path in shard.glob("*.html")} == {"first.html", "second.html"}
     assert [path.name for path in shard.parent.iterdir()] == ["1-of-1"]
