@@ -203,7 +203,8 @@ def _compared(margin: Margin) -> str:
     rival, gap = name[0].lower() + name[1:] if name[1].islower() else name, found.value
     interval = f" (95 % interval {_fixed(found.low, 1)} to {_fixed(found.high, 1)})" if found.is_bounded else ""
     if abs(gap) < 0.05 or (found.is_bounded and found.low < 0 < found.high):
-        told = f"are as near to the truth as those of the best baseline, {rival}: {_fixed(gap, 1)} dB nearer{interval}"
+        told = f"are as near to the truth as those of the best baseline, {rival}: "
+        told += f"a difference of {_fixed(gap, 1)} dB{interval}"
     else:
         nearer = "nearer to" if gap > 0 else "further from"
         told = f"are {abs(gap):.1f} dB {nearer} the truth than those of the best baseline, {rival}{interval}"
