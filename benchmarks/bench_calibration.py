@@ -7,7 +7,7 @@ Each situation is tried on `--designs` cohorts with `--latents` independent late
 contrast: CR1 on G - 1 and HC3 on n - p degrees of freedom, z for node models, CR1 for nodes with levels, permutation
 beside HC3 and beside `variance_by`, draws that are shrunk as the effects are, intervals that take all participants to
 change alike, and one imputation. A rate from so many cohorts is known to about ± 0.01, a family-wise one and that of
-levels, of clusters and of imputations to ± 0.03.
+levels, of clusters and of imputations to ± 0.03 (with `--trials 1000` to ± 0.014).
 Writes benchmarks/results/calibration.json (elsewhere with --output).
 """
 

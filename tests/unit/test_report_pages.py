@@ -640,6 +640,9 @@ def test_what_makes_p_values_doubtful_stands_beside_them(study):
     cautions = causal_model.context(warned, None)["cautions"]
     assert "The residual variance depends on age." in cautions
     assert "The residuals of gm are strongly skewed." in cautions
+    assert not any("flipping signs" in caution for caution in cautions)
+    flipped = replace(study, tests=study.tests.assign(exchanged="signs of scans"))
+    assert any("flipping signs" in caution for caution in causal_model.context(flipped, None)["cautions"])
 
 
 CHOICES = [

@@ -67,7 +67,7 @@ def every_node_modelled() -> Scm:
 def p_of(claim: Claim) -> float:
     """By the test of a missing arrow."""
     scm, (node, other, given) = every_node_modelled(), claim
-    if node not in scm.nodes:  # the test is the same the other way round
+    if node not in scm.nodes:
         node, other = other, node
     values, text = first_scans(scm, (node, other, *given)), " + ".join(["1", *given])
     declared, larger = (fit_formula(scm, scm.nodes[node], each, values) for each in (text, f"{text} + {other}"))
@@ -75,8 +75,9 @@ def p_of(claim: Claim) -> float:
 
 
 def local_markov_conditions(graph: Any) -> list[Claim]:
+    """Each with its two nodes in one order: the test is the same the other way round."""
     return [
-        (node, other, tuple(sorted(graph.predecessors(node))))
+        (min(node, other), max(node, other), tuple(sorted(graph.predecessors(node))))
         for node in graph
         for other in sorted(set(graph) - {node} - nx.descendants(graph, node) - set(graph.predecessors(node)))
     ]

@@ -315,6 +315,11 @@ def _cautions(study: Study) -> list[str]:
     found = diagnostics[diagnostics["check"].isin(DOUBTS)]["warning"].dropna().tolist()
     noted = tests[tests["note"].notna()] if "note" in tests else tests.iloc[:0]
     found += [f"{row['contrast']} ({row['effect']}): {row['note']}" for _, row in noted.iterrows()]
+    if len(tests) and tests["exchanged"].astype(str).str.startswith("signs").any():
+        found.append(
+            "family-wise p is by flipping signs: where the residual variance grows with a skewed covariate, it finds "
+            "an effect in up to 10 % of cases where it says 5 %"
+        )
     return [f"{words.capitalised(sentence)}." for sentence in found]
 
 
