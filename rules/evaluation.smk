@@ -40,7 +40,6 @@ EVALUATED = {
 }
 EVALUATION = {
     "bids_dir": BIDS,
-    "scm_dir": f"{FITTED}/scm",
     "template": config["template"],
     "voxel_mm": config["preprocess"]["voxel_mm"],
     "scm": config["scm"],
@@ -69,6 +68,7 @@ rule fit_peers:
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         **EVALUATION,
+        scm_dir=subpath(input.image_model, parent=True),
         code=lambda wildcards: code_fingerprint("fit_peers"),
     message:
         "Fitting the methods that counterfactuals are compared with"
@@ -99,6 +99,7 @@ rule score_counterfactuals:
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         **EVALUATION,
+        scm_dir=subpath(input.image_model, parent=True),
         code=lambda wildcards: code_fingerprint("score_counterfactuals"),
     message:
         "Scoring shard {wildcards.shard} of {wildcards.shards} of the test scans"
@@ -133,6 +134,7 @@ rule evaluate_counterfactuals:
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         **EVALUATION,
+        scm_dir=subpath(input.image_model, parent=True),
         seed=config["seed"],
         code=lambda wildcards: code_fingerprint("evaluate_counterfactuals"),
     message:
