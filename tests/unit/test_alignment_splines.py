@@ -9,7 +9,7 @@ from test_encoding_model import OPTIONS, trained_vqvae
 from torch import Tensor
 
 from brainscm.alignment import displacement
-from brainscm.alignment.splines import cubic_coefficients, halfway, sample_cubic
+from brainscm.alignment.splines import cubic_coefficients, sample_cubic
 from brainscm.encoding.aligned import Aligned
 from brainscm.encoding.encoder import Factual
 
@@ -30,14 +30,6 @@ def test_a_volume_goes_through_its_voxels():
     volume = torch.rand(6, 5, 4)
     points = displacement.voxels(volume.shape, volume.device)
     torch.testing.assert_close(sample_cubic(cubic_coefficients(volume), points), volume, rtol=0, atol=1e-6)
-
-
-def test_every_half_voxel_is_what_the_spline_has_there_and_every_voxel_itself():
-    volume = torch.rand(7, 6, 9)
-    finer = halfway(volume)
-    points = displacement.voxels(finer.shape, volume.device) / 2
-    torch.testing.assert_close(finer, displacement.resample(volume, points), rtol=0, atol=2e-6)
-    assert torch.equal(finer[::2, ::2, ::2], volume)
 
 
 def test_between_store_and_volume_nothing_large_leaves_the_device(monkeypatch: pytest.MonkeyPatch):

@@ -35,27 +35,6 @@ def cubic_coefficients(volume: Tensor) -> Tensor:
     return volume
 
 
-def halfway(volume: Tensor) -> Tensor:
-    """The spline through all voxels of a volume (x, y, z) at every half voxel, (2x - 1, 2y - 1, 2z - 1), in float32."""
-    x, y, z = (_halves(size, str(volume.device)) for size in volume.shape)
-    volume = (x @ volume.float().flatten(1)).reshape(len(x), *volume.shape[1:])
-    return (y @ volume) @ z.T
-
-
-@lru_cache(maxsize=16)
-def _halves(size: int, device: str) -> Tensor:
-    """What a spline through the voxels of a line is at every half voxel, (2 size - 1, size)."""
-    between = torch.eye(size, dtype=torch.float64, device=device)
-    taps = torch.zeros(size - 1, size + 2, dtype=torch.float64, device=device)
-    for offset, weight in enumerate((1 / 48, 23 / 48, 23 / 48, 1 / 48)):
-        taps.diagonal(offset).fill_(weight)
-    middle = taps[:, 1:-1].clone()
-    middle[0, 1] += taps[0, 0]  # the mirrored neighbour counts as well
-    middle[-1, -2] += taps[-1, -1]
-    found = torch.stack([between[:-1], middle @ _solution(size, device).double()], dim=1).flatten(0, 1)
-    return torch.cat([found, between[-1:]]).float()
-
-
 @lru_cache(maxsize=16)
 def _solution(size: int, device: str) -> Tensor:
     """The inverse of what a spline's coefficients along a line become at its voxels, (size, size)."""

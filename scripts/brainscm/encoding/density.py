@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from brainscm.tissue_levels import WINDOW, TissueLevels, rise
+from brainscm.tissue_levels import TissueLevels, rise
 
 SIGMA_MM = 3.4  # of the Gaussian that a density is a mean over; 8 mm at half its height
 # Added to both sides of a density's odds: in a place with no brain or with nothing else, noise is not all there is.
@@ -60,18 +60,29 @@ def move_borders(volume: Tensor, start: Tensor, levels: TissueLevels, by: Tensor
     goal = before + functional.interpolate(change[None], size=start.shape, mode="trilinear", align_corners=False)[0]
     inside = start != 0
     for _ in range(ROUNDS):
-        borders = Borders.of(volume, inside, levels)
         lack = goal - _smooth(_shares(volume, levels), voxel_mm)
-        way = torch.where(lack > 0, borders.brighter, borders.darker)
-        speed = lack / (_smooth(borders.swept * way, voxel_mm) + FEWEST_BORDERS)
-        volume = torch.where(inside, borders.moved(speed, way), volume)
+        volume = _moved_by_a_round(volume, lack, inside, levels, voxel_mm)
     moved[box] = volume
     return moved
 
 
+def move_borders_on(volume: Tensor, start: Tensor, levels: TissueLevels, change: Tensor, voxel_mm: float) -> Tensor:
+    """As `move_borders`, in one round, by a small `change` of the densities of `start` themselves, (2, x, y, z)."""
+    lack = _smooth(_shares(start, levels) - _shares(volume, levels), voxel_mm) + change
+    return _moved_by_a_round(volume, lack, start != 0, levels, voxel_mm)
+
+
+def _moved_by_a_round(volume: Tensor, lack: Tensor, inside: Tensor, levels: TissueLevels, voxel_mm: float) -> Tensor:
+    """A volume whose densities lack less; `lack` (2, x, y, z)."""
+    borders = Borders.of(volume, inside, levels)
+    way = torch.where(lack > 0, borders.brighter, borders.darker)
+    speed = lack / (_smooth(borders.swept * way, voxel_mm) + FEWEST_BORDERS)
+    return torch.where(inside, borders.moved(speed, way), volume)
+
+
 @dataclass(frozen=True)
 class Borders:
-    """The two borders of grey matter in a volume (x, y, z), or in n of its voxels; tensors (2, …) are a border each.
+    """The two borders of grey matter in a volume (x, y, z); tensors (2, …) are a border each.
 
     Attributes:
         brighter, darker: by how much brightness changes while a border moves by a voxel, (2, …).
@@ -103,44 +114,6 @@ class Borders:
         towards_wm = ((2 * self.volume - levels.csf - levels.gm) / (levels.wm - levels.csf)).clip_(0, 1)
         moved = self.volume + torch.lerp(step[0], step[1], towards_wm)
         return moved.clamp_(self.volume.clip(max=levels.csf), self.volume.clip(min=levels.wm))
-
-
-@dataclass(frozen=True)
-class SmallChange:
-    """How the brightness of a volume's n voxels inside the brain answers to small changes of its densities.
-
-    As `move_borders` does in one round, with speeds that are found once for all changes.
-    """
-
-    borders: Borders
-    speeds: tuple[Tensor, Tensor]  # of borders towards brighter and darker, for each unit of density that lacks; (2, n)
-
-    @classmethod
-    def of(cls, volume: Tensor, inside: Tensor, levels: TissueLevels, voxel_mm: float) -> SmallChange:
-        """Of a volume (x, y, z), which is changed only `inside`."""
-        whole = Borders.of(volume, inside, levels)
-        swept = torch.cat([whole.swept * whole.brighter, whole.swept * whole.darker])
-        speeds = (1 / (_smooth(swept, voxel_mm)[:, inside] + FEWEST_BORDERS)).chunk(2)
-        ways = whole.brighter[:, inside], whole.darker[:, inside]
-        return cls(Borders(volume[inside], *ways, whole.swept[:, inside], levels), (speeds[0], speeds[1]))
-
-    def __call__(self, lack: Tensor) -> Tensor:
-        """By how much brightness changes, (n,), where densities lack this, (2, n)."""
-        up = lack > 0
-        way = torch.where(up, self.borders.brighter, self.borders.darker)
-        return self.borders.moved(lack * torch.where(up, *self.speeds), way) - self.borders.volume
-
-
-def density_slopes(volume: Tensor, levels: TissueLevels) -> Tensor:
-    """By how much a voxel's shares of brain and white matter rise with its brightness, (2, …)."""
-    rises = (levels.csf, levels.gm), (levels.gm, levels.wm)
-    within = [((volume - (a + b) / 2).abs() < WINDOW * (b - a) / 2) / (WINDOW * (b - a)) for a, b in rises]
-    return torch.stack(within)
-
-
-def smooth_at_nodes(maps: Tensor, voxel_mm: float) -> Tensor:
-    """Densities at nodes, (c, x/2, y/2, z/2), of shares (c, x, y, z): those of their means over 2 × 2 × 2 voxels."""
-    return _smooth(functional.avg_pool3d(maps, 2), 2 * voxel_mm)
 
 
 def _box(inside: Tensor) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -1,9 +1,8 @@
 """What shifts near one of a scan's latent make of the scan, from what that one has made of it: for draws of a model.
 
 A shift that differs by little brings tissue to other places by little, and asks for other densities and another
-appearance by little. So the counterfactual itself is moved on, and its borders as they answer to a small change of
-density. What that takes is found once for all draws: nothing is decoded or inverted again, and no spline fitted. Where
-nothing differs it is exact.
+appearance by little. So the counterfactual itself is moved on, and its borders by one round more; nothing is decoded
+or inverted again. Where nothing differs it is exact.
 """
 
 from __future__ import annotations
@@ -15,17 +14,11 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from brainscm.alignment.displacement import NODE_VOXELS, interpolate, upsample, voxels
-from brainscm.alignment.splines import halfway
-from brainscm.encoding.density import (
-    SmallChange,
-    densities,
-    density_at_nodes,
-    density_slopes,
-    log_odds,
-    smooth_at_nodes,
-)
+from brainscm.alignment.displacement import NODE_VOXELS, Spline, interpolate, upsample, voxels
+from brainscm.encoding.density import densities, density_at_nodes, log_odds, move_borders_on
 from brainscm.tissue_levels import TissueLevels
+
+STEPS = 2  # of finding where tissue comes from
 
 
 @dataclass(frozen=True)
@@ -33,7 +26,7 @@ class Nearby:
     """A counterfactual (x, y, z) of an aligned scan, to be moved on.
 
     Attributes:
-        inside: (x, y, z), where the scan is not empty; elsewhere nothing changes.
+        inside: (x, y, z), where the scan is not empty; elsewhere nothing is made.
         template: (3, x, y, z), where each voxel of the counterfactual lies in the template, in voxels.
         levels: of the scan's tissues.
     """
@@ -55,31 +48,18 @@ class Nearby:
             appearance: (1, x, y, z), at the template's voxels.
         """
         at_nodes = interpolate(torch.cat([displacement, density]), self._nodes)
-        # Where tissue comes from, to the first order.
-        differs = interpolate(at_nodes, self._lattice - at_nodes[:3] / NODE_VOXELS)
-        step = self._pick(upsample(differs[:3], self.volume.shape))
-        looks = interpolate(appearance, self._template_inside)[0, :, 0, 0]
-        change = interpolate(self._finer, 2 * (self._places - step)[..., None, None])[0, :, 0, 0] - self._bright + looks
-        if density.any():
-            # Of the density, appearance has done a part already.
-            done = self._lay(self.volume.new_zeros(2, *self.volume.shape), self._density_slopes * looks)
-            asked = densities(log_odds(self._density) + differs[3:]) - self._density
-            lack = upsample(asked - smooth_at_nodes(done, self.voxel_mm), self.volume.shape)
-            change += self._borders(self._pick(lack))
-        return self._lay(self.volume[None], (self._bright + change)[None])[0]
-
-    @cached_property
-    def _inside(self) -> Tensor:
-        """The places of the voxels inside in a flat volume, (n,)."""
-        return self.inside.flatten().nonzero()[:, 0]
-
-    def _pick(self, maps: Tensor) -> Tensor:
-        """Maps (c, x, y, z) at the voxels inside, (c, n)."""
-        return maps.flatten(1).index_select(1, self._inside)
-
-    def _lay(self, maps: Tensor, values: Tensor) -> Tensor:
-        """Maps (c, x, y, z), but with these values (c, n) at the voxels inside."""
-        return maps.flatten(1).index_copy(1, self._inside, values).reshape(maps.shape)
+        differs = at_nodes
+        for _ in range(STEPS):
+            differs = interpolate(at_nodes, self._lattice - differs[:3] / NODE_VOXELS)
+        step = upsample(differs[:3], self.volume.shape)[:, self.inside]
+        moved = torch.zeros_like(self.volume)
+        moved[self.inside] = self._spline.at(self._places - step)
+        volume = moved.clone()
+        volume[self.inside] += interpolate(appearance, self._template_inside)[0, :, 0, 0]
+        if not density.any():
+            return volume
+        change = upsample(densities(log_odds(self._density) + differs[3:]) - self._density, moved.shape)
+        return move_borders_on(volume, moved, self.levels, change, self.voxel_mm)
 
     @cached_property
     def _nodes(self) -> Tensor:
@@ -89,35 +69,21 @@ class Nearby:
     @cached_property
     def _template_inside(self) -> Tensor:
         """The places in the template of the voxels inside, (3, n, 1, 1)."""
-        return self._pick(self.template)[..., None, None]
+        return self.template[:, self.inside, None, None]
 
     @cached_property
     def _lattice(self) -> Tensor:
         return voxels(self._nodes.shape[1:], self.volume.device)
 
     @cached_property
-    def _places(self) -> Tensor:
-        """The voxels inside, (3, n)."""
-        return self._pick(voxels(self.volume.shape, self.volume.device))
-
-    @cached_property
-    def _bright(self) -> Tensor:
-        """How bright they are, (n,)."""
-        return self._pick(self.volume[None])[0]
-
-    @cached_property
-    def _finer(self) -> Tensor:
-        """The volume at every half voxel, (1, 2x - 1, 2y - 1, 2z - 1): there linear interpolation loses little."""
-        return halfway(self.volume)[None]
-
-    @cached_property
     def _density(self) -> Tensor:
         return density_at_nodes(self.volume, self.levels, self.voxel_mm)
 
     @cached_property
-    def _density_slopes(self) -> Tensor:
-        return density_slopes(self._bright, self.levels)
+    def _spline(self) -> Spline:
+        return Spline.through(self.volume)
 
     @cached_property
-    def _borders(self) -> SmallChange:
-        return SmallChange.of(self.volume, self.inside, self.levels, self.voxel_mm)
+    def _places(self) -> Tensor:
+        """The voxels inside, (3, n)."""
+        return voxels(self.volume.shape, self.volume.device)[:, self.inside]
