@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
+import signal
+import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from slurm.local_cluster import LocalCluster, why_unavailable
-from slurm.runs import QUICK, Run
+from slurm.runs import QUICK, Run, process_that_writes
 from workflows import ROOT
 
 # The number of questions and of training steps is not what is tested here. Every call needs them, or they count as
@@ -99,3 +104,69 @@ def test_summary_keeps_its_contract_and_the_change_points_the_right_way(demo: Pa
 
 def test_second_run_has_nothing_to_do(demo: Path, cluster: LocalCluster) -> None:
     assert "Nothing to be done" in Run([*COMMAND, "--dry-run"], demo, cluster.environment).end()
+
+
+def test_scans_and_a_training_that_are_killed_or_out_of_time_are_taken_up_again_to_the_same_results(
+    demo: Path, cluster: LocalCluster
+) -> None:
+    results = demo / "results"
+    before = checksums(results)
+    qc = pd.read_csv(results / "preproc" / "qc.tsv", sep="\t").set_index("scan")
+    scans = qc[qc["status"] != "fail"].index[:4]
+    for scan in scans:
+        (results / "preproc" / "status" / f"{scan}.json").unlink()
+        for place in ("anat", "figures"):
+            for path in (results / "preproc").glob(f"**/{place}/{scan}_*"):
+                path.unlink()
+    shutil.rmtree(demo / "work" / "autoencoder")
+
+    # Each scan is killed in another step: as its job begins, while its brain is looked for, while its images are
+    # written, and while it is aligned.
+    preprocessing = {scan: results / "logs" / "preprocess_scan" / f"{scan}.log" for scan in scans}
+    aligning = results / "logs" / "align_scan" / f"{scans[3]}.log"
+    for log in (*preprocessing.values(), aligning):
+        log.unlink()
+    moments = {
+        preprocessing[scans[0]]: preprocessing[scans[0]],
+        preprocessing[scans[1]]: results / "preproc" / "figures" / f"{scans[1]}_mask.png",
+        preprocessing[scans[2]]: results / "preproc" / qc.loc[scans[2], "preproc_t1w"],
+        aligning: aligning,
+    }
+    alone = ["--group-components", "scans=1", "--set-resources", "train_autoencoder:mem_mb=8000"]
+    run = Run([*COMMAND, *alone], demo, cluster.environment)
+
+    def kill_due() -> bool:
+        for log, moment in list(moments.items()):
+            if moment.exists() and (process := process_that_writes(log)):
+                os.kill(process, signal.SIGKILL)
+                del moments[log]
+        return not moments
+
+    run.wait_until(kill_due)
+
+    # The training stands still, as on a slow node, until its time is up: SLURM's own signal wakes it.
+    training = results / "logs" / "train_autoencoder.log"
+    training.unlink()
+    run.wait_until(lambda: training.exists() and "training on" in training.read_text())
+    time.sleep(3)  # some steps
+    process = process_that_writes(training)
+    assert process
+    os.kill(process, signal.SIGSTOP)
+    [job] = cluster.jobs("RUNNING")
+    cluster.run("scontrol", "update", f"JobId={job}", f"EndTime={datetime.now() + timedelta(seconds=1):%FT%T}")
+    run.wait_until(lambda: "TIMEOUT" in run.told())
+
+    told = run.end()
+    assert run.process.returncode == 0, told[-6000:]
+    assert "training goes on from step" in training.read_text()
+    assert checksums(results) == before
+    assert run.finished()["preprocess_scan"] == run.finished()["align_scan"] == 4
+
+
+def checksums(results: Path) -> dict[str, str]:
+    """Of what the stages leave: images, tables, latents, models and answers."""
+    stages = ("preproc", "latents", "scm", "counterfactuals", "evaluation")
+    files = [path for stage in stages for path in (results / stage).rglob("*") if path.is_file()]
+    # A status tells how long each step took, too; all else that it tells is in qc.tsv.
+    told = [path for path in files if path.parent.name not in ("status", "alignment")]
+    return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest() for path in told}
