@@ -82,8 +82,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_a_mended_age_fits_again_and_trains_nothing(study: Study) -> None:
     study.ages["sub-0"] = 24  # in another quarter of the ages, so that the split would have been drawn otherwise
     study.write_table()
-    assert study.plan() == {"index_cohort": 1, **AFTER_INDEX}
-    assert study.run() == {"index_cohort": 1, **AFTER_INDEX}
+    after = {"index_cohort": 1, **AFTER_INDEX}
+    # Which shards of scan pages there are is known once the index is made.
+    assert study.plan() == {rule: jobs for rule, jobs in after.items() if rule != "render_scans"}
+    assert study.run() == after
     study.write_table()
     assert study.run() == {"index_cohort": 1}  # saved without a change
 

@@ -158,7 +158,7 @@ def neighbours(study: Study) -> dict[str, dict[str, str | None]]:
     return {
         name: {"previous": previous, "next": following, "place": f"{place} of {len(names)}"}
         for place, (previous, name, following) in enumerate(
-            zip([None, *names[:-1]], names, [*names[1:], None], strict=True), start=1
+            zip([None, *names], names, [*names[1:], None], strict=False), start=1
         )
     }
 
