@@ -281,15 +281,19 @@ def test_a_preprocessed_image_that_is_gone_stops_the_job(tmp_path: Path, templat
         align_scan(SCAN, tmp_path, EMBEDDED, VOXEL_MM, cache)
 
 
-def test_the_table_of_scans_gives_the_displacement(aligned: dict[str, Any], template: Template) -> None:
-    folder = aligned["folder"]
+def collected(folder: Path, is_aligned: bool) -> ScanTable:
+    """The table of the one scan, with or without its alignment."""
     row = {"scan": SCAN, "participant": "sub-01", "split": "train", "path": "/data/sub-01/x_T1w.nii.gz"}
     write_table(pd.DataFrame([row]), folder / "scans.tsv")
-    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", QualityOptions(), is_aligned=True)
-    scans = ScanTable.read(folder / "scans.tsv", folder / "qc.tsv")
+    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", QualityOptions(), is_aligned)
+    return ScanTable.read(folder / "scans.tsv", folder / "qc.tsv")
+
+
+def test_the_table_of_scans_gives_the_displacement(aligned: dict[str, Any], template: Template) -> None:
+    folder = aligned["folder"]
+    scans = collected(folder, is_aligned=True)
     np.testing.assert_array_equal(scans.displacement(SCAN), displacement_of(aligned, template))
-    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", QualityOptions(), is_aligned=False)
-    unaligned = ScanTable.read(folder / "scans.tsv", folder / "qc.tsv")
+    unaligned = collected(folder, is_aligned=False)
     with pytest.raises(ScanError, match="left no deformation"):
         unaligned.displacement(SCAN)
     assert unaligned.geometry(SCAN).to_template is None
@@ -298,10 +302,7 @@ def test_the_table_of_scans_gives_the_displacement(aligned: dict[str, Any], temp
 def test_regions_are_measured_again_where_the_alignment_lays_them(aligned: dict[str, Any], template: Template) -> None:
     """The volumes of the table are those that a later stage measures of the scan."""
     folder = aligned["folder"]
-    row = {"scan": SCAN, "participant": "sub-01", "split": "train", "path": "/data/sub-01/x_T1w.nii.gz"}
-    write_table(pd.DataFrame([row]), folder / "scans.tsv")
-    collect_preprocessing(folder / "scans.tsv", folder, folder / "qc.tsv", QualityOptions(), is_aligned=True)
-    scans = ScanTable.read(folder / "scans.tsv", folder / "qc.tsv")
+    scans = collected(folder, is_aligned=True)
     geometry = scans.geometry(SCAN)
     assert geometry.head_size == HEAD_SIZE
     measured = TissueMeasure(template, scans.levels(SCAN), geometry).volumes_ml(scans.volume(SCAN))

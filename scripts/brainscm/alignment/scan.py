@@ -57,7 +57,8 @@ def align_scan(
     image = preproc_dir / preprocessed["outputs"]["preproc_t1w"]
     status.sources = [bids_uri(image, "")]
     with status.working_on(image):
-        volume = read_volume(image, loaded.grid)
+        with status.step("read"):
+            volume = read_volume(image, loaded.grid)
         aligned = _align(status, image, volume, loaded)
         with status.step("measure"):
             status.volumes_ml |= _measure(preprocessed, preproc_dir, loaded, aligned).volumes_ml(volume)
