@@ -25,6 +25,7 @@ from brainscm.report.inputs import REFUTATION
 from brainscm.run_record import write_run_record
 from brainscm.shards import WHOLE, Shard
 from brainscm.workflow.dealing import Dealing
+from brainscm.workflow.many_jobs import remember_what_jobs_share
 from brainscm.workflow.rates import Rates
 from brainscm.workflow.progress import ProgressLine
 from brainscm.workflow.run_summary import run_summary
@@ -34,6 +35,7 @@ from brainscm.tables import read_table, run_paths
 
 # Of the objects of many thousand jobs hardly any is garbage: look for some less often.
 gc.set_threshold(100_000, 20, 20)
+remember_what_jobs_share()
 
 
 def group_jobs(dag, group=DAG.update_groups):
