@@ -134,9 +134,9 @@ class LocalCluster:
     def stop_controller(self) -> None:
         self._end("slurmctld")
 
-    def set_node(self, node: str, state: str) -> None:
-        """Set a node down, which ends its jobs, or `resume` it."""
-        self.run("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=test")
+    def set_down(self, node: str) -> None:
+        """Set a node down, which ends its jobs; its daemon soon tells that it is up again."""
+        self.run("scontrol", "update", f"NodeName={node}", "State=down", "Reason=test")
 
     def wait_for_nodes(self) -> None:
         """Until both nodes take jobs."""

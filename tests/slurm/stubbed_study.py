@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from slurm.local_cluster import LocalCluster
-from slurm.runs import QUICK, Run
+from slurm.runs import QUICK, Run, look_often
 from workflows import GRAPH, ROOT, copy_checkout, scripted_rules
 
 # A job writes what depends on all that it reads, half of it before it is held or disturbed, and keeps a ledger.
@@ -51,8 +51,9 @@ for place in map(Path, snakemake.output):
         file.write(f"{made}\\tpass\\t\\n")
 note("end")
 """
-# Fits into what the second try asks for, and not the first.
-TAKE_MEMORY = "taken = bytearray(os.urandom(1)) * int(1.8e9); time.sleep(4)"
+KILL = "os.kill(os.getpid(), 9)"
+# More than the 800 MB of a test's jobs.
+TAKE_MEMORY = "taken = bytearray(os.urandom(1)) * int(1e9); time.sleep(4)"
 
 
 def stubs(folder: Path) -> Path:
@@ -62,6 +63,7 @@ def stubs(folder: Path) -> Path:
     for rule in scripted_rules():
         if rule != "index_cohort":
             (folder / "scripts" / f"{rule}.py").write_text(STUB)
+    look_often(folder)
     return folder
 
 

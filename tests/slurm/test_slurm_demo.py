@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from slurm.local_cluster import LocalCluster, why_unavailable
-from slurm.runs import QUICK, Run
+from slurm.runs import QUICK, Run, look_often
 from workflows import ROOT
 
 # The number of questions and of training steps is not what is tested here. Every call needs them, or they count as
@@ -45,6 +45,7 @@ def demo(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Pat
         symlinks=True,
         ignore=shutil.ignore_patterns(".venv", "results", "work", ".snakemake", ".git", ".*_cache", "__pycache__"),
     )
+    look_often(checkout)
     run = Run(COMMAND, checkout, cluster.environment)
     told = run.end(seconds=3600)
     assert run.process.returncode == 0, told[-6000:]

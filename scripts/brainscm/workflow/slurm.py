@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +22,8 @@ from brainscm.errors import BrainSCMError
 
 RECORD = Path(".snakemake/brainscm.slurm")
 NO_CONTROLLER = "Unable to contact slurm controller"
+# As SLURM's own watch says it, or the system's.
+OVER_MEMORY = re.compile(r"exceeded memory limit|oom[-_ ]kill", re.IGNORECASE)
 PAUSE = 10  # seconds until a job is submitted again
 PATIENCE = 120  # seconds that cancelled jobs may take to end
 
@@ -70,6 +73,16 @@ class Executor(plugin.Executor):
                 time.sleep(1)
         if self.wait:
             self._job_submission_executor.submit(self.run_job, job_info.job)
+
+    def report_job_error(self, job_info: Any, msg: str | None = None, **told: Any) -> None:
+        """Tell of a job that failed, and why, where SLURM's log knows more than the status."""
+        logs = [Path(log) for log in told.get("aux_logs", []) if log]
+        if any(OVER_MEMORY.search(log.read_text(errors="replace")) for log in logs if log.exists()):
+            self.logger.error(
+                f"SLURM-job '{job_info.external_jobid}' took more memory than it had asked for, and was killed. "
+                "Another try asks for more; `set-resources` of a profile can give the rule another mem_mb."
+            )
+        super().report_job_error(job_info, msg=msg, **told)
 
     async def sleep(self) -> None:
         """Until the next look at the jobs, or the end of the run."""
