@@ -63,6 +63,13 @@ def read_scans(folder: Path) -> None:
         scans.path(scan, "preproc_t1w")
 
 
+def gather_latents(folder: Path) -> None:
+    from brainscm.latents.store import LatentStore
+
+    part = folder / "latents.zarr"
+    LatentStore.gather([part], LatentStore.open(part).scans, folder / "gathered.zarr")
+
+
 def read_latents(folder: Path) -> None:
     from brainscm.latents.store import LatentStore
 
@@ -73,7 +80,8 @@ def read_latents(folder: Path) -> None:
 
 # In this order: each leaves what the next ones read.
 STEPS: dict[str, Callable[[Path], None]] = {
-    step.__name__: step for step in (index, collect_preprocessing, collect_counterfactuals, read_scans, read_latents)
+    step.__name__: step
+    for step in (index, collect_preprocessing, collect_counterfactuals, read_scans, gather_latents, read_latents)
 }
 
 

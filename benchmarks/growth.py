@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Cost = dict[str, float]
+# Runs a command and writes what it used. A small process of its own: the peak of one that starts another is counted as
+# the other's, too.
+WATCH = """
+import os, resource, subprocess, sys
+done = subprocess.run(sys.argv[2:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+open(sys.argv[1], "w").write(f"{used.ru_utime + used.ru_stime} {used.ru_maxrss}")
+sys.exit(done.returncode)
+"""
 
 
 def cost(command: Sequence[str], log: Path, **arguments: Any) -> Cost:
@@ -19,18 +29,18 @@ def cost(command: Sequence[str], log: Path, **arguments: Any) -> Cost:
 
     Args:
         log: receives what it tells.
-        arguments: of `subprocess.Popen`.
+        arguments: of `subprocess.run`.
 
     Raises:
         RuntimeError: it failed.
     """
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **arguments)
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"{command} failed:\n{log.read_text()[-3000:]}")
-    return {"cpu_s": round(used.ru_utime + used.ru_stime, 2), "peak_mb": round(used.ru_maxrss / 1024)}
+    with log.open("w") as out, tempfile.NamedTemporaryFile() as used:
+        watched = [sys.executable, "-ISc", WATCH, used.name, *command]
+        done = subprocess.run(watched, stdout=out, stderr=subprocess.STDOUT, **arguments)
+        if done.returncode != 0:
+            raise RuntimeError(f"{command} failed:\n{log.read_text()[-3000:]}")
+        seconds, kilobytes = map(float, used.read().split())
+    return {"cpu_s": round(seconds, 2), "peak_mb": round(kilobytes / 1024)}
 
 
 def growth_exponents(by_scans: Mapping[int, Mapping[str, Cost]]) -> dict[str, float]:
