@@ -1,7 +1,9 @@
 """Synthesis: which scans are asked, what is written, and that one bad scan stops nobody else."""
 
 import json
+import os
 import shutil
+import signal
 import threading
 import weakref
 from collections.abc import Callable
@@ -487,6 +489,38 @@ def test_only_what_is_new_or_changed_is_made_again(study: Study) -> None:
     }
     study.run(query(scans=["sub-50", "sub-51"], do={"age": "+20"}))
     assert all(time > again[name] for name, time in written(study).items())
+
+
+def test_of_a_job_that_is_killed_whole_scans_are_kept_and_no_half_written_one_is_used(study: Study) -> None:
+    asked = query(scans=["sub-50", "sub-51", "sub-52", "sub-53"])
+    study.run(asked)
+    root = study.folder / "counterfactuals"
+    undisturbed = {path.name: path.read_bytes() for path in root.rglob("*_T1w.nii.gz")}
+    shutil.rmtree(root)
+    child = os.fork()
+    if child == 0:
+        write = nib.Nifti1Image.to_stream
+
+        def die(image: nib.Nifti1Image, file: Any) -> None:
+            write(image, file)
+            if "sub-53" in str(file.name):
+                os.kill(os.getpid(), signal.SIGKILL)  # before the last bytes
+
+        nib.Nifti1Image.to_stream = die
+        torch.set_num_threads(1)  # hardly two scans at a time
+        try:
+            study.run(asked)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    half = list(root.rglob("sub-53*_T1w.nii.gz"))
+    kept = {name: time for name, time in written(study).items() if name.startswith("sub-50")}
+    assert len(half) == 1
+    assert half[0].parent.name.endswith(".partial")
+    assert len(kept) == 3
+    study.run(asked)
+    assert written(study).items() >= kept.items()
+    assert {path.name: path.read_bytes() for path in root.rglob("*_T1w.nii.gz")} == undisturbed
 
 
 def test_a_mended_scan_or_another_model_makes_its_volumes_anew(study: Study) -> None:
