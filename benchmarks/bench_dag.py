@@ -30,6 +30,23 @@ from snakemake.executors.touch import Executor
 Executor.SLEEPING_TIME = 0
 main(sys.argv[1:])
 """
+# Tells how long the Snakefile, with all that it imports, took a job of the workflow.
+TIME_SNAKEFILE = """
+import sys, time
+from snakemake.cli import main
+from snakemake.workflow import Workflow
+
+include = Workflow.include
+
+def timed(self, snakefile, **options):
+    start = time.process_time()
+    include(self, snakefile, **options)
+    if options.get("overwrite_default_target"):
+        print("SECONDS", time.process_time() - start, flush=True)
+
+Workflow.include = timed
+main(sys.argv[1:])
+"""
 STEPS = ("index", "dry_run", "nothing_to_do")
 
 
@@ -42,7 +59,8 @@ def main() -> None:
     for n in arguments.scans:
         by_scans[n] = measure(n, arguments.only)
         print(n, json.dumps(by_scans[n]), flush=True)
-    figures = {"scans": by_scans, "growth_exponent": growth_exponents(by_scans), **circumstances()}
+    figures = {"scans": by_scans, "growth_exponent": growth_exponents(by_scans), "snakefile_cpu_s": snakefile_seconds()}
+    figures |= circumstances()
     print(write(figures, RESULTS / "dag.json"))
 
 
@@ -58,6 +76,15 @@ def measure(n: int, steps: list[str]) -> dict[str, Cost]:
             figures["nothing_to_do"] = study.run("--dry-run")
             assert "Nothing to be done" in study.log.read_text(), study.log.read_text()[-2000:]
         return figures
+
+
+def snakefile_seconds() -> float:
+    """Processor seconds that a job spends on the Snakefile and all that it imports, beside Snakemake's own start."""
+    with tempfile.TemporaryDirectory() as name:
+        study = DummyStudy(Path(name), 10)
+        study.run(str(study.results / "cohort" / "scans.tsv"))
+        study.run("--dry-run", "--mode", "subprocess", program=("-c", TIME_SNAKEFILE))
+        return round(float(study.log.read_text().partition("SECONDS ")[2].split()[0]), 2)
 
 
 class DummyStudy:
