@@ -280,18 +280,20 @@ def _do(row: Mapping[str, str | None], where: str) -> tuple[tuple[str, Scalar], 
 
 
 def _change(cell: str, where: str, column: str) -> str:
-    if not re.fullmatch(r"[+-]?\d+(\.\d+)?", cell):
-        raise ConfigError(f"{where}: {column} '{cell}' is not a number; write a change like 10 or -5.5.")
+    if not re.fullmatch(r"[+-]?\d{1,15}(\.\d+)?", cell):
+        raise ConfigError(
+            f"{where}: {column} '{cell}' is not a number of at most 15 digits; write a change like 10 or -5.5."
+        )
     return as_change(float(cell))
 
 
 def _new_value(cell: str, where: str, node: str) -> Scalar:
-    """A number where a cell is one as it would be written; else a level, such as 01."""
+    """A number where a cell is one as it would be written; else a level, such as 01 or a serial number."""
     if cell.startswith("+"):
         raise ConfigError(f"{where}: {SET}{node} '{cell}' is a change; write {cell[1:]} into a column {CHANGE}{node}.")
-    if re.fullmatch(r"-?(0|[1-9]\d*)", cell):
+    if re.fullmatch(r"-?(0|[1-9]\d{0,14})", cell):
         return int(cell)
-    return float(cell) if re.fullmatch(r"-?(0|[1-9]\d*)\.\d+", cell) else cell
+    return float(cell) if re.fullmatch(r"-?(0|[1-9]\d{0,14})\.\d+", cell) else cell
 
 
 def _queries_of_name(path: Path, name: str, asked: Mapping[tuple[Any, ...], list[str]]) -> list[QueryOptions]:
