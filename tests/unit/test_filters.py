@@ -58,6 +58,8 @@ def test_rows_are_taken(text: str, rows: list[int]) -> None:
         ("'a' == 'a'", "each comparison names a column"),
         ("diagnosis in 'AD'", "write a list behind 'in'"),
         ("age > True", "compare columns with numbers"),
+        ("age > 1" + "0" * 400, "compare columns with numbers up to 1e+18"),
+        ("age in [60, 1e999]", "compare columns with numbers up to 1e+18"),
         ("age > 60 " + "and age > 60 " * 400, "characters"),
         ("not " * 450 + "age > 60", "more than 50 things within one another"),
         ("age > " + "-" * 900 + "60", "more than 50 things within one another"),
