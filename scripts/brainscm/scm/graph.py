@@ -52,7 +52,16 @@ class Graph:
         return tuple(node for node in self.formulas if node in reached and node not in nodes)
 
     def reaches_image(self, nodes: Collection[str]) -> bool:
-        return bool({*nodes, *self.descendants(nodes)}.intersection(self.image.names))
+        return self.reaches(nodes, "image")
+
+    def reaches(self, nodes: Collection[str], outcome: str, past: Collection[str] = ()) -> bool:
+        """Whether a way leads from `nodes` to another node, or to the image, that does not run through `past`."""
+        names = self.image.names if outcome == "image" else self.parents(outcome)
+        reached = set(nodes)
+        for node in self.formulas:
+            if node not in past and reached.intersection(self.parents(node)):
+                reached.add(node)
+        return bool(reached.difference(past).intersection(names))
 
 
 def read_graph(options: ScmOptions) -> Graph:
