@@ -50,15 +50,16 @@ class Filter:
         Raises:
             ConfigError: it is anything else.
         """
+        shown = " ".join(text.split())  # a message is one line
         if len(text) > MAX_LENGTH:
             raise ConfigError(f"{where}: the filter has {len(text)} characters, of which {MAX_LENGTH} are allowed.")
         try:
             tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ConfigError(f"{where}: '{text}' cannot be read; {_hint(text)}") from error
+            raise ConfigError(f"{where}: '{shown}' cannot be read; {_hint(text)}") from error
         if _is_deep(tree):
-            raise ConfigError(f"{where}: '{text}' has more than {MAX_DEPTH} things within one another; write fewer.")
-        found = cls(text, where, tree)
+            raise ConfigError(f"{where}: '{shown}' has more than {MAX_DEPTH} things within one another; write fewer.")
+        found = cls(shown, where, tree)
         found._check(tree)
         return found
 
