@@ -22,7 +22,8 @@ def unit(name: str) -> Any:
 
 
 NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
-Name = Annotated[str, Field(pattern=NAME)]
+LONGEST_NAME = 120  # it is a part of file names, which may have 255 bytes
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Percent = Annotated[float, Field(ge=0, le=100), unit("%")]
 Millilitres = Annotated[float, Field(ge=0, le=10_000), unit("ml")]
@@ -126,7 +127,7 @@ class CohortOptions(Options):
 class CustomTemplate(Options):
     """A template of your own is a T1w and its brain mask, on one grid."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$", max_length=60)]
     """How file names call it (`space-<name>`)."""
     t1w: UserPath
     """The T1w (NIfTI), of the whole head or skull-stripped."""

@@ -158,6 +158,14 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             {"counterfactuals": [{"name": "x", "do": {"age": 1}, "scans": "age = 60"}]},
             "config: counterfactuals .x..scans: 'age = 60' cannot be read; write == for",
         ),
+        (
+            {"counterfactuals": [{"name": "x" * 121, "do": {"age": 1}}]},
+            "config: counterfactuals\\[0\\].name: should be a shorter name",
+        ),
+        (
+            {"counterfactuals": [{"name": "x" * 115, "do": {"age": [50, 60]}}]},
+            "config: counterfactuals .x{115}.: its member 'x{115}-age5…' has too long a name; shorten",
+        ),
         ({"counterfactuals": [{"name": "x", "do": {"ill": True}}]}, 'YAML reads a bare yes.*write "yes"'),
         ({"counterfactuals": [{"name": "x", "do": {"aeg": 3}}]}, "aeg.*'age'"),
     ],

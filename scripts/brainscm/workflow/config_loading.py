@@ -36,6 +36,7 @@ EXPECTED = {
     "string_type": "text (in quotes, if it looks like a number or a yes or no)",
     "path_type": "a path, like /data/my-study",
     "string_pattern_mismatch": "made of letters, digits, _ and -, beginning with a letter",
+    "string_too_long": "a shorter name",
     "invalid_key": "an option's name (is it a comma for a decimal point?)",
     "too_short": "given at least one entry",
 }
