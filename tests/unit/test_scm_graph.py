@@ -67,7 +67,7 @@ def test_parents_come_before_their_children_whatever_the_order_in_the_config() -
         (scm({"image": {}, **NODES}), ["'image' cannot stand in a formula"]),
         (scm({"Intercept": {}, **NODES}), ["'Intercept' cannot stand in a formula"]),
         (scm({"log": {}, **NODES}), ["'log' cannot stand in a formula", '"{column: log}"']),
-        (scm(image="1"), ["scm.image.formula: '1' names no node"]),
+        (scm(image="1"), ["scm.image.formula: '1' names no node, so that no intervention could change the image"]),
         (scm({**NODES, "v": {"formula": "1"}}), ["scm.nodes.v.formula: '1' names no node; leave the formula out"]),
         (scm(ageing={"age": [50, 50]}), ["scm.contrasts.ageing: its two ends are the same"]),
         (
