@@ -62,6 +62,8 @@ def test_rows_are_taken(text: str, rows: list[int]) -> None:
         ("'a' == 'a'", "each comparison names a column"),
         ("diagnosis in 'AD'", "write a list behind 'in'"),
         ("age > True", "compare columns with numbers"),
+        ("(age\n> 90)", "'(age > 90)' takes no scan"),
+        ("age >\n", "'age >' cannot be read"),
         ("age > 1" + "0" * 400, "compare columns with numbers up to 1e+18"),
         ("age in [60, 1e999]", "compare columns with numbers up to 1e+18"),
         ("age > 60 " + "and age > 60 " * 400, "characters"),

@@ -176,6 +176,11 @@ def test_adjustment_that_is_in_question_is_told() -> None:
             "nothing unmeasured causes both diagnosis and the image",
         ),
         (
+            "diagnosis + sex", ["diagnosis"], "total",  # age acts through the diagnosis alone
+            "by the graph nothing causes both diagnosis and the image; sex is held beside; it is identified if nothing "
+            "unmeasured causes both diagnosis and the image",
+        ),
+        (
             "falls + diagnosis", ["falls"], "total",
             "age, by the graph a cause of both falls and the image, must be held and is (in part by holding "
             "diagnosis); it is identified if nothing unmeasured causes both falls and the image",
