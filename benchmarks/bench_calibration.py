@@ -14,6 +14,7 @@ Writes benchmarks/results/calibration.json (elsewhere with --output).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -354,10 +355,10 @@ def changes_in_time(trials: int) -> Iterator[dict[str, Any]]:
     from brainscm.scm.slope_spread import random_slopes
 
     for n in SIZES[:3]:
-        for spread in (0.0, 0.3):
-            rng, held, formerly = np.random.default_rng([n, int(10 * spread)]), [], []
+        for spread, noise in itertools.product((0.0, 0.15, 0.3, 0.6), ("normal", "skewed")):
+            rng, held, formerly = np.random.default_rng([n, int(100 * spread), len(noise)]), [], []
             for _ in range(trials):
-                slopes = random_slopes(*visits_in_time(rng, n, spread, "normal"))
+                slopes = random_slopes(*visits_in_time(rng, n, spread, noise))
                 if slopes is None:
                     continue
                 truth = -30 * (1 + spread * rng.normal(size=100)) + rng.normal(0, 2.5, 100)
@@ -366,6 +367,7 @@ def changes_in_time(trials: int) -> Iterator[dict[str, Any]]:
                 formerly.append((np.abs(truth + 30) <= half).mean())
             yield {
                 "participants": n,
+                "noise": noise,
                 "spread_of_slopes": spread,
                 "coverage_95": float(np.mean(held)),
                 "before_coverage_95": float(np.mean(formerly)),

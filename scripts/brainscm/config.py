@@ -22,15 +22,30 @@ def unit(name: str) -> Any:
 
 
 NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
-Name = Annotated[str, Field(pattern=NAME)]
+LONGEST_NAME = 120  # it is a part of file names, which may have 255 bytes
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Scalar = float | int | str
+Percent = Annotated[float, Field(ge=0, le=100), unit("%")]
+Millilitres = Annotated[float, Field(ge=0, le=10_000), unit("ml")]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+Steps = Annotated[int, Field(ge=1, le=10_000_000)]
+LARGEST = 10**15  # up to it a float holds every whole number
+
+
+def _is_bounded(value: float | int | str) -> float | int | str:
+    """Python's whole numbers have no end, and beyond a float's an error has no sentence."""
+    if not isinstance(value, str) and not -LARGEST <= value <= LARGEST:
+        raise ValueError(f"numbers may go up to {LARGEST:g}")
+    return value
+
+
+Scalar = Annotated[float | int | str, AfterValidator(_is_bounded)]
 # A path as one writes it in a terminal: ~ is the home folder.
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -48,7 +63,7 @@ class Options(BaseModel):
 class SimulationOptions(Options):
     """The simulated cohort, used only while neither `bids_dir` nor `dicom_dir` is given."""
 
-    participants: int = Field(30, ge=8)
+    participants: int = Field(30, ge=8, le=100_000)
     """Participants whose scans can be used."""
     voxel_mm: Annotated[float, unit("mm")] = Field(3.0, ge=1, le=4)
     """Voxel size of the simulated scans; one of the two sites has thicker slices."""
@@ -57,7 +72,7 @@ class SimulationOptions(Options):
     rescan_share: float = Field(0.0, ge=0, le=1)
     """Share of the participants who are scanned twice on one day, which tells the evaluation how far two measurements
     of one head lie apart."""
-    truncated_scans: int = Field(1, ge=0)
+    truncated_scans: int = Field(1, ge=0, le=1000)
     """Further participants whose file is cut short, to show what happens to a bad scan."""
     anatomies: UserPath | None = None
     """Folder of whole-head label maps of real people (FreeSurfer's numbers; 500 and above outside the brain), which the
@@ -112,7 +127,7 @@ class CohortOptions(Options):
 class CustomTemplate(Options):
     """A template of your own is a T1w and its brain mask, on one grid."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$", max_length=60)]
     """How file names call it (`space-<name>`)."""
     t1w: UserPath
     """The T1w (NIfTI), of the whole head or skull-stripped."""
@@ -163,9 +178,9 @@ class QualityOptions(Options):
     """Warn where the correlation with the template, inside both masks, is below this."""
     ncc_fail: float = Field(0.2, ge=0, le=1)
     """Fail below this correlation."""
-    volume_warn_ml: Annotated[tuple[float, float], unit("ml")] = (950, 2050)
+    volume_warn_ml: tuple[Millilitres, Millilitres] = (950, 2050)
     """Warn where the volume of the intracranial mask is outside these two."""
-    volume_fail_ml: Annotated[tuple[float, float], unit("ml")] = (700, 2500)
+    volume_fail_ml: tuple[Millilitres, Millilitres] = (700, 2500)
     """Fail where it is outside these two."""
     outline_dice_warn: float = Field(0.93, ge=0, le=1)
     """Warn where the two outlines of the brain, the network's and that of ANTs, have a Dice below this."""
@@ -173,51 +188,51 @@ class QualityOptions(Options):
     """Warn where the Dice of mask and template's mask, after the linear registration, is below this."""
     mask_fit_fail: float = Field(0.9, ge=0, le=1)
     """Fail below this."""
-    border_warn_cm2: Annotated[float, unit("cm²")] = Field(8.0, ge=0)
+    border_warn_cm2: Annotated[float, unit("cm²")] = Field(8.0, ge=0, le=10_000)
     """Warn where more of the mask than this lies on the faces of the field of view: the brain is cut off."""
-    border_fail_cm2: Annotated[float, unit("cm²")] = Field(60.0, ge=0)
+    border_fail_cm2: Annotated[float, unit("cm²")] = Field(60.0, ge=0, le=10_000)
     """Fail above this area."""
-    fov_cut_warn_percent: Annotated[float, unit("%")] = Field(2.0, ge=0)
+    fov_cut_warn_percent: Percent = 2.0
     """Warn where more of the template's brain than this lies beyond the field of view, by the linear registration."""
-    fov_cut_fail_percent: Annotated[float, unit("%")] = Field(15.0, ge=0)
+    fov_cut_fail_percent: Percent = 15.0
     """Fail above this share."""
-    given_outside_warn_percent: Annotated[float, unit("%")] = Field(5.0, ge=0)
+    given_outside_warn_percent: Percent = 5.0
     """Warn where more of a brain that was stripped before than this lies outside the mask."""
-    given_outside_fail_percent: Annotated[float, unit("%")] = Field(15.0, ge=0)
+    given_outside_fail_percent: Percent = 15.0
     """Fail above this share."""
-    brain_missing_warn_percent: Annotated[float, unit("%")] = Field(3.0, ge=0)
+    brain_missing_warn_percent: Percent = 3.0
     """Warn where more of the template's brain than this lies outside a brain that was stripped before."""
-    brain_missing_fail_percent: Annotated[float, unit("%")] = Field(6.0, ge=0)
+    brain_missing_fail_percent: Percent = 6.0
     """Fail above this share: a part of it is cut away."""
-    asymmetry_warn_percent: Annotated[float, unit("%")] = Field(2.5, ge=0)
+    asymmetry_warn_percent: Percent = 2.5
     """Warn where the halves of a brain that was stripped before differ by more than this, over their sum."""
-    asymmetry_fail_percent: Annotated[float, unit("%")] = Field(5.0, ge=0)
+    asymmetry_fail_percent: Percent = 5.0
     """Fail above this difference: a side of it is cut away."""
-    holes_warn_ml: Annotated[float, unit("ml")] = Field(5.0, ge=0)
+    holes_warn_ml: Millilitres = 5.0
     """Warn where more of the mask than this has no signal: missing slices, or a brain that was cut out."""
-    holes_fail_ml: Annotated[float, unit("ml")] = Field(200.0, ge=0)
+    holes_fail_ml: Millilitres = 200.0
     """Fail above this volume."""
-    slice_jump_warn: float = Field(1.8, ge=1)
+    slice_jump_warn: float = Field(1.8, ge=1, le=1000)
     """Warn where two neighbouring slices differ by more than this times the difference of those around them."""
-    ghost_warn: float = Field(0.04, ge=0)
+    ghost_warn: float = Field(0.04, ge=0, le=100)
     """Warn where the air holds a copy of the head of more than this share of its brightness."""
-    cnr_warn: float = Field(1.8, ge=0)
+    cnr_warn: float = Field(1.8, ge=0, le=1000)
     """Warn where the contrast of grey and white matter, over the noise, is below this."""
-    cnr_fail: float = Field(0.8, ge=0)
+    cnr_fail: float = Field(0.8, ge=0, le=1000)
     """Fail below this contrast-to-noise ratio."""
-    contrast_warn: float = Field(1.1, ge=0)
+    contrast_warn: float = Field(1.1, ge=0, le=1000)
     """Warn where the intensity of white over grey matter is below this: probably not a T1w."""
-    contrast_fail: float = Field(1.0, ge=0)
+    contrast_fail: float = Field(1.0, ge=0, le=1000)
     """Fail below this ratio."""
-    volume_z_warn: float = Field(4.0, gt=0)
+    volume_z_warn: float = Field(4.0, gt=0, le=1000)
     """Warn where the mask's volume lies further from the cohort's median than this many robust standard deviations."""
     alignment_similarity_warn: float = Field(0.6, ge=0, le=1)
     """Warn where the correlation with the template, after the deformable alignment, is below this."""
     alignment_similarity_fail: float = Field(0.45, ge=0, le=1)
     """Fail below this correlation."""
-    alignment_folding_warn_percent: Annotated[float, unit("%")] = Field(1.0, ge=0)
+    alignment_folding_warn_percent: Percent = 1.0
     """Warn where the deformable alignment folds in more of the template's brain than this."""
-    alignment_folding_fail_percent: Annotated[float, unit("%")] = Field(10.0, ge=0)
+    alignment_folding_fail_percent: Percent = 10.0
     """Fail above this share."""
 
 
@@ -229,25 +244,25 @@ class AutoencoderOptions(Options):
     alignment: Literal["deformable", "none"] = "deformable"
     """With `deformable` a scan is encoded as its displacement to the template, the density of its tissues and its
     appearance at the template, so that an effect can move tissue instead of fading it; with `none` as it is."""
-    channels: list[Annotated[int, Field(ge=4)]] = Field([32, 64], min_length=1)
+    channels: list[Annotated[int, Field(ge=4, le=4096)]] = Field([32, 64], min_length=1, max_length=8)
     """Channels of the network at each resolution. Each entry halves the grid: two give latents at a quarter of the
     resolution."""
-    residual_blocks: int = Field(2, ge=0)
+    residual_blocks: int = Field(2, ge=0, le=100)
     """Residual blocks at each resolution."""
-    latent_channels: int = Field(32, ge=1)
+    latent_channels: int = Field(32, ge=1, le=4096)
     """Channels of the latent: numbers at each of its voxels."""
     quantizer: Literal["scalar", "residual"] = "scalar"
     """What the codes are: with `scalar` each latent channel is rounded to steps of `quantizer_step`; with `residual`
     several learnt codebooks each code what those before it leave, in fewer bits at a lower fidelity."""
-    quantizer_step: float = Field(0.075, gt=0)
+    quantizer_step: float = Field(0.075, gt=0, le=100)
     """Step of `quantizer: scalar`, where white matter is 1: twice the step saves about one bit a latent number."""
-    codebooks: int = Field(8, ge=1)
+    codebooks: int = Field(8, ge=1, le=100)
     """Codebooks of `quantizer: residual`."""
     codebook_size: int = Field(256, ge=2, le=32768)
     """Codes in each of them."""
     codebook_decay: Fraction = 0.99
     """How much of a codebook's moving averages is kept at each step."""
-    commitment_weight: float = Field(0.25, ge=0)
+    commitment_weight: Weight = 0.25
     """Weight of the loss that pulls the encoder's output towards its codes."""
     quantized_share: float = Field(0.5, ge=0, le=1)
     """Share of the training volumes that is decoded from codes; the rest is decoded from the continuous latent, as
@@ -255,11 +270,11 @@ class AutoencoderOptions(Options):
     intensity_loss: Literal["charbonnier", "l1"] = "charbonnier"
     """The error of intensities: `l1` is the absolute error, `charbonnier` a smooth one in which small errors weigh
     less. The losses below are added to it."""
-    ssim_weight: float = Field(0.1, ge=0)
+    ssim_weight: Weight = 0.1
     """Weight of 1 − SSIM (structural similarity)."""
-    gradient_weight: float = Field(0.0, ge=0)
+    gradient_weight: Weight = 0.0
     """Weight of the error of differences between neighbouring voxels: less blur, a lower PSNR."""
-    fourier_weight: float = Field(0.0, ge=0)
+    fourier_weight: Weight = 0.0
     """Weight of the error of Fourier magnitudes: less blur, a lower PSNR."""
     deformation_voxels: Annotated[float, unit("voxels")] = Field(0.0, ge=0, le=3)
     """Root mean square of random smooth warps of the training volumes, for small cohorts; 0 for none."""
@@ -268,15 +283,15 @@ class AutoencoderOptions(Options):
     memory."""
     compile: bool = False
     """Compile encoder and decoder (`torch.compile`), which needs a C++ compiler and starts minutes later."""
-    components: int = Field(32, ge=1)
+    components: int = Field(32, ge=1, le=100_000)
     """Principal components of `kind: pca`, and of the PCA baseline that the evaluation fits."""
-    batch_size: int = Field(1, ge=1)
+    batch_size: int = Field(1, ge=1, le=10_000)
     """Volumes a training step, of all processes together."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
     """Highest learning rate; it rises to this at the start and falls until the end."""
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: Steps | None = None
     """Training steps; null: 30 passes over the training scans."""
-    validation_interval: int | None = Field(None, ge=1)
+    validation_interval: Steps | None = None
     """Steps between two looks at the validation scans; null: one pass over the training scans, at least 50 steps."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where training runs; `auto` takes a GPU where there is one."""
@@ -353,9 +368,9 @@ class ImageOptions(Options):
     """How the slopes that counterfactuals and maps are made of are shrunk. With `spectral` (empirical Bayes, place by
     place) an effect is shrunk where it stands out little from noise and dropped where it does not; `ridge` shrinks by
     generalised cross-validation; `none` is plain least squares. Tests are always those of least squares."""
-    rank: int | None = Field(None, ge=1)
+    rank: int | None = Field(None, ge=1, le=10_000)
     """Slopes of at most this rank over the latent (reduced-rank regression), beside `shrinkage: none`; null: any."""
-    smoothing_voxels: Annotated[float, unit("latent voxels")] = Field(0.0, ge=0)
+    smoothing_voxels: Annotated[float, unit("latent voxels")] = Field(0.0, ge=0, le=100)
     """Standard deviation of a Gaussian that smooths the slopes' maps; 0 for none."""
     variance_by: str | None = None
     """A node with levels, such as `site`, whose groups differ in residual variance: scans are weighed by it."""
@@ -392,7 +407,7 @@ class ScmOptions(Options):
     """Beside `missing: impute`, how often training scans are filled in. Once, with what is expected, and errors do not
     count that it is a guess; or several times (20, say), with draws given all that is known of the scan, and estimates
     are pooled by Rubin's rules."""
-    permutations: int = Field(500, ge=0)
+    permutations: int = Field(500, ge=0, le=1_000_000)
     """Permutations of the family-wise (max-T) test of the contrasts; 0 for none. The smallest p is
     1/(permutations + 1)."""
     tfce: bool = False
@@ -414,11 +429,11 @@ class RangeOptions(Options):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    start: float | int | str = Field(alias="from")
+    start: Scalar = Field(alias="from")
     """The first value, or the first change in quotes."""
-    to: float | int | str
+    to: Scalar
     """The last one; it is left out where the steps do not meet it."""
-    step: float = Field(gt=0)
+    step: float = Field(gt=0, le=LARGEST)
     """From one value to the next."""
 
     @model_validator(mode="after")
@@ -511,7 +526,7 @@ class VolumeOptions(Options):
 class WorkflowOptions(Options):
     """How the work is dealt into jobs. No result depends on it."""
 
-    shard_minutes: Annotated[float, unit("minutes")] = Field(30, gt=0)
+    shard_minutes: Annotated[float, unit("minutes")] = Field(30, gt=0, le=100_000)
     """How long a job of encoding, synthesis, evaluation or scan pages may take. Where all scans of a stage would take
     longer in one job they are dealt into 2, 4, 8, … shards, each a job. Fewer minutes: more jobs side by side on a
     cluster."""
@@ -541,7 +556,7 @@ class Config(Options):
     """Everything that you want to keep."""
     work_dir: UserPath = Path("work")
     """Training state, and the simulated or converted cohort; may be deleted when a run is finished."""
-    seed: int = Field(20260101, ge=0)
+    seed: int = Field(20260101, ge=0, le=2**32 - 1)
     """Start of every random number: the simulated cohort, the split, training, permutations."""
     simulation: SimulationOptions = SimulationOptions()
     cohort: CohortOptions = CohortOptions()

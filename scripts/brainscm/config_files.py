@@ -151,16 +151,21 @@ def _limits(field: dict[str, Any]) -> str:
     choices = [f"`{value}`" for kind in kinds for value in kind.get("enum", [])]
     if choices and any(kind["type"] == "array" for kind in kinds):
         choices.append("a list")
-    each = [f"each {limits}" for kind in kinds if (limits := _range(kind.get("items", {})))]
+    entries: list[dict[str, Any]] = [kind.get("items") or next(iter(kind.get("prefixItems", [])), {}) for kind in kinds]
+    each = [" ".join(filter(None, ["each", limits, of.get("unit")])) for of in entries if (limits := _range(of))]
     either = " or ".join(filter(None, [", ".join(choices[:-1]), *choices[-1:]]))
     return " ".join(filter(None, [either, *each, *map(_range, kinds), field.get("unit")]))
 
 
 def _range(kind: dict[str, Any]) -> str:
     if {"minimum", "maximum"} <= kind.keys():
-        return f"{kind['minimum']:g} to {kind['maximum']:g}"
+        return f"{_plain(kind['minimum'])} to {_plain(kind['maximum'])}"
     words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    return ", ".join(f"{word} {kind[key]:g}" for key, word in words.items() if key in kind)
+    return ", ".join(f"{word} {_plain(kind[key])}" for key, word in words.items() if key in kind)
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:g}"
 
 
 def _yaml(options: list[Option], indent: str = "") -> list[str]:

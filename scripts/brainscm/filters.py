@@ -19,6 +19,7 @@ from brainscm.errors import ConfigError
 
 EXAMPLE = "\"split == 'test' and diagnosis == 'AD' and age > 60\""
 MAX_LENGTH = 2000  # characters
+MAX_NUMBER = 1e18  # a long serial number
 MAX_DEPTH = 50  # brackets and signs within one another
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: lambda a, b: a == b,
@@ -49,15 +50,16 @@ class Filter:
         Raises:
             ConfigError: it is anything else.
         """
+        shown = " ".join(text.split())  # a message is one line
         if len(text) > MAX_LENGTH:
             raise ConfigError(f"{where}: the filter has {len(text)} characters, of which {MAX_LENGTH} are allowed.")
         try:
             tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ConfigError(f"{where}: '{text}' cannot be read; {_hint(text)}") from error
+            raise ConfigError(f"{where}: '{shown}' cannot be read; {_hint(text)}") from error
         if _is_deep(tree):
-            raise ConfigError(f"{where}: '{text}' has more than {MAX_DEPTH} things within one another; write fewer.")
-        found = cls(text, where, tree)
+            raise ConfigError(f"{where}: '{shown}' has more than {MAX_DEPTH} things within one another; write fewer.")
+        found = cls(shown, where, tree)
         found._check(tree)
         return found
 
@@ -110,7 +112,9 @@ class Filter:
             raise self._refuse(node, "write a list behind 'in', like sex in ['F', 'M'].")
         for operand in (left, *(right.elts if isinstance(right, ast.List | ast.Tuple) and listed else [right])):
             if not isinstance(operand, ast.Name) and _constant(operand) is None:
-                raise self._refuse(operand, "compare columns with numbers or with text in quotes.")
+                raise self._refuse(
+                    operand, f"compare columns with numbers up to {MAX_NUMBER:g}, or with text in quotes."
+                )
 
     def _apply(self, node: ast.expr, rows: pd.DataFrame) -> pd.Series:
         match node:
@@ -205,14 +209,16 @@ def _hint(text: str) -> str:
 
 
 def _constant(node: ast.AST) -> float | int | str | None:
-    """A number, with or without its sign, or a text; None for anything else."""
+    """A number that a float holds, with or without its sign, or a text; None for anything else."""
     sign = 1
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         sign, node = -1, node.operand
     value = node.value if isinstance(node, ast.Constant) else None
     if isinstance(value, str):
         return value if sign == 1 else None
-    return sign * value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value <= MAX_NUMBER:
+        return None
+    return sign * value
 
 
 def _value(node: ast.expr, rows: pd.DataFrame) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pandas as pd
 from pydantic import ValidationError
 
-from brainscm.config import QueryOptions, QuestionOptions, RangeOptions, Scalar
+from brainscm.config import LONGEST_NAME, QueryOptions, QuestionOptions, RangeOptions, Scalar
 from brainscm.errors import ConfigError
 from brainscm.filters import Filter
 from brainscm.tsv import read_tsv, require_column
@@ -102,7 +102,12 @@ def expand(question: QuestionOptions) -> list[QueryOptions]:
     members = []
     for combination in itertools.product(*values.values()):
         do = dict(zip(values, combination, strict=True))
-        members.append(QueryOptions(**given | {"name": member_name(question.name, do, varied)}, do=do))
+        name = member_name(question.name, do, varied)
+        if len(name) > LONGEST_NAME:
+            raise ConfigError(
+                f"{where}: its member '{name[:LONGEST_NAME]}…' has too long a name; shorten the question's."
+            )
+        members.append(QueryOptions(**given | {"name": name}, do=do))
         if len(members) > MOST_MEMBERS:
             raise ConfigError(f"{where}: it has more than {MOST_MEMBERS} members; take larger steps, or split it.")
     return [member.model_copy(update={"trajectory": question.name}) for member in members]
@@ -280,18 +285,20 @@ def _do(row: Mapping[str, str | None], where: str) -> tuple[tuple[str, Scalar], 
 
 
 def _change(cell: str, where: str, column: str) -> str:
-    if not re.fullmatch(r"[+-]?\d+(\.\d+)?", cell):
-        raise ConfigError(f"{where}: {column} '{cell}' is not a number; write a change like 10 or -5.5.")
+    if not re.fullmatch(r"[+-]?\d{1,15}(\.\d+)?", cell):
+        raise ConfigError(
+            f"{where}: {column} '{cell}' is not a number of at most 15 digits; write a change like 10 or -5.5."
+        )
     return as_change(float(cell))
 
 
 def _new_value(cell: str, where: str, node: str) -> Scalar:
-    """A number where a cell is one as it would be written; else a level, such as 01."""
+    """A number where a cell is one as it would be written; else a level, such as 01 or a serial number."""
     if cell.startswith("+"):
         raise ConfigError(f"{where}: {SET}{node} '{cell}' is a change; write {cell[1:]} into a column {CHANGE}{node}.")
-    if re.fullmatch(r"-?(0|[1-9]\d*)", cell):
+    if re.fullmatch(r"-?(0|[1-9]\d{0,14})", cell):
         return int(cell)
-    return float(cell) if re.fullmatch(r"-?(0|[1-9]\d*)\.\d+", cell) else cell
+    return float(cell) if re.fullmatch(r"-?(0|[1-9]\d{0,14})\.\d+", cell) else cell
 
 
 def _queries_of_name(path: Path, name: str, asked: Mapping[tuple[Any, ...], list[str]]) -> list[QueryOptions]:
@@ -323,5 +330,8 @@ def _told(error: ValidationError) -> str:
         words = ", ".join(get_args(QueryOptions.model_fields[key].annotation))
         return f"{key} '{problem['input']}' is none of {words}."
     if key in ("name", "trajectory"):
-        return "a name is made of letters, digits, _ and -, beginning with a letter; rename the question."
+        return (
+            f"a name is made of at most {LONGEST_NAME} letters, digits, _ and -, beginning with a letter; rename the "
+            "question."
+        )
     return f"{key}: {problem['msg'].removeprefix('Value error, ')}."

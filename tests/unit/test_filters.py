@@ -1,7 +1,11 @@
 """Filters in words of the cohort's table: what they take, what they refuse, and that none of them can run code."""
 
+import os
+
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from brainscm.errors import ConfigError
 from brainscm.filters import Filter
@@ -58,6 +62,10 @@ def test_rows_are_taken(text: str, rows: list[int]) -> None:
         ("'a' == 'a'", "each comparison names a column"),
         ("diagnosis in 'AD'", "write a list behind 'in'"),
         ("age > True", "compare columns with numbers"),
+        ("(age\n> 90)", "'(age > 90)' takes no scan"),
+        ("age >\n", "'age >' cannot be read"),
+        ("age > 1" + "0" * 400, "compare columns with numbers up to 1e+18"),
+        ("age in [60, 1e999]", "compare columns with numbers up to 1e+18"),
         ("age > 60 " + "and age > 60 " * 400, "characters"),
         ("not " * 450 + "age > 60", "more than 50 things within one another"),
         ("age > " + "-" * 900 + "60", "more than 50 things within one another"),
@@ -91,3 +99,56 @@ def test_what_takes_no_scan_is_refused_in_one_sentence(text: str, told: str) -> 
 def test_nothing_but_comparisons_can_stand_in_a_filter(text: str) -> None:
     with pytest.raises(ConfigError, match="cannot stand in a filter"):
         Filter.parse(text, "here")
+
+
+# Fuzzing. Whatever the string: it takes some rows, or is refused in one sentence.
+COMPARED = [
+    *("age", "age_baseline", "split", "diagnosis", "absent", "60", "-1.5", "1e3", "1e999", "9" * 400, "0x1F", "1j"),
+    *(
+        "'AD'",
+        "'test'",
+        "''",
+        "'\\x00'",
+        "['AD', 'CN']",
+        "[]",
+        "(60, 70)",
+        "[age]",
+        "{60}",
+        "f'{age}'",
+        "b'AD'",
+        "None",
+        "True",
+    ),
+    *("age.mean()", "age[0]", "__import__('os')", "(age := 3)", "[x for x in [1]]", "lambda: age", "...", "*[age]"),
+]
+SIGNS = ["==", "!=", "<", "<=", ">", ">=", " in ", " not in ", " is ", " and ", " or ", "+", "**", "=", "~", "&"]
+COMPARISON = st.builds("{}{}{}".format, st.sampled_from(COMPARED), st.sampled_from(SIGNS), st.sampled_from(COMPARED))
+FILTERS = st.recursive(
+    COMPARISON,
+    lambda inner: (
+        st.builds("{} and {}".format, inner, inner)
+        | st.builds("{} or ({})".format, inner, inner)
+        | st.builds("not {}".format, inner)
+        | st.builds("{}{}{}".format, inner, st.sampled_from(SIGNS), st.sampled_from(COMPARED))
+    ),
+    max_leaves=4,
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "150")),
+    deadline=None,
+    database=None,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+)
+@given(FILTERS | st.text(max_size=60))
+def test_any_string_takes_rows_or_is_refused_in_one_sentence(text: str) -> None:
+    try:
+        rows = taken(text)
+    except ConfigError as refused:
+        sentence = str(refused)
+    else:
+        assert rows
+        return
+    assert "\n" not in sentence

@@ -22,7 +22,7 @@ from markupsafe import Markup
 import made_up_study
 from brainscm.config import AutoencoderOptions, Config, ImageOptions, PreprocessOptions
 from brainscm.regions import Geometry
-from brainscm.report import pictures, render
+from brainscm.report import pictures, render, words
 from brainscm.report.assets import NIIVUE
 from brainscm.report.badges import badge_names
 from brainscm.report.changes import Change
@@ -597,11 +597,42 @@ def test_the_causal_page_says_in_one_place_what_it_would_take_for_the_graph_to_b
     assert causal_model._if_wrong(study)[-1].startswith("Refuters have not been asked for")
 
 
+def test_beside_each_effect_stands_what_it_rests_on_and_what_would_undo_it(study, tmp_path):
+    clear = replace(study, tests=study.tests.assign(min_p_fwe=0.01))
+    told = causal_model.context(clear, None)
+    assert len(told["rests_on"]) == len(set(told["rests_on"])) > 1
+    assert all("identified if nothing unmeasured causes" in sentence for sentence in told["rests_on"])
+    assert any("contrast ageing; question" in sentence for sentence in told["rests_on"])
+    tests = study.tests.set_index(["contrast", "effect"])
+    for row in told["tests"]:
+        value = tests.loc[(row["contrast"], row["effect"]), "max_robustness_value"]
+        share = f"{100 * value:.2g} % of what is left of age and of the latent where it is clearest"
+        assert row["undone"] == ("" if row["effect"] == "joint" else share)
+    (regions,) = told["regions"]
+    effects = study.regional_effects
+    assert effects.loc[effects["source"] == "measured", "robustness_value"].notna().all()
+    for row, (_, effect) in zip(regions["rows"], effects.iterrows(), strict=True):
+        share = f"{100 * effect['robustness_value']:.2g} % of what is left of age and of {row['region']}"
+        chance = f"nothing: it may be chance (p {words.p_value(effect['p'])})"
+        known = "" if np.isnan(effect["robustness_value"]) else chance if effect["p"] >= 0.05 else share
+        assert row["undone"] == known
+    assert {row["undone"][:7] for row in regions["rows"]} > {"", "nothing"}
+    odds = study.nodes.assign(e_value=2.25)
+    of_node = causal_model.context(replace(study, nodes=odds), None)["models"][0]
+    assert {row["undone"] for row in of_node["rows"]} == {"a risk ratio of 2.25 with both"}
+    render_report(study, None, tmp_path)
+    assert told["rests_on"][0] in Written(tmp_path / "scm.html").text
+
+
 def test_the_evaluation_page_says_how_far_own_slopes_widen_intervals(study):
     assert evaluation._own_slopes(study).startswith("No five participants came often enough")
     row = {"check": "slope_spread", "item": "gm", "value": 0.32, "warning": None}
     told = evaluation._own_slopes(replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame([row])])))
     assert "per cent of the mean slope: grey matter 32 %. Intervals of total changes" in told
+    assert told.endswith("would come on top.")
+    few = {"check": "returning_participants", "item": "gm", "value": 12, "warning": "only 12 came several times"}
+    table = pd.concat([study.diagnostics, pd.DataFrame([row, few])])
+    assert evaluation._own_slopes(replace(study, diagnostics=table)).endswith("on top. Only 12 came several times.")
 
 
 def test_a_scans_page_says_its_place_among_participants_like_it(study):
@@ -635,14 +666,13 @@ def test_what_makes_p_values_doubtful_stands_beside_them(study):
             "value": 2.0,
             "warning": "the residuals of gm are strongly skewed",
         },
+        {"check": "error_rate_05", "item": "family-wise", "value": 0.1, "warning": "it finds an effect in up to 10 %"},
     ]
     warned = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame(rows)]))
     cautions = causal_model.context(warned, None)["cautions"]
     assert "The residual variance depends on age." in cautions
     assert "The residuals of gm are strongly skewed." in cautions
-    assert not any("flipping signs" in caution for caution in cautions)
-    flipped = replace(study, tests=study.tests.assign(exchanged="signs of scans"))
-    assert any("flipping signs" in caution for caution in causal_model.context(flipped, None)["cautions"])
+    assert "It finds an effect in up to 10 %." in cautions
 
 
 CHOICES = [

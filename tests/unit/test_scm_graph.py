@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 from typing import Any
 
 import numpy as np
@@ -68,10 +67,9 @@ def test_parents_come_before_their_children_whatever_the_order_in_the_config() -
         (scm({"image": {}, **NODES}), ["'image' cannot stand in a formula"]),
         (scm({"Intercept": {}, **NODES}), ["'Intercept' cannot stand in a formula"]),
         (scm({"log": {}, **NODES}), ["'log' cannot stand in a formula", '"{column: log}"']),
-        (scm(image="1"), ["scm.image.formula: '1' names no node"]),
+        (scm(image="1"), ["scm.image.formula: '1' names no node, so that no intervention could change the image"]),
         (scm({**NODES, "v": {"formula": "1"}}), ["scm.nodes.v.formula: '1' names no node; leave the formula out"]),
         (scm(ageing={"age": [50, 50]}), ["scm.contrasts.ageing: its two ends are the same"]),
-        (scm(ageing={"age": [50, math.inf]}), ["scm.contrasts.ageing: age: inf is not a finite number"]),
         (
             scm({**NODES, "v": {"family": "gamma", "formula": "age"}}, more={"v": [0, 30]}),
             ["scm.contrasts.more: v: a gamma node has values above 0, not 0"],
@@ -98,9 +96,8 @@ def test_unusable_graph_is_refused_in_one_sentence(options: ScmOptions, words: l
         ([query(do={"agee": 80})], ["counterfactuals (q)", "'agee' is not a node", "did you mean 'age'"]),
         ([query(), query(name="r", do={"sex": "X"})], ["counterfactuals (r)", "'X' is not one of its levels"]),
         ([query(do={"sex": "+1"})], ["'+1' is not one of its levels"]),
-        ([query(do={"age": 1e308})], ["counterfactuals (q): age: 1e+308 is too large a number"]),
+        ([query(do={"age": 1e12})], ["counterfactuals (q): age: 1000000000000.0 is too large a number"]),
         ([query(do={"age": "+99999999999"})], ["age: +99999999999 is too large a number"]),
-        ([query(do={"age": math.nan})], ["counterfactuals (q): age: nan is not a finite number"]),
         ([query(do={"lesions": -1})], ["a poisson node has counts (0, 1, 2, ...), not -1"]),
         ([query(do={"lesions": -0.5})], ["a poisson node has counts (0, 1, 2, ...), not -0.5"]),
         ([query(do={"years": 12})], ["'I(1 / (years - 12))' in scm.nodes.lesions.formula has no value at 12"]),

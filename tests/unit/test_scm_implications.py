@@ -9,7 +9,7 @@ import scipy.stats
 import statsmodels.api as sm
 
 from brainscm.config import ScmOptions
-from brainscm.scm.claims import adjustment_warnings, in_words, missing_arrows
+from brainscm.scm.claims import adjustment_warnings, identification, in_words, missing_arrows
 from brainscm.scm.graph import read_graph
 from brainscm.scm.implications import holm, implications
 from brainscm.scm.model import Scm
@@ -150,3 +150,68 @@ def test_adjustment_that_is_in_question_is_told() -> None:
     assert told(nodes, "age + diagnosis + ventricles", ["ventricles"]) == []
     (warning,) = told({"age": {}, "ventricles": {}}, "age + ventricles", ["ventricles"])
     assert warning.startswith("scm.nodes.ventricles: it is measured on the scan and has no formula")
+
+
+@pytest.mark.parametrize(
+    ("image", "do", "effect", "told"),
+    [
+        (
+            "age + sex", ["age"], "total",
+            "by the graph nothing causes both age and the image; sex is held beside; it is identified if nothing "
+            "unmeasured causes both age and the image",
+        ),
+        (
+            "age + volume", ["age"], "total",
+            "by the graph nothing causes both age and the image; it is identified if nothing unmeasured causes two of "
+            "age, diagnosis, volume and the image",
+        ),
+        (
+            "age + volume", ["age"], "direct",
+            "by the graph nothing causes both age and the image; it is identified if nothing unmeasured causes both "
+            "the image and age, or both the image and what is held on the way (diagnosis and volume)",
+        ),
+        (
+            "age + sex + diagnosis", ["diagnosis"], "total",
+            "age, by the graph a cause of both diagnosis and the image, must be held and is; it is identified if "
+            "nothing unmeasured causes both diagnosis and the image",
+        ),
+        (
+            "diagnosis + sex", ["diagnosis"], "total",  # age acts through the diagnosis alone
+            "by the graph nothing causes both diagnosis and the image; sex is held beside; it is identified if nothing "
+            "unmeasured causes both diagnosis and the image",
+        ),
+        (
+            "falls + diagnosis", ["falls"], "total",
+            "age, by the graph a cause of both falls and the image, must be held and is (in part by holding "
+            "diagnosis); it is identified if nothing unmeasured causes both falls and the image",
+        ),
+    ],
+)  # fmt: skip
+def test_what_an_effect_rests_on_is_told(image: str, do: list[str], effect: str, told: str) -> None:
+    graph = read_graph(ScmOptions.model_validate({"nodes": NODES, "image": {"formula": image}}))
+    assert identification(graph, do, effect) == told
+
+
+def test_what_an_effect_on_a_node_rests_on_is_told() -> None:
+    graph = read_graph(ScmOptions.model_validate({"nodes": NODES, "image": {"formula": "age"}}))
+    assert identification(graph, ["diagnosis"], "total", "volume").startswith("age, by the graph a cause of both diag")
+    assert identification(graph, ["age"], "total", "volume").endswith("causes two of age, diagnosis and volume")
+
+
+def test_ways_past_a_node_are_those_of_the_graph_without_it() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        names = [*"abcdef"]
+        parents = {name: [other for other in names[:i] if rng.random() < 0.4] for i, name in enumerate(names)}
+        nodes = {name: {"formula": " + ".join(above)} if above else {} for name, above in parents.items()}
+        image = [name for name in names if rng.random() < 0.4] or ["f"]
+        graph = read_graph(ScmOptions.model_validate({"nodes": nodes, "image": {"formula": " + ".join(image)}}))
+
+        def leads(node: str, past: str) -> bool:
+            below = [name for name in names if node in parents[name] and name != past]  # noqa: B023
+            return node in image or any(leads(name, past) for name in below)  # noqa: B023
+
+        for node in names:
+            for past in names:
+                if node != past:
+                    assert graph.reaches([node], "image", past=[past]) == leads(node, past)

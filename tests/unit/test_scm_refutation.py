@@ -121,7 +121,9 @@ def test_a_confounder_leaves_what_one_of_that_strength_leaves(table: pd.DataFram
         row = rows.loc[(strength, "direct", "gm")]
         assert row["mean_ml"] == pytest.approx(30 * slope, rel=1e-6)
         assert row["holds"] == (np.sign(slope) == np.sign(row["estimate_ml"]))
-    assert np.isnan(rows.loc[(0.26, "total", "ventricles"), "mean_ml"])  # of a node's own model it is not told
+    # Of a node's own model, by its t: the stronger the cause, the less is left.
+    of_node = [rows.loc[(strength, "total", "ventricles")] for strength in refutation.STRENGTHS]
+    assert of_node[0]["estimate_ml"] > of_node[0]["mean_ml"] > of_node[1]["mean_ml"] > of_node[2]["mean_ml"]
 
 
 def test_the_seed_decides(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:

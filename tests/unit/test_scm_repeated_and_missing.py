@@ -28,6 +28,7 @@ from brainscm.scm.inference import contrast_tests, robust_errors_of, wald_test
 from brainscm.scm.model import Scm, load_scm
 from brainscm.scm.regional_effects import measured_effects
 from brainscm.scm.sample import Sample
+from brainscm.scm.sensitivity import robustness_value
 from brainscm.tables import write_table
 from brainscm.visits import add_years_since_baseline
 from made_up_measure import measured_by
@@ -237,6 +238,10 @@ def test_regional_effects_are_those_of_statsmodels_with_the_mediators_uncertaint
     assert found.loc[("ageing", "total", "ventricles"), "standard_error_ml"] == pytest.approx(through, rel=0.5)
     assert found.loc[("ageing", "total", "ventricles"), "estimate_ml"] == pytest.approx(15, abs=2)
     assert total["standard_error_ml"] > 1.8 * through
+    of_node = sm.OLS(scm.training["ventricles_ml"], node.design.matrix(scm.training_values)).fit()
+    t2 = of_node.tvalues.iloc[slope] ** 2
+    known = robustness_value(np.array([t2 / (t2 + of_node.df_resid)]))[0]
+    assert found.loc[("ageing", "total", "ventricles"), "robustness_value"] == pytest.approx(known, rel=0.25)
     passed_on = found.loc[("ageing", "total", "ventricles")]
     half = (passed_on["ci95_high_ml"] - passed_on["estimate_ml"]) / passed_on["standard_error_ml"]
     assert half == pytest.approx(scipy.stats.t.ppf(0.975, 240 - len(node.design.columns)), rel=1e-6)

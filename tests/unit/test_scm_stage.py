@@ -33,7 +33,7 @@ ALONE = ScmOptions.model_validate({"nodes": {"age": {}}, "image": {"formula": "a
 MEDIATED = ScmOptions.model_validate(
     {
         "nodes": {"age": {}, "ventricles": {"formula": "age"}},
-        "image": {"formula": "age + ventricles"},
+        "image": {"formula": "age + ventricles", "errors": "hc3"},
         "contrasts": {"ageing": {"age": [50, 80]}},
         "permutations": 20,
     }
@@ -132,7 +132,7 @@ def test_model_tests_diagnostics_regions_and_maps_are_written(
     assert (tests["min_p_fwe"] == 1 / 21).any()
     checks = set(read_table(tmp_path / "diagnostics.tsv")["check"])
     assert {"training_scans", "held_out_r2", "vif", "residual_variance_p", "residual_normality_p"} <= checks
-    assert "residual_skewness" in checks
+    assert {"residual_skewness", "error_rate_05"} <= checks
     placed = read_table(tmp_path / "participants.tsv")
     assert set(placed["measure"]) == {"latent", "gm", "ventricles"}
     assert set(placed["split"]) == {"train", "validation"}

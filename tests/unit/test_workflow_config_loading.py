@@ -1,5 +1,8 @@
 """A study's options over the defaults: what merges, and what a typo is answered with."""
 
+import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +135,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "age has more than 1000 values; take larger steps",
         ),
         (
-            {"counterfactuals": [{"name": "x", "do": {"age": {"from": 50, "to": 1e308, "step": 1e-300}}}]},
+            {"counterfactuals": [{"name": "x", "do": {"age": {"from": 50, "to": 1e15, "step": 1e-300}}}]},
             "age has more than 1000 values; take larger steps",
         ),
         (
@@ -155,6 +158,14 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             {"counterfactuals": [{"name": "x", "do": {"age": 1}, "scans": "age = 60"}]},
             "config: counterfactuals .x..scans: 'age = 60' cannot be read; write == for",
         ),
+        (
+            {"counterfactuals": [{"name": "x" * 121, "do": {"age": 1}}]},
+            "config: counterfactuals\\[0\\].name: should be a shorter name",
+        ),
+        (
+            {"counterfactuals": [{"name": "x" * 115, "do": {"age": [50, 60]}}]},
+            "config: counterfactuals .x{115}.: its member 'x{115}-age5…' has too long a name; shorten",
+        ),
         ({"counterfactuals": [{"name": "x", "do": {"ill": True}}]}, 'YAML reads a bare yes.*write "yes"'),
         ({"counterfactuals": [{"name": "x", "do": {"aeg": 3}}]}, "aeg.*'age'"),
     ],
@@ -163,6 +174,67 @@ def test_a_typo_gets_one_sentence_with_its_place(study: dict[str, Any], told: st
     with pytest.raises(ConfigError, match=told) as error:
         load(**study)
     assert "\n" not in str(error.value)
+
+
+def numbers(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each place of a JSON schema where a number may stand; one that may as well be text has its own rule."""
+    if isinstance(schema, list):
+        schema = dict(enumerate(schema))
+    if not isinstance(schema, dict):
+        return
+    if schema.get("type") in ("integer", "number"):
+        yield path, schema
+    if {"type": "string"} not in schema.get("anyOf", []):
+        for key, value in schema.items():
+            yield from numbers(value, f"{path}.{key}")
+
+
+def test_every_number_of_the_configuration_has_two_ends() -> None:
+    found = dict(numbers(Config.model_json_schema()))
+    assert len(found) > 50
+    for path, number in found.items():
+        assert {"minimum", "exclusiveMinimum"} & number.keys(), path
+        assert {"maximum", "exclusiveMaximum"} & number.keys(), path
+
+
+HUGE = [10**400, 1 << 20_000, -1e308, math.nan]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "seed", "autoencoder.max_steps", "autoencoder.learning_rate", "autoencoder.channels", "quality.ncc_warn",
+        "quality.volume_warn_ml", "scm.permutations", "scm.image.smoothing_voxels", "workflow.shard_minutes",
+        "scm.contrasts.ageing.age", "counterfactuals.do.age", "counterfactuals.do.age.from",
+        "counterfactuals.do.age.step", "cohort.filter.run", "cohort.exclude.age",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", HUGE, ids=["beyond a float", "hexadecimal", "negative", "nan"])
+def test_a_number_without_bounds_is_refused_in_a_sentence(place: str, value: Any) -> None:
+    """YAML reads whole numbers of any size, which no float holds, and hexadecimal ones that Python cannot print."""
+    *path, last = place.split(".")
+    inner: Any = {last: value}
+    if last in ("channels", "volume_warn_ml"):
+        inner = {last: [32, value]}
+    elif path[:2] == ["scm", "contrasts"]:
+        inner = {last: [50, value]}
+    elif last in ("from", "step"):
+        inner = {"from": 50, "to": 90, "step": 5, last: value}
+    for key in reversed(path):
+        inner = {key: inner}
+    if path[:1] == ["counterfactuals"]:
+        inner = {"counterfactuals": [{"name": "x", **inner["counterfactuals"]}]}
+    with pytest.raises(ConfigError, match=f"^config: {re.escape(place.split('.')[0])}") as error:
+        load(**inner)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+    assert "finite number" in str(error.value) or value == value
+
+
+def test_a_change_is_bounded_too() -> None:
+    for change in ("+" + "9" * 400, "-" + "9" * 30):
+        with pytest.raises(ConfigError, match=r"age: [+-]9{19} is too large a number; they may go up to 1e\+09"):
+            load(counterfactuals=[{"name": "x", "do": {"age": change}}])
 
 
 def test_a_key_written_twice_is_told_with_both_lines(tmp_path: Path) -> None:

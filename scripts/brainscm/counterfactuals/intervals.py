@@ -29,7 +29,7 @@ COLUMNS = [
     "scan", "participant", "session", "query", "trajectory", "region", "before_ml", "change_ml", "change_percent",
     "low_95_ml", "high_95_ml", "why_no_interval",
 ]  # fmt: skip
-SLOPES = ("mean_slope_ml_a_year", "slope_sd_ml_a_year", "slope_df")
+SLOPES = ("mean_slope_ml_a_year", "slope_sd_ml_a_year", "slope_half_95_ml_a_year")
 UNKNOWN = "the causal model expects nothing of this region"
 
 
@@ -70,7 +70,7 @@ class IntervalFactors:
             row: dict[str, Any] = {"region": region, "factor": self.factors.get(region), "participants": count}
             if region in self.slopes:
                 slopes = self.slopes[region]
-                row |= dict(zip(SLOPES, (slopes.mean_ml, slopes.sd_ml, slopes.freedom), strict=True))
+                row |= dict(zip(SLOPES, (slopes.mean_ml, slopes.sd_ml, slopes.half_95_ml), strict=True))
             rows.append(row)
         write_table(pd.DataFrame(rows, columns=["region", "factor", "participants", *SLOPES]), path)
 

@@ -35,7 +35,7 @@ class PreparedCase:
             parameters.
         targets_ml: the volumes that the causal model sets, of regions that are nodes and that this question changes.
         calibrations: method → what its intervals are made of; empty where none can be made.
-        slope_sd_ml: by region, how far participants' own changes in as much time differ, where that is known.
+        slope_sd_ml: by region, how far participants' own changes in as much time may differ, where that is known.
     """
 
     case: Case
@@ -145,7 +145,7 @@ def _prepared(
             drawn_ml=expected.drawn_ml[:, at],
             targets_ml=_targets(case, regional, expected.table.iloc[at], expected.changed.iloc[at]),
             calibrations=calibrations,
-            slope_sd_ml={region: slopes.sd_ml * in_time[at] for region, slopes in regional.slopes.items()},
+            slope_sd_ml={region: slopes.predicted_sd_ml * in_time[at] for region, slopes in regional.slopes.items()},
         )
         for at, case in enumerate(cases)
     ]

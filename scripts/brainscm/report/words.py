@@ -93,6 +93,15 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def undone_by(robustness_value: float, p: float, cause: str, outcome: str) -> str:
+    """What an unmeasured common cause must explain to bring an effect to zero; "" where that is not known."""
+    if not math.isfinite(robustness_value):
+        return ""
+    if p >= 0.05:
+        return f"nothing: it may be chance (p {p_value(p)})"
+    return f"{100 * robustness_value:.2g} % of what is left of {cause} and of {outcome}"
+
+
 def plural(count: int, singular: str, several: str | None = None) -> str:
     return f"{count:,} {singular if count == 1 else several or singular + 's'}"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
 from brainscm.scm.graph import Graph
 
+IMAGE = "image"
 ALL = "all together"  # the row of a table of independences that tests them together
 
 
@@ -42,6 +43,48 @@ def adjustment_warnings(graph: Graph, measured: Collection[str]) -> list[str]:
                 f"that acts on the image by another way too, the effects of the other causes of {name} are biased"
             )
     return warnings
+
+
+def identification(graph: Graph, causes: Collection[str], effect: str, outcome: str = IMAGE) -> str:
+    """What must be held, and what must not be there, for the effect of `causes` on `outcome` to be identified.
+
+    By the graph it is: given its parents, a node depends on nothing before it (Pearl, 2009). What it needs beyond the
+    declared arrows is that no two nodes on the way share a cause that the graph does not have.
+
+    Args:
+        causes: the nodes that are changed together. effect: total, or direct, with the nodes in between held.
+        outcome: the image, or a node.
+    """
+    formula = graph.image.names if outcome == IMAGE else graph.parents(outcome)
+    between = [node for node in graph.descendants(causes) if node != outcome and graph.reaches([node], outcome)]
+    without = [node for node in graph.formulas if node not in causes and node != outcome]
+    shared = [
+        node
+        for node in without
+        if set(causes).intersection(graph.descendants([node])) and graph.reaches([node], outcome, past=causes)
+    ]
+    held = [node for node in formula if node not in causes and node not in between]
+    named, shown = " or ".join(causes), "the image" if outcome == IMAGE else outcome
+    if shared:
+        verb, cause = ("is", "a cause") if len(shared) == 1 else ("are", "causes")
+        asked = f"{_listed(shared)}, by the graph {cause} of both {named} and {shown}, must be held and {verb}"
+        through = [node for node in held if node not in shared]
+        if through and not {*held, *between}.issuperset(shared):
+            asked += f" (in part by holding {_listed(through)})"
+    else:
+        asked = f"by the graph nothing causes both {named} and {shown}"
+        asked += f"; {_listed(held)} {'is' if len(held) == 1 else 'are'} held beside" if held else ""
+    if not between:
+        unmeasured = f"both {named} and {shown}"
+    elif effect == "direct":
+        unmeasured = f"both {shown} and {named}, or both {shown} and what is held on the way ({_listed(between)})"
+    else:
+        unmeasured = f"two of {_listed([*causes, *between, shown])}"
+    return f"{asked}; it is identified if nothing unmeasured causes {unmeasured}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def in_words(implication: pd.Series) -> str:

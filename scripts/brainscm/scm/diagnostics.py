@@ -11,6 +11,7 @@ from brainscm.parallel import CPU
 from brainscm.regions import LATENT
 from brainscm.scm.collinearity import collinearity
 from brainscm.scm.design import Array
+from brainscm.scm.error_rates import FLIPPED_SKEWED, ROBUST_SKEWED
 from brainscm.scm.exogenous import association_warning, associations
 from brainscm.scm.image import LEAST_SQUARES, fit_image
 from brainscm.scm.inference import robust_errors_of, wald_test
@@ -170,8 +171,8 @@ def residual_skewness(scm: Scm, left: pd.DataFrame, sample: Sample, device: torc
         if (flipped or sample.is_clustered) and abs(value) > STRONG_SKEWNESS + 2 * error:
             words = (
                 f"the residuals of {item} are strongly skewed ({value:.2g}): where few participants decide a contrast, "
-                "tests with robust errors find an effect in up to 8 % of cases where they say 5 %"
-            ) + (", and family-wise ones in up to 20 %" if flipped else "")
+                f"tests with robust errors find an effect in up to {ROBUST_SKEWED} % of cases where they say 5 %"
+            ) + (f", and family-wise ones in up to {FLIPPED_SKEWED} %" if flipped else "")
         rows.append(("residual_skewness", item, value, words or None))
     return pd.DataFrame(rows, columns=["check", "item", "value", "warning"])
 

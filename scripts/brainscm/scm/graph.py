@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -53,7 +52,16 @@ class Graph:
         return tuple(node for node in self.formulas if node in reached and node not in nodes)
 
     def reaches_image(self, nodes: Collection[str]) -> bool:
-        return bool({*nodes, *self.descendants(nodes)}.intersection(self.image.names))
+        return self.reaches(nodes, "image")
+
+    def reaches(self, nodes: Collection[str], outcome: str, past: Collection[str] = ()) -> bool:
+        """Whether a way leads from `nodes` to another node, or to the image, that does not run through `past`."""
+        names = self.image.names if outcome == "image" else self.parents(outcome)
+        reached = set(nodes)
+        for node in self.formulas:
+            if node not in past and reached.intersection(self.parents(node)):
+                reached.add(node)
+        return bool(reached.difference(past).intersection(names))
 
 
 def read_graph(options: ScmOptions) -> Graph:
@@ -191,12 +199,10 @@ def _check_value(options: ScmOptions, graph: Graph, where: str, node: str, value
     if isinstance(wanted, Numbers) and isinstance(value, str) and not is_relative(value):
         raise ConfigError(f"{where}: {node}: '{value}' is not a number; write it like {{{node}: 70}}.")
     is_number = levels is None and (not isinstance(value, str) or is_relative(value))
-    if is_number and MAX_NUMBER < abs(float(value)) < math.inf:
-        raise ConfigError(f"{where}: {node}: {value} is too large a number; they may go up to {MAX_NUMBER:g}.")
+    if is_number and not abs(float(value)) <= MAX_NUMBER:
+        raise ConfigError(f"{where}: {node}: {value!s:.20} is too large a number; they may go up to {MAX_NUMBER:g}.")
     if isinstance(value, str) or levels is not None:
         return
-    if not math.isfinite(value):
-        raise ConfigError(f"{where}: {node}: {value} is not a finite number; write it like {{{node}: 70}}.")
     if isinstance(wanted, Numbers) and (value <= wanted.above or (wanted.whole and value % 1)):
         raise ConfigError(f"{where}: {node}: a {family} node has {wanted.needed}, not {value:g}; ask for one of them.")
     for key, formula in graph.written.items():

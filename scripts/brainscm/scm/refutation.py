@@ -180,7 +180,7 @@ def _told(effect: dict[str, Any], refuter: str, found: Array) -> dict[str, Any]:
 
 def _confounded(effect: dict[str, Any], strength: float) -> dict[str, Any]:
     told = {key: effect[key] for key in GIVEN} | {"refuter": "confounder", "strength": strength}
-    if not np.isfinite(effect["robustness_value"]):  # a region that is a node
+    if not np.isfinite(effect["robustness_value"]):
         return told
     left = float(left_under_confounder(effect["robustness_value"], strength))
     return told | {"mean_ml": left * effect["estimate_ml"], "holds": left > 0}

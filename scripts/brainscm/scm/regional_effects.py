@@ -114,7 +114,7 @@ def measured_effects(
                 else:
                     freedom = scm.training["participant"].nunique() - len(scm.nodes[node].design.columns)
                     error = float(np.std([by_draw[node] for _, by_draw in drawn], ddof=1))
-                    found = _Estimate(moved[node], error, max(freedom, 1))
+                    found = _of_node(moved[node], error, max(freedom, 1))
                 records.append(
                     {
                         "contrast": change.name,
@@ -197,6 +197,13 @@ class _Estimate:
     cohens_d: float = np.nan
     robustness_value: float = np.nan
     missing_information: float = np.nan
+
+
+def _of_node(ml: float, error_ml: float, freedom: float) -> _Estimate:
+    """The effect on a region that is a node; its partial R² is that of its t."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t2 = np.square(np.float64(ml) / error_ml)
+        return _Estimate(ml, error_ml, freedom, robustness_value=float(robustness_value(t2 / (t2 + freedom))))
 
 
 def _glm(scm: Scm, row: Array, drawn_rows: Array, sample: Sample) -> _Estimate:

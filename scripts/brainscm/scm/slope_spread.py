@@ -7,14 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy.optimize
+import scipy.special
 import scipy.stats
 
 from brainscm.scm.design import Array
+from brainscm.scm.error_rates import of_few_visits
 from brainscm.scm.model import Scm
 from brainscm.visits import AGE, SINCE, add_years_since_baseline
 
 FEWEST = 5  # participants with several visits, below which nothing is said
-LEAST_FREEDOM = 3.0
+DRAWS = 1000  # of the spread
+HALVINGS = 20
 
 
 @dataclass(frozen=True)
@@ -22,18 +26,27 @@ class Slopes:
     """Of participants who came several times: their own slopes of a volume in time (ml a year).
 
     Attributes:
-        mean_ml, sd_ml: of the slopes; freedom: degrees of freedom of `sd_ml`².
+        mean_ml, sd_ml: of the slopes.
+        half_95_ml: by how much another participant's slope may differ from the mean, in 95 % of them, with how little
+            is known of the spread.
         p: of their being all the same.
+        participants: who came several times.
     """
 
     mean_ml: float
     sd_ml: float
-    freedom: float
+    half_95_ml: float
     p: float = np.nan
+    participants: int = 0
 
     def half_width_ml(self, years: float) -> float:
         """By how much another participant's own change in time may differ from the expected one, in 95 % of them."""
-        return float(scipy.stats.t.ppf(0.975, self.freedom)) * self.sd_ml * abs(years)
+        return self.half_95_ml * abs(years)
+
+    @property
+    def predicted_sd_ml(self) -> float:
+        """The standard deviation of normal slopes of which 95 % lie within `half_95_ml`."""
+        return self.half_95_ml / float(scipy.stats.norm.ppf(0.975))
 
 
 def region_slopes(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> dict[str, Slopes]:
@@ -75,7 +88,8 @@ def slope_spreads(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> pd.D
     """The spread of slopes in time between training participants: rows like those of `diagnose`.
 
     `slope_spread` is the standard deviation of the participants' own slopes of a volume over the size of the mean
-    slope. A warning says where slopes differ, p < 0.05 (adjusted for the regions).
+    slope. A warning says where slopes differ, p < 0.05 (adjusted for the regions). `returning_participants` are those
+    of whom the region knows that least, with a warning where they are few.
 
     Args: see `region_slopes`.
     """
@@ -88,6 +102,9 @@ def slope_spreads(scm: Scm, table: pd.DataFrame, regions: Sequence[str]) -> pd.D
         )
         share = slopes.sd_ml / abs(slopes.mean_ml) if slopes.mean_ml else np.nan
         rows.append(("slope_spread", region, share, words if slopes.p < 0.05 / len(found) else None))
+    if found:
+        region, fewest = min(((region, slopes.participants) for region, slopes in found.items()), key=lambda of: of[1])
+        rows.append(("returning_participants", region, fewest, of_few_visits(fewest) or None))
     return pd.DataFrame(rows, columns=["check", "item", "value", "warning"])
 
 
@@ -99,9 +116,7 @@ def random_slopes(y: Array, time: Array, participants: Array) -> Slopes | None:
         Q = Σ S_i (b̂_i - b̄)²,   E(Q) = σ_e²(G - 1) + σ_b²(ΣS_i - ΣS_i²/ΣS_i),   b̄ = Σ S_i b̂_i / ΣS_i
 
     for G participants with several visits; σ_e² is that about their own lines, and Q/(G - 1)/σ_e² is F where all slopes
-    are one (DerSimonian & Laird, 1986, for the moments). σ_b² has the degrees of freedom that Q, a sum of χ² with
-    weights S_i σ_b² + σ_e², gives it (Satterthwaite), at least `LEAST_FREEDOM`. None where there are too few visits to
-    tell σ_e.
+    are one (DerSimonian & Laird, 1986, for the moments). None where there are too few visits to tell σ_e.
     """
     codes = np.unique(participants, return_inverse=True)[1]
     scans = np.bincount(codes)
@@ -111,7 +126,7 @@ def random_slopes(y: Array, time: Array, participants: Array) -> Slopes | None:
     freedom, groups = int((scans[several] - 2).sum()), int(several.sum())
     if groups < FEWEST or freedom < FEWEST:
         return None
-    weights = squares[several]
+    weights = squares[several].astype(np.float64)
     slopes = np.bincount(codes, t * v)[several] / weights
     noise = (np.bincount(codes, v * v)[several] - weights * slopes**2).sum() / freedom
     mean = float(weights @ slopes / weights.sum())
@@ -119,6 +134,38 @@ def random_slopes(y: Array, time: Array, participants: Array) -> Slopes | None:
     unit = weights.sum() - (weights**2).sum() / weights.sum()
     between = max((q - noise * (groups - 1)) / unit, 0.0)
     p = float(scipy.stats.f.sf(q / (groups - 1) / noise, groups - 1, freedom)) if noise > 0 else np.nan
-    error = np.square(weights * between + noise).sum() + (groups - 1) ** 2 * noise**2 / freedom  # half of Var(Q - ...)
-    of_spread = (between * unit) ** 2 / error if error > 0 else groups - 1
-    return Slopes(mean, float(np.sqrt(between)), float(np.clip(of_spread, LEAST_FREEDOM, groups - 1)), p)
+    return Slopes(mean, float(np.sqrt(between)), _half_95(_spreads(weights, q, noise, freedom)), p, groups)
+
+
+def _spreads(weights: Array, q: float, noise: float, freedom: int) -> Array:
+    """Draws of σ_b² from its generalised confidence distribution (Iyer, Wang & Mathew, 2004, JASA 99), (DRAWS,).
+
+    Each is the b with Σ S_i (d_i - d̄)² = Q, d_i = √(b + σ_e²/S_i) ε_i, ε_i a draw of normals and σ_e² one of its own
+    distribution; 0 where the noise alone gives more.
+
+    Args:
+        weights: S_i, (G,). q: Q. noise: the estimate of σ_e², on `freedom` degrees of freedom.
+    """
+    rng, weights = np.random.default_rng(0), np.sort(weights)
+    normals = rng.standard_normal((DRAWS, len(weights)))
+    of_noise = (noise * freedom / rng.chisquare(freedom, DRAWS))[:, None] / weights
+
+    def squares(d: Array) -> Array:
+        return np.asarray(np.square(d) @ weights - np.square(d @ weights) / weights.sum())
+
+    low, high = np.zeros(DRAWS), q / squares(normals)  # without noise the spread is that
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        too_little = squares(np.sqrt(middle[:, None] + of_noise) * normals) < q
+        low, high = np.where(too_little, middle, low), np.where(too_little, high, middle)
+    return low
+
+
+def _half_95(spreads: Array) -> float:
+    """What 95 % of normal numbers do not exceed whose variance is one of `spreads`, drawn at random."""
+    sd = np.sqrt(spreads[spreads > 0])
+
+    def beyond(half: float) -> float:
+        return float(scipy.special.erfc(half / sd / np.sqrt(2)).sum() / len(spreads) - 0.05)
+
+    return float(scipy.optimize.brentq(beyond, 0.0, 10 * sd.max())) if len(sd) > 0.05 * len(spreads) else 0.0

@@ -17,6 +17,7 @@ from brainscm.scm.comparison import compare_formulas
 from brainscm.scm.designs import write_designs
 from brainscm.scm.diagnostics import diagnose, held_out, residual_skewness, residual_variances
 from brainscm.scm.effects import write_effect_maps
+from brainscm.scm.error_rates import doubtful_p
 from brainscm.scm.implications import implications
 from brainscm.scm.inference import contrast_tests
 from brainscm.scm.model import Scm
@@ -70,6 +71,7 @@ def run(
     diagnosed = diagnose(scm, offered=int((table["split"] == "train").sum()))
     further = [residual_variances(scm, sample, device), residual_skewness(scm, left, sample, device)]
     further.append(residual_checks(scm, left))
+    further.append(doubtful_p(options.image, options.permutations if options.contrasts else 0))
     further.append(slope_spreads(scm, table, regions))
     further.append(held_out(scm, table, store.latents, device))
     write_table(pd.concat([diagnosed, *further]), folder / "diagnostics.tsv")

@@ -31,12 +31,17 @@ EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number",
+    "finite_number": "a finite number",
     "string_type": "text (in quotes, if it looks like a number or a yes or no)",
     "path_type": "a path, like /data/my-study",
     "string_pattern_mismatch": "made of letters, digits, _ and -, beginning with a letter",
+    "string_too_long": "a shorter name",
     "invalid_key": "an option's name (is it a comma for a decimal point?)",
     "too_short": "given at least one entry",
 }
+
+LONGEST = 100  # characters of a value that is shown
 
 # Types of error that say what is wrong with a value of the right kind; the others say that it is of another kind.
 TELLING = ("value_error", "too_short", "missing")
@@ -192,11 +197,20 @@ def _sentence(error: ValidationError, given: dict[str, Any]) -> str:
     if value is None and keys[-1] != "bids_dir":
         empty = "{} for none" if problem["type"] in ("model_type", "dict_type") else "leave it out"
         return f"{where}: nothing is written there; write what belongs there, or {empty}."
-    shown = f" (given: {value!r})" if isinstance(value, str | int | float | list) else ""
+    shown = _shown(value) if isinstance(value, str | int | float | list) else ""
     if problem["type"] == "value_error":
         return f"{where}: {problem['ctx']['error']!s}{shown}; see the comments in config.yaml."
     expected = dict.fromkeys(_expected(other) for place, other in problems if place == keys)
     return f"{where}: should be {' or '.join(expected)}{shown}; see the comments in config.yaml."
+
+
+def _shown(value: Any) -> str:
+    """A value as it was given; of a long one the beginning."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits, and YAML reads one in hexadecimal digits
+        return ""
+    return f" (given: {text if len(text) <= LONGEST else f'{text[:LONGEST]}…'})"
 
 
 def _expected(problem: Any) -> str:

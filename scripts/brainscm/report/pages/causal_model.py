@@ -7,6 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from brainscm.errors import ScanError
+from brainscm.questions import question_of
 from brainscm.regions import REGIONS as SEGMENTED
 from brainscm.regions import region_label
 from brainscm.report import charts, words
@@ -17,25 +18,26 @@ from brainscm.report.pages.effect_maps import effect_maps, effect_path
 from brainscm.report.pages.fit_checks import designs, residual_charts
 from brainscm.report.study import Study
 from brainscm.scans import records
-from brainscm.scm.claims import ALL, adjustment_warnings, in_words
+from brainscm.scm.claims import ALL, adjustment_warnings, identification, in_words
 from brainscm.scm.graph import Graph
 
 REGION_NAMES = {name for region in SEGMENTED for name in (region.name, f"{region.name}_ml")}
 
 COEFFICIENTS = {
     "term": "Term", "estimate": "Estimate", "standard_error": "Standard error", "t": "t", "df": "df", "p": "p",
-    "ci95_low": "95 % from", "ci95_high": "to", "e_value": "E-value",
+    "ci95_low": "95 % from", "ci95_high": "to", "undone": "To explain it away, an unmeasured common cause must have",
 }  # fmt: skip
 TESTS = {
     "contrast": "Contrast", "effect": "Effect", "statistic": "Test", "df1": "df", "df2": "residual df",
     "share_q05": "q < 0.05", "max_abs_statistic": "Largest |t|, F", "min_q": "Smallest q",
     "share_fwe05": "FWE p < 0.05", "min_p_fwe": "Smallest FWE p",
     "median_partial_r2": "Median R²", "max_partial_r2": "Largest R²",
-    "max_abs_d": "Largest |d|", "max_robustness_value": "Largest RV",
+    "max_abs_d": "Largest |d|", "undone": "To bring it to zero, an unmeasured common cause must explain",
 }  # fmt: skip
 REGIONS = {
     "effect": "Effect", "region": "Region", "source": "From", "estimate_ml": "Change (ml)", "ci95_low_ml": "95 % from",
-    "ci95_high_ml": "to", "estimate_percent": "Change (%)", "cohens_d": "d", "robustness_value": "RV", "p": "p",
+    "ci95_high_ml": "to", "estimate_percent": "Change (%)", "cohens_d": "d", "p": "p",
+    "undone": "To bring it to zero, an unmeasured common cause must explain",
 }  # fmt: skip
 DIAGNOSTICS = {"check": "Check", "item": "Of", "value": "Value", "warning": "Warning"}
 
@@ -53,7 +55,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         "image": graph.image.text,
     }
     diagnostics = whole_table(study.diagnostics, DIAGNOSTICS)
-    tests = whole_table(study.tests, TESTS)
+    tests = whole_table(study.tests.assign(undone=_undone_contrasts(study)), TESTS)
     return {
         "lead": f"{words.plural(len(graph.formulas), 'node')} and the image, fitted on the training split alone.",
         "graph": draw_graph(parents, notes, f"Causal graph: {arrows}", _missing(study)),
@@ -68,6 +70,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         ],
         "graph_findings": _graph_findings(study),
         "if_wrong": _if_wrong(study),
+        "rests_on": _rests_on(study),
         "implications": _implications(study),
         "simpler": _simpler(study),
         "findings": _findings(study),
@@ -84,15 +87,66 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             {
                 "contrast": contrast,
                 "charts": _paired(str(contrast), rows),
-                **whole_table(rows.assign(region=rows["region"].map(region_label)), REGIONS),
+                **_regions(study, str(contrast), rows),
             }
             for contrast, rows in study.regional_effects.groupby("contrast", sort=False)
         ],
         "refutation": _refutation(study),
         "models": [
-            {"node": node, **whole_table(rows, COEFFICIENTS)} for node, rows in study.nodes.groupby("node", sort=False)
+            {"node": node, **whole_table(rows.assign(undone=_undone_terms(rows)), COEFFICIENTS)}
+            for node, rows in study.nodes.groupby("node", sort=False)
         ],
     }
+
+
+def _regions(study: Study, contrast: str, rows: pd.DataFrame) -> Context:
+    """The table of a contrast's regional effects, each with what would undo it."""
+    causes = words.listed(list(study.config.scm.contrasts[contrast]))
+    regions = rows["region"].map(region_label)
+    undone = [
+        words.undone_by(row["robustness_value"], row["p"], causes, region)
+        for row, region in zip(records(rows), regions, strict=True)
+    ]
+    return whole_table(rows.assign(region=regions, undone=undone), REGIONS)
+
+
+def _undone_contrasts(study: Study) -> list[str]:
+    causes = {name: words.listed(list(ends)) for name, ends in study.config.scm.contrasts.items()}
+    return [
+        words.undone_by(
+            row["max_robustness_value"],
+            row["min_q"] if pd.isna(row["min_p_fwe"]) else row["min_p_fwe"],
+            causes[str(row["contrast"])],
+            "the latent where it is clearest",
+        )
+        for row in records(study.tests)
+    ]
+
+
+def _undone_terms(rows: pd.DataFrame) -> list[str]:
+    """Of the coefficients of a node with two levels."""
+    values = rows["e_value"] if "e_value" in rows else pd.Series(np.nan, rows.index)
+    return [f"a risk ratio of {value:.3g} with both" if np.isfinite(value) else "" for value in values]
+
+
+def _rests_on(study: Study) -> list[str]:
+    """Of each effect that is asked for, what the formulas must hold and what must not be there."""
+    graph = study.graph
+    asked: dict[tuple[tuple[str, ...], str], dict[str, dict[str, None]]] = {}
+    for kind, name, do, effects in [
+        *(("contrast", name, tuple(ends), ("total", "direct")) for name, ends in study.config.scm.contrasts.items()),
+        *(("question", question_of(query), tuple(query.do), (query.effect,)) for query in study.queries),
+    ]:
+        if graph.reaches_image(do):
+            for effect in effects if graph.descendants(do) else effects[:1]:
+                asked.setdefault((do, effect), {}).setdefault(kind, {})[name] = None
+    sentences = []
+    for (do, effect), kinds in asked.items():
+        by = "; ".join(f"{kind} {words.listed(list(names))}" for kind, names in kinds.items())
+        kind = f"{effect} effect" if graph.descendants(do) else "effect"
+        needed = words.capitalised(identification(graph, do, effect))
+        sentences.append(f"The {kind} of {words.listed(list(do))} ({by}). {needed}.")
+    return sentences
 
 
 def _paired(contrast: str, effects: pd.DataFrame) -> list[Context]:
@@ -306,7 +360,7 @@ def _findings(study: Study) -> list[str]:
     return sentences + [f"{words.capitalised(warning)}." for warning in warnings]
 
 
-DOUBTS = ("residual_variance_p", "residual_skewness")  # checks that speak of p-values
+DOUBTS = ("residual_variance_p", "residual_skewness", "error_rate_05")  # checks that speak of p-values
 
 
 def _cautions(study: Study) -> list[str]:
@@ -315,11 +369,6 @@ def _cautions(study: Study) -> list[str]:
     found = diagnostics[diagnostics["check"].isin(DOUBTS)]["warning"].dropna().tolist()
     noted = tests[tests["note"].notna()] if "note" in tests else tests.iloc[:0]
     found += [f"{row['contrast']} ({row['effect']}): {row['note']}" for _, row in noted.iterrows()]
-    if len(tests) and tests["exchanged"].astype(str).str.startswith("signs").any():
-        found.append(
-            "family-wise p is by flipping signs: where the residual variance grows with a skewed covariate, it finds "
-            "an effect in up to 10 % of cases where it says 5 %"
-        )
     return [f"{words.capitalised(sentence)}." for sentence in found]
 
 

@@ -130,10 +130,12 @@ def _own_slopes(study: Study) -> str:
     if told.empty:
         return "No five participants came often enough to tell how far they do: no interval is widened by it."
     shares = [f"{region_label(str(row['item']))} {100 * float(row['value']):.0f} %" for row in records(told)]
+    few = study.diagnostics[study.diagnostics["check"] == "returning_participants"]["warning"].dropna()
+    cautions = [f" {words.capitalised(caution)}." for caution in few]
     return (
         "Repeated visits tell how far participants' own slopes in time differ, in per cent of the mean slope: "
         f"{words.listed(shares)}. Intervals of total changes in time are wider by that, and the table counts what "
-        "would come on top."
+        "would come on top." + "".join(cautions)
     )
 
 
