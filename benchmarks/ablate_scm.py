@@ -1,6 +1,6 @@
 """What each way to estimate the image node is worth, by the true counterfactuals of the same participants.
 
-python benchmarks/ablate_scm.py [--run work/truth] [--participants 8] [--train 14] [--only spectral ridge …]
+python benchmarks/ablate_scm.py [--run work/truth] [--participants 8] [--train 14] [--only "by component" ridge …]
 
 Takes the latents of a `make bench-truth` run that has come as far as them and the true answers, fits the image node in
 each variant on the same training scans, puts every question to some of the test participants and decodes the answers
@@ -17,12 +17,11 @@ import copy
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -38,47 +37,22 @@ from brainscm.encoding.model import load_encoder
 from brainscm.latents.store import LatentStore
 from brainscm.scm import shrinkage
 
-
-def white_noise(s: np.ndarray, r: int, m: float) -> np.ndarray:
-    """What is best if noise is white and latents are many (Gavish & Donoho, 2017, IEEE Trans. Inf. Theory 63)."""
-    inside = np.square(s - r / m - 1) - 4 * r / m
-    return np.where(s > (1 + np.sqrt(r / m)) ** 2, np.sqrt(np.maximum(inside, 0)) / s, 0.0)
-
-
-def reach_of_noise(s: np.ndarray, r: int, m: float) -> np.ndarray:
-    """1 - t/s, t what the largest of noise alone stays below at 99 %."""
-    return np.maximum(0, 1 - shrinkage.largest_of_noise(r, m, 0.99) / s)
-
-
-def by_formula(share: Callable[[np.ndarray, int, float], np.ndarray]) -> Callable[..., dict[int, np.ndarray]]:
-    """In place of `shares_that_repeat`: by strength, number of directions, and the window's independent latents."""
-
-    def shares(
-        noise: shrinkage.Noise, a: np.ndarray, probes: np.ndarray, _: np.ndarray, kept: int, standing: Sequence[int]
-    ) -> dict[int, np.ndarray]:
-        return {g: share(shrinkage.STRENGTHS, kept, noise.independent[g]) for g in standing}
-
-    return shares
-
-
 VARIANTS: dict[str, dict[str, Any]] = {
-    "spectral": {},
-    "spectral, white noise": {"share": white_noise},
-    "spectral, reach of noise": {"share": reach_of_noise},
-    "spectral, sides apart": {"mirrored": False},
-    "spectral, narrow windows": {"window": 1 / 15},
-    "spectral, not transported": {"transported": False},
-    "spectral, without density": {"parts": DISPLACEMENT + APPEARANCE},
-    "spectral, density alone": {"parts": DENSITY},
+    "by component": {},
+    "by component, nothing left out": {"stands_out": 0.0},
+    "by component, whole parts": {"window": 100.0},
+    "by component, sides apart": {"mirrored": False},
+    "by component, not transported": {"transported": False},
+    "by component, without density": {"parts": DISPLACEMENT + APPEARANCE},
+    "by component, density alone": {"parts": DENSITY},
     "least squares, without density": {"shrinkage": "none", "parts": DISPLACEMENT + APPEARANCE},
-    "spectral, as before": {"mirrored": False, "window": 1 / 15, "transported": False},
     "least squares": {"shrinkage": "none"},
     "ridge": {"shrinkage": "ridge"},
     "rank 2": {"shrinkage": "none", "rank": 2},
     "rank 4": {"shrinkage": "none", "rank": 4},
     "smoothed": {"shrinkage": "none", "smoothing_voxels": 1.0},
-    "spectral, smoothed": {"smoothing_voxels": 1.0},
-    "spectral, variance by site": {"variance_by": "site"},
+    "by component, smoothed": {"smoothing_voxels": 1.0},
+    "by component, variance by site": {"variance_by": "site"},
 }
 
 
@@ -109,12 +83,11 @@ def main() -> None:
     def candidate(
         transported: bool = True,
         window: float = shrinkage.WINDOW,
-        share: Any = None,
+        stands_out: float = shrinkage.STANDS_OUT,
         parts: Sequence[int] | None = None,
         **options: Any,
     ) -> Candidate:
-        shares = by_formula(share) if share else shrinkage.shares_that_repeat
-        with mock.patch.multiple(shrinkage, WINDOW=window, shares_that_repeat=shares):
+        with mock.patch.multiple(shrinkage, WINDOW=window, STANDS_OUT=stands_out):
             scm = fit_scm(run, store, **options)
         if parts is not None:
             scm = of_parts(scm, store.layout, parts)
@@ -124,10 +97,7 @@ def main() -> None:
     figures = {
         "run": run.folder.name,
         "trained_participants": int(run.scans.of_split("train")["participant"].nunique()),
-        "variants": {
-            name: {key: getattr(value, "__name__", value) for key, value in VARIANTS[name].items()}
-            for name in arguments.only
-        },
+        "variants": {name: VARIANTS[name] for name in arguments.only},
         **summarize(evaluate(run, arguments.participants, candidates)),
         **circumstances(platform.system(), f"{os.cpu_count()} cores"),
     }

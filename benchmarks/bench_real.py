@@ -51,9 +51,9 @@ VALIDATION = 4  # participants of each study, from among those that are not test
 SEED = 20260101
 YEARS = 20.0  # of the question in real.yaml
 # How the models are fitted: the column of the ages, and the shrinkage.
-FITS: dict[str, tuple[str, Literal["spectral", "none"]]] = {
-    "do_age": ("age", "spectral"),
-    "permuted": ("permuted_age", "spectral"),
+FITS: dict[str, tuple[str, Literal["by_component", "none"]]] = {
+    "do_age": ("age", "by_component"),
+    "permuted": ("permuted_age", "by_component"),
     "least_squares": ("age", "none"),
 }
 # What the regions are called in a table of DLMUSE volumes; its CSF lies outside the ventricles, ours everywhere.

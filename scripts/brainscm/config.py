@@ -364,10 +364,11 @@ class ImageOptions(Options):
 
     formula: str
     """The image's parents, as a formula like `cr(age, df=4) + sex`. A study that names nodes of its own names this."""
-    shrinkage: Literal["spectral", "ridge", "none"] = "spectral"
-    """How the slopes that counterfactuals and maps are made of are shrunk. With `spectral` (empirical Bayes, place by
-    place) an effect is shrunk where it stands out little from noise and dropped where it does not; `ridge` shrinks by
-    generalised cross-validation; `none` is plain least squares. Tests are always those of least squares."""
+    shrinkage: Literal["by_component", "ridge", "none"] = "by_component"
+    """How the slopes that counterfactuals and maps are made of are shrunk. With `by_component` (empirical Bayes) each
+    term of the formula has a variance of its own, place by place, and what does not stand out from noise is dropped;
+    `ridge` shrinks by generalised cross-validation; `none` is plain least squares. Tests are always those of least
+    squares."""
     rank: int | None = Field(None, ge=1, le=10_000)
     """Slopes of at most this rank over the latent (reduced-rank regression), beside `shrinkage: none`; null: any."""
     smoothing_voxels: Annotated[float, unit("latent voxels")] = Field(0.0, ge=0, le=100)

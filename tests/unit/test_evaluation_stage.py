@@ -105,8 +105,8 @@ def test_least_squares_is_not_fitted_twice_under_two_names(evaluated):
 def test_the_shrunken_voxelwise_peer_estimates_left_and_right_together_where_the_study_does(study):
     scm = replace(
         study.scm,
-        image=replace(study.scm.image, estimator="spectral shrinkage"),
-        options=study.scm.options.model_copy(update={"image": ImageOptions(formula="age", shrinkage="spectral")}),
+        image=replace(study.scm.image, estimator="shrinkage by component"),
+        options=study.scm.options.model_copy(update={"image": ImageOptions(formula="age", shrinkage="by_component")}),
     )
     rng = np.random.default_rng(0)
     effect = np.zeros((8, 8, 8))

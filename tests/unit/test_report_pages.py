@@ -722,8 +722,8 @@ def test_methods_say_how_missing_covariates_were_imputed(study):
 
 def test_methods_say_whether_left_and_right_were_found_to_differ(study):
     told = "do not stand out as different between the hemispheres"
-    spectral = study.config.scm.image.model_copy(update={"shrinkage": "spectral"})
-    config = study.config.model_copy(update={"scm": study.config.scm.model_copy(update={"image": spectral})})
+    shrunk = study.config.scm.image.model_copy(update={"shrinkage": "by_component"})
+    config = study.config.model_copy(update={"scm": study.config.scm.model_copy(update={"image": shrunk})})
     study = replace(study, config=config)
     assert told not in " ".join(methods_text(study).text.split())  # nobody compared them
     row = {"check": "sides_differ", "item": "image", "value": 0.0, "warning": None}

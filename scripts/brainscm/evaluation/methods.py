@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -167,5 +167,6 @@ def _refit(scm: Scm, encoded: Rows, options: ImageOptions | None, layout: Layout
     training = scm.training
     participants = training["participant"].tolist()
     sample = Sample.of(scm.design_matrix(training), scm.design.columns, encoded, participants)
+    sample = replace(sample, components=scm.components)
     drawn = options is not None  # shrinkage looks at the draws
     return fit_image(sample, options, layout, seed=scm.seed, drawn=drawn)

@@ -100,6 +100,7 @@ def methods_text(study: Study) -> MethodsText:
         image_formula=study.graph.image.text,
         shrinkage=config.scm.image.shrinkage,
         sides_differ=sides_differ(study.diagnostics),
+        apart=words.listed(_apart(study.diagnostics)),
         latent_size=" × ".join(str(size) for size in study.card.get("latent_shape", [])),
         steps=study.card.get("steps"),
         version=__version__,
@@ -130,6 +131,13 @@ def versions() -> list[tuple[str, str]]:
 
 def configuration(study: Study) -> str:
     return yaml.safe_dump(study.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apart(diagnostics: pd.DataFrame) -> list[str]:
+    """Terms of mediators that were taken for badly measured."""
+    if not len(diagnostics):
+        return []
+    return [str(item) for item in diagnostics.loc[diagnostics["check"] == "mediator_apart", "item"]]
 
 
 def sides_differ(diagnostics: pd.DataFrame) -> bool | None:

@@ -185,7 +185,10 @@ def _of_image(
             continue
         x = scm.weighted(design.matrix(scm.training_values))
         image = fit_image(
-            replace(sample, x=x, columns=design.columns, imputed=()), seed=scm.seed, device=device, drawn=False
+            replace(sample, x=x, columns=design.columns, imputed=(), components=()),
+            seed=scm.seed,
+            device=device,
+            drawn=False,
         )
         n, varies = len(x), image.residual_variance.reshape(-1) > 0
         squares = image.residual_variance.reshape(-1)[varies] * image.degrees_of_freedom / n

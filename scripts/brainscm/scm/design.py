@@ -131,6 +131,16 @@ class Design:
         return cls(formula, tuple(spec.column_names), tuple(nodes), spec)
 
     @property
+    def terms(self) -> list[tuple[str, list[int]]]:
+        """Each term with an effect of its own and where its columns stand; without the intercept and offsets."""
+        free, found = ~self.is_offset, []
+        for term in self._spec.terms:
+            columns = range(*self._spec.term_slices[term].indices(len(self.columns)))
+            if str(term) != "1" and free[list(columns)].all():
+                found.append((str(term), list(columns)))
+        return found
+
+    @property
     def is_offset(self) -> NDArray[np.bool_]:
         """Which columns have a coefficient of 1, (p,)."""
         return np.array([column.startswith(f"{OFFSET}(") for column in self.columns])

@@ -7,6 +7,7 @@ make the draws.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +22,11 @@ from brainscm.config import ImageOptions
 from brainscm.encoding.layout import Layout
 from brainscm.files import read_arrays, whole
 from brainscm.parallel import CPU
+from brainscm.scm.components import Component
 from brainscm.scm.design import Array
 from brainscm.scm.robust import CR2, HC3, Sandwich
 from brainscm.scm.sample import Sample, to_device
-from brainscm.scm.shrinkage import low_rank, ridge, smooth, spectral
+from brainscm.scm.shrinkage import by_component, low_rank, ridge, smooth
 
 DRAWS = 8
 PROBES = 64  # about so many random mixtures of the residuals, by which their covariance is estimated
@@ -46,11 +48,12 @@ class ImageModel:
         mean_row: (p,) mean of the training scans' design rows.
         draws: (K, p, *latent) float32, steps from B to draws of what least squares leaves possible: draws from its
             sampling distribution, and from a refined B also what the refinement took away.
-        estimator: how B was estimated: `least squares`, `spectral shrinkage`, `ridge`, `low rank`, each perhaps
+        estimator: how B was estimated: `least squares`, `shrinkage by component`, `ridge`, `low rank`, each perhaps
             `, smoothed`. All but the first are biased; residual variance, leverage and `r` stay those of least squares.
         penalty: of ridge, on columns of unit variance.
-        sides: `match` or `differ`: whether spectral shrinkage kept a difference between the effects on left and right;
+        sides: `match` or `differ`: whether shrinkage kept a difference between the effects on left and right;
             "" where they were not compared.
+        apart: names of mediated components that shrinkage takes for no cause of what goes with them.
         row_scale, row_demean: (n,) how the training scans were weighed (`brainscm.scm.weighting`); empty: equally.
     """
 
@@ -65,6 +68,7 @@ class ImageModel:
     estimator: str = LEAST_SQUARES
     penalty: float = 0.0
     sides: str = ""
+    apart: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, dtype=np.str_))
     row_scale: Array = field(default_factory=lambda: np.empty(0))
     row_demean: Array = field(default_factory=lambda: np.empty(0))
 
@@ -135,7 +139,7 @@ def fit_image(
         sample: the training scans. Where some share an error, the draws come from the cluster-robust sampling
             distribution, else from the ordinary one (or HC3's).
         options: `shrinkage`, `rank`, `smoothing_voxels` and `errors` are looked at; None for plain least squares.
-        layout: of a latent, for spectral shrinkage; None if all channels belong together and have no mirror image.
+        layout: of a latent, for shrinkage by component; None if all channels belong together and have no mirror image.
         seed: of the draws.
         device: where the products are made.
         drawn: False for a model without draws, which needs no more than tests and predictions.
@@ -184,7 +188,7 @@ def _fit_complete(
     # Random numbers go by a scan's covariates and not by its row, so that the order of the rows does not matter.
     place = np.argsort(np.lexsort((*x.T, np.asarray(sample.clusters))))
     draws = DRAWS if drawn else 0
-    probed = options is not None and options.shrinkage == "spectral" and p > 1
+    probed = options is not None and options.shrinkage == "by_component" and p > 1
     mix = _draws(sample, factors, draws, options is not None and options.errors == "hc3", rng, place)
     if probed:
         mix = np.vstack([mix, _probes(factors.q, rng, place)])
@@ -204,7 +208,11 @@ def _fit_complete(
         return model, model.coefficients
     refined = model
     if probed:
-        refined = _shrink(model, factors.r, found.qtz, found.mixed[draws * p :], layout or Layout(shape[:1]))
+        components = (
+            sample.components or [Component(name, np.eye(p)[:, [j]]) for j, name in enumerate(sample.columns)][1:]
+        )
+        probes = found.mixed[draws * p :]
+        refined = _shrink(model, factors.r, found.qtz, probes, layout or Layout(shape[:1]), components)
     refined = _refine(refined, options, x, factors.q, factors.r, found.qtz, float(found.rss.sum()))
     if refined.estimator != LEAST_SQUARES:
         # What was taken away is not known to be zero: a draw lies about least squares, whatever is shown.
@@ -313,8 +321,15 @@ def _sum_over_scans(sample: Sample, factors: _Factors, mix: Array, device: torch
     return _Sums(*(each.cpu().numpy() for each in (qtz, b, rss, mixed)))
 
 
-def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32], layout: Layout) -> ImageModel:
-    """Shrink the coefficients spectrally.
+def _shrink(
+    model: ImageModel,
+    r: Array,
+    qtz: Array,
+    probes: NDArray[np.float32],
+    layout: Layout,
+    components: Sequence[Component],
+) -> ImageModel:
+    """Shrink the coefficients by component.
 
     With a mirror, what left and right share of an effect and how they differ are two parts of the latent.
     """
@@ -329,19 +344,20 @@ def _shrink(model: ImageModel, r: Array, qtz: Array, probes: NDArray[np.float32]
     probes = probes.reshape(len(probes), channels, -1)
     probes *= np.sqrt(inflation, dtype=np.float32)[of_part, None]  # in place: they are the largest of all arrays
 
-    def apart(maps: NDArray[Any]) -> NDArray[Any]:
+    def by_side(maps: NDArray[Any]) -> NDArray[Any]:
         maps = maps.reshape(len(maps), channels, *lattice)
         return maps if mirror is None else mirror.split_sides(maps)
 
     mirrored = 0 if mirror is None else len(mirror.sources)
     both = [part for part, end in zip(parts, np.cumsum(parts), strict=True) if end <= mirrored]
-    spectrum = spectral(r, apart(qtz), apart(probes), model.degrees_of_freedom, [*both, *parts])
+    shares = by_component(r, by_side(qtz), by_side(probes), model.degrees_of_freedom, [*both, *parts], components)
     sides = ""
     if mirror is not None:
-        sides = "differ" if spectrum.shares[len(both) : 2 * len(both)].any() else "match"
-    shrunk = spectrum.shrink(apart(model.coefficients))
+        sides = "differ" if shares.variances[len(both) : 2 * len(both)].any() else "match"
+    shrunk = shares.shrink(by_side(model.coefficients))
     b = shrunk if mirror is None else mirror.join_sides(shrunk)
-    return replace(model, coefficients=b, estimator="spectral shrinkage", sides=sides)
+    found = np.array(shares.apart, dtype=np.str_)
+    return replace(model, coefficients=b, estimator="shrinkage by component", sides=sides, apart=found)
 
 
 def _refine(

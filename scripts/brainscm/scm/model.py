@@ -23,6 +23,7 @@ from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import CPU
 from brainscm.questions import is_relative
 from brainscm.regions import REGIONS
+from brainscm.scm.components import Component, components_of
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.design import Array, Design
 from brainscm.scm.formula import nearest
@@ -42,6 +43,10 @@ IMAGE_FORMULA = "config: scm.image.formula"
 NODE_MODELS = "node_models.npz"
 IMPUTED = ":imputed"  # behind a node's name, its values in each imputation
 CHANGED = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
+NO_CAUSE = (
+    "what goes with it in the image does not go with its causes, as if it were badly measured; "
+    "an intervention on it moves nothing, and all effects of its causes are direct"
+)
 NOTHING_STANDS_OUT = (
     "no effect on the image stands out from noise in the training scans; "
     "add scans or take terms out of scm.image.formula (scm.image.shrinkage: none shows the noise, too)"
@@ -117,7 +122,10 @@ class Scm:
         covariates, nodes, values, design = _fit_nodes(training, options, graph)
         participants = training["participant"].tolist()
         clusters = _clusters(options, participants)
-        sample = Sample(design.matrix(values), design.columns, latents, rows.tolist(), participants, clusters)
+        components = components_of(design, values, graph)
+        sample = Sample(
+            design.matrix(values), design.columns, latents, rows.tolist(), participants, clusters, components=components
+        )
         imputations: list[pd.DataFrame] = []
         if options.imputations > 1 and covariates.read(training).isna().any(axis=None):
             gaps = _gaps(training, covariates, graph, nodes, values, design, sample, device)
@@ -126,7 +134,12 @@ class Scm:
             nodes = {name: pooled_node([each[name] for each in refitted]) for name in nodes}
             values = _filled(covariates.read(training), nodes)
             design = Design.learn(graph.image, values, IMAGE_FORMULA)
-            sample = replace(sample, x=design.matrix(values), imputed=[design.matrix(each) for each in imputations])
+            sample = replace(
+                sample,
+                x=design.matrix(values),
+                imputed=[design.matrix(each) for each in imputations],
+                components=components_of(design, values, graph),
+            )
         weighting = _weigh(options, values, sample, device)
         image = fit_image(weighting.apply(sample), options.image, layout, seed=seed, device=device)
         if options.missing == "impute":
@@ -134,6 +147,8 @@ class Scm:
                 if count := int(training[covariates.columns[name]].isna().sum()):
                     how = f"{options.imputations} times" if imputations else "from its parents"
                     logger.warning("%d training scans lack %s, which is imputed %s", count, name, how)
+        for name in image.apart:
+            logger.warning("image: %s: %s", name, NO_CAUSE)
         if len(design.columns) > 1 and image.is_flat:
             logger.warning("image: %s", NOTHING_STANDS_OUT)
         image = replace(
@@ -268,13 +283,20 @@ class Scm:
         participants = self.training["participant"].tolist()
         clusters = _clusters(self.options, participants)
         x = self.design_matrix(self.training)
-        sample = Sample(x, self.design.columns, latents, rows, participants, clusters, self.imputed_designs)
+        sample = Sample(
+            x, self.design.columns, latents, rows, participants, clusters, self.imputed_designs, self.components
+        )
         return Weighting.of(sample, self.image.row_scale, self.image.row_demean).apply(sample)
 
     def weighted(self, x: Array) -> Array:
         """Rows of another design of the training scans, (n, p), weighed as in the fit."""
         codes = np.unique(self.training["participant"].to_numpy(dtype=str), return_inverse=True)[1]
         return Weighting(self.image.row_scale, self.image.row_demean, codes).rows(x)
+
+    @cached_property
+    def components(self) -> tuple[Component, ...]:
+        """Of the image's design."""
+        return components_of(self.design, self.training_values, self.graph)
 
     @cached_property
     def imputed_designs(self) -> list[Array]:

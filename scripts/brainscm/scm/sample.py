@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from brainscm.parallel import CPU
+from brainscm.scm.components import Component
 from brainscm.scm.design import Array
 
 # Scans read at once, as they are stored; a tile of their latents at a time, of a size that stays in the cache.
@@ -40,6 +41,7 @@ class Sample:
             what they share.
         imputed: (m, n, p) the design matrix of each imputation, where missing covariates were imputed several times; x
             is then that of what is expected.
+        components: of the design, for shrinkage; without any, each column is one.
     """
 
     x: Array
@@ -49,6 +51,7 @@ class Sample:
     participants: Sequence[str]
     clusters: Sequence[str]
     imputed: Sequence[Array] = ()
+    components: Sequence[Component] = ()
 
     @classmethod
     def of(cls, x: Array, columns: Sequence[str], latents: Rows, participants: Sequence[str]) -> Sample:

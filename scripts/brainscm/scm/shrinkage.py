@@ -1,4 +1,4 @@
-"""Biased estimates of the image's slopes: spectral, ridge, low rank, smooth. All but the first are linear maps of B.
+"""Biased estimates of the image's slopes: by component, ridge, low rank, smooth. All are linear maps of B.
 
 Notation of `brainscm.scm.image`: X = QR with the intercept first, and Q'Z (p, L) from the first pass over the store;
 nothing else of the latents is needed.
@@ -14,78 +14,88 @@ import numpy as np
 import scipy.linalg
 import scipy.ndimage
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
+from brainscm.scm.components import Component
 from brainscm.scm.design import Array
 
 # Penalties tried, as shares of the largest squared singular value of the standardised columns.
 PENALTIES = np.concatenate([[0.0], np.logspace(-8, 4, 241)])
 # Standard deviation of the window in which an effect is compared with noise, as a share of the lattice: about 30 mm.
 WINDOW = 1 / 6
-# Variance of the noise that is added to see what of an effect repeats, as a share of what is there.
-ADDED_NOISE = 0.25
-STRENGTHS = np.geomspace(1 / 8, 4096, 121)  # an axis counts with the nearest of these
-TRACY_WIDOM = {0.95: 0.979, 0.99: 2.023}  # of order 1
+NODES = 12  # places along each axis of the lattice where variances are found; between them shares are interpolated
+# So many independent latents the whole part counts for in a window, where a few would tell little by themselves.
+WHOLE_PART = 10.0
+# By how much a component's log likelihood must exceed that without it: noise does so in one of a thousand (a variance
+# of zero lies on the edge, so that half of the noise's likelihood ratios are zero and the others χ² of 1).
+STANDS_OUT = 4.77
+ITERATIONS = 100
 
 Maps = TypeVar("Maps", bound=NDArray[np.floating])
 
 
 @dataclass(frozen=True)
-class Spectrum:
-    """Where which effects stand out from noise: `B ↦ T⁻¹ (1 ⊕ K(y) ⊕ 0) T B` in each cell y of each part of the latent.
+class Shares:
+    """How much of which effect is believed where: `B ↦ R⁻¹ (1 ⊕ K_g(y)) R B` in each cell y of each part g.
 
     Attributes:
-        turn: T (p, p); after the intercept come the r directions of the design that are kept, then those dropped.
-        axes: (parts, cells, r, r) orthonormal columns, the directions in which the effects of a cell lie.
-        shares: (parts, cells, r) of each of them that is kept: K = axes · diag(shares) · axes'.
+        r: (p, p). kept: of each part, K at the nodes of the lattice, (nodes…, q, q), or (q, q) for the same everywhere.
         part: (channels,) the part that each channel belongs to.
+        variances: (parts, components) signal over noise, on average over the directions of each component; 0: none.
+        apart: names of mediated components that are no cause of what goes with them.
     """
 
-    turn: Array
-    axes: Array
-    shares: Array
+    r: Array
+    kept: Sequence[Array]
     part: NDArray[np.intp]
+    variances: Array
+    apart: tuple[str, ...]
 
     def shrink(self, maps: NDArray[np.floating]) -> Array:
-        """Maps (p, *latent), shrunk by K."""
-        turned = (self.turn @ maps.reshape(len(maps), -1)).reshape(len(maps), len(self.part), -1)
-        r = self.shares.shape[-1]
-        turned[1 + r :] = 0
-        for part, (axes, shares) in enumerate(zip(self.axes, self.shares, strict=True)):
-            own = np.ix_(range(1, 1 + r), self.part == part)
-            along = np.einsum("lij,icl->ljc", axes, turned[own]) * shares[..., None]
-            turned[own] = np.einsum("lij,ljc->icl", axes, along)
-        return np.asarray(scipy.linalg.solve(self.turn, turned.reshape(len(maps), -1)).reshape(maps.shape))
+        """Maps (p, channels, *lattice), shrunk by K."""
+        p, channels, *lattice = maps.shape
+        turned = (self.r @ maps.reshape(p, -1)).reshape(p, channels, -1)
+        for g, kept in enumerate(self.kept):
+            own = np.ix_(range(1, p), self.part == g)
+            if not self.variances[g].any():
+                turned[own] = 0
+            else:
+                everywhere = between_nodes(kept, lattice).reshape(-1, p - 1, p - 1)
+                turned[own] = np.einsum("lij,jcl->icl", everywhere, turned[own])
+        return np.asarray(scipy.linalg.solve_triangular(self.r, turned.reshape(p, -1)).reshape(maps.shape))
 
 
-def spectral(
+def by_component(
     r: Array,
     qtz: Array,
     probes: NDArray[np.floating],
     freedom: int,
     channels: Sequence[int],
-) -> Spectrum:
-    """Empirical Bayes for many regressions at once (Efron & Morris, 1972, Biometrika 59), in three steps.
+    components: Sequence[Component],
+) -> Shares:
+    """Empirical Bayes for many regressions at once, a variance a component of the design (Henderson, 1975, Biometrics
+    31; Efron & Morris, 1972, Biometrika 59).
 
-    *Which causes.* In the rows of A = Q₁'Z, without the intercept, the noise of a part g of the latent is white with
-    total variance τ_g, so that A_g A_g' / τ_g is the identity where there is no effect. The eigenvectors V of its mean
-    over the parts, each weighed by its number m_g of independent latents, are shared, since one cause moves all parts.
-    Those whose eigenvalue is within what noise reaches (`largest_of_noise`) are dropped, and so is a part in which
-    nothing stands out by itself at 99 %, since there are some five of them, as when left and right do not differ.
+    Over the noise of a part g of the latent, a column of A = Q₁'Z, without the intercept, has the covariance
 
-    *What they do where.* In a Gaussian window around the cell y of the lattice, V'A_g has singular vectors on the side
-    of the design, `axes`: the causes that act here, near the ventricles others than in the cortex.
+        V_g = I + Σ_t s_gt R_t R_t'
 
-    *How much of it to believe.* As much as repeats (`shares_that_repeat`), by the strength s of each axis: its squared
-    singular value over the noise.
+    with R_t = (R W_t)₁, W_t the directions of component t, R_t R_t' scaled to trace k. The s_gt ≥ 0 have the greatest
+    likelihood, of m_g independent latents. What does not stand out is left out (`STANDS_OUT`), the weakest first. In a
+    Gaussian window around a cell, the variances of what is left are found again, there with the whole part as `prior`.
+
+    *Mediators.* What goes with a mediator is believed to be its effect if its causes, as they move it, move the image
+    accordingly. If a mediator is measured badly, from the image itself, what goes with it is a trait of the image that
+    no cause of it shares; then the component counts only as far as the others do not tell it, and as noise, so that
+    all effects of its causes are direct. Which holds is told by the likelihood of all parts together.
 
     Args:
         r: (p, p). qtz: Q'Z, (p, Σ channels, *lattice). freedom: n - p. channels: of each part.
         probes: (k·(p - 1), Σ channels, *lattice): k independent draws of A without effects.
+        components: of the design.
     """
     lattice = qtz.shape[2:] or (1,)
-    cells = int(np.prod(lattice))
-    a, probes = qtz[1:].reshape(len(r) - 1, -1, cells), probes.reshape(len(probes), -1, cells)
+    cells, q = int(np.prod(lattice)), len(r) - 1
+    a, probes = qtz[1:].reshape(q, -1, cells), probes.reshape(len(probes), -1, cells)
     noise = Noise.of(probes, lattice, channels)
     independent = np.array(
         [
@@ -94,19 +104,121 @@ def spectral(
         ]
     )
     grams = noise.grams(a)
-    found, directions = _directions(grams, independent)
-    kept = int((found > largest_of_noise(len(found), independent.sum())).sum())
-    alone = [np.linalg.eigvalsh(gram)[-1] for gram in grams]
-    standing = [g for g, m in enumerate(independent) if kept and alone[g] > largest_of_noise(len(found), m, 0.99)]
+    roots = [_root(r, component.directions) for component in components]
+    apart = _apart(grams, independent, roots, [component.mediated for component in components])
+    roots = [_own(roots, t) if apart[t] else root for t, root in enumerate(roots)]
+    products = np.stack([root @ root.T for root in roots])
 
-    axes, shares = np.zeros((len(grams), cells, kept, kept)), np.zeros((len(grams), cells, kept))
-    share = shares_that_repeat(noise, a, probes, independent, kept, standing)
-    leading = np.tensordot(directions[:, :kept].T, a, axes=1)
-    for g in standing:
-        strength, axes[g] = noise.axes(g, leading[:, noise.parts[g]])
-        shares[g] = np.interp(strength, STRENGTHS, share[g])
-    turn = scipy.linalg.block_diag([[1.0]], directions.T) @ r
-    return Spectrum(turn, axes, shares, np.repeat(np.arange(len(grams)), channels))
+    kept: list[Array] = []
+    variances = np.zeros((len(grams), len(roots)))
+    for g, part in enumerate(noise.parts):
+        variances[g] = _standing_out(grams[g], independent[g], products)
+        counts = (variances[g] > 0) & ~apart
+        if not counts.any():
+            variances[g] = 0
+            kept.append(np.zeros((q, q)))
+            continue
+        local = noise.local(g, a[:, part])
+        m = noise.independent[g]
+        mixed = (m * local + WHOLE_PART * grams[g]) / (m + WHOLE_PART)
+        found = _likeliest(mixed.reshape(-1, q, q), np.where(variances[g] > 0, products.T, 0).T, variances[g])
+        signal = np.tensordot(found[:, counts], products[counts], axes=1)
+        total = np.eye(q) + np.tensordot(found, products, axes=1)
+        kept.append((signal @ np.linalg.inv(total)).reshape(local.shape))
+    variances[:, apart] = 0
+    names = tuple(component.name for component, is_apart in zip(components, apart, strict=True) if is_apart)
+    return Shares(r, kept, np.repeat(np.arange(len(grams)), channels), variances, names)
+
+
+def _root(r: Array, directions: Array) -> Array:
+    """(R W)₁ of a component, (q, k), its mean square length one."""
+    root = (r @ directions)[1:]
+    return np.asarray(root * np.sqrt(root.shape[1] / np.square(root).sum()))
+
+
+def _own(roots: Sequence[Array], t: int) -> Array:
+    """What of a component the others do not tell, scaled as `_root` is."""
+    others = np.hstack([root for u, root in enumerate(roots) if u != t])
+    basis = scipy.linalg.orth(others)
+    own = roots[t] - basis @ (basis.T @ roots[t])
+    return np.asarray(own * np.sqrt(own.shape[1] / np.square(own).sum()))
+
+
+def _apart(grams: Array, independent: Array, roots: Sequence[Array], mediated: Sequence[bool]) -> NDArray[np.bool_]:
+    """Which mediated components count apart, the one that gains most first."""
+    apart = np.zeros(len(roots), dtype=bool)
+
+    def likelihood(apart: NDArray[np.bool_]) -> float:
+        chosen = [_own(roots, t) if apart[t] else root for t, root in enumerate(roots)]
+        products = np.stack([root @ root.T for root in chosen])
+        return float((independent * _log_likelihood(grams, products, _likeliest(grams, products))).sum())
+
+    best = likelihood(apart)
+    while True:
+        gains = {}
+        for t in np.flatnonzero(np.array(mediated, dtype=bool) & ~apart):
+            tried = apart.copy()
+            tried[t] = True
+            gains[t] = likelihood(tried) - best
+        if not gains or max(gains.values()) < STANDS_OUT:
+            return apart
+        chosen = max(gains, key=lambda t: gains[t])
+        apart[chosen], best = True, best + gains[chosen]
+
+
+def _standing_out(gram: Array, m: float, products: Array) -> Array:
+    """Likeliest variances of the components that stand out from noise, (components,); 0 of the others."""
+    chosen = np.ones(len(products), dtype=bool)
+    while chosen.any():
+        at = np.flatnonzero(chosen)
+        # The model with all chosen components, and those without one of each.
+        masks = np.vstack([chosen, chosen & (np.arange(len(chosen)) != at[:, None])])
+        found = _likeliest(np.repeat(gram[None], len(masks), axis=0), products, masks.astype(float))
+        whole, *without = m * _log_likelihood(gram[None], products, found)
+        weakest = int(np.argmax(without))
+        if whole - without[weakest] > STANDS_OUT:
+            return np.asarray(found[0])
+        chosen[at[weakest]] = False
+    return np.zeros(len(products))
+
+
+def _likeliest(grams: Array, products: Array, start: Array | None = None) -> Array:
+    """Variances s ≥ 0 under which grams (n, q, q) of V = I + Σ s_t P_t are likeliest, (n, components).
+
+    By minorisation and maximisation (Zhou, Hu, Zhang & Lange, 2019, Journal of Computational and Graphical Statistics
+    28); a variance that starts at zero stays there.
+    """
+    found = np.broadcast_to(1.0 if start is None else start, (len(grams), len(products))).astype(float)
+    flat, one = products.reshape(len(products), -1), np.eye(products.shape[-1])
+    for _ in range(ITERATIONS):
+        inverse = np.linalg.inv(one + np.tensordot(found, products, axes=1))
+        seen = (inverse @ grams @ inverse).reshape(len(grams), -1) @ flat.T
+        expected = inverse.reshape(len(grams), -1) @ flat.T
+        found = found * np.sqrt(np.maximum(seen, 0) / np.maximum(expected, np.finfo(float).tiny))
+    return np.asarray(found)
+
+
+def _log_likelihood(grams: Array, products: Array, variances: Array) -> Array:
+    """Of one independent latent, (n,)."""
+    covariance = np.eye(products.shape[-1]) + np.tensordot(variances, products, axes=1)
+    traces = np.trace(np.linalg.solve(covariance, grams), axis1=1, axis2=2)
+    return np.asarray(-(np.linalg.slogdet(covariance)[1] + traces) / 2)
+
+
+def nodes_of(size: int) -> NDArray[np.intp]:
+    """Places along an axis of a lattice where shares are found."""
+    return np.unique(np.linspace(0, size - 1, min(size, NODES)).round().astype(int))
+
+
+def between_nodes(maps: Array, lattice: Sequence[int]) -> Array:
+    """Maps at the nodes of a lattice (nodes…, q, q), interpolated along each axis; (q, q) is the same everywhere."""
+    if maps.ndim == 2:
+        return np.asarray(np.broadcast_to(maps, (*lattice, *maps.shape)))
+    for axis, size in enumerate(lattice):
+        nodes = nodes_of(size)
+        weights = np.stack([np.interp(np.arange(size), nodes, one) for one in np.eye(len(nodes))], axis=1)
+        maps = np.moveaxis(np.tensordot(weights, maps, axes=(1, axis)), 0, axis)
+    return maps
 
 
 @dataclass(frozen=True)
@@ -144,64 +256,21 @@ class Noise:
         own = [a[:, part].reshape(len(a), -1) for part in self.parts]
         return np.stack([part @ part.T / total for part, total in zip(own, self.total, strict=True)])
 
-    def axes(self, g: int, leading: NDArray[np.floating]) -> tuple[Array, Array]:
-        """The causes that act around each cell: strengths (cells, r) over the noise, and axes (cells, r, r).
+    def local(self, g: int, a: NDArray[np.floating]) -> Array:
+        """The same in the windows around the nodes of the lattice, (nodes…, q, q).
 
         Args:
-            leading: (r, channels, cells), A_g along the directions that are kept.
+            a: (q, channels, cells), A_g.
         """
-        products = np.einsum("icl,jcl->ijl", leading, leading, dtype=np.float64)
-        local = windowed(products.reshape(-1, products.shape[-1]), self.lattice) / self.window[g]
-        return np.linalg.eigh(np.moveaxis(local.reshape(*products.shape), -1, 0))
-
-
-def shares_that_repeat(
-    noise: Noise,
-    a: Array,
-    probes: NDArray[np.floating],
-    independent: Array,
-    kept: int,
-    standing: Sequence[int],
-) -> dict[int, Array]:
-    """For each standing part, the share of an axis that is signal, at each of `STRENGTHS`.
-
-    With noise W of A's own covariance, A + √α W and A - W/√α are two views of the same effects with independent noise
-    (the coupled bootstrap of Oliveira, Lei & Tibshirani, 2024, Electronic Journal of Statistics 18).
-    What the first makes of an axis, a₁, predicts what the second sees of it, a₂, best as k·a₁ with k = Σ a₁a₂ / Σ a₁²,
-    over axes of about that strength. k rises with the strength (isotonic regression). So it is the data that tell how
-    many effects there are and how strong, as they would a study with 1/(1 + α) as many participants.
-
-    Up to (1 + √β)², β = r/m with m independent latents in a window, noise alone reaches (Marchenko & Pastur, 1967):
-    nothing is kept there. On average some of it is signal, but a question that asks along such an axis, as direct
-    effects do, would get little else than noise.
-    """
-    seen = {g: np.zeros((2, len(STRENGTHS))) for g in standing}
-    for extra in probes.reshape(-1, *a.shape) if standing else ():
-        first = a + np.sqrt(ADDED_NOISE) * extra
-        directions = _directions(noise.grams(first), independent)[1][:, :kept]
-        for g in standing:
-            part = noise.parts[g]
-            second = a[:, part] - extra[:, part] / np.sqrt(ADDED_NOISE)
-            leading = [np.tensordot(directions.T, view, axes=1) for view in (first[:, part], second)]
-            strength, axes = noise.axes(g, leading[0])
-            one, two = (np.einsum("lij,icl->ljc", axes, view) for view in leading)
-            strength = np.maximum(strength.reshape(-1) / (1 + ADDED_NOISE), STRENGTHS[0])
-            nearest = np.rint(np.interp(np.log(strength), np.log(STRENGTHS), np.arange(len(STRENGTHS)))).astype(int)
-            for row, products in zip(seen[g], ((one * two).sum(axis=-1), np.square(one).sum(axis=-1)), strict=True):
-                row += np.bincount(nearest, products.reshape(-1), len(STRENGTHS))
-    shares = {}
-    for g, (repeated, power) in seen.items():
-        filled = power > 0
-        best = isotonic_regression(repeated[filled] / power[filled], weights=power[filled]).x.clip(0, 1)
-        edge = (1 + np.sqrt(kept / noise.independent[g])) ** 2
-        shares[g] = np.where(edge < STRENGTHS, np.interp(STRENGTHS, STRENGTHS[filled], best), 0)
-    return shares
-
-
-def _directions(grams: Array, independent: Array) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors, strongest first, of the parts' mean, each weighed by its independent latents."""
-    values, vectors = np.linalg.eigh(np.tensordot(independent / independent.sum(), grams, axes=1))
-    return values[::-1], vectors[:, ::-1]
+        at = np.ix_(*[nodes_of(size) for size in self.lattice])
+        noise = self.window[g].reshape(self.lattice)[at]
+        found = np.empty((*noise.shape, len(a), len(a)))
+        for i, row in enumerate(a):
+            products = np.einsum("cl,jcl->jl", row, a[: i + 1], dtype=np.float64)
+            near = windowed(products, self.lattice).reshape(-1, *self.lattice)
+            for j, product in enumerate(near):
+                found[..., i, j] = found[..., j, i] = product[at] / noise
+        return found
 
 
 def windowed(power: Array, lattice: Sequence[int]) -> Array:
@@ -209,15 +278,6 @@ def windowed(power: Array, lattice: Sequence[int]) -> Array:
     width = [WINDOW * size for size in lattice]
     maps = scipy.ndimage.gaussian_filter(power.reshape(len(power), *lattice), (0, *width), mode="constant")
     return np.asarray(maps.reshape(len(power), -1))
-
-
-def largest_of_noise(q: int, m: float, level: float = 0.95) -> float:
-    """What the largest eigenvalue of G G' / m stays below with a probability of `level`, G (q, m) of white noise.
-
-    (√m + √q)²/m, and above it that point of the Tracy-Widom law (Johnstone, 2001, Annals of Statistics 29).
-    """
-    reach = np.sqrt(m) + np.sqrt(q)
-    return float((reach**2 + TRACY_WIDOM[level] * reach * (1 / np.sqrt(m) + 1 / np.sqrt(q)) ** (1 / 3)) / m)
 
 
 def independent_latents(probes: NDArray[np.floating], noise: float, freedom: int) -> float:
