@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from brainscm.counterfactuals.regional import RegionChange
+from brainscm.errors import BrainSCMError
 from brainscm.scm.design import Array
 from brainscm.scm.slope_spread import Slopes
 from brainscm.tables import read_table, write_table
@@ -76,10 +77,16 @@ class IntervalFactors:
 
     @classmethod
     def read(cls, path: Path) -> IntervalFactors:
-        """Read what `write` wrote."""
+        """Read what `write` wrote.
+
+        Raises:
+            BrainSCMError: an earlier version wrote it, and other numbers.
+        """
         table = read_table(path).set_index("region")
+        if lacking := [name for name in SLOPES if name not in table]:
+            raise BrainSCMError(f"{path}: it lacks {lacking[0]}, as an earlier version wrote it; make it again.")
         factors, participants = table["factor"].dropna(), table["participants"]
-        slopes = table.reindex(columns=list(SLOPES)).dropna()
+        slopes = table[list(SLOPES)].dropna()
         return cls(
             {str(region): float(factor) for region, factor in factors.items()},
             {str(region): int(count) for region, count in participants.items()},
