@@ -29,7 +29,7 @@ def cohort(n: int = 80, seed: int = 0) -> pd.DataFrame:
             "split": "train",
             "age": age,
             "diagnosis": rng.choice(["CN", "CN", "CN", "MCI", "AD"], n),
-            "ventricles": np.exp(2 + 0.02 * age + 0.3 * rng.normal(size=n)),
+            "ventricles_ml": np.exp(2 + 0.02 * age + 0.3 * rng.normal(size=n)),
         }
     )
 
@@ -50,7 +50,7 @@ def test_a_component_is_a_straight_line_what_bends_a_factor_or_a_term() -> None:
     assert list(found) == [
         "cr(age, df=3)", "cr(age, df=3), bends", "diagnosis", "log(ventricles)", "age:log(ventricles)"
     ]  # fmt: skip
-    assert [name for name, each in found.items() if each.mediated] == [
+    assert [name for name, each in found.items() if each.measured] == [
         "log(ventricles)", "age:log(ventricles)"
     ]  # fmt: skip
     x = scm.design_matrix(table)
@@ -92,7 +92,7 @@ def test_a_spline_of_what_acts_in_a_straight_line_costs_little() -> None:
     assert error["cr(age, df=5)", "none"] > 1.5 * error["age", "none"]
 
 
-def mediated(measured_from_image: bool, n: int = 150) -> Scm:
+def mediated(measured_from_image: bool, column: str = "volume_ml", n: int = 150) -> Scm:
     """Age moves what is measured; that moves the image, or is measured from a trait of it that age does not move."""
     rng = np.random.default_rng(5)
     age = rng.normal(size=n)
@@ -101,8 +101,8 @@ def mediated(measured_from_image: bool, n: int = 150) -> Scm:
     effect, of_age = 0.4 * rng.normal(size=(2, *LATTICE))
     source = own if measured_from_image else measured
     latents = np.multiply.outer(source, effect) + np.multiply.outer(age, of_age) + rng.normal(size=(n, *LATTICE))
-    table = pd.DataFrame({"scan": [f"sub-{i}" for i in range(n)], "split": "train", "age": age, "volume": measured})
-    nodes = {"age": {}, "volume": {"formula": "age"}}
+    table = pd.DataFrame({"scan": [f"sub-{i}" for i in range(n)], "split": "train", "age": age, column: measured})
+    nodes = {"age": {}, "volume": {"formula": "age", "column": column}}
     return fitted("age + volume", table.assign(participant=table["scan"]), latents, nodes)
 
 
@@ -113,6 +113,8 @@ def test_what_a_badly_measured_mediator_carries_counts_as_its_causes() -> None:
     at = badly.image.columns.tolist().index("volume")
     assert not badly.image.coefficients[at].any()
     assert well.image.coefficients[at].any()
+    # Of what is not measured from the image, noise is not in the image.
+    assert mediated(True, "score").image.apart.tolist() == []
 
 
 def test_variances_are_the_likeliest() -> None:

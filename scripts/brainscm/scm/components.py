@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from brainscm.scm.design import Array, Design
-from brainscm.scm.graph import Graph
 
 ROUNDING = 1e-8  # of a component's largest singular value
 
@@ -20,15 +20,15 @@ class Component:
     Attributes:
         name: of the formula's term; what bends in a spline is `<term>, bends`.
         directions: (p, k), each a combination of the design's p columns.
-        mediated: whether a node of the term has causes in the graph.
+        measured: whether a node of the term is a mediator that is measured from the image itself.
     """
 
     name: str
     directions: Array
-    mediated: bool = False
+    measured: bool = False
 
 
-def components_of(design: Design, values: pd.DataFrame, graph: Graph) -> tuple[Component, ...]:
+def components_of(design: Design, values: pd.DataFrame, measured: Collection[str]) -> tuple[Component, ...]:
     """One component a term of the image's formula, but two where a term bends: its straight line, and the rest.
 
     A factor's levels count alike, also the one that the others are compared with, so that coding does not matter. Of
@@ -36,19 +36,20 @@ def components_of(design: Design, values: pd.DataFrame, graph: Graph) -> tuple[C
 
     Args:
         values: of the training scans' nodes, as `design` takes them.
+        measured: nodes with causes that are measured from the image itself.
     """
     x = design.matrix(values)
     centred = x - x.mean(axis=0)
     found: list[Component] = []
     for name, columns in design.terms:
         nodes = design.nodes[columns[0]]
-        mediated = any(graph.parents(node) for node in nodes)
+        is_measured = not nodes.isdisjoint(measured)
         own = centred[:, columns]
 
-        def component(name: str, weights: Array, at: list[int] = columns, mediated: bool = mediated) -> Component:
+        def component(name: str, weights: Array, at: list[int] = columns, is_measured: bool = is_measured) -> Component:
             directions = np.zeros((x.shape[1], weights.shape[1]))
             directions[at] = weights
-            return Component(name, directions, mediated)
+            return Component(name, directions, is_measured)
 
         of_node = values[next(iter(nodes))] if len(nodes) == 1 else None
         if of_node is None or len(columns) == 1:

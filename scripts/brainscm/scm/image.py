@@ -53,7 +53,7 @@ class ImageModel:
         penalty: of ridge, on columns of unit variance.
         sides: `match` or `differ`: whether shrinkage kept a difference between the effects on left and right;
             "" where they were not compared.
-        apart: names of mediated components that shrinkage takes for no cause of what goes with them.
+        apart: names of measured mediators that shrinkage takes for no cause of what goes with them.
         row_scale, row_demean: (n,) how the training scans were weighed (`brainscm.scm.weighting`); empty: equally.
     """
 

@@ -43,6 +43,7 @@ IMAGE_FORMULA = "config: scm.image.formula"
 NODE_MODELS = "node_models.npz"
 IMPUTED = ":imputed"  # behind a node's name, its values in each imputation
 CHANGED = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
+MEASURED = "_ml"  # how the columns of volumes end that preprocessing measures
 NO_CAUSE = (
     "what goes with it in the image does not go with its causes, as if it were badly measured; "
     "an intervention on it moves nothing, and all effects of its causes are direct"
@@ -122,7 +123,8 @@ class Scm:
         covariates, nodes, values, design = _fit_nodes(training, options, graph)
         participants = training["participant"].tolist()
         clusters = _clusters(options, participants)
-        components = components_of(design, values, graph)
+        measured = _measured(graph, covariates)
+        components = components_of(design, values, measured)
         sample = Sample(
             design.matrix(values), design.columns, latents, rows.tolist(), participants, clusters, components=components
         )
@@ -138,7 +140,7 @@ class Scm:
                 sample,
                 x=design.matrix(values),
                 imputed=[design.matrix(each) for each in imputations],
-                components=components_of(design, values, graph),
+                components=components_of(design, values, measured),
             )
         weighting = _weigh(options, values, sample, device)
         image = fit_image(weighting.apply(sample), options.image, layout, seed=seed, device=device)
@@ -296,7 +298,7 @@ class Scm:
     @cached_property
     def components(self) -> tuple[Component, ...]:
         """Of the image's design."""
-        return components_of(self.design, self.training_values, self.graph)
+        return components_of(self.design, self.training_values, _measured(self.graph, self.covariates))
 
     @cached_property
     def imputed_designs(self) -> list[Array]:
@@ -383,6 +385,11 @@ def _gaps(
     finite = volumes.fillna(volumes.mean()).dropna(axis=1).to_numpy(dtype=np.float64)
     scores = scan_scores(sample, known, finite, int((~missing.any(axis=1)).sum()), device)
     return Gaps(values, missing, training["participant"], graph, nodes, design, scores)
+
+
+def _measured(graph: Graph, covariates: Covariates) -> frozenset[str]:
+    """Nodes with causes that are volumes measured from the image."""
+    return frozenset(node for node in graph.modelled if covariates.columns[node].endswith(MEASURED))
 
 
 def _clusters(options: ScmOptions, participants: list[str]) -> list[str]:

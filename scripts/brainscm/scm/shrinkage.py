@@ -41,7 +41,7 @@ class Shares:
         r: (p, p). kept: of each part, K at the nodes of the lattice, (nodes…, q, q), or (q, q) for the same everywhere.
         part: (channels,) the part that each channel belongs to.
         variances: (parts, components) signal over noise, on average over the directions of each component; 0: none.
-        apart: names of mediated components that are no cause of what goes with them.
+        apart: names of measured mediators that are no cause of what goes with them.
     """
 
     r: Array
@@ -105,7 +105,7 @@ def by_component(
     )
     grams = noise.grams(a)
     roots = [_root(r, component.directions) for component in components]
-    apart = _apart(grams, independent, roots, [component.mediated for component in components])
+    apart = _apart(grams, independent, roots, [component.measured for component in components])
     roots = [_own(roots, t) if apart[t] else root for t, root in enumerate(roots)]
     products = np.stack([root @ root.T for root in roots])
 
@@ -144,8 +144,8 @@ def _own(roots: Sequence[Array], t: int) -> Array:
     return np.asarray(own * np.sqrt(own.shape[1] / np.square(own).sum()))
 
 
-def _apart(grams: Array, independent: Array, roots: Sequence[Array], mediated: Sequence[bool]) -> NDArray[np.bool_]:
-    """Which mediated components count apart, the one that gains most first."""
+def _apart(grams: Array, independent: Array, roots: Sequence[Array], measured: Sequence[bool]) -> NDArray[np.bool_]:
+    """Which measured mediators count apart, the one that gains most first."""
     apart = np.zeros(len(roots), dtype=bool)
 
     def likelihood(apart: NDArray[np.bool_]) -> float:
@@ -156,7 +156,7 @@ def _apart(grams: Array, independent: Array, roots: Sequence[Array], mediated: S
     best = likelihood(apart)
     while True:
         gains = {}
-        for t in np.flatnonzero(np.array(mediated, dtype=bool) & ~apart):
+        for t in np.flatnonzero(np.array(measured, dtype=bool) & ~apart):
             tried = apart.copy()
             tried[t] = True
             gains[t] = likelihood(tried) - best
