@@ -41,7 +41,7 @@ class Shares:
         r: (p, p). kept: of each part, K at the nodes of the lattice, (nodes…, q, q), or (q, q) for the same everywhere.
         part: (channels,) the part that each channel belongs to.
         variances: (parts, components) signal over noise, on average over the directions of each component; 0: none.
-        apart: names of measured mediators that are no cause of what goes with them.
+        apart: names of measured mediators of which only what the others do not tell goes with the image.
     """
 
     r: Array
@@ -83,10 +83,9 @@ def by_component(
     likelihood, of m_g independent latents. What does not stand out is left out (`STANDS_OUT`), the weakest first. In a
     Gaussian window around a cell, the variances of what is left are found again, there with the whole part as `prior`.
 
-    *Mediators.* What goes with a mediator is believed to be its effect if its causes, as they move it, move the image
-    accordingly. If a mediator is measured badly, from the image itself, what goes with it is a trait of the image that
-    no cause of it shares; then the component counts only as far as the others do not tell it, and as noise, so that
-    all effects of its causes are direct. Which holds is told by the likelihood of all parts together.
+    *Mediators* that are measured from the image itself. What goes with one is its effect if its causes, as they move
+    it, move the image accordingly. But it may follow traits of the image that no cause of it shares. So it has a second
+    component: what of it the others do not tell. That one is known noise, which counts in V_g and not as signal.
 
     Args:
         r: (p, p). qtz: Q'Z, (p, Σ channels, *lattice). freedom: n - p. channels: of each part.
@@ -105,29 +104,31 @@ def by_component(
     )
     grams = noise.grams(a)
     roots = [_root(r, component.directions) for component in components]
-    apart = _apart(grams, independent, roots, [component.measured for component in components])
-    roots = [_own(roots, t) if apart[t] else root for t, root in enumerate(roots)]
-    products = np.stack([root @ root.T for root in roots])
+    measured = [t for t, component in enumerate(components) if component.measured]
+    own = [_own(roots, t) for t in measured]
+    products = np.stack([root @ root.T for root in (*roots, *own)])
+    signal = np.arange(len(products)) < len(roots)
 
     kept: list[Array] = []
-    variances = np.zeros((len(grams), len(roots)))
+    variances = np.zeros((len(grams), len(products)))
     for g, part in enumerate(noise.parts):
-        variances[g] = _standing_out(grams[g], independent[g], products)
-        counts = (variances[g] > 0) & ~apart
-        if not counts.any():
-            variances[g] = 0
+        variances[g] = _standing_out(grams[g], independent[g], products, ~signal)
+        if not variances[g, signal].any():
             kept.append(np.zeros((q, q)))
             continue
         local = noise.local(g, a[:, part])
         m = noise.independent[g]
         mixed = (m * local + WHOLE_PART * grams[g]) / (m + WHOLE_PART)
-        found = _likeliest(mixed.reshape(-1, q, q), np.where(variances[g] > 0, products.T, 0).T, variances[g])
-        signal = np.tensordot(found[:, counts], products[counts], axes=1)
-        total = np.eye(q) + np.tensordot(found, products, axes=1)
-        kept.append((signal @ np.linalg.inv(total)).reshape(local.shape))
-    variances[:, apart] = 0
-    names = tuple(component.name for component, is_apart in zip(components, apart, strict=True) if is_apart)
-    return Shares(r, kept, np.repeat(np.arange(len(grams)), channels), variances, names)
+        found = _likeliest(mixed.reshape(-1, q, q), products, variances[g])
+        believed = np.tensordot(found[:, signal], products[signal], axes=1)
+        covariance = np.eye(q) + np.tensordot(found, products, axes=1)
+        kept.append((believed @ np.linalg.inv(covariance)).reshape(local.shape))
+    apart = tuple(
+        components[t].name
+        for t, noisy in zip(measured, variances[:, ~signal].T, strict=True)
+        if noisy.any() and not variances[:, t].any()
+    )
+    return Shares(r, kept, np.repeat(np.arange(len(grams)), channels), variances[:, signal], apart)
 
 
 def _root(r: Array, directions: Array) -> Array:
@@ -138,36 +139,17 @@ def _root(r: Array, directions: Array) -> Array:
 
 def _own(roots: Sequence[Array], t: int) -> Array:
     """What of a component the others do not tell, scaled as `_root` is."""
-    others = np.hstack([root for u, root in enumerate(roots) if u != t])
-    basis = scipy.linalg.orth(others)
+    others = [root for u, root in enumerate(roots) if u != t]
+    basis = scipy.linalg.orth(np.hstack([np.zeros((len(roots[t]), 1)), *others]))
     own = roots[t] - basis @ (basis.T @ roots[t])
     return np.asarray(own * np.sqrt(own.shape[1] / np.square(own).sum()))
 
 
-def _apart(grams: Array, independent: Array, roots: Sequence[Array], measured: Sequence[bool]) -> NDArray[np.bool_]:
-    """Which measured mediators count apart, the one that gains most first."""
-    apart = np.zeros(len(roots), dtype=bool)
+def _standing_out(gram: Array, m: float, products: Array, doubted: NDArray[np.bool_]) -> Array:
+    """Likeliest variances of the components that stand out from noise, (components,); 0 of the others.
 
-    def likelihood(apart: NDArray[np.bool_]) -> float:
-        chosen = [_own(roots, t) if apart[t] else root for t, root in enumerate(roots)]
-        products = np.stack([root @ root.T for root in chosen])
-        return float((independent * _log_likelihood(grams, products, _likeliest(grams, products))).sum())
-
-    best = likelihood(apart)
-    while True:
-        gains = {}
-        for t in np.flatnonzero(np.array(measured, dtype=bool) & ~apart):
-            tried = apart.copy()
-            tried[t] = True
-            gains[t] = likelihood(tried) - best
-        if not gains or max(gains.values()) < STANDS_OUT:
-            return apart
-        chosen = max(gains, key=lambda t: gains[t])
-        apart[chosen], best = True, best + gains[chosen]
-
-
-def _standing_out(gram: Array, m: float, products: Array) -> Array:
-    """Likeliest variances of the components that stand out from noise, (components,); 0 of the others."""
+    Those that are `doubted` must stand out twice as far: what the graph declares is believed first.
+    """
     chosen = np.ones(len(products), dtype=bool)
     while chosen.any():
         at = np.flatnonzero(chosen)
@@ -175,10 +157,10 @@ def _standing_out(gram: Array, m: float, products: Array) -> Array:
         masks = np.vstack([chosen, chosen & (np.arange(len(chosen)) != at[:, None])])
         found = _likeliest(np.repeat(gram[None], len(masks), axis=0), products, masks.astype(float))
         whole, *without = m * _log_likelihood(gram[None], products, found)
-        weakest = int(np.argmax(without))
-        if whole - without[weakest] > STANDS_OUT:
+        worth = whole - np.array(without) - np.where(doubted[at], 2, 1) * STANDS_OUT
+        if worth.min() > 0:
             return np.asarray(found[0])
-        chosen[at[weakest]] = False
+        chosen[at[int(np.argmin(worth))]] = False
     return np.zeros(len(products))
 
 
