@@ -28,6 +28,9 @@ WHOLE_PART = 10.0
 # By how much a component's log likelihood must exceed that without it: noise does so in one of a thousand (a variance
 # of zero lies on the edge, so that half of the noise's likelihood ratios are zero and the others χ² of 1).
 STANDS_OUT = 4.77
+# The same for a measured mediator to be taken for no cause: what the graph declares is believed first, and parts of the
+# latent that tell the same are counted as if they were independent.
+DOUBTED = 4 * STANDS_OUT
 ITERATIONS = 100
 
 Maps = TypeVar("Maps", bound=NDArray[np.floating])
@@ -41,7 +44,7 @@ class Shares:
         r: (p, p). kept: of each part, K at the nodes of the lattice, (nodes…, q, q), or (q, q) for the same everywhere.
         part: (channels,) the part that each channel belongs to.
         variances: (parts, components) signal over noise, on average over the directions of each component; 0: none.
-        apart: names of measured mediators of which only what the others do not tell goes with the image.
+        apart: names of measured mediators that stand apart, and hence move nothing.
     """
 
     r: Array
@@ -84,8 +87,9 @@ def by_component(
     Gaussian window around a cell, the variances of what is left are found again, there with the whole part as `prior`.
 
     *Mediators* that are measured from the image itself. What goes with one is its effect if its causes, as they move
-    it, move the image accordingly. But it may follow traits of the image that no cause of it shares. So it has a second
-    component: what of it the others do not tell. That one is known noise, which counts in V_g and not as signal.
+    it, move the image accordingly. But it may follow traits of the image that no cause of it shares. Then it stands
+    apart: only what the others do not tell of it counts, in V_g as known noise and not as signal. The likelihood of all
+    parts together tells which (`DOUBTED`).
 
     Args:
         r: (p, p). qtz: Q'Z, (p, Σ channels, *lattice). freedom: n - p. channels: of each part.
@@ -104,31 +108,27 @@ def by_component(
     )
     grams = noise.grams(a)
     roots = [_root(r, component.directions) for component in components]
-    measured = [t for t, component in enumerate(components) if component.measured]
-    own = [_own(roots, t) for t in measured]
-    products = np.stack([root @ root.T for root in (*roots, *own)])
-    signal = np.arange(len(products)) < len(roots)
+    apart = _apart(grams, independent, roots, [component.measured for component in components])
+    products = _products(roots, apart)
 
     kept: list[Array] = []
     variances = np.zeros((len(grams), len(products)))
     for g, part in enumerate(noise.parts):
-        variances[g] = _standing_out(grams[g], independent[g], products, ~signal)
-        if not variances[g, signal].any():
+        variances[g] = _standing_out(grams[g], independent[g], products)
+        if not variances[g, ~apart].any():
+            variances[g] = 0
             kept.append(np.zeros((q, q)))
             continue
         local = noise.local(g, a[:, part])
         m = noise.independent[g]
         mixed = (m * local + WHOLE_PART * grams[g]) / (m + WHOLE_PART)
         found = _likeliest(mixed.reshape(-1, q, q), products, variances[g])
-        believed = np.tensordot(found[:, signal], products[signal], axes=1)
+        believed = np.tensordot(found[:, ~apart], products[~apart], axes=1)
         covariance = np.eye(q) + np.tensordot(found, products, axes=1)
         kept.append((believed @ np.linalg.inv(covariance)).reshape(local.shape))
-    apart = tuple(
-        components[t].name
-        for t, noisy in zip(measured, variances[:, ~signal].T, strict=True)
-        if noisy.any() and not variances[:, t].any()
-    )
-    return Shares(r, kept, np.repeat(np.arange(len(grams)), channels), variances[:, signal], apart)
+    variances[:, apart] = 0
+    names = tuple(component.name for component, is_apart in zip(components, apart, strict=True) if is_apart)
+    return Shares(r, kept, np.repeat(np.arange(len(grams)), channels), variances, names)
 
 
 def _root(r: Array, directions: Array) -> Array:
@@ -145,11 +145,35 @@ def _own(roots: Sequence[Array], t: int) -> Array:
     return np.asarray(own * np.sqrt(own.shape[1] / np.square(own).sum()))
 
 
-def _standing_out(gram: Array, m: float, products: Array, doubted: NDArray[np.bool_]) -> Array:
-    """Likeliest variances of the components that stand out from noise, (components,); 0 of the others.
+def _products(roots: Sequence[Array], apart: NDArray[np.bool_]) -> Array:
+    """R_t R_t' of each component, (components, q, q); of those apart, of what is their own."""
+    chosen = [_own(roots, t) if apart[t] else root for t, root in enumerate(roots)]
+    return np.stack([root @ root.T for root in chosen])
 
-    Those that are `doubted` must stand out twice as far: what the graph declares is believed first.
-    """
+
+def _apart(grams: Array, independent: Array, roots: Sequence[Array], measured: Sequence[bool]) -> NDArray[np.bool_]:
+    """Which measured mediators stand apart, the one that gains most first."""
+    apart = np.zeros(len(roots), dtype=bool)
+
+    def likelihood(apart: NDArray[np.bool_]) -> float:
+        products = _products(roots, apart)
+        return float((independent * _log_likelihood(grams, products, _likeliest(grams, products))).sum())
+
+    best = likelihood(apart)
+    while True:
+        gains = {}
+        for t in np.flatnonzero(np.array(measured, dtype=bool) & ~apart):
+            tried = apart.copy()
+            tried[t] = True
+            gains[t] = likelihood(tried) - best
+        if not gains or max(gains.values()) < DOUBTED:
+            return apart
+        chosen = max(gains, key=lambda t: gains[t])
+        apart[chosen], best = True, best + gains[chosen]
+
+
+def _standing_out(gram: Array, m: float, products: Array) -> Array:
+    """Likeliest variances of the components that stand out from noise, (components,); 0 of the others."""
     chosen = np.ones(len(products), dtype=bool)
     while chosen.any():
         at = np.flatnonzero(chosen)
@@ -157,10 +181,10 @@ def _standing_out(gram: Array, m: float, products: Array, doubted: NDArray[np.bo
         masks = np.vstack([chosen, chosen & (np.arange(len(chosen)) != at[:, None])])
         found = _likeliest(np.repeat(gram[None], len(masks), axis=0), products, masks.astype(float))
         whole, *without = m * _log_likelihood(gram[None], products, found)
-        worth = whole - np.array(without) - np.where(doubted[at], 2, 1) * STANDS_OUT
-        if worth.min() > 0:
+        weakest = int(np.argmax(without))
+        if whole - without[weakest] > STANDS_OUT:
             return np.asarray(found[0])
-        chosen[at[int(np.argmin(worth))]] = False
+        chosen[at[weakest]] = False
     return np.zeros(len(products))
 
 
