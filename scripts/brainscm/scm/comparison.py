@@ -185,7 +185,7 @@ def _of_image(
             continue
         x = scm.weighted(design.matrix(scm.training_values))
         image = fit_image(
-            replace(sample, x=x, columns=design.columns, imputed=(), components=()),
+            replace(sample, x=x, columns=design.columns, imputed=()),
             seed=scm.seed,
             device=device,
             drawn=False,

@@ -123,11 +123,7 @@ class Scm:
         covariates, nodes, values, design = _fit_nodes(training, options, graph)
         participants = training["participant"].tolist()
         clusters = _clusters(options, participants)
-        measured = _measured(graph, covariates)
-        components = components_of(design, values, measured)
-        sample = Sample(
-            design.matrix(values), design.columns, latents, rows.tolist(), participants, clusters, components=components
-        )
+        sample = Sample(design.matrix(values), design.columns, latents, rows.tolist(), participants, clusters)
         imputations: list[pd.DataFrame] = []
         if options.imputations > 1 and covariates.read(training).isna().any(axis=None):
             gaps = _gaps(training, covariates, graph, nodes, values, design, sample, device)
@@ -136,12 +132,8 @@ class Scm:
             nodes = {name: pooled_node([each[name] for each in refitted]) for name in nodes}
             values = _filled(covariates.read(training), nodes)
             design = Design.learn(graph.image, values, IMAGE_FORMULA)
-            sample = replace(
-                sample,
-                x=design.matrix(values),
-                imputed=[design.matrix(each) for each in imputations],
-                components=components_of(design, values, measured),
-            )
+            sample = replace(sample, x=design.matrix(values), imputed=[design.matrix(each) for each in imputations])
+        sample = replace(sample, components=components_of(design, values, _measured(graph, covariates)))
         weighting = _weigh(options, values, sample, device)
         image = fit_image(weighting.apply(sample), options.image, layout, seed=seed, device=device)
         if options.missing == "impute":
@@ -285,9 +277,7 @@ class Scm:
         participants = self.training["participant"].tolist()
         clusters = _clusters(self.options, participants)
         x = self.design_matrix(self.training)
-        sample = Sample(
-            x, self.design.columns, latents, rows, participants, clusters, self.imputed_designs, self.components
-        )
+        sample = Sample(x, self.design.columns, latents, rows, participants, clusters, self.imputed_designs)
         return Weighting.of(sample, self.image.row_scale, self.image.row_demean).apply(sample)
 
     def weighted(self, x: Array) -> Array:
@@ -297,7 +287,7 @@ class Scm:
 
     @cached_property
     def components(self) -> tuple[Component, ...]:
-        """Of the image's design."""
+        """Of the image's design, for who fits it anew with shrinkage."""
         return components_of(self.design, self.training_values, _measured(self.graph, self.covariates))
 
     @cached_property

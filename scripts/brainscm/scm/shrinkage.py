@@ -41,7 +41,7 @@ class Shares:
     """How much of which effect is believed where: `B ↦ R⁻¹ (1 ⊕ K_g(y)) R B` in each cell y of each part g.
 
     Attributes:
-        r: (p, p). kept: of each part, K at the nodes of the lattice, (nodes…, q, q), or (q, q) for the same everywhere.
+        r: (p, p). kept: of each part, K at the nodes of the lattice, (nodes…, q, q); empty where nothing is believed.
         part: (channels,) the part that each channel belongs to.
         variances: (parts, components) signal over noise, on average over the directions of each component; 0: none.
         apart: names of measured mediators that stand apart, and hence move nothing.
@@ -84,7 +84,8 @@ def by_component(
 
     with R_t = (R W_t)₁, W_t the directions of component t, R_t R_t' scaled to trace k. The s_gt ≥ 0 have the greatest
     likelihood, of m_g independent latents. What does not stand out is left out (`STANDS_OUT`), the weakest first. In a
-    Gaussian window around a cell, the variances of what is left are found again, there with the whole part as `prior`.
+    Gaussian window around a cell, the variances of what is left are found again, with the whole part counting for
+    `WHOLE_PART` independent latents.
 
     *Mediators* that are measured from the image itself. What goes with one is its effect if its causes, as they move
     it, move the image accordingly. But it may follow traits of the image that no cause of it shares. Then it stands
@@ -117,7 +118,7 @@ def by_component(
         variances[g] = _standing_out(grams[g], independent[g], products)
         if not variances[g, ~apart].any():
             variances[g] = 0
-            kept.append(np.zeros((q, q)))
+            kept.append(np.empty(0))
             continue
         local = noise.local(g, a[:, part])
         m = noise.independent[g]
@@ -217,9 +218,7 @@ def nodes_of(size: int) -> NDArray[np.intp]:
 
 
 def between_nodes(maps: Array, lattice: Sequence[int]) -> Array:
-    """Maps at the nodes of a lattice (nodes…, q, q), interpolated along each axis; (q, q) is the same everywhere."""
-    if maps.ndim == 2:
-        return np.asarray(np.broadcast_to(maps, (*lattice, *maps.shape)))
+    """Maps at the nodes of a lattice (nodes…, q, q), interpolated along each axis."""
     for axis, size in enumerate(lattice):
         nodes = nodes_of(size)
         weights = np.stack([np.interp(np.arange(size), nodes, one) for one in np.eye(len(nodes))], axis=1)
