@@ -182,7 +182,7 @@ class QualityOptions(Options):
     """Warn where the volume of the intracranial mask is outside these two."""
     volume_fail_ml: tuple[Millilitres, Millilitres] = (700, 2500)
     """Fail where it is outside these two."""
-    outline_dice_warn: float = Field(0.93, ge=0, le=1)
+    outline_dice_warn: float = Field(0.85, ge=0, le=1)
     """Warn where the two outlines of the brain, the network's and that of ANTs, have a Dice below this."""
     mask_fit_warn: float = Field(0.93, ge=0, le=1)
     """Warn where the Dice of mask and template's mask, after the linear registration, is below this."""
@@ -190,7 +190,7 @@ class QualityOptions(Options):
     """Fail below this."""
     border_warn_cm2: Annotated[float, unit("cm²")] = Field(8.0, ge=0, le=10_000)
     """Warn where more of the mask than this lies on the faces of the field of view: the brain is cut off."""
-    border_fail_cm2: Annotated[float, unit("cm²")] = Field(60.0, ge=0, le=10_000)
+    border_fail_cm2: Annotated[float, unit("cm²")] = Field(120.0, ge=0, le=10_000)
     """Fail above this area."""
     fov_cut_warn_percent: Percent = 2.0
     """Warn where more of the template's brain than this lies beyond the field of view, by the linear registration."""

@@ -87,6 +87,45 @@ def test_a_tilted_head_is_turned_upright_before_the_network_looks(
     assert abs(second_moments[1, 2]) < abs(np.cov((np.argwhere(mask.data > 0.5) * 4.0).T)[1, 2]) + 90
 
 
+@pytest.mark.parametrize(("neck_mm", "looks"), [(40, 1), (160, 2)])
+def test_a_neck_that_misleads_the_network_is_cut_off_for_another_look(
+    neck_mm: int, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = lumpy()
+    data = np.concatenate([np.zeros((*mask.data.shape[:2], neck_mm // 4), np.float32), mask.data], axis=2)
+    affine = mask.affine.copy()
+    affine[2, 3] -= neck_mm
+    head = Image(data, affine)
+    seen: list[float] = []
+
+    class First:
+        @staticmethod
+        def at(_: Image) -> type:
+            return First
+
+        @staticmethod
+        def on_grid_of(shown: Image) -> np.ndarray:
+            return shown.data
+
+    def look(shown: Image, first: Any) -> np.ndarray:
+        height_mm = shown.data.shape[2] * 4
+        seen.append(height_mm)
+        spread = np.ones_like(shown.data) if height_mm > 250 else shown.data
+        return np.where(np.indices(shown.data.shape)[0] > 10, spread, 0)
+
+    monkeypatch.setattr(brain, "FirstLook", First)
+    monkeypatch.setattr(brain, "brain_probability", look)
+    monkeypatch.setattr(brain, "TILTED_DEGREES", 180.0)
+    found = brain._look(head, mask)
+    assert found is not None
+    assert len(seen) == looks
+    assert found.fit > 0.93
+    inside = found.surface.data > 0
+    centre = found.surface.affine @ np.r_[np.argwhere(inside).mean(0), 1]
+    truth = mask.affine @ np.r_[np.argwhere(mask.data > 0.5).mean(0), 1]
+    np.testing.assert_allclose(centre, truth, atol=8)
+
+
 @pytest.mark.slow
 def test_networks_see_the_brain_the_same_twice_to_the_byte(template: Template) -> None:
     head, mask = template.heads[4]

@@ -7,7 +7,9 @@ from scipy import ndimage
 from brainscm.config import QualityOptions
 from brainscm.errors import ScanError
 from brainscm.images import Image
-from brainscm.preprocess.given import LOOSE, NOISY, Given, find_given
+from brainscm.preprocess import network
+from brainscm.preprocess.given import LOOSE, NOISY, Given, find_given, holds_a_head
+from brainscm.preprocess.template import EMBEDDED, load_template
 from brainscm.qc.limits import apply_limits
 from brainscm.qc.measures import given_metrics
 
@@ -81,6 +83,17 @@ def test_a_brain_with_much_around_it_is_told_and_a_head_of_that_size_which_the_f
 )
 def test_a_whole_head_or_a_ball_is_no_stripped_brain(data: np.ndarray) -> None:
     assert find_given(scan(data), "auto") == Given()
+
+
+def test_the_network_tells_a_head_from_a_brain_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a child's head in noise, of which as much stands out as of a brain."""
+    head, mask = load_template(EMBEDDED, 3.0).heads[4]
+    inside = mask.data > 0.5
+    whole = ndimage.binary_dilation(inside, iterations=4)  # 16 mm: skull and scalp
+    assert holds_a_head(head.with_data(whole), head)
+    assert not holds_a_head(mask.with_data(inside), head.with_data(head.data * inside))
+    monkeypatch.setattr(network, "_run", lambda edge, seen: np.zeros((edge,) * 3, np.float32))
+    assert not holds_a_head(head.with_data(whole), head), "where the network sees no brain, what was found stays"
 
 
 def test_the_study_may_say_what_its_scans_are() -> None:

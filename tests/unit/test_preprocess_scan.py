@@ -14,11 +14,13 @@ import pytest
 from scipy import ndimage
 
 from brainscm.config import AtlasOptions, PreprocessOptions, QualityOptions
-from brainscm.errors import BrainSCMError, ConfigError
+from brainscm.errors import BrainSCMError, ConfigError, ScanError
 from brainscm.files import bids_uri
 from brainscm.images import Image
+from brainscm.preprocess import scan
 from brainscm.preprocess.brain import Brain
 from brainscm.preprocess.figures import mosaic
+from brainscm.preprocess.given import Given
 from brainscm.preprocess.itk import read_matrix, write_matrix
 from brainscm.preprocess.register import register_brain
 from brainscm.preprocess.scan import BACKGROUND_WHITE, preprocess_scan
@@ -443,3 +445,19 @@ def test_another_programs_mask_is_taken_in_place_of_finding_the_brain(done: dict
     elsewhere.parent.mkdir(parents=True)
     nib.save(nib.Nifti1Image(np.ones((20, 20, 20), np.uint8), np.eye(4)), elsewhere)
     assert "does not lie on the grid" in preprocess(tmp_path / "other")["reasons"][0]
+
+
+@pytest.mark.parametrize(("skull_strip", "is_head"), [("auto", True), ("ants", False)])
+def test_a_head_that_looks_like_a_given_brain_is_stripped_if_the_network_may_be_asked(
+    skull_strip: str, is_head: bool, template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, mask = template.heads[4]
+    raw = tmp_path / "sub-01_T1w.nii.gz"
+    nib.save(nib.Nifti1Image(head.data.astype(np.float32), head.affine), raw)
+    whole = ndimage.binary_dilation(mask.data > 0.5, iterations=4)  # 16 mm: skull and scalp
+    monkeypatch.setattr(scan, "find_given", lambda *_: Given(whole))
+    for name in ("find_brain", "take_brain"):
+        monkeypatch.setattr(scan, name, lambda *_, asked=name: (_ for _ in ()).throw(ScanError(asked)))
+    options = PreprocessOptions(voxel_mm=3.0, skull_strip=skull_strip)
+    status = preprocess_scan("sub-01", raw, tmp_path / "preproc", EMBEDDED, options, seed=1)
+    assert status["reasons"] == ["find_brain" if is_head else "take_brain"]

@@ -193,6 +193,20 @@ def test_a_ghost_in_the_air_is_as_bright_as_it_is_and_noise_is_none(axis: int, s
     assert ghost(Image(np.ones((48, 48, 48), np.float32), voxels)) == 0
 
 
+def test_what_of_a_head_is_as_dark_as_a_ghost_is_none() -> None:
+    """Beside bright fat or in a strong bias field a jaw or a neck falls below what counts as the head."""
+    rng = np.random.default_rng(0)
+    x, y, z = np.indices((48, 48, 48))
+    bright = np.where(np.hypot(np.hypot(x - 12, y - 24), z - 24) < 9, 100 + 40 * np.sin(y), 0)
+    dark = np.where(np.hypot(np.hypot(x - 36, y - 24), z - 24) < 9, 15 + 5 * np.sin(z), 0)
+    noise = rng.normal(0, 0.5, (2, 48, 48, 48))
+    voxels = np.diag([5.0, 5.0, 5.0, 1.0])
+    with_jaw = Image(np.hypot(bright + dark + noise[0], noise[1]).astype(np.float32), voxels)
+    with_ghost = Image(np.hypot(bright + 0.15 * np.roll(bright, 24, 0) + noise[0], noise[1]).astype(np.float32), voxels)
+    assert ghost(with_jaw) < 0.01
+    assert ghost(with_ghost) == pytest.approx(0.15, rel=0.35)
+
+
 def test_robust_z_is_not_fooled_by_the_outlier_itself() -> None:
     z = robust_z(pd.Series([1400.0, 1390, 1410, 1420, 1380, 5000]))
     assert z.iloc[-1] > 50

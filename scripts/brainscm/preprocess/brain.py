@@ -19,7 +19,7 @@ from brainscm.preprocess.intensity import bias_field
 from brainscm.preprocess.network import FirstLook, brain_probability
 from brainscm.preprocess.outline import dice, fit_outline, fitted_share
 from brainscm.preprocess.register import Heads, Warped, about, centre_of, find_start, register_head, warp_to_head
-from brainscm.preprocess.skullstrip import brain_surface, signed_distance
+from brainscm.preprocess.skullstrip import brain_surface, signed_distance, solid
 from brainscm.preprocess.template import Template
 from brainscm.qc.status import ScanStatus
 from brainscm.resampling import crop, gaussian_for_voxels, sample
@@ -34,6 +34,8 @@ RIM_MM = 4.0  # around an outline that may be a little too tight
 TILTED_DEGREES = 10.0  # against the template
 TURNING_VOXELS = 10  # room to turn a head in
 FAR_MM = 6.0  # from the surface, distances say no more
+# A long neck misleads the network: what lies further below the crown of the brain is cut off for another look.
+BELOW_THE_CROWN_MM = (175.0, 145.0)
 SHAPED_LIKE_A_BRAIN = 0.93  # Dice of the template's mask, laid on an outline by an affine map: a ball has 0.91
 # Of the way from ANTs' outline to the network's: a half is best on heads of one scanner, three quarters on drawn ones.
 NETWORK_SHARE = 2 / 3
@@ -120,22 +122,61 @@ def _seen_by_network(status: ScanStatus, head: Image, template: Template) -> Bra
     """The brain as the network outlines it; None where it sees none."""
     mask = template.heads[4][1]
     with status.step("network"):
-        first = FirstLook.at(head)
-        rough = head.with_data(first.on_grid_of(head))
-        if not _holds_a_brain(rough):
-            return None
-        probability = head.with_data(_outlined_upright(head, first, rough, mask))
-        if not _holds_a_brain(probability):
-            return None
-        near = probability.data > 0.5
-        head, probability = crop(head, near, ROOM_MM), crop(probability, near, ROOM_MM)
-        surface = head.with_data(signed_distance(probability).astype(np.float32))
-    with status.step("linear"):
-        linear = fit_outline(mask, surface)
-        status.metrics["outline_fit"] = fitted_share(mask, linear, surface)
+        look = _look(head, mask)
+    if look is None:
+        return None
+    status.metrics["outline_fit"] = look.fit
     with status.step("bias_field"):
-        field = bias_field(head, surface.data > -RIM_MM, shrink_factor=3)
-    return Brain(head.with_data(head.data / field), field, surface, linear)
+        field = bias_field(look.head, look.surface.data > -RIM_MM, shrink_factor=3)
+    return Brain(look.head.with_data(look.head.data / field), field, look.surface, look.linear)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The network's outline, on the part of the head around it, and the template's mask laid on it."""
+
+    head: Image
+    surface: Image
+    linear: np.ndarray
+    fit: float
+
+
+def _look(head: Image, mask: Image, below_mm: tuple[float, ...] = BELOW_THE_CROWN_MM) -> _Look | None:
+    """What the network outlines in a head; if that has not the shape of a brain, what it outlines in less of the neck.
+
+    Args:
+        mask: the template's.
+        below_mm: what to leave, below the crown of the brain, at each further look.
+    """
+    first = FirstLook.at(head)
+    rough = head.with_data(first.on_grid_of(head))
+    if not _holds_a_brain(rough):
+        return None
+    look = _outlined(head, first, rough, mask)
+    crown = np.flatnonzero(solid(rough.data > 0.5).any((0, 1)))[-1]
+    bottoms = [crown - round(mm / head.voxel_mm[2]) for mm in below_mm]
+    shorter = next((k for k, bottom in enumerate(bottoms) if bottom > 0), None)
+    if shorter is None or (look and look.fit >= SHAPED_LIKE_A_BRAIN):
+        return look
+    again = _look(_without_below(head, bottoms[shorter]), mask, below_mm[shorter + 1 :])
+    return max((each for each in (look, again) if each), key=lambda each: each.fit, default=None)
+
+
+def _outlined(head: Image, first: FirstLook, rough: Image, mask: Image) -> _Look | None:
+    probability = head.with_data(_outlined_upright(head, first, rough, mask))
+    if not _holds_a_brain(probability):
+        return None
+    near = probability.data > 0.5
+    head, probability = crop(head, near, ROOM_MM), crop(probability, near, ROOM_MM)
+    surface = head.with_data(signed_distance(probability).astype(np.float32))
+    linear = fit_outline(mask, surface)
+    return _Look(head, surface, linear, fitted_share(mask, linear, surface))
+
+
+def _without_below(head: Image, bottom: int) -> Image:
+    affine = head.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * bottom
+    return Image(head.data[:, :, bottom:], affine)
 
 
 def _holds_a_brain(probability: Image) -> bool:

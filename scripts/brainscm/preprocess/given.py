@@ -16,7 +16,9 @@ from scipy import ndimage
 from brainscm.errors import ScanError
 from brainscm.images import Image
 from brainscm.preprocess.head import RawScan
+from brainscm.preprocess.network import FirstLook
 from brainscm.preprocess.nifti import read_nifti
+from brainscm.resampling import sample
 
 EMPTY_SHARE = 0.3  # of all voxels at least, of one value or noise, around a stripped brain
 BRAIN_ML = (300.0, 2100.0)  # the outlines of brains; the smallest head, cut at the chin, holds more
@@ -28,6 +30,9 @@ RINGING = 0.005  # of the bright end: what an interpolation leaves around a brai
 CORNER = 1 / 12  # of the field of view's edge: what is there is background
 NOISE = 8.0  # times the noise's median deviation: what exceeds it is no noise
 SULCUS_MM = 6.0  # fluid that noise hides between what stands out of it
+# Of what is given is what the network takes for the brain: a head has at most 0.64, a brain with 4 mm around it 0.81.
+BRAIN_SHARE = 0.75
+LEAST_BRAIN_ML = 300.0
 NOISY = "what surrounds the given brain is not empty: its outline is where it stands out of that; look at the mask"
 LOOSE = (
     "it is probably a brain that was stripped with much around it, and was treated as a whole head: look at the mask, "
@@ -75,6 +80,22 @@ def find_given(scan: Image, expected: Literal["head", "brain", "auto"]) -> Given
     # Around a head the air is hardly ever empty, and what stands out of its noise may be as small as a brain.
     is_loose = is_one and not is_noisy and BRAIN_ML[1] < volume_ml <= LOOSE_ML and on_faces_cm2 <= LOOSE_ON_FACES_CM2
     return Given(notes=(LOOSE,) if is_loose else ())
+
+
+def holds_a_head(outline: Image, head: Image) -> bool:
+    """Whether the network sees a brain that fills little of what stands out of a scan's background.
+
+    A child's head may be as small as a brain, and of a head in noise little stands out.
+
+    Args:
+        outline: (x, y, z) of what `find_given` took for a brain, on the raw scan's grid.
+        head: the whole scan on the working grid.
+    """
+    seen = FirstLook.at(head).on_grid_of(head) > 0.5
+    if seen.sum() * head.voxel_ml < LEAST_BRAIN_ML:
+        return False
+    within = sample(outline.with_data(outline.data.astype(np.float32)), head.affine, head.data.shape, order=1) > 0.5
+    return float((seen & within).sum()) < BRAIN_SHARE * float(within.sum())
 
 
 def read_given_mask(scan: RawScan, path: Path) -> np.ndarray:

@@ -18,7 +18,7 @@ from brainscm.preprocess import figures
 from brainscm.preprocess.atlas import Atlas
 from brainscm.preprocess.brain import OUTSIDE_MM, Brain, find_brain, take_brain
 from brainscm.preprocess.derived import require_files
-from brainscm.preprocess.given import Given, find_given, read_given_mask
+from brainscm.preprocess.given import Given, find_given, holds_a_head, read_given_mask
 from brainscm.preprocess.head import RawScan, working_head
 from brainscm.preprocess.intensity import white_peak
 from brainscm.preprocess.itk import write_matrix
@@ -148,13 +148,15 @@ def _preprocess(
             raw = replace(raw, data=raw.data * found.outline)
         else:
             found = find_given(raw.volume, options.input)
+        head = working_head(raw)
+        if options.input == "auto" and not derived_mask and _is_head_after_all(raw, found, head, options):
+            found = Given()
         given = found.outline
         status.sources = [bids_uri(path, "raw") for path in session.sources]
         status.inputs = session.inputs
         status.reasons += [*session.notes, *found.notes]
         if len(session.sources) > 1:
             status.metrics["runs"] = len(session.sources)
-        head = working_head(raw)
     with status.step("template"):
         template = load_template(template_name, options.voxel_mm, cache_dir)
         atlas = Atlas.load(options.atlas, template) if options.atlas else None
@@ -170,8 +172,10 @@ def _preprocess(
         status.metrics |= measures.mask_metrics(Image(native, raw.affine))
         measured, status.why_null = measures.raw_metrics(raw.volume, native)
         status.metrics |= measured
-        # Also of a brain that the study calls a head.
-        stripped = find_given(raw.volume, "auto").outline if given is None else given
+        stripped = given
+        if options.input == "head":  # it may be a brain nevertheless
+            looks_given = find_given(raw.volume, "auto")
+            stripped = None if _is_head_after_all(raw, looks_given, head, options) else looks_given.outline
         if stripped is not None:
             status.metrics["given_outside_percent"] = 100 * float((stripped & ~native).sum() / stripped.sum())
     with status.step("affine"):
@@ -199,6 +203,13 @@ def _preprocess(
         _draw(status, "mask", brain.head, other + mask, brain.inside)
         outlines = [(template.brain_mask, TEMPLATE_COLOUR), (template.wm > 0.5, TEMPLATE_COLOUR)]
         _draw(status, "registration", images["preproc_t1w"], outlines, template.brain_mask)
+
+
+def _is_head_after_all(raw: RawScan, found: Given, head: Image, options: PreprocessOptions) -> bool:
+    """Whether the network, if it may be asked, sees a whole head in what looked like a brain that was given."""
+    if found.outline is None or options.skull_strip == "ants":
+        return False
+    return holds_a_head(raw.volume.with_data(found.outline), head)
 
 
 def _bring_to_template(

@@ -21,6 +21,7 @@ from brainscm.regions import REGIONS
 GHOST_VOXEL_MM = 4.0  # coarse enough that the noise in the air is small beside a ghost
 BRIGHTER_THAN_GHOSTS = 0.3  # of the bright end of a scan: with less, a ghost would be taken for a part of the head
 LEAST_AIR = 300  # such voxels, in a ghost and beside it
+LIKE_THE_HEAD = 0.4  # correlation of a ghost with the head that it copies
 SHARED_BY_NEIGHBOURS = 0.25  # of the largest slice: nearer the ends of the brain slices differ by their outline
 
 
@@ -449,6 +450,8 @@ def ghost(raw: Image) -> float:
 
     Whatever repeats itself from one phase encoding to the next shows the head again, weakly, often half a field of view
     away: pulsation, breathing, motion. Medians, since a ghost is seen as a whole; 0 where there is too little air.
+    A ghost has the head's own light and dark; what of a head is too dark to be told from air, beside bright fat or in a
+    strong bias field, has others.
     """
     steps = np.maximum(1, np.round(GHOST_VOXEL_MM / raw.voxel_mm)).astype(int)
     data = np.abs(raw.data[tuple(slice(None, n // k * k) for n, k in zip(raw.data.shape, steps, strict=True))])
@@ -463,8 +466,14 @@ def ghost(raw: Image) -> float:
     for axis, length in enumerate(data.shape):
         for shift in range(length // 4, length - length // 4 + 1):
             copy = np.roll(bright, shift, axis)[air]
-            if min(copy.sum(), (~copy).sum()) >= LEAST_AIR:
-                brightest = max(brightest, float(np.median(around[copy]) - np.median(around[~copy])) / mean)
+            if min(copy.sum(), (~copy).sum()) < LEAST_AIR:
+                continue
+            above = float(np.median(around[copy]) - np.median(around[~copy])) / mean
+            likeness = (
+                np.corrcoef(around[copy], np.roll(data, shift, axis)[air][copy])[0, 1] if above > brightest else 0
+            )
+            if likeness > LIKE_THE_HEAD:
+                brightest = above
     return brightest
 
 
