@@ -156,8 +156,7 @@ def measure(method: str, image: Any, truth: np.ndarray, work: Path) -> dict[str,
         scan = Path(folder) / "sub-1_T1w.nii.gz"
         nib.save(nib.Nifti1Image(image.data, image.affine), scan)
         started = time.process_time()
-        run = by_deepbet if method == "deepbet" else preprocessed
-        mask, told = run(method, scan, Path(folder), work)
+        mask, told = by_deepbet(scan) if method == "deepbet" else preprocessed(method, scan, Path(folder), work)
         seconds = time.process_time() - started
     found = 0.0 if mask is None else dice(mask, truth)
     return {"dice": round(found, 4), "seconds": round(seconds, 1)} | told
@@ -176,7 +175,8 @@ def preprocessed(method: str, scan: Path, folder: Path, work: Path) -> tuple[np.
     return mask, {"metrics": done["metrics"], "reasons": done["reasons"]}
 
 
-def by_deepbet(_: str, scan: Path, __: Path, ___: Path) -> tuple[np.ndarray, dict[str, Any]]:
+def by_deepbet(scan: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """The outline of the two networks alone, as a mask on the scan's own grid."""
     from brainscm.preprocess.head import read_scan, working_head
     from brainscm.preprocess.network import brain_probability
     from brainscm.preprocess.skullstrip import solid
