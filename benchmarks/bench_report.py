@@ -48,7 +48,7 @@ QUESTIONS = [
 ]
 # What lists scans, by the columns that name them.
 TABLES = (
-    "cohort/scans", "preproc/qc", "autoencoder/reconstruction", "scm/participants", "counterfactuals/manifest",
+    "cohort/scans", "preproc/qc", "autoencoder/reconstruction", "scm/people", "counterfactuals/manifest",
     "counterfactuals/regions", "evaluation/metrics",
 )  # fmt: skip
 

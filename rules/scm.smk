@@ -18,7 +18,7 @@ rule fit_scm:
         designs=directory(f"{RESULTS}/scm/designs"),
         residuals=f"{RESULTS}/scm/residuals.tsv",
         diagnostics=f"{RESULTS}/scm/diagnostics.tsv",
-        participants=f"{RESULTS}/scm/participants.tsv",
+        people=f"{RESULTS}/scm/people.tsv",
         regional_effects=f"{RESULTS}/scm/regional_effects.tsv",
         effects=directory(f"{RESULTS}/scm/effects"),
     log:

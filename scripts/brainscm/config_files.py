@@ -17,6 +17,7 @@ import yaml
 
 from brainscm.config import NAME, Config, QueryOptions
 from brainscm.questions import SETTINGS, TABLE_COLUMNS
+from brainscm.wording import listed
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 120
@@ -153,8 +154,7 @@ def _limits(field: dict[str, Any]) -> str:
         choices.append("a list")
     entries: list[dict[str, Any]] = [kind.get("items") or next(iter(kind.get("prefixItems", [])), {}) for kind in kinds]
     each = [" ".join(filter(None, ["each", limits, of.get("unit")])) for of in entries if (limits := _range(of))]
-    either = " or ".join(filter(None, [", ".join(choices[:-1]), *choices[-1:]]))
-    return " ".join(filter(None, [either, *each, *map(_range, kinds), field.get("unit")]))
+    return " ".join(filter(None, [listed(choices, "or"), *each, *map(_range, kinds), field.get("unit")]))
 
 
 def _range(kind: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import os
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from brainscm.errors import ConfigError
@@ -141,6 +141,7 @@ FILTERS = st.recursive(
     deadline=None,
     database=None,
     derandomize="FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
 )
 @given(FILTERS | st.text(max_size=60))
 def test_any_string_takes_rows_or_is_refused_in_one_sentence(text: str) -> None:

@@ -720,7 +720,7 @@ def test_methods_say_how_missing_covariates_were_imputed(study):
     assert "drawn 20 times from their posterior" in told(missing="impute", imputations=20)
 
 
-def test_methods_say_whether_left_and_right_were_found_to_differ(study):
+def test_methods_say_what_was_shrunk_away(study):
     told = "do not stand out as different between the hemispheres"
     shrunk = study.config.scm.image.model_copy(update={"shrinkage": "by_component"})
     config = study.config.model_copy(update={"scm": study.config.scm.model_copy(update={"image": shrunk})})
@@ -729,6 +729,10 @@ def test_methods_say_whether_left_and_right_were_found_to_differ(study):
     row = {"check": "sides_differ", "item": "image", "value": 0.0, "warning": None}
     compared = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame([row])]))
     assert told in " ".join(methods_text(compared).text.split())
+    rows = [{"check": "mediator_apart", "item": name, "value": share} for name, share in (("gm", 1.0), ("wm", 0.4))]
+    doubted = replace(study, diagnostics=pd.concat([study.diagnostics, pd.DataFrame(rows)]))
+    told = "what goes with gm and wm (in 40 % of the imputations) in the image did not go with its causes"
+    assert told in " ".join(methods_text(doubted).text.split())
 
 
 def test_a_lost_volume_costs_one_picture_and_says_so(study):

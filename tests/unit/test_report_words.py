@@ -35,7 +35,3 @@ def test_size_of_a_change_in_words(slope, said):
 )
 def test_numbers(value, said):
     assert words.number(value) == said
-
-
-def test_lists():
-    assert [words.listed(list(items)) for items in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]

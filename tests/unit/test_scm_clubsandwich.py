@@ -1,16 +1,20 @@
-"""CR2 and its degrees of freedom are those that clubSandwich publishes of its own example.
+"""CR2 and its degrees of freedom are those that clubSandwich publishes of its own examples.
 
-The example is that of `linear_contrast` in clubSandwich's reference (Pustejovsky, R package): growth of
-50 chicks on four diets, weighed up to twelve times, `lm(weight ~ 0 + Diet + Time:Diet)` clustered by chick. The weights
-are R's `ChickWeight` (Crowder & Hand, Analysis of Repeated Measures, 1990, example 5.3).
+They stand in clubSandwich's reference (Pustejovsky, R package) under `linear_contrast` and `conf_int`, `coef_test`, and
+`vcovCR.lm`: growth of 50 chicks on four diets, weighed up to twelve times, clustered by chick. The weights are R's
+`ChickWeight` (Crowder & Hand, Analysis of Repeated Measures, 1990, example 5.3).
 """
+
+import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from brainscm.scm.design import Array
 from brainscm.scm.image import fit_image
-from brainscm.scm.inference import robust_errors_of, wald_test
+from brainscm.scm.inference import WaldTest, robust_errors_of, wald_test
 from brainscm.scm.sample import Sample
 
 DAYS = [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 21]
@@ -78,9 +82,21 @@ PUBLISHED = {
     (4, 3): ("-1.71", "1.30", "17.9", "-4.441", "1.02"),
 }
 
+# t and p of the same slopes against that of diet 1.
+PUBLISHED_TESTS = {2: ("1.19", "0.2497"), 3: ("3.39", "0.0031"), 4: ("2.85", "0.0105")}
+# The covariance of the coefficients of `weight ~ Time + Diet:Time`.
+PUBLISHED_COVARIANCE = """
+3.9317840 -0.7851508 -0.2560762 -0.0750498 0.2695861
+-0.7851508 0.4360726 -0.3314209 -0.3436398 -0.3665016
+-0.2560762 -0.3314209 1.3680862 0.3475327 0.3482061
+-0.0750498 -0.3436398 0.3475327 1.1195632 0.3483146
+0.2695861 -0.3665016 0.3482061 0.3483146 0.5416587
+"""
+
 
 @pytest.fixture(scope="module")
 def growth() -> Sample:
+    """With an intercept and a slope for each diet."""
     chicks = [[float(weight) for weight in line.split()] for line in WEIGHTS.split("\n") if line]
     diets = np.repeat(np.arange(4), CHICKS)
     rows, weights, names = [], [], []
@@ -93,15 +109,36 @@ def growth() -> Sample:
     return Sample.of(np.array(rows), [f"x{k}" for k in range(8)], np.array(weights)[:, None], names)
 
 
+def cr2_test(sample: Sample, contrast: Array) -> WaldTest:
+    fitted = fit_image(sample, seed=0, drawn=False)
+    return wald_test(fitted, contrast, robust_errors_of("ordinary", fitted, contrast, sample)[0])
+
+
+def assert_published(value: float, published: str) -> None:
+    digits = len(published.partition(".")[2])
+    assert value == pytest.approx(float(published), abs=0.5001 * 10**-digits)
+
+
 @pytest.mark.parametrize("diets", PUBLISHED, ids=str)
 def test_contrasts_of_growth_are_the_published_ones(growth: Sample, diets: tuple[int, int]) -> None:
     more, less = diets
-    contrast = (np.eye(8)[3 + more] - np.eye(8)[3 + less])[None]
-    fitted = fit_image(growth, seed=0, drawn=False)
-    test = wald_test(fitted, contrast, robust_errors_of("ordinary", fitted, contrast, growth)[0])
-    estimate, error = float((contrast @ fitted.coefficients)[0, 0]), float(test.standard_error[0])
-    half = scipy.stats.t.ppf(0.975, test.df2) * error
+    test = cr2_test(growth, (np.eye(8)[3 + more] - np.eye(8)[3 + less])[None])
+    error = float(test.standard_error[0])
+    estimate, half = float(test.statistic[0]) * error, scipy.stats.t.ppf(0.975, test.df2) * error
     found = (estimate, error, test.df2, estimate - half, estimate + half)
     for value, published in zip(found, PUBLISHED[diets], strict=True):
-        digits = len(published.partition(".")[2])
-        assert value == pytest.approx(float(published), abs=0.5001 * 10**-digits)
+        assert_published(value, published)
+    if less == 1:
+        for value, published in zip((test.statistic[0], test.p[0]), PUBLISHED_TESTS[more], strict=True):
+            assert_published(float(value), published)
+
+
+def test_the_covariance_of_slopes_that_start_together_is_the_published_one(growth: Sample) -> None:
+    one, slopes = growth.x[:, :4].sum(axis=1), growth.x[:, 4:]
+    design = np.column_stack([one, slopes.sum(axis=1), slopes[:, 1:]])
+    together = replace(growth, x=design, columns=[f"x{k}" for k in range(5)])
+    published = np.array(PUBLISHED_COVARIANCE.split(), dtype=np.float64).reshape(5, 5)
+    for i, j in itertools.combinations_with_replacement(range(5), 2):
+        row = np.eye(5)[i] + (np.eye(5)[j] if i != j else 0)
+        expected = published[i, i] if i == j else published[i, i] + published[j, j] + 2 * published[i, j]
+        assert cr2_test(together, row[None]).standard_error[0] ** 2 == pytest.approx(expected, abs=2e-7)

@@ -1,5 +1,6 @@
 """What of a design shares a variance, and what shrinkage by component makes of it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import scipy.optimize
 from brainscm.config import ImageOptions, ScmOptions
 from brainscm.scm.components import Component
 from brainscm.scm.design import Array
+from brainscm.scm.diagnostics import diagnose
 from brainscm.scm.image import fit_image
 from brainscm.scm.model import Scm
 from brainscm.scm.sample import Sample
@@ -116,6 +118,33 @@ def test_what_a_badly_measured_mediator_carries_counts_as_its_causes() -> None:
     assert well.image.coefficients[at].any()
     # Of what is not measured from the image, noise is not in the image.
     assert mediated(True, "score").image.apart.tolist() == []
+
+
+def test_a_mediator_that_some_imputations_set_apart_is_told_of_with_their_share() -> None:
+    rng = np.random.default_rng(5)
+    age, own = rng.normal(size=(2, 150))
+    latents = np.multiply.outer(own, 0.4 * rng.normal(size=LATTICE)) + rng.normal(size=(150, *LATTICE))
+    designs = {
+        apart: np.column_stack([np.ones(150), age, 0.7 * age + (own if apart else rng.normal(size=150))])
+        for apart in (True, False)
+    }
+    components = [Component("age", np.eye(3)[:, [1]]), Component("volume", np.eye(3)[:, [2]], measured=True)]
+    options = ImageOptions(formula="age + volume")
+    for imputed, share in (([False, True, False], [1 / 3]), ([True, True], [1.0]), ([False, False], [])):
+        sample = Sample.of(designs[False], ["constant", "age", "volume"], latents, [str(i) for i in range(150)])
+        sample = replace(sample, imputed=[designs[each] for each in imputed], components=components)
+        image = fit_image(sample, options, seed=1)
+        assert image.apart.tolist() == ["volume"] * len(share)
+        assert image.apart_share.tolist() == share
+    scm = mediated(True)
+    told = [
+        diagnose(replace(scm, image=replace(scm.image, apart_share=np.array([share]))), 150)
+        .set_index("check")
+        .loc["mediator_apart"]
+        for share in (1.0, 0.4)
+    ]
+    assert [row["value"] for row in told] == [1.0, 0.4]
+    assert [row["warning"].startswith("in 40 % of the imputations") for row in told] == [False, True]
 
 
 def test_variances_are_the_likeliest() -> None:

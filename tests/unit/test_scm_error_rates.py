@@ -26,6 +26,7 @@ def test_the_figures_are_the_benchmarks_worst() -> None:
     assert worst(FOUND["family_wise"], "rejection_05", noise="normal") == error_rates.FLIPPED
     assert worst(FOUND["family_wise"], "rejection_05", noise="skewed") == error_rates.FLIPPED_SKEWED
     assert worst(FOUND["variance_groups"], "rejection_05") == error_rates.WEIGHED
+    assert worst(FOUND["slopes_in_time"], "rejection_05", noise="skewed") == error_rates.SLOPES_SKEWED
     assert worst(FOUND["changes_in_time"], "coverage_95", participants=15) == error_rates.FEW_VISITS
 
 

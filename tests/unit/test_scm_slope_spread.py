@@ -7,6 +7,7 @@ import statsmodels.api as sm
 import statsmodels.formula.api as smf
 
 from brainscm.config import ScmOptions
+from brainscm.scm.error_rates import SLOPES_SKEWED
 from brainscm.scm.model import Scm
 from brainscm.scm.slope_spread import _spreads, random_slopes, slope_spreads, years_asked
 
@@ -74,6 +75,7 @@ def test_slopes_that_differ_are_told_of(spread: float, told: bool) -> None:
     assert (row["check"], row["item"]) == ("slope_spread", "gm")
     assert row["value"] == pytest.approx(spread / 3, abs=0.15)
     assert found["warning"].notna().tolist() == [told, False]
+    assert not told or f"in up to {SLOPES_SKEWED} % of cases where there is nothing" in row["warning"]
     several = int((table["participant"].value_counts() > 1).sum())
     assert (returning["check"], returning["value"]) == ("returning_participants", several)
     once = table[~table["participant"].duplicated()].reset_index(drop=True)

@@ -133,7 +133,7 @@ def test_model_tests_diagnostics_regions_and_maps_are_written(
     checks = set(read_table(tmp_path / "diagnostics.tsv")["check"])
     assert {"training_scans", "held_out_r2", "vif", "residual_variance_p", "residual_normality_p"} <= checks
     assert {"residual_skewness", "error_rate_05"} <= checks
-    placed = read_table(tmp_path / "participants.tsv")
+    placed = read_table(tmp_path / "people.tsv")
     assert set(placed["measure"]) == {"latent", "gm", "ventricles"}
     assert set(placed["split"]) == {"train", "validation"}
     implied = read_table(tmp_path / "implications.tsv")

@@ -17,6 +17,7 @@ from brainscm.questions import by_question
 from brainscm.regions import region_label
 from brainscm.report import words
 from brainscm.report.changes import Change, mean_changes
+from brainscm.wording import listed
 
 if TYPE_CHECKING:
     from brainscm.report.study import Study
@@ -274,7 +275,7 @@ def wrong_ways(study: Study, only: str | None = None) -> list[str]:
             told += f", under {name}" if len(members) > 1 else ""
             named.append(f"{region_label(change.region)} ({told})")
         if named:
-            sentences.append(f"Under {question} move in the wrong direction: {words.listed(named)}.")
+            sentences.append(f"Under {question} move in the wrong direction: {listed(named)}.")
     return sentences
 
 

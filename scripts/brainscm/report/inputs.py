@@ -18,7 +18,7 @@ TABLES = {
     "formulas": "scm/formulas.tsv",
     "diagnostics": "scm/diagnostics.tsv",
     "residuals": "scm/residuals.tsv",
-    "places": "scm/participants.tsv",
+    "places": "scm/people.tsv",
     "regional_effects": "scm/regional_effects.tsv",
     "manifest": "counterfactuals/manifest.tsv",
     "regions": "counterfactuals/regions.tsv",

@@ -23,6 +23,7 @@ from brainscm.report.references import REFERENCES, Reference
 from brainscm.report.study import Study
 from brainscm.run_record import commit_of
 from brainscm.scans import QC_STATUS, SPLITS
+from brainscm.wording import listed
 
 PACKAGES = (
     "antspyx", "torch", "nibabel", "numpy", "scipy", "pandas", "formulaic", "statsmodels", "scikit-image", "nilearn",
@@ -96,11 +97,11 @@ def methods_text(study: Study) -> MethodsText:
         command=study.command,
         made=date.today().isoformat(),
         failed=int((rows[QC_STATUS] == "fail").sum()),
-        balanced_in=words.listed(config.cohort.stratify),
+        balanced_in=listed(config.cohort.stratify),
         image_formula=study.graph.image.text,
         shrinkage=config.scm.image.shrinkage,
         sides_differ=sides_differ(study.diagnostics),
-        apart=words.listed(_apart(study.diagnostics)),
+        apart=listed(_apart(study.diagnostics)),
         latent_size=" × ".join(str(size) for size in study.card.get("latent_shape", [])),
         steps=study.card.get("steps"),
         version=__version__,
@@ -134,10 +135,14 @@ def configuration(study: Study) -> str:
 
 
 def _apart(diagnostics: pd.DataFrame) -> list[str]:
-    """Terms of mediators that were taken for badly measured."""
+    """Terms of mediators that were taken for badly measured, and in how many imputations if not in all."""
     if not len(diagnostics):
         return []
-    return [str(item) for item in diagnostics.loc[diagnostics["check"] == "mediator_apart", "item"]]
+    found = diagnostics[diagnostics["check"] == "mediator_apart"]
+    return [
+        item if share == 1 else f"{item} (in {100 * share:.0f} % of the imputations)"
+        for item, share in zip(found["item"], found["value"], strict=True)
+    ]
 
 
 def sides_differ(diagnostics: pd.DataFrame) -> bool | None:

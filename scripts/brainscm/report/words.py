@@ -106,11 +106,6 @@ def plural(count: int, singular: str, several: str | None = None) -> str:
     return f"{count:,} {singular if count == 1 else several or singular + 's'}"
 
 
-def listed(items: list[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
-
-
 def intervention(do: Mapping[str, Scalar], options: ScmOptions) -> str:
     """`{age: "+20", diagnosis: CN}` as `age 20 years higher, diagnosis CN`."""
     parts = []

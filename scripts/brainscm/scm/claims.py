@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import pandas as pd
 
 from brainscm.scm.graph import Graph
+from brainscm.wording import listed
 
 IMAGE = "image"
 ALL = "all together"  # the row of a table of independences that tests them together
@@ -67,24 +68,20 @@ def identification(graph: Graph, causes: Collection[str], effect: str, outcome: 
     named, shown = " or ".join(causes), "the image" if outcome == IMAGE else outcome
     if shared:
         verb, cause = ("is", "a cause") if len(shared) == 1 else ("are", "causes")
-        asked = f"{_listed(shared)}, by the graph {cause} of both {named} and {shown}, must be held and {verb}"
+        asked = f"{listed(shared)}, by the graph {cause} of both {named} and {shown}, must be held and {verb}"
         through = [node for node in held if node not in shared]
         if through and not {*held, *between}.issuperset(shared):
-            asked += f" (in part by holding {_listed(through)})"
+            asked += f" (in part by holding {listed(through)})"
     else:
         asked = f"by the graph nothing causes both {named} and {shown}"
-        asked += f"; {_listed(held)} {'is' if len(held) == 1 else 'are'} held beside" if held else ""
+        asked += f"; {listed(held)} {'is' if len(held) == 1 else 'are'} held beside" if held else ""
     if not between:
         unmeasured = f"both {named} and {shown}"
     elif effect == "direct":
-        unmeasured = f"both {shown} and {named}, or both {shown} and what is held on the way ({_listed(between)})"
+        unmeasured = f"both {shown} and {named}, or both {shown} and what is held on the way ({listed(between)})"
     else:
-        unmeasured = f"two of {_listed([*causes, *between, shown])}"
+        unmeasured = f"two of {listed([*causes, *between, shown])}"
     return f"{asked}; it is identified if nothing unmeasured causes {unmeasured}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def in_words(implication: pd.Series) -> str:

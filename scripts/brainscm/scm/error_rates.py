@@ -14,6 +14,7 @@ ROBUST_SKEWED = 8  # single tests, robust errors, strongly skewed residuals
 FLIPPED = 10  # family-wise by flipped signs, residuals whose variance grows with a skewed covariate
 FLIPPED_SKEWED = 20  # … which are strongly skewed themselves
 WEIGHED = 8  # family-wise, scans weighed by the residual variances of groups
+SLOPES_SKEWED = 13  # slopes in time that are all the same, strongly skewed residuals
 # Truths that 95 % intervals hold:
 FEW_VISITS = 93  # changes in time, widened by the slopes of few participants
 FEW_RETURNING = 30  # participants with several visits

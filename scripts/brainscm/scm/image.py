@@ -7,6 +7,7 @@ make the draws.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -53,7 +54,8 @@ class ImageModel:
         penalty: of ridge, on columns of unit variance.
         sides: `match` or `differ`: whether shrinkage kept a difference between the effects on left and right;
             "" where they were not compared.
-        apart: names of measured mediators that shrinkage takes for no cause of what goes with them.
+        apart: (m,) names of measured mediators that shrinkage takes for no cause of what goes with them.
+        apart_share: (m,) of the imputations of missing covariates, the share that takes each so; 1 where there is one.
         row_scale, row_demean: (n,) how the training scans were weighed (`brainscm.scm.weighting`); empty: equally.
     """
 
@@ -69,6 +71,7 @@ class ImageModel:
     penalty: float = 0.0
     sides: str = ""
     apart: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, dtype=np.str_))
+    apart_share: Array = field(default_factory=lambda: np.empty(0))
     row_scale: Array = field(default_factory=lambda: np.empty(0))
     row_demean: Array = field(default_factory=lambda: np.empty(0))
 
@@ -146,7 +149,7 @@ def fit_image(
 
     Returns:
         The model; where missing covariates were imputed several times, the mean of the imputations' models, whose draws
-        hold how these differ.
+        hold how these differ. So a mediator that stands apart in some of them keeps a part of its effect.
     """
     if not sample.imputed:
         return _fit_complete(sample, options, layout, seed, device, drawn)[0]
@@ -155,11 +158,13 @@ def fit_image(
     wider = np.sqrt((m + 1) / (m - 1))  # so that what differs between imputations counts (1 + 1/m) times
     pooled: ImageModel | None = None
     plain: Array | float = 0.0
+    apart: Counter[str] = Counter()
     for k, each in enumerate(completed):
         model, least_squares = _fit_complete(each, options, layout, seed, device, drawn)
         own = np.arange(len(model.draws)) % m == k
         model.draws[own] += (model.coefficients + (wider - 1) * least_squares).astype(np.float32)
         plain = plain + least_squares / m
+        apart.update(model.apart.tolist())
         if pooled is None:
             pooled = replace(model, coefficients=model.coefficients / m, residual_variance=model.residual_variance / m)
         else:
@@ -170,7 +175,14 @@ def fit_image(
             pooled = replace(pooled, sides=sides)
     assert pooled is not None
     pooled.draws[:] += ((1 - wider) * plain - pooled.coefficients).astype(np.float32)
-    return replace(pooled, r=factors.r, max_leverage=float(factors.leverage.max()), mean_row=sample.x.mean(axis=0))
+    return replace(
+        pooled,
+        r=factors.r,
+        max_leverage=float(factors.leverage.max()),
+        mean_row=sample.x.mean(axis=0),
+        apart=np.array(list(apart), dtype=np.str_),
+        apart_share=np.array([count / m for count in apart.values()]),
+    )
 
 
 def _fit_complete(
@@ -356,8 +368,15 @@ def _shrink(
         sides = "differ" if shares.variances[len(both) : 2 * len(both)].any() else "match"
     shrunk = shares.shrink(by_side(model.coefficients))
     b = shrunk if mirror is None else mirror.join_sides(shrunk)
-    found = np.array(shares.apart, dtype=np.str_)
-    return replace(model, coefficients=b, estimator="shrinkage by component", sides=sides, apart=found)
+    apart = np.array(shares.apart, dtype=np.str_)
+    return replace(
+        model,
+        coefficients=b,
+        estimator="shrinkage by component",
+        sides=sides,
+        apart=apart,
+        apart_share=np.ones(len(apart)),
+    )
 
 
 def _refine(

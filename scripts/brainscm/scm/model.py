@@ -44,10 +44,6 @@ NODE_MODELS = "node_models.npz"
 IMPUTED = ":imputed"  # behind a node's name, its values in each imputation
 CHANGED = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
 MEASURED = "_ml"  # how the columns of volumes end that preprocessing measures
-NO_CAUSE = (
-    "what goes with it in the image does not go with its causes, as if it were badly measured; "
-    "an intervention on it moves nothing, and all effects of its causes are direct"
-)
 NOTHING_STANDS_OUT = (
     "no effect on the image stands out from noise in the training scans; "
     "add scans or take terms out of scm.image.formula (scm.image.shrinkage: none shows the noise, too)"
@@ -141,8 +137,8 @@ class Scm:
                 if count := int(training[covariates.columns[name]].isna().sum()):
                     how = f"{options.imputations} times" if imputations else "from its parents"
                     logger.warning("%d training scans lack %s, which is imputed %s", count, name, how)
-        for name in image.apart:
-            logger.warning("image: %s: %s", name, NO_CAUSE)
+        for name, share in zip(image.apart, image.apart_share, strict=True):
+            logger.warning("image: %s: %s", name, no_cause(share))
         if len(design.columns) > 1 and image.is_flat:
             logger.warning("image: %s", NOTHING_STANDS_OUT)
         image = replace(
@@ -320,6 +316,14 @@ class Scm:
             image_parents=self.graph.image.names,
             covariates=self.covariates,
         )
+
+
+def no_cause(share: float) -> str:
+    """What it means that a measured mediator stands apart, in so large a share of the imputations."""
+    told = "what goes with it in the image does not go with its causes, as if it were badly measured; "
+    if share < 1:
+        return f"in {100 * share:.0f} % of the imputations {told}an intervention on it moves only the others' share"
+    return f"{told}an intervention on it moves nothing, and all effects of its causes are direct"
 
 
 def _fit_nodes(

@@ -46,7 +46,7 @@ def run(
         measure: regional volumes, of decoded brains inside the template's `brain_mask`.
         seed: of the workflow.
         folder: receives the model (see `Scm.save`), `tests.tsv`, `implications.tsv`, `formulas.tsv`, `residuals.tsv`,
-            `diagnostics.tsv`, `participants.tsv`, `regional_effects.tsv`, `designs/` and the maps in `effects/`.
+            `diagnostics.tsv`, `people.tsv`, `regional_effects.tsv`, `designs/` and the maps in `effects/`.
 
     Raises:
         ConfigError: the graph does not fit the scans.
@@ -76,7 +76,7 @@ def run(
     further.append(held_out(scm, table, store.latents, device))
     write_table(pd.concat([diagnosed, *further]), folder / "diagnostics.tsv")
 
-    write_table(places(scm, table, store.latents, regions, device), folder / "participants.tsv")
+    write_table(places(scm, table, store.latents, regions, device), folder / "people.tsv")
     measured = measured_effects(scm, table, regions)
     levels = encoded.mean_levels(scm.training["scan"])
     decoded = write_effect_maps(scm, encoded.encoder, scans.grid, measure, brain_mask, folder / "effects", levels)

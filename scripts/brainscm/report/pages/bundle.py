@@ -11,6 +11,7 @@ from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study
 from brainscm.scans import records
+from brainscm.wording import listed
 
 SUPPORT = {
     "scan": "Scan", "positivity": "Training participants near", "leverage_ratio": "Leverage, over the largest",
@@ -43,7 +44,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             ("version", told["version"]),
             ("data", told["data"].get("Name", "not named")),
             ("licence of the data", told["data"].get("License", "not named: ask who holds them")),
-            ("scans were preprocessed as", words.listed([f"{key} {value}" for key, value in _identity(told)])),
+            ("scans were preprocessed as", listed([f"{key} {value}" for key, value in _identity(told)])),
             ("causal model", told["causal_model_sha256"]),
             ("encoder", told["identity"]["encoder"]),
         ],

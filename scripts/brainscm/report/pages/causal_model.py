@@ -20,6 +20,7 @@ from brainscm.report.study import Study
 from brainscm.scans import records
 from brainscm.scm.claims import ALL, adjustment_warnings, identification, in_words
 from brainscm.scm.graph import Graph
+from brainscm.wording import listed
 
 REGION_NAMES = {name for region in SEGMENTED for name in (region.name, f"{region.name}_ml")}
 
@@ -101,7 +102,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
 
 def _regions(study: Study, contrast: str, rows: pd.DataFrame) -> Context:
     """The table of a contrast's regional effects, each with what would undo it."""
-    causes = words.listed(list(study.config.scm.contrasts[contrast]))
+    causes = listed(list(study.config.scm.contrasts[contrast]))
     regions = rows["region"].map(region_label)
     undone = [
         words.undone_by(row["robustness_value"], row["p"], causes, region)
@@ -111,7 +112,7 @@ def _regions(study: Study, contrast: str, rows: pd.DataFrame) -> Context:
 
 
 def _undone_contrasts(study: Study) -> list[str]:
-    causes = {name: words.listed(list(ends)) for name, ends in study.config.scm.contrasts.items()}
+    causes = {name: listed(list(ends)) for name, ends in study.config.scm.contrasts.items()}
     return [
         words.undone_by(
             row["max_robustness_value"],
@@ -142,10 +143,10 @@ def _rests_on(study: Study) -> list[str]:
                 asked.setdefault((do, effect), {}).setdefault(kind, {})[name] = None
     sentences = []
     for (do, effect), kinds in asked.items():
-        by = "; ".join(f"{kind} {words.listed(list(names))}" for kind, names in kinds.items())
+        by = "; ".join(f"{kind} {listed(list(names))}" for kind, names in kinds.items())
         kind = f"{effect} effect" if graph.descendants(do) else "effect"
         needed = words.capitalised(identification(graph, do, effect))
-        sentences.append(f"The {kind} of {words.listed(list(do))} ({by}). {needed}.")
+        sentences.append(f"The {kind} of {listed(list(do))} ({by}). {needed}.")
     return sentences
 
 
@@ -379,12 +380,12 @@ def _without_effect(graph: Graph) -> list[str]:
     sentences = []
     if apart:
         sentences.append(
-            f"No arrow leads from {words.listed(apart)} to the image, at first or second hand: do({apart[0]}) changes "
+            f"No arrow leads from {listed(apart)} to the image, at first or second hand: do({apart[0]}) changes "
             "no voxel, and what differs with it stays in the residual."
         )
     if through:
         sentences.append(
-            f"{words.listed(through)} {'acts' if len(through) == 1 else 'act'} on the image through other nodes alone."
+            f"{listed(through)} {'acts' if len(through) == 1 else 'act'} on the image through other nodes alone."
         )
     return sentences
 

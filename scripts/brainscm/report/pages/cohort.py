@@ -13,6 +13,7 @@ from brainscm.report.gallery import Gallery
 from brainscm.report.pages.volumes import positivity, volumes
 from brainscm.report.study import Study
 from brainscm.scans import QC_REASONS, QC_STATUS, SPLITS
+from brainscm.wording import listed
 
 EXCLUDED_SHOWN = 500
 LEVELS_SHOWN = 12
@@ -158,7 +159,7 @@ def unbalanced(study: Study) -> list[str]:
             ]
             if absent and len(shares) <= LEVELS_SHOWN:
                 sentences.append(
-                    f"No participant of the test split has {column} {words.listed(absent)}, as "
+                    f"No participant of the test split has {column} {listed(absent)}, as "
                     f"{100 * sum(shares[level] for level in shares.index if str(level) in absent):.0f} % of the "
                     "training split have: what is found says nothing about them."
                 )

@@ -19,6 +19,7 @@ from brainscm.report.pages.agreement import WITH_INTERVALS, reliabilities, scatt
 from brainscm.report.pages.cohort import unbalanced
 from brainscm.report.study import Study
 from brainscm.scans import records
+from brainscm.wording import listed
 
 SOURCES = {
     "simulated": "the simulator's true counterfactual heads",
@@ -91,7 +92,7 @@ def _intervals(overall: pd.DataFrame) -> Context | None:
         for source, count in of_source.items()
         if count < words.TOO_FEW
     ]
-    too_few = f"{words.capitalised(words.listed(few))}: so few cannot tell whether intervals hold what they promise."
+    too_few = f"{words.capitalised(listed(few))}: so few cannot tell whether intervals hold what they promise."
     return {"columns": columns, "rows": rows, "too_few": too_few if few else None} if rows else None
 
 
@@ -134,7 +135,7 @@ def _own_slopes(study: Study) -> str:
     cautions = [f" {words.capitalised(caution)}." for caution in few]
     return (
         "Repeated visits tell how far participants' own slopes in time differ, in per cent of the mean slope: "
-        f"{words.listed(shares)}. Intervals of total changes in time are wider by that, and the table counts what "
+        f"{listed(shares)}. Intervals of total changes in time are wider by that, and the table counts what "
         "would come on top." + "".join(cautions)
     )
 
@@ -309,7 +310,7 @@ def _in_a_sentence(cells: Cells) -> str:
         for (method, _, metric), cell in cells.items()
         if metric == "psnr_brain_db" and method not in (*CEILINGS, "latent_glm")
     }
-    sentence = f"BrainSCM reaches {words.listed(told)}" if told else "Nothing could be measured"
+    sentence = f"BrainSCM reaches {listed(told)}" if told else "Nothing could be measured"
     if rivals:
         best = max(rivals, key=lambda name: rivals[name])
         sentence += f"; the nearest baseline to the truth, {words.METHODS[best]}, has PSNR {rivals[best]:.1f} dB"
@@ -332,7 +333,7 @@ def _coinciding(study: Study, cells: Cells) -> list[str]:
                     words.METHODS[method] + (f" ({decode})" if method == "latent_glm" else "")
                     for method, decode in (first, second)
                 ]
-                sentences.append(f"{words.listed(names)} coincide{_why_they_coincide(study, first[0], second[0])}.")
+                sentences.append(f"{listed(names)} coincide{_why_they_coincide(study, first[0], second[0])}.")
     return sentences
 
 
@@ -359,7 +360,7 @@ def _why_null(study: Study) -> list[str]:
     lines = []
     for reason, by_metric in lost.items():
         methods = list(dict.fromkeys(method for names in by_metric.values() for method in names))
-        lines.append(f"{words.listed(list(by_metric))} of {words.listed(methods)}: {reason}.")
+        lines.append(f"{listed(list(by_metric))} of {listed(methods)}: {reason}.")
     return lines
 
 

@@ -206,7 +206,7 @@ def _standing(study: Study, row: Mapping[str, Any], column: str, outcome: Status
 
 
 def _place(item: Mapping[str, Any]) -> Context:
-    """One row of `scm/participants.tsv`."""
+    """One row of `scm/people.tsv`."""
     is_latent = item["measure"] == LATENT
     low, high = item["centile_low"], item["centile_high"]
     return {

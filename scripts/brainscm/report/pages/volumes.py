@@ -19,6 +19,7 @@ from brainscm.scans import records
 from brainscm.scm.covariates import Covariates
 from brainscm.scm.neighbours import NEAR_SD, Neighbours
 from brainscm.tables import evenly_spaced
+from brainscm.wording import listed
 
 REGIONS = 8  # charts
 POINTS = 400  # participants a chart
@@ -159,7 +160,7 @@ def positivity(study: Study) -> Context | None:
                 _asked(own, node),
             )
         )
-    near = words.listed([node, *factors])
+    near = listed([node, *factors])
     title = f"Training participants near in {near}, along {node}"
     return {
         "near": near,
