@@ -7,8 +7,9 @@ python benchmarks/bench_preprocess.py --voxel-mm 1.0 --methods ours            t
 The recipe is what ANTs users type to bring a template's mask and labels onto a scan: N4, then antsRegistrationSyN
 (rigid, affine and SyN with cross-correlation at full resolution) of the whole-head target, on the same number of
 threads. It gives a mask, as do the networks; BrainSCM gives the mask, the preprocessed brain, tissues and measures in
-its time. Each runs in a process of its own, whose processor time and peak memory are told. Dice is against the simulator's labels or those given. Writes
-benchmarks/results/preprocess_<voxel size>.json; a 2 mm head takes the recipe some ten minutes.
+its time. Each runs in a process of its own, whose processor time and peak memory are told. Dice is against the
+simulator's labels or those given. Writes benchmarks/results/preprocess_<voxel size>.json; a 2 mm head takes the recipe
+some ten minutes.
 """
 
 from __future__ import annotations
