@@ -8,7 +8,7 @@ contrast: CR1 on G - 1 and HC3 on n - p degrees of freedom, z for node models, C
 beside HC3 and beside `variance_by`, draws that are shrunk as the effects are, intervals that take all participants to
 change alike, and one imputation. A rate from so many cohorts is known to about ± 0.01, a family-wise one and that of
 levels, of clusters and of imputations to ± 0.03 (with `--trials 1000` to ± 0.014).
-Writes benchmarks/results/calibration.json (elsewhere with --output).
+Writes benchmarks/results/calibration.json (elsewhere with --output), whose `made` tells when each group was made.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import logging
 import os
 import platform
 import sys
@@ -56,7 +57,9 @@ def main() -> None:
         "changes_in_time": lambda: changes_in_time(arguments.trials),
         "imputed": lambda: imputed_rates(arguments.trials // 8),
         "shrunken_effects": lambda: shrunken_coverage(arguments.shrunk),
+        "shrunken_totals": lambda: shrunken_totals(3 * arguments.shrunk),
     }
+    logging.getLogger("brainscm").setLevel(logging.ERROR)
     kept = json.loads(arguments.output.read_text()) if arguments.only else {}
     chosen = arguments.only or made
     groups = {name: list(make()) if name in chosen else kept.get(name, []) for name, make in made.items()}
@@ -64,6 +67,7 @@ def main() -> None:
     def worst(choose: Callable[[Iterable[float]], float], rate: str) -> float:
         return choose(row[rate] for rows in groups.values() for row in rows if rate in row)
 
+    now = circumstances(f"{os.cpu_count()} cores", platform.system())
     figures = {
         "worst_coverage_95": worst(min, "coverage_95"),
         "worst_rejection_05": worst(max, "rejection_05"),
@@ -72,7 +76,8 @@ def main() -> None:
             "worst_rejection_05": worst(max, "before_rejection_05"),
         },
         **groups,
-        **circumstances(f"{os.cpu_count()} cores", platform.system()),
+        "made": {name: now if name in chosen else kept.get("made", {}).get(name) for name in made},
+        **now,
     }
     print(write(figures, arguments.output))
 
@@ -434,43 +439,97 @@ def imputed_rates(cohorts: int, latents: int = 200, imputations: int = 5) -> Ite
 
 
 def shrunken_coverage(cohorts: int) -> Iterator[dict[str, Any]]:
-    """What is shown ± t times its uncertainty, where an effect in a third of the lattice is 0 to 1 noise deviations."""
-    from brainscm.config import ImageOptions
-    from brainscm.scm.image import fit_image
-    from brainscm.scm.sample import Sample
+    """What is shown ± t times its uncertainty, where an effect in a third of the lattice is 0 to 1 noise deviations.
 
-    shape = (4, 12, 12, 12)
-    for n in SIZES[:3]:
-        for strength in (0.0, 0.1, 0.3, 1.0):
-            rng = np.random.default_rng([n, int(10 * strength)])
-            held, formerly, strongest = [], [], []
-            for _ in range(cohorts):
-                x = np.column_stack([np.ones(n), rng.normal(size=n)])
-                effect = strength * rng.normal(size=shape) * (np.arange(12) < 4)[:, None, None]
-                z = x[:, 1, None, None, None, None] * effect + rng.normal(size=(n, *shape))
-                sample = Sample.of(x, ["constant", "age"], z, [str(i) for i in range(n)])
-                shown = fit_image(sample, ImageOptions(formula="x"), seed=0)
-                plain = fit_image(sample, seed=0, drawn=False)
-                error = np.sqrt(plain.xtx_inverse[1, 1] * plain.residual_variance)
-                share = (shown.coefficients[1] / plain.coefficients[1]).clip(0, 1)
-                # With all the draws that there could be; eight of them give it to ± 25 %.
-                uncertainty = np.sqrt(np.square(plain.coefficients[1] - shown.coefficients[1]) + error**2)
-                distance, t = np.abs(shown.coefficients[1] - effect), scipy.stats.t.ppf(0.975, n - 2)
-                held.append(distance < t * uncertainty)
-                formerly.append(distance <= t * np.sqrt(share) * error)
-                strongest.append(np.abs(effect) >= np.quantile(np.abs(effect), 0.9))
-            for cells, where in (("all", None), ("strongest tenth", np.array(strongest))):
-                if strength or where is None:
-                    now, then = (
-                        np.array(each) if where is None else np.array(each)[where] for each in (held, formerly)
-                    )
-                    yield {
-                        "participants": n,
-                        "effect_sd": strength,
-                        "cells": cells,
-                        "coverage_95": float(now.mean()),
-                        "before_coverage_95": float(then.mean()),
-                    }
+    With 8 draws it is what the maps show; with `all` the draws that there could be.
+    """
+    for n, strength in itertools.product(SIZES[:3], (0.0, 0.1, 0.3, 1.0)):
+        yield from shrunken_rates(cohorts, n, strength, None)
+
+
+def shrunken_totals(cohorts: int) -> Iterator[dict[str, Any]]:
+    """The same of the total effect of a number beside levels, through a volume that is measured from the image.
+
+    The volume acts, or is measured so badly that only its own error goes with the image. All of the lattice shares the
+    error of what age does to the volume, so that cohorts differ.
+    """
+    for n, strength, mediator in itertools.product(SIZES[:3], (0.3, 1.0), ("acts", "badly measured")):
+        yield from shrunken_rates(cohorts, n, strength, mediator)
+
+
+def shrunken_rates(cohorts: int, n: int, strength: float, mediator: str | None) -> Iterator[dict[str, Any]]:
+    """Rows of all cells and of those where the true effect is strongest; the error of a rate is that over cohorts."""
+    rng = np.random.default_rng([n, int(10 * strength), *map(ord, mediator or "")])
+    rates: dict[tuple[str, object, str], list[float]] = {}
+    for _ in range(cohorts):
+        effect, covered = shown_total(rng, n, strength, mediator)
+        strongest = np.abs(effect) >= np.quantile(np.abs(effect), 0.9)
+        for (draws, when), cells in covered.items():
+            rates.setdefault(("all", draws, when), []).append(float(cells.mean()))
+            if strength:
+                rates.setdefault(("strongest tenth", draws, when), []).append(float(cells[strongest].mean()))
+    for (cells, draws, when), found in rates.items():
+        if when == "now":
+            told = {"participants": n, "effect_sd": strength, "mediator": mediator, "cells": cells, "draws": draws}
+            before = rates.get((cells, draws, "before"))
+            yield {
+                **told,
+                "coverage_95": float(np.mean(found)),
+                "standard_error": float(np.std(found, ddof=1) / np.sqrt(cohorts)),
+                **({"before_coverage_95": float(np.mean(before))} if before else {}),
+            }
+
+
+def shown_total(
+    rng: np.random.Generator, n: int, strength: float, mediator: str | None
+) -> tuple[np.ndarray, dict[tuple[object, str], np.ndarray]]:
+    """The true total effect of `age`, (latent), and where intervals hold it, by how many draws and by which rule."""
+    import pandas as pd
+
+    from brainscm.config import ScmOptions
+    from brainscm.scm.inference import contrast_row
+    from brainscm.scm.model import Scm
+
+    shape, places = (4, 12, 12, 12), (np.arange(12) < 4)[:, None, None]
+    ids = [f"s{i}" for i in range(n)]
+    age, own = rng.normal(size=(2, n))
+    table = pd.DataFrame({"scan": ids, "participant": ids, "split": "train", "age": age})
+    effects = strength * rng.normal(size=(3, *shape)) * places
+    total, causes, formula, nodes = effects[0], [age], "age", {"age": {}}
+    if mediator:
+        table["group"] = rng.permutation(np.resize(["A", "B", "C"], n))
+        is_b = (table["group"] == "B").to_numpy() * 1.0
+        table["volume_ml"] = 0.7 * age + 0.5 * is_b + own
+        causes += [is_b, table["volume_ml"].to_numpy() if mediator == "acts" else own]
+        total = total + 0.7 * effects[2] if mediator == "acts" else total
+        nodes |= {"group": {"levels": ["A", "B", "C"]}, "volume": {"formula": "age + group", "column": "volume_ml"}}
+        formula = "age + group + volume"
+    z = np.tensordot(causes, effects[: len(causes)], axes=(0, 0)) + rng.normal(size=(n, *shape))
+    options = ScmOptions.model_validate(
+        {
+            "nodes": nodes,
+            "image": {"formula": formula},
+            "contrasts": {"older": {"age": [0.0, 1.0]}},
+            "permutations": 0,
+        }
+    )
+    scm = Scm.fit(table, z, options, seed=int(rng.integers(1 << 31)))
+
+    def change(model: Scm) -> np.ndarray:
+        return np.asarray(model.image.predict(contrast_row(model, "older", "total"))[0])
+
+    shown = change(scm)
+    distance = np.abs(shown - total)
+    drawn = np.sqrt(np.mean([np.square(change(scm.draw(k)) - shown) for k in range(scm.draws)], axis=0))
+    held: dict[tuple[object, str], np.ndarray] = {(8, "now"): distance < scipy.stats.t.ppf(0.975, scm.draws) * drawn}
+    if mediator is None:
+        x = scm.design_matrix(table)
+        plain = np.tensordot(np.linalg.pinv(x)[1], z, axes=1)
+        error = np.sqrt(np.linalg.inv(x.T @ x)[1, 1] * scm.image.residual_variance)
+        t = scipy.stats.t.ppf(0.975, n - 2)
+        held["all", "now"] = distance < t * np.sqrt(np.square(plain - shown) + error**2)
+        held["all", "before"] = distance <= t * np.sqrt((shown / plain).clip(0, 1)) * error
+    return total, held
 
 
 if __name__ == "__main__":

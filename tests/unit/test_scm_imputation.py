@@ -11,6 +11,7 @@ import statsmodels.api as sm
 from statsmodels.imputation.bayes_mi import MI
 
 from brainscm.config import ScmOptions
+from brainscm.scm import imputation
 from brainscm.scm.designs import write_designs
 from brainscm.scm.diagnostics import diagnose
 from brainscm.scm.imputation import scan_scores
@@ -47,6 +48,12 @@ def cohort(n: int = 120, seed: int = 0, share: float = 0.4) -> tuple[pd.DataFram
     return table.assign(score=np.where(rank > 1 - share, np.nan, score)), z, score
 
 
+@pytest.fixture
+def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough where nothing is extreme, and fast."""
+    monkeypatch.setattr(imputation, "CANDIDATES", 100)
+
+
 def test_rubins_rules_are_those_of_statsmodels() -> None:
     rng = np.random.default_rng(0)
     sets = [pd.DataFrame({"y": rng.normal(size=30), "x": rng.normal(size=30)}) for _ in range(5)]
@@ -76,7 +83,16 @@ def test_degrees_of_freedom_are_barnard_and_rubins() -> None:
     assert pool([1.0, 1.0], [2.0, 2.0], 20.0).freedom == 20
 
 
-def test_missing_scores_are_drawn_from_their_posterior() -> None:
+def test_scores_far_from_what_their_causes_make_likely_are_reached() -> None:
+    table, z, score = cohort(n=150, seed=2)
+    scm = Scm.fit(table, z + 6 * score[:, None] * EFFECTS, options(2), seed=1)
+    far = table["score"].isna().to_numpy() & (np.abs(score - 0.8 * table["age"]) > 1.8).to_numpy()
+    assert far.sum() >= 4
+    drawn = np.array([values["score"] for values in scm.imputed])
+    assert np.abs(drawn - score)[:, far].mean() < 0.2
+
+
+def test_missing_scores_are_drawn_from_their_posterior(few_candidates: None) -> None:
     table, z, _ = cohort(n=250)
     scm = Scm.fit(table, z, options(20), seed=1)
     drawn = np.array([values["score"] for values in scm.imputed])
@@ -92,7 +108,7 @@ def test_missing_scores_are_drawn_from_their_posterior() -> None:
     assert drawn.std(axis=0)[missing].mean() == pytest.approx(precision**-0.5, rel=0.15)
 
 
-def test_missing_levels_are_as_probable_as_bayes_rule_says() -> None:
+def test_missing_levels_are_as_probable_as_bayes_rule_says(few_candidates: None) -> None:
     rng = np.random.default_rng(3)
     n = 200
     age, ids = rng.normal(size=n), [f"s{i}" for i in range(n)]
@@ -114,7 +130,7 @@ def test_missing_levels_are_as_probable_as_bayes_rule_says() -> None:
 
 
 @pytest.mark.slow
-def test_pooled_effects_lie_about_the_truth_where_single_ones_and_dropping_do_not() -> None:
+def test_pooled_effects_lie_about_the_truth_where_single_ones_and_dropping_do_not(few_candidates: None) -> None:
     """Scores are missing where the volume is large: those that are left are no fair sample of volumes."""
     effects: dict[str, list[float]] = {"pooled": [], "dropped": []}
     held, errors = [], []
@@ -135,7 +151,7 @@ def test_pooled_effects_lie_about_the_truth_where_single_ones_and_dropping_do_no
     assert np.std(effects["pooled"]) == pytest.approx(np.mean(errors), rel=0.6)
 
 
-def test_tests_nodes_and_draws_are_pooled() -> None:
+def test_tests_nodes_and_draws_are_pooled(few_candidates: None) -> None:
     table, z, _ = cohort()
     scm = Scm.fit(table, z, options(6, permutations=30), seed=1)
     sample = scm.sample(z, range(len(z)))

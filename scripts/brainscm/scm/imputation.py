@@ -8,13 +8,14 @@ conditional specification).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import scipy.linalg
 import torch
+from numpy.typing import NDArray
 
 from brainscm.parallel import CPU
 from brainscm.scm.design import RANK_TOLERANCE, Array, Design
@@ -25,7 +26,9 @@ from brainscm.scm.permutation import tiles
 from brainscm.scm.sample import Sample, to_device
 
 SWEEPS = 5  # of models and missing values in turn, before an imputation is taken
-CANDIDATES = 100  # drawn of each scan's missing values, of which one is taken
+# Drawn of each scan's missing values, of which one is taken. A hundred seldom reach as far as an extreme scan asks for.
+CANDIDATES = 1000
+SCANS_AT_ONCE = 200  # whose candidates are held in memory
 MOST_SCORES = 12
 SCANS_A_SCORE = 6  # a covariance of the scores needs so many scans a score
 
@@ -73,10 +76,7 @@ class Gaps:
         self, values: pd.DataFrame, nodes: Mapping[str, NodeModel], of_scores: _Regression, rng: np.random.Generator
     ) -> pd.DataFrame:
         values = values.copy()
-        lacks = self.missing.to_numpy()
-        for pattern in np.unique(lacks[lacks.any(axis=1)], axis=0):
-            lacking = [str(node) for node, lacked in zip(self.missing, pattern, strict=True) if lacked]
-            at = np.flatnonzero((lacks == pattern).all(axis=1))
+        for lacking, at in self._blocks():
             tried = values.iloc[np.repeat(at, CANDIDATES)].reset_index(drop=True)
             for name in [node for node in nodes if node in lacking]:  # parents first
                 tried[name] = nodes[name].sample(tried, rng)
@@ -95,6 +95,14 @@ class Gaps:
                 column.iloc[at[usable]] = tried[name].iloc[taken].to_numpy()
                 values[name] = column
         return values
+
+    def _blocks(self) -> Iterator[tuple[list[str], NDArray[np.intp]]]:
+        """Scans that lack the same nodes, a few at a time: these nodes, and the rows."""
+        lacks = self.missing.to_numpy()
+        for pattern in np.unique(lacks[lacks.any(axis=1)], axis=0):
+            at = np.flatnonzero((lacks == pattern).all(axis=1))
+            for start in range(0, len(at), SCANS_AT_ONCE):
+                yield list(self.missing.columns[pattern]), at[start : start + SCANS_AT_ONCE]
 
 
 @dataclass(frozen=True)
