@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shutil
 from dataclasses import replace
@@ -296,12 +297,30 @@ def test_designs_and_residuals_of_each_node_are_drawn(study):
     context = causal_model.context(study, None)
     assert [design["name"] for design in context["designs"]] == ["image", "ventricles"]
     assert "r = " in context["designs"][0]["correlations"]
-    (item,) = context["residuals"]
+    item, *of_regions = context["residuals"]
+    assert [each["node"] for each in of_regions][:2] == ["image: grey matter", "image: white matter"]
+    assert all(each["quantiles"].count("<circle") > 5 for each in of_regions)
     own = study.residuals[study.residuals["model"] == "ventricles"]
     for drawing in (item["fitted"], item["quantiles"]):
         assert drawing.count("<circle") == len(own)
     moving = own.loc[own["cooks_distance"].idxmax(), "participant"]
     assert item["moved"].startswith(f"{moving} moves the fit most")
+
+
+def test_who_alone_moves_coefficients_is_named_once_with_all_that_they_move(study):
+    names = {"image: gm": "grey matter", "image: wm": "white matter", "ventricles": "ventricles (the node)"}
+    rows = [("max_cooks_distance", item, 9.0, "one participant") for item in names]
+    found = pd.DataFrame(rows, columns=["check", "item", "value", "warning"])
+    own = study.residuals.assign(cooks_distance=0.1)
+    first, second = own["participant"].unique()[:2]
+    own.loc[(own["participant"] == first) & own["measure"].isin(["gm", "wm"]), "cooks_distance"] = 1.5
+    own.loc[(own["participant"] == second) & (own["model"] == "ventricles"), "cooks_distance"] = 2.5
+    others = study.diagnostics[study.diagnostics["check"] != "max_cooks_distance"]
+    told = causal_model.context(replace(study, diagnostics=pd.concat([others, found]), residuals=own), None)
+    assert told["findings"][-2:] == [
+        f"{first} alone moves the coefficients of grey matter and white matter by much (Cook’s distance up to 1.5).",
+        f"{second} alone moves the coefficients of ventricles (the node) by much (Cook’s distance 2.5).",
+    ]
 
 
 def test_an_effect_map_has_its_clusters_at_every_threshold(study):
@@ -323,6 +342,8 @@ def test_one_paragraph_tells_the_numbers_by_stage_the_command_and_the_date(study
     assert f"({splits['train']} to train, {splits['validation']} to validate, {splits['test']} to test)" in paragraph
     assert f"fitted on {len(study.sample)} training scans and answered 2 questions with 8 counterfactuals" in paragraph
     assert "`snakemake --cores 3 --configfile x.yaml`" in paragraph
+    assert "(shrinkage `none`, errors `ordinary`, repeated scans `cluster`, missing covariates `" in paragraph
+    assert f"with Python {platform.python_version()}, antspyx " in paragraph
     assert date.today().isoformat() in paragraph
 
 
@@ -425,7 +446,7 @@ def test_among_warned_scans_the_one_furthest_beyond_its_limit_comes_first(study)
 
 def test_the_cohort_page_follows_scans_from_files_to_the_model(report):
     text = Written(report / "cohort.html").text
-    flow = "Flow of scans: 21 found, 20 indexed, 18 preprocessed, 17 in the causal model"
+    flow = "Flow of scans: 21 found, 20 indexed, 18 preprocessed, 17 with all covariates of the graph"
     assert flow in (report / "cohort.html").read_text()
     for lost in ("1 left out by the index", "2 failed", "1 without a covariate of the graph"):
         assert lost in text
@@ -731,6 +752,17 @@ def test_methods_say_whether_left_and_right_were_found_to_differ(study):
     assert told in " ".join(methods_text(compared).text.split())
 
 
+def test_methods_name_what_shrinkage_left_nothing_of_and_the_mediators_that_stand_apart(study):
+    shrunk = study.config.scm.image.model_copy(update={"shrinkage": "by_component"})
+    config = study.config.model_copy(update={"scm": study.config.scm.model_copy(update={"image": shrunk})})
+    rows = [("no_effect", "sex", 1.0, "w"), ("mediator_apart", "ventricles", 1.0, "w")]
+    found = pd.DataFrame(rows, columns=["check", "item", "value", "warning"])
+    told = replace(study, config=config, diagnostics=pd.concat([study.diagnostics, found]))
+    text = " ".join(methods_text(told).text.split())
+    assert "terms that do not stand out from the noise were left out (of sex nothing is left); what goes with " in text
+    assert "what goes with ventricles in the image did not go with its causes" in text
+
+
 def test_a_lost_volume_costs_one_picture_and_says_so(study):
     rows = study.scans.rows.copy()
     lost = study.made["scan"].iloc[0]
@@ -780,6 +812,8 @@ def test_every_work_that_is_cited_is_in_the_bibliography_and_no_other(report):
     assert {"peng2024", "brainscm", "tustison2010", "pearl2009"} <= set(keys)
     assert set(keys) == {key for key, work in REFERENCES.items() if work.cited in text}
     assert len(keys) == len(set(keys))
+    page = Written(report / "methods.html").text
+    assert all(f"{{{key}," in page for key in keys)
 
 
 def test_differences_of_a_query_share_a_scale_that_holds_nearly_all_of_them(study):
@@ -845,7 +879,10 @@ def test_changes_that_the_evaluation_did_not_measure_are_those_of_the_counterfac
     own = regions[(regions["scan"] == item["scan"]) & (regions["query"] == item["query"])]
     found = own.set_index("region").loc["gm"]
     assert row["measured"] == signed(f"{found['change_ml']:+.1f}")
-    assert row["interval"] == signed(f"{found['low_95_ml']:+.1f} to {found['high_95_ml']:+.1f}")
+    before_ml = study.scans.rows.at[item["scan"], "gm_ml"]
+    ends_ml = [found["low_95_ml"], found["high_95_ml"]]
+    ml, percent = ("{:+.1f} to {:+.1f}".format(*ends) for ends in (ends_ml, [100 * end / before_ml for end in ends_ml]))
+    assert row["interval"] == signed(f"{ml}<small>{percent} %</small>")
     # What the evaluation expected of its test scans is what is expected of every scan.
     evaluated = {change.region: change for change in study.changes[item["scan"], "older-by-20"]}
     for change in unmeasured.measured_changes[item["scan"], "older-by-20"]:
@@ -1081,10 +1118,17 @@ def test_reliability_shows_the_share_of_truths_held_by_region(study):
     assert f"BrainSCM: 80 % intervals hold {held:.0f} %" in truth["charts"][0]["drawing"]
 
 
-def test_groups_of_few_participants_have_no_figures(study):
+def test_groups_of_few_participants_have_no_figures(study, report):
     context = evaluation.context(study, None)
-    rows = [row for block in context["strata"] for row in block["rows"]]
-    assert rows
+    assert context["strata"] == []  # none has enough: one sentence says so
+    assert (
+        "No group of test participants with a known answer has 5 participants"
+        in Written(report / "evaluation.html").text
+    )
+    metrics = study.metrics.copy()
+    metrics.loc[metrics["stratum"] == "query=older-by-20", "participants"] = 5
+    some = evaluation.context(replace(study, metrics=metrics), None)["strata"]
+    rows = [row for block in some for row in block["rows"] if row["level"] != "older-by-20"]
     assert {row["participants"] for row in rows} <= {1, 2, 3}
     assert {row[score] for row in rows for score in ("correlation", "slope", "psnr", "coverage", "voxel", "pca")} == {
         "–"
@@ -1151,6 +1195,19 @@ def test_the_overviews_headline_is_the_summarys(study):
     assert values["Agreement with the truth"] == f"{latent['change_correlation']:.2f}"
     assert values["Size of the change"] == f"{latent['change_slope']:.2f}"
     assert values["Reconstruction, test split"] == f"{study.summary['reconstruction']['psnr_brain_db']:.1f} dB"
+
+
+def test_the_reconstructions_headline_has_its_interval_its_basis_and_the_worst_scan(study):
+    test = study.reconstruction[study.reconstruction["split"] == "test"]
+    (note,) = [
+        figure["note"]
+        for figure in overview.context(study, None)["figures"]
+        if figure["label"] == "Reconstruction, test split"
+    ]
+    low, high = map(float, re.search(r"\(([\d.]+) to ([\d.]+); 4 scans of 3 participants\)", note).groups())
+    assert low < test["psnr_brain_db"].mean() < high
+    worst = test.loc[test["psnr_brain_db"].idxmin()]
+    assert note.endswith(f"; worst is {worst['scan']}: {worst['psnr_brain_db']:.1f}")
 
 
 def test_the_overviews_example_is_one_that_can_be_seen(study):

@@ -28,6 +28,7 @@ PACKAGES = (
     "antspyx", "torch", "nibabel", "numpy", "scipy", "pandas", "formulaic", "statsmodels", "scikit-image", "nilearn",
     "zarr", "snakemake",
 )  # fmt: skip
+NAMED_FIRST = ("Python", "antspyx", "torch", "snakemake")  # in the one paragraph
 WIDTH = 100
 
 
@@ -100,12 +101,14 @@ def methods_text(study: Study) -> MethodsText:
         image_formula=study.graph.image.text,
         shrinkage=config.scm.image.shrinkage,
         sides_differ=sides_differ(study.diagnostics),
-        apart=words.listed(_apart(study.diagnostics)),
+        apart=words.listed(_items(study.diagnostics, "mediator_apart")),
+        silent=words.listed(_items(study.diagnostics, "no_effect")),
         latent_size=" × ".join(str(size) for size in study.card.get("latent_shape", [])),
         steps=study.card.get("steps"),
         version=__version__,
         commit=commit_of(ASSETS),
         versions=[f"{name} {version}" for name, version in versions()],
+        main_versions=words.listed([f"{name} {version}" for name, version in versions() if name in NAMED_FIRST]),
     )
     blocks = [_filled(block) for block in re.split(r"\n\s*\n", filled) if block.strip()]
     return MethodsText("\n\n".join(blocks), list(cited.values()))
@@ -133,11 +136,9 @@ def configuration(study: Study) -> str:
     return yaml.safe_dump(study.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _apart(diagnostics: pd.DataFrame) -> list[str]:
-    """Terms of mediators that were taken for badly measured."""
-    if not len(diagnostics):
-        return []
-    return [str(item) for item in diagnostics.loc[diagnostics["check"] == "mediator_apart", "item"]]
+def _items(diagnostics: pd.DataFrame, check: str) -> list[str]:
+    """What a check of the diagnostics found something of."""
+    return [str(item) for item in diagnostics.loc[diagnostics["check"] == check, "item"]] if len(diagnostics) else []
 
 
 def sides_differ(diagnostics: pd.DataFrame) -> bool | None:

@@ -95,20 +95,20 @@ def p_value(value: float) -> str:
 
 def undone_by(robustness_value: float, p: float, cause: str, outcome: str) -> str:
     """What an unmeasured common cause must explain to bring an effect to zero; "" where that is not known."""
-    if not math.isfinite(robustness_value):
+    if not (math.isfinite(robustness_value) and math.isfinite(p)):
         return ""
     if p >= 0.05:
         return f"nothing: it may be chance (p {p_value(p)})"
-    return f"{100 * robustness_value:.2g} % of what is left of {cause} and of {outcome}"
+    return f"{number(100 * robustness_value, 2)} % of what is left of {cause} and of {outcome}"
 
 
 def plural(count: int, singular: str, several: str | None = None) -> str:
     return f"{count:,} {singular if count == 1 else several or singular + 's'}"
 
 
-def listed(items: list[str]) -> str:
+def listed(items: list[str], last: str = "and") -> str:
     """`a, b and c`."""
-    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+    return f" {last} ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
 def intervention(do: Mapping[str, Scalar], options: ScmOptions) -> str:

@@ -15,7 +15,7 @@ from brainscm.scm.error_rates import FLIPPED_SKEWED, ROBUST_SKEWED
 from brainscm.scm.exogenous import association_warning, associations
 from brainscm.scm.image import LEAST_SQUARES, fit_image
 from brainscm.scm.inference import robust_errors_of, wald_test
-from brainscm.scm.model import NO_CAUSE, Scm
+from brainscm.scm.model import NO_CAUSE, SILENT, Scm
 from brainscm.scm.robust import FITTED
 from brainscm.scm.sample import Rows, Sample, to_device
 from brainscm.scm.weighting import row_squares
@@ -51,7 +51,10 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
         rows.append(("ridge_penalty", "image", scm.image.penalty, ""))
     if scm.image.sides:
         rows.append(("sides_differ", "image", float(scm.image.sides == "differ"), ""))
-    rows += [("mediator_apart", name, 1.0, NO_CAUSE) for name in scm.image.apart]
+    rows += [("mediator_apart", name, 1.0, NO_CAUSE.format(name)) for name in scm.image.apart]
+    for name in scm.graph.image.names:
+        if name not in scm.image.apart and not scm.moves_image([name]):
+            rows.append(("no_effect", name, 1.0, f"{SILENT.format(name)}, so that changing it alone moves nothing"))
     rows += _weights(scm)
     rows.append(("max_leverage", "image", scm.image.max_leverage, _leverage_warning(scm, x)))
     rows += collinearity("image", scm.design, x)

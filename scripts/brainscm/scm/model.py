@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,9 +45,10 @@ IMPUTED = ":imputed"  # behind a node's name, its values in each imputation
 CHANGED = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
 MEASURED = "_ml"  # how the columns of volumes end that preprocessing measures
 NO_CAUSE = (
-    "what goes with it in the image does not go with its causes, as if it were badly measured; "
-    "an intervention on it moves nothing, and all effects of its causes are direct"
+    "what goes with {} in the image does not go with its causes, as if it were badly measured; "
+    "changing it moves nothing, and its causes move the image by other ways alone"
 )
+SILENT = "no effect of {} on the image stands out from noise in the training scans"
 NOTHING_STANDS_OUT = (
     "no effect on the image stands out from noise in the training scans; "
     "add scans or take terms out of scm.image.formula (scm.image.shrinkage: none shows the noise, too)"
@@ -142,7 +143,7 @@ class Scm:
                     how = f"{options.imputations} times" if imputations else "from its parents"
                     logger.warning("%d training scans lack %s, which is imputed %s", count, name, how)
         for name in image.apart:
-            logger.warning("image: %s: %s", name, NO_CAUSE)
+            logger.warning("image: %s", NO_CAUSE.format(name))
         if len(design.columns) > 1 and image.is_flat:
             logger.warning("image: %s", NOTHING_STANDS_OUT)
         image = replace(
@@ -294,6 +295,11 @@ class Scm:
     def imputed_designs(self) -> list[Array]:
         """The image node's design matrix of the training scans in each imputation."""
         return [self.design.matrix(values) for values in self.imputed]
+
+    def moves_image(self, nodes: Collection[str]) -> bool:
+        """Whether a change of the nodes' values changes the image, as far as effects stand out from noise."""
+        of_nodes = [not set(nodes).isdisjoint(each) for each in self.design.nodes]
+        return bool((self.image.moving & np.array(of_nodes)).any())
 
     @property
     def draws(self) -> int:
