@@ -495,7 +495,7 @@ def test_the_first_page_claims_no_more_than_the_evaluation_shows(driver, report)
             if f"\n{row['value']:.2f}\n" in each.text.replace("−", "-")
         ]
         assert f"({row['ci95_low']:.2f} to {row['ci95_high']:.2f}; 4 scans of 3 participants)" in figure
-    assert "All this rests on 3 participants: another few may give other figures." in page
+    assert "All this rests on 3 participants: another few may give other figures, and 95 % intervals" in page
 
     # The margin is to the best of all baselines, and a loss is called one.
     scored = own[(own["level"] == "scan") & (own["metric"] == "psnr_brain_db") & own["region"].isna()]

@@ -446,7 +446,7 @@ def test_among_warned_scans_the_one_furthest_beyond_its_limit_comes_first(study)
 
 def test_the_cohort_page_follows_scans_from_files_to_the_model(report):
     text = Written(report / "cohort.html").text
-    flow = "Flow of scans: 21 found, 20 indexed, 18 preprocessed, 17 with all covariates of the graph"
+    flow = "Flow of scans: 21 found, 20 indexed, 18 preprocessed, 17 with all covariates"
     assert flow in (report / "cohort.html").read_text()
     for lost in ("1 left out by the index", "2 failed", "1 without a covariate of the graph"):
         assert lost in text

@@ -110,7 +110,7 @@ def _steps(study: Study) -> list[tuple[str, int, Sequence[str]]]:
         ("found", len(table) + len(lost), [f"{len(lost)} left out by the index (see below)"] if len(lost) else []),
         ("indexed", len(table), failures),
         ("preprocessed", len(used), missing),
-        ("with all covariates of the graph", len(complete), []),
+        ("with all covariates", len(complete), []),
     ]
 
 

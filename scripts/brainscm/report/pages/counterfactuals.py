@@ -145,7 +145,14 @@ def _curves(study: Study, made: pd.DataFrame, varied: list[str]) -> list[Context
         title = f"{name}: measured change in ml along {varied[0]}"
         label = study.with_unit(varied[0])
         drawing = planes.course(measured, expected.get(region, []), label, "change (ml)", title)
-        drawn.append({"heading": name, "drawing": drawing, "has_band": any(math.isfinite(p.low) for p in measured)})
+        drawn.append(
+            {
+                "heading": name,
+                "drawing": drawing,
+                "has_band": any(math.isfinite(p.low) for p in measured),
+                "has_expected": region in expected,
+            }
+        )
     return drawn
 
 
