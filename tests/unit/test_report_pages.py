@@ -970,6 +970,50 @@ def test_a_split_that_lacks_a_level_and_a_node_without_a_way_to_the_image_are_sa
     assert any(said.startswith("No arrow leads from sex and ventricles to the image") for said in found)
 
 
+def test_levels_that_few_have_each_are_missed_together(study):
+    rows = study.scans.rows.copy()
+    rows["sex"] = np.where(rows["split"] == "test", "A", [*"ABCDEFGH" * 4][: len(rows)])
+    missed = with_rows(study, rows)
+    (told,) = [said for said in overview.context(missed, None)["findings"] if "has sex B" in said]
+    assert re.search(r"has sex [B-H, ]+ or [B-H], as \d\d % of the training split have", told)
+
+
+def test_a_cause_without_an_arrow_into_the_image_has_no_direct_effect(study):
+    image = study.config.scm.image.model_copy(update={"formula": "ventricles"})
+    config = study.config.model_copy(update={"scm": study.config.scm.model_copy(update={"image": image})})
+    through = replace(study, config=config)
+    context = causal_model.context(through, made_up_study.open_gallery(through))
+    (ageing,) = context["regions"]
+    assert ageing["is_indirect"]
+    assert {row["effect"] for row in ageing["rows"]} == {"total"}
+    assert len(ageing["charts"]) == 1
+    assert [layer.name for layer in context["maps"]["stack"].layers][1:] == ["ageing"]
+    assert not any(said.startswith("The direct effect of age") for said in context["rests_on"])
+    (ageing,) = causal_model.context(study, None)["regions"]
+    assert not ageing["is_indirect"]
+    assert {row["effect"] for row in ageing["rows"]} == {"total", "direct"}
+
+
+def test_effect_maps_share_one_scale_that_a_map_of_nothing_does_not_narrow(study, tmp_path):
+    gallery = made_up_study.open_gallery(study)
+    context = causal_model.context(study, gallery)
+    (picture,) = context["effects"]
+    assert picture["limit"] == context["maps"]["stack"].limits["signed"]
+    paths = list((study.results / "scm" / "effects").glob("*_T1w.nii.gz"))
+    nothing = tmp_path / "nothing_T1w.nii.gz"
+    volume = nib.load(paths[0])
+    nib.Nifti1Image(1e-6 * np.asarray(volume.dataobj), volume.affine).to_filename(nothing)
+    assert gallery.effect_limit([*paths, nothing]) == gallery.effect_limit(paths)
+
+
+def test_a_training_that_was_looked_at_twice_has_no_curve(study, tmp_path):
+    history = pd.DataFrame({"step": [0, 28], "split": "validation", "psnr_brain_db": [33.42, 33.45]})
+    twice = replace(study, history=history)
+    assert training.context(twice, None)["charts"] == []
+    render_report(twice, None, tmp_path)
+    assert "The validation split was looked at twice" in " ".join(Written(tmp_path / "training.html").text.split())
+
+
 def test_a_query_says_how_many_answers_it_has_and_which_scans_have_none(study):
     lacking, scan_without = with_one_answer_less(study)
     shown, _ = counterfactuals.context(lacking, None)["queries"]
