@@ -694,6 +694,7 @@ def test_what_makes_p_values_doubtful_stands_beside_them(study):
     assert "The residual variance depends on age." in cautions
     assert "The residuals of gm are strongly skewed." in cautions
     assert "It finds an effect in up to 10 %." in cautions
+    assert cautions[-1].startswith("The total effect of ageing takes what the nodes in between pass on")
 
 
 CHOICES = [

@@ -417,6 +417,12 @@ def _cautions(study: Study) -> list[str]:
     found = diagnostics[diagnostics["check"].isin(DOUBTS)]["warning"].dropna().tolist()
     noted = tests[tests["note"].notna()] if "note" in tests else tests.iloc[:0]
     found += [f"{row['contrast']} ({row['effect']}): {row['note']}" for _, row in noted.iterrows()]
+    through = [name for name, ends in study.config.scm.contrasts.items() if study.graph.descendants(list(ends))]
+    if through and len(tests):
+        found.append(
+            f"the total effect of {words.listed(through)} takes what the nodes in between pass on as it was estimated: "
+            "its t and p do not count how uncertain that is, which the regional effects below do"
+        )
     return [f"{words.capitalised(sentence)}." for sentence in found]
 
 
