@@ -3,8 +3,9 @@
     python benchmarks/bench_report.py [--scans 1000] [--rows 10000] [--profile]
 
 Brains are made up: those of tests/made_up_study.py, enlarged to 72 × 96 × 72 voxels of 2 mm, with noise, so that their
-files are as large as real ones. Every fifth scan was asked three questions. Needs Chromium for the cohort's page, as
-`make test` installs it. Writes results/report.json.
+files are as large as real ones. Every fifth scan was asked three questions; later scans as the truth are not drawn,
+since latents are not enlarged. Needs Chromium for the cohort's page, as `make test` installs it. Writes
+results/report.json.
 """
 
 from __future__ import annotations
@@ -128,7 +129,10 @@ def _copies(folder: Path, config: Config, scans: int) -> tuple[Study, Gallery]:
             of_scans = pd.concat([_renamed(of_scans, n) for n in range(times)])
             rows = pd.concat([others, of_scans[of_scans["scan"].isin(kept)]])
         write_table(rows, copy / table.relative_to(source))
-    for linked in ("latents/latents.zarr", "scm/effects", "autoencoder/model.json", "evaluation/summary.json"):
+    for linked in (
+        "latents/latents.zarr", "scm/effects", "scm/image_model.npz", "scm/node_models.npz", "autoencoder/model.json",
+        "autoencoder/model.pt", "evaluation/summary.json",
+    ):  # fmt: skip
         _link(source / linked, copy / linked)
     for part in ("preproc", "counterfactuals"):
         for path in (source / part).glob("sub-*"):

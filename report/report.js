@@ -63,6 +63,21 @@
   });
   addEventListener("afterprint", () => { for (const each of unfolded) each.open = false; });
 
+  // Text to take along. Where the browser gives no clipboard to a page of the disk, it is marked to be copied by hand.
+  for (const button of all("[data-copy]"))
+    button.addEventListener("click", async () => {
+      const source = find(button.dataset.copy), told = find("[data-copied]");
+      try {
+        await navigator.clipboard.writeText(source.textContent);
+        told.textContent = "copied";
+      } catch {
+        const folded = source.closest("details");
+        if (folded) folded.open = true;
+        getSelection().selectAllChildren(source);
+        told.textContent = "marked: copy it with the keyboard";
+      }
+    });
+
   // Flicker: two pictures on one place. The keys act on the group last used, or else on the first in view.
   const groups = all(".flicker-group");
   let lastUsed = null;
@@ -313,6 +328,7 @@
       about.hidden = !top.about;
       about.textContent = top.about;
       about.classList.toggle("pass", top.about === "supported");
+      about.classList.toggle("fail", top.about.startsWith("extrapolation"));
     };
     const move = (axis, to) => {
       place[axis] = Math.min(Math.max(Math.round(to), 0), source.shape[axis] - 1);
@@ -482,7 +498,7 @@
           } else {
             cell.textContent = text(content, column);
             if (column.number) cell.className = "number";
-            if (column.key === "qc_reasons") cell.className = "text";
+            if (column.key === "qc_reasons" || column.key === "stands_out_by") cell.className = "said";
           }
           line.append(cell);
         }

@@ -495,7 +495,7 @@ def test_the_first_page_claims_no_more_than_the_evaluation_shows(driver, report)
             if f"\n{row['value']:.2f}\n" in each.text.replace("−", "-")
         ]
         assert f"({row['ci95_low']:.2f} to {row['ci95_high']:.2f}; 4 scans of 3 participants)" in figure
-    assert "All this rests on 3 participants: another few may give other figures." in page
+    assert "All this rests on 3 participants: another few may give other figures, and 95 % intervals" in page
 
     # The margin is to the best of all baselines, and a loss is called one.
     scored = own[(own["level"] == "scan") & (own["metric"] == "psnr_brain_db") & own["region"].isna()]
@@ -540,6 +540,21 @@ def test_the_first_page_claims_no_more_than_the_evaluation_shows(driver, report)
         row = [each.text for each in driver.find_elements(By.CSS_SELECTOR, "table tr") if each.text.startswith(query)]
         assert all(each.split()[-1] == str(beyond) for each in row)
     assert "A counterfactual is what a fitted model says: not a measurement, and not a diagnosis." in page
+
+
+def test_the_paragraph_and_the_bibtex_are_taken_along_by_a_button(driver, report):
+    visit(driver, report / "methods.html")
+    told = driver.find_element(By.CSS_SELECTOR, "[data-copied]")
+    chosen = "return getSelection().toString()"
+    # The second is as where a browser gives a page of the disk no clipboard.
+    clipboards = ("async text => { window.taken = text; }", "null")
+    for place, begins in (("#text p", "20 T1-weighted scans of 15 participants"), ("#bibtex", "@misc{brainscm,")):
+        for clipboard, said in zip(clipboards, ("copied", "marked"), strict=True):
+            driver.execute_script(f"navigator.clipboard.writeText = {clipboard}")
+            driver.find_element(By.CSS_SELECTOR, f"[data-copy='{place}']").click()
+            WebDriverWait(driver, 20).until(lambda d, said=said: said in told.text)
+        assert driver.execute_script("return window.taken").strip().startswith(begins)
+        assert driver.execute_script(chosen).strip().startswith(begins)
 
 
 def test_question_mark_lists_the_keys(driver, report):

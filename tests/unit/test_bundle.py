@@ -368,6 +368,14 @@ def test_the_report_says_what_is_not_there(study: tuple[Path, Config], put_to_it
     assert "Outside what the fitted study was fitted on" not in pages[f"{second}.html"]
     assert "Nothing is trained, fitted or evaluated here" in pages["bundle.html"]
     assert "Participants were split into training" not in pages["methods.html"]
+    # What it says of intervals is what the table says, and nobody promises what these pages have not.
+    regions = report.regions
+    reasons = regions.loc[regions["low_95_ml"].isna(), "why_no_interval"].dropna().unique()
+    is_said = "Regional volumes have no calibrated intervals" in pages["bundle.html"]
+    assert is_said == (regions["low_95_ml"].isna().all() and len(reasons) > 0)
+    assert "with their intervals" not in pages["index.html"]
+    assert "No support, because" not in pages["bundle.html"]  # every scan has one
+    assert "regression of the region expects" not in pages["counterfactuals.html"]
     assert "older-by-20" in pages["counterfactuals.html"]
     assert pages["counterfactuals.html"].count("<img") >= 8
 

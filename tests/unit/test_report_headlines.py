@@ -10,7 +10,17 @@ import pytest
 from brainscm.config import QueryOptions
 from brainscm.report.badges import EXTRAPOLATION, FEW, NOT_CALIBRATED, SUPPORTED, badges
 from brainscm.report.changes import Change, read_changes, read_follow_ups
-from brainscm.report.headlines import Evidence, findings, headline_figures, millilitres, wrong_ways
+from brainscm.report.headlines import (
+    Evidence,
+    Found,
+    Margin,
+    _compared,
+    findings,
+    headline_figures,
+    millilitres,
+    standing_still,
+    wrong_ways,
+)
 
 # PSNR by method and query, one value a participant; the best baseline is not among those of summary.json.
 PSNR = {
@@ -79,7 +89,7 @@ def test_findings_give_interval_basis_and_the_worst_query():
     assert "voxelwise GLM, shrunken" in said
     assert "Least is gained under AD (−1.0 dB)" in said
     assert "hold the truth in 87 % of cases" in said
-    assert "Worst are the ventricles under AD: 0 of 12." in said
+    assert "Least often held: ventricles under AD, 0 of 12." in said
     assert "All regions under AD: 53 %." in said
 
 
@@ -130,6 +140,37 @@ def test_a_coverage_is_judged_by_its_interval(coverage, half, participants, said
     metrics.loc[own, ["ci95_low", "ci95_high"]] = [coverage - half, coverage + half]
     told = next(sentence for sentence in findings(study(metrics)) if "95 % intervals of regional volumes" in sentence)
     assert said in told
+
+
+def test_of_few_participants_neither_baselines_nor_intervals_are_judged():
+    few = table(coverage=0.8, participants=3)
+    own = few["metric"] == "interval_coverage_95"
+    few.loc[own, ["ci95_low", "ci95_high"]] = [0.75, 0.85]  # a bootstrap of three knows no others
+    said = " ".join(findings(study(few)))
+    assert "too narrow." not in said.partition("All this rests")[0]
+    assert "cannot be told from 95 %" in said
+    assert "95 % intervals from so few are themselves too narrow" in said
+
+
+def test_a_gain_whose_interval_holds_zero_is_not_called_one():
+    margin = Margin("voxel_glm", Found(1.0, -0.1, 1.7, 3, 3))
+    assert _compared(margin) == (
+        "Its volumes cannot be told from those of the best baseline, voxelwise GLM, by how near to the truth they are: "
+        "a gain of 1.0 dB (95 % interval −0.1 to 1.7)."
+    )
+
+
+def test_a_question_under_which_nothing_moves_is_named():
+    def changes(measured_ml: float) -> dict:
+        of = {"ventricles": (20.0, 10.0), "gm": (600.0, -5.0)}
+        return {("s1", "AD"): [Change(name, before, measured_ml, true_ml=true) for name, (before, true) in of.items()]}
+
+    still = SimpleNamespace(queries=[QueryOptions(name="AD", do={"diagnosis": "AD"})], changes=changes(0.01))
+    assert standing_still(still) == [
+        "Under AD hardly anything moves: no region by 0.2 % or more, where +10.0 ml of ventricles are true."
+    ]
+    assert standing_still(still, only="older") == []
+    assert standing_still(SimpleNamespace(queries=still.queries, changes=changes(3.0))) == []
 
 
 def test_no_change_has_no_sign():

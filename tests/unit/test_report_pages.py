@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shutil
 from dataclasses import replace
@@ -296,12 +297,30 @@ def test_designs_and_residuals_of_each_node_are_drawn(study):
     context = causal_model.context(study, None)
     assert [design["name"] for design in context["designs"]] == ["image", "ventricles"]
     assert "r = " in context["designs"][0]["correlations"]
-    (item,) = context["residuals"]
+    item, *of_regions = context["residuals"]
+    assert [each["node"] for each in of_regions][:2] == ["image: grey matter", "image: white matter"]
+    assert all(each["quantiles"].count("<circle") > 5 for each in of_regions)
     own = study.residuals[study.residuals["model"] == "ventricles"]
     for drawing in (item["fitted"], item["quantiles"]):
         assert drawing.count("<circle") == len(own)
     moving = own.loc[own["cooks_distance"].idxmax(), "participant"]
     assert item["moved"].startswith(f"{moving} moves the fit most")
+
+
+def test_who_alone_moves_coefficients_is_named_once_with_all_that_they_move(study):
+    names = {"image: gm": "grey matter", "image: wm": "white matter", "ventricles": "ventricles (the node)"}
+    rows = [("max_cooks_distance", item, 9.0, "one participant") for item in names]
+    found = pd.DataFrame(rows, columns=["check", "item", "value", "warning"])
+    own = study.residuals.assign(cooks_distance=0.1)
+    first, second = own["participant"].unique()[:2]
+    own.loc[(own["participant"] == first) & own["measure"].isin(["gm", "wm"]), "cooks_distance"] = 1.5
+    own.loc[(own["participant"] == second) & (own["model"] == "ventricles"), "cooks_distance"] = 2.5
+    others = study.diagnostics[study.diagnostics["check"] != "max_cooks_distance"]
+    told = causal_model.context(replace(study, diagnostics=pd.concat([others, found]), residuals=own), None)
+    assert told["findings"][-2:] == [
+        f"{first} alone moves the coefficients of grey matter and white matter by much (Cook’s distance up to 1.5).",
+        f"{second} alone moves the coefficients of ventricles (the node) by much (Cook’s distance 2.5).",
+    ]
 
 
 def test_an_effect_map_has_its_clusters_at_every_threshold(study):
@@ -323,6 +342,8 @@ def test_one_paragraph_tells_the_numbers_by_stage_the_command_and_the_date(study
     assert f"({splits['train']} to train, {splits['validation']} to validate, {splits['test']} to test)" in paragraph
     assert f"fitted on {len(study.sample)} training scans and answered 2 questions with 8 counterfactuals" in paragraph
     assert "`snakemake --cores 3 --configfile x.yaml`" in paragraph
+    assert "(shrinkage `none`, errors `ordinary`, repeated scans `cluster`, missing covariates `" in paragraph
+    assert f"with Python {platform.python_version()}, antspyx " in paragraph
     assert date.today().isoformat() in paragraph
 
 
@@ -425,7 +446,7 @@ def test_among_warned_scans_the_one_furthest_beyond_its_limit_comes_first(study)
 
 def test_the_cohort_page_follows_scans_from_files_to_the_model(report):
     text = Written(report / "cohort.html").text
-    flow = "Flow of scans: 21 found, 20 indexed, 18 preprocessed, 17 in the causal model"
+    flow = "Flow of scans: 21 found, 20 indexed, 18 preprocessed, 17 with all covariates"
     assert flow in (report / "cohort.html").read_text()
     for lost in ("1 left out by the index", "2 failed", "1 without a covariate of the graph"):
         assert lost in text
@@ -673,6 +694,7 @@ def test_what_makes_p_values_doubtful_stands_beside_them(study):
     assert "The residual variance depends on age." in cautions
     assert "The residuals of gm are strongly skewed." in cautions
     assert "It finds an effect in up to 10 %." in cautions
+    assert cautions[-1].startswith("The total effect of ageing takes what the nodes in between pass on")
 
 
 CHOICES = [
@@ -735,6 +757,17 @@ def test_methods_say_what_was_shrunk_away(study):
     assert told in " ".join(methods_text(doubted).text.split())
 
 
+def test_methods_name_what_shrinkage_left_nothing_of_and_the_mediators_that_stand_apart(study):
+    shrunk = study.config.scm.image.model_copy(update={"shrinkage": "by_component"})
+    config = study.config.model_copy(update={"scm": study.config.scm.model_copy(update={"image": shrunk})})
+    rows = [("no_effect", "sex", 1.0, "w"), ("mediator_apart", "ventricles", 1.0, "w")]
+    found = pd.DataFrame(rows, columns=["check", "item", "value", "warning"])
+    told = replace(study, config=config, diagnostics=pd.concat([study.diagnostics, found]))
+    text = " ".join(methods_text(told).text.split())
+    assert "terms that do not stand out from the noise were left out (of sex nothing is left); what goes with " in text
+    assert "what goes with ventricles in the image did not go with its causes" in text
+
+
 def test_a_lost_volume_costs_one_picture_and_says_so(study):
     rows = study.scans.rows.copy()
     lost = study.made["scan"].iloc[0]
@@ -784,6 +817,8 @@ def test_every_work_that_is_cited_is_in_the_bibliography_and_no_other(report):
     assert {"peng2024", "brainscm", "tustison2010", "pearl2009"} <= set(keys)
     assert set(keys) == {key for key, work in REFERENCES.items() if work.cited in text}
     assert len(keys) == len(set(keys))
+    page = Written(report / "methods.html").text
+    assert all(f"{{{key}," in page for key in keys)
 
 
 def test_differences_of_a_query_share_a_scale_that_holds_nearly_all_of_them(study):
@@ -849,7 +884,10 @@ def test_changes_that_the_evaluation_did_not_measure_are_those_of_the_counterfac
     own = regions[(regions["scan"] == item["scan"]) & (regions["query"] == item["query"])]
     found = own.set_index("region").loc["gm"]
     assert row["measured"] == signed(f"{found['change_ml']:+.1f}")
-    assert row["interval"] == signed(f"{found['low_95_ml']:+.1f} to {found['high_95_ml']:+.1f}")
+    before_ml = study.scans.rows.at[item["scan"], "gm_ml"]
+    ends_ml = [found["low_95_ml"], found["high_95_ml"]]
+    ml, percent = ("{:+.1f} to {:+.1f}".format(*ends) for ends in (ends_ml, [100 * end / before_ml for end in ends_ml]))
+    assert row["interval"] == signed(f"{ml}<small>{percent} %</small>")
     # What the evaluation expected of its test scans is what is expected of every scan.
     evaluated = {change.region: change for change in study.changes[item["scan"], "older-by-20"]}
     for change in unmeasured.measured_changes[item["scan"], "older-by-20"]:
@@ -935,6 +973,50 @@ def test_a_split_that_lacks_a_level_and_a_node_without_a_way_to_the_image_are_sa
     scm = study.config.scm.model_copy(update={"image": study.config.scm.image.model_copy(update={"formula": "age"})})
     found = causal_model.context(replace(study, config=study.config.model_copy(update={"scm": scm})), None)["findings"]
     assert any(said.startswith("No arrow leads from sex and ventricles to the image") for said in found)
+
+
+def test_levels_that_few_have_each_are_missed_together(study):
+    rows = study.scans.rows.copy()
+    rows["sex"] = np.where(rows["split"] == "test", "A", [*"ABCDEFGHIJK" * 2][: len(rows)])
+    missed = with_rows(study, rows)
+    (told,) = [said for said in overview.context(missed, None)["findings"] if " has sex " in said]
+    assert re.search(r"has sex [B-K, ]+ or [B-K], as 100 % of the training split have", told)
+
+
+def test_a_cause_without_an_arrow_into_the_image_has_no_direct_effect(study):
+    image = study.config.scm.image.model_copy(update={"formula": "ventricles"})
+    config = study.config.model_copy(update={"scm": study.config.scm.model_copy(update={"image": image})})
+    through = replace(study, config=config)
+    context = causal_model.context(through, made_up_study.open_gallery(through))
+    (ageing,) = context["regions"]
+    assert ageing["is_indirect"]
+    assert {row["effect"] for row in ageing["rows"]} == {"total"}
+    assert len(ageing["charts"]) == 1
+    assert [layer.name for layer in context["maps"]["stack"].layers][1:] == ["ageing"]
+    assert not any(said.startswith("The direct effect of age") for said in context["rests_on"])
+    (ageing,) = causal_model.context(study, None)["regions"]
+    assert not ageing["is_indirect"]
+    assert {row["effect"] for row in ageing["rows"]} == {"total", "direct"}
+
+
+def test_effect_maps_share_one_scale_that_a_map_of_nothing_does_not_narrow(study, tmp_path):
+    gallery = made_up_study.open_gallery(study)
+    context = causal_model.context(study, gallery)
+    (picture,) = context["effects"]
+    assert picture["limit"] == context["maps"]["stack"].limits["signed"]
+    paths = list((study.results / "scm" / "effects").glob("*_T1w.nii.gz"))
+    nothing = tmp_path / "nothing_T1w.nii.gz"
+    volume = nib.load(paths[0])
+    nib.Nifti1Image(1e-6 * np.asarray(volume.dataobj), volume.affine).to_filename(nothing)
+    assert gallery.effect_limit([*paths, *[nothing] * 20]) == gallery.effect_limit(paths)
+
+
+def test_a_training_that_was_looked_at_twice_has_no_curve(study, tmp_path):
+    history = pd.DataFrame({"step": [0, 28], "split": "validation", "psnr_brain_db": [33.42, 33.45]})
+    twice = replace(study, history=history)
+    assert training.context(twice, None)["charts"] == []
+    render_report(twice, None, tmp_path)
+    assert "The validation split was looked at twice" in " ".join(Written(tmp_path / "training.html").text.split())
 
 
 def test_a_query_says_how_many_answers_it_has_and_which_scans_have_none(study):
@@ -1085,10 +1167,17 @@ def test_reliability_shows_the_share_of_truths_held_by_region(study):
     assert f"BrainSCM: 80 % intervals hold {held:.0f} %" in truth["charts"][0]["drawing"]
 
 
-def test_groups_of_few_participants_have_no_figures(study):
+def test_groups_of_few_participants_have_no_figures(study, report):
     context = evaluation.context(study, None)
-    rows = [row for block in context["strata"] for row in block["rows"]]
-    assert rows
+    assert context["strata"] == []  # none has enough: one sentence says so
+    assert (
+        "No group of test participants with a known answer has 5 participants"
+        in Written(report / "evaluation.html").text
+    )
+    metrics = study.metrics.copy()
+    metrics.loc[metrics["stratum"] == "query=older-by-20", "participants"] = 5
+    some = evaluation.context(replace(study, metrics=metrics), None)["strata"]
+    rows = [row for block in some for row in block["rows"] if row["level"] != "older-by-20"]
     assert {row["participants"] for row in rows} <= {1, 2, 3}
     assert {row[score] for row in rows for score in ("correlation", "slope", "psnr", "coverage", "voxel", "pca")} == {
         "–"
@@ -1155,6 +1244,19 @@ def test_the_overviews_headline_is_the_summarys(study):
     assert values["Agreement with the truth"] == f"{latent['change_correlation']:.2f}"
     assert values["Size of the change"] == f"{latent['change_slope']:.2f}"
     assert values["Reconstruction, test split"] == f"{study.summary['reconstruction']['psnr_brain_db']:.1f} dB"
+
+
+def test_the_reconstructions_headline_has_its_interval_its_basis_and_the_worst_scan(study):
+    test = study.reconstruction[study.reconstruction["split"] == "test"]
+    (note,) = [
+        figure["note"]
+        for figure in overview.context(study, None)["figures"]
+        if figure["label"] == "Reconstruction, test split"
+    ]
+    low, high = map(float, re.search(r"\(([\d.]+) to ([\d.]+); 4 scans of 3 participants\)", note).groups())
+    assert low < test["psnr_brain_db"].mean() < high
+    worst = test.loc[test["psnr_brain_db"].idxmin()]
+    assert note.endswith(f"; worst is {worst['scan']}: {worst['psnr_brain_db']:.1f}")
 
 
 def test_the_overviews_example_is_one_that_can_be_seen(study):

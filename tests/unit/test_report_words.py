@@ -35,3 +35,10 @@ def test_size_of_a_change_in_words(slope, said):
 )
 def test_numbers(value, said):
     assert words.number(value) == said
+
+
+def test_what_would_undo_an_effect_is_told_of_effects_that_there_are():
+    assert words.undone_by(0.69, 0.02, "age", "ventricles") == "69 % of what is left of age and of ventricles"
+    assert words.undone_by(0.996, 0.02, "age", "CSF").startswith("100 % of")
+    assert words.undone_by(0.69, 0.5, "age", "CSF") == "nothing: it may be chance (p 0.500)"
+    assert words.undone_by(0.99, float("nan"), "diagnosis", "CSF") == ""  # none by the graph: nothing to undo

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import scipy.optimize
 
-from brainscm.config import ImageOptions, ScmOptions
+from brainscm.config import ImageOptions, QueryOptions, ScmOptions
+from brainscm.counterfactuals.queries import outline
 from brainscm.scm.components import Component
 from brainscm.scm.design import Array
 from brainscm.scm.diagnostics import diagnose
@@ -113,6 +114,8 @@ def test_what_a_badly_measured_mediator_carries_counts_as_its_causes() -> None:
     well, badly = mediated(False), mediated(True)
     assert well.image.apart.tolist() == []
     assert badly.image.apart.tolist() == ["volume"]
+    (told,) = diagnose(badly, len(badly.training)).set_index("check").loc[["mediator_apart"], "warning"]
+    assert told.startswith("what goes with volume in the image does not go with its causes")
     at = badly.image.columns.tolist().index("volume")
     assert not badly.image.coefficients[at].any()
     assert well.image.coefficients[at].any()
@@ -145,6 +148,20 @@ def test_a_mediator_that_some_imputations_set_apart_is_told_of_with_their_share(
     ]
     assert [row["value"] for row in told] == [1.0, 0.4]
     assert [row["warning"].startswith("in 40 % of the imputations") for row in told] == [False, True]
+
+
+def test_a_cause_of_which_no_effect_stands_out_is_told_where_it_is_asked_for() -> None:
+    table = cohort()
+    latents = noise(len(table)) + 0.03 * (table["age"] - 55).to_numpy()[:, None, None, None, None]
+    scm = fitted("age + diagnosis", table, latents, {name: NODES[name] for name in ("age", "diagnosis")})
+    checks = diagnose(scm, len(table)).set_index("check")
+    assert checks.loc[["no_effect"], "item"].tolist() == ["diagnosis"]
+    assert scm.moves_image(["age", "diagnosis"])
+    for do, is_shown in (({"diagnosis": "AD"}, False), ({"age": "+10"}, True), ({"age": 70, "diagnosis": "AD"}, True)):
+        warnings = outline(scm, table, QueryOptions(name="asked", do=do))[1]["warning"]
+        silent = warnings.str.contains("no change is shown: no effect of diagnosis on the image stands out from noise")
+        assert silent.all() != is_shown
+        assert silent.any() != is_shown
 
 
 def test_variances_are_the_likeliest() -> None:

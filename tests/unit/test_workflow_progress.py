@@ -15,6 +15,8 @@ def test_time_left_is_that_of_the_waiting_jobs_as_many_side_by_side_as_so_far() 
     # 100 scans of a minute in 10 minutes: ten side by side; the other 300 take half an hour, and then the fit an hour.
     told = time_left(planned, waiting, {"scan": 60, "fit": 3600}, elapsed=600)
     assert told == "about 1 h 30 min left, beside page, of which no time is known"
+    told = time_left({}, dict.fromkeys("edcba", 1), {}, 60)
+    assert told == "about 0 min left, beside a, b, c, 2 other rules, of which no time is known"
     assert time_left({"fit": 2}, {"fit": 2}, {"fit": 90}, elapsed=1) == "about 3 min left"
 
 

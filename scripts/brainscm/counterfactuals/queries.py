@@ -15,7 +15,7 @@ from brainscm.scans import ScanTable
 from brainscm.scm.covariates import check_change
 from brainscm.scm.design import Array
 from brainscm.scm.graph import Graph
-from brainscm.scm.model import NOTHING_STANDS_OUT, Scm
+from brainscm.scm.model import NOTHING_STANDS_OUT, SILENT, Scm
 from brainscm.scm.slope_spread import years_asked
 
 
@@ -105,6 +105,11 @@ def outline(scm: Scm, rows: pd.DataFrame, query: QueryOptions) -> tuple[pd.DataF
         _warn(support, f"nothing leads from {', '.join(query.do)} to the image in the graph")
     elif scm.image.is_flat:
         _warn(support, f"no change is shown: {NOTHING_STANDS_OUT}")
+    else:
+        moved = [*query.do, *(scm.graph.descendants(tuple(query.do)) if query.effect == "total" else ())]
+        named = [node for node in moved if node in scm.graph.image.names]
+        if not scm.moves_image(named):
+            _warn(support, f"no change is shown: {SILENT.format(' or '.join(named))}")
     return changed, support
 
 

@@ -31,7 +31,8 @@ def embedded(content: Any) -> Markup:
 
 def whole_table(table: pd.DataFrame, headings: dict[str, str]) -> Context:
     """Every row, with the columns and headings of `headings`; columns that are missing or empty are left out."""
-    shown = {column: heading for column, heading in headings.items() if column in table and table[column].notna().any()}
+    filled = table.replace("", None).notna().any()
+    shown = {column: heading for column, heading in headings.items() if column in table and filled[column]}
     numeric = {column: pd.api.types.is_numeric_dtype(table[column]) for column in shown}
     rows = [
         {column: _cell(column, value) if numeric[column] else plain(value) or "" for column, value in row.items()}
@@ -42,7 +43,7 @@ def whole_table(table: pd.DataFrame, headings: dict[str, str]) -> Context:
 
 
 def _cell(column: str, value: Any) -> str:
-    if column in ("p", "q", "min_p", "min_q"):
+    if column in ("p", "q", "min_p", "min_q", "p_holm", "min_p_fwe"):
         return words.p_value(float(value))
     if column.startswith("share_"):
         return f"{100 * float(value):.1f} %"

@@ -215,7 +215,8 @@ class Gallery:
         return pictures.signed(read_volume(path, self.grid), self.cuts, self.template.brain_mask, limit)
 
     def effect_limit(self, paths: list[Path]) -> float:
-        return _common_limit([read_volume(path, self.grid) for path in paths])
+        """A limit of the colours that holds each map; one that hardly changes anything does not narrow it."""
+        return max((_common_limit([read_volume(path, self.grid)]) for path in paths), default=_common_limit([]))
 
     @cached_property
     def _shared_limits(self) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from brainscm.evaluation.bootstrap import bootstrap_mean
 from brainscm.questions import by_question
 from brainscm.regions import region_label
 from brainscm.report import words
-from brainscm.report.changes import Change, mean_changes
+from brainscm.report.changes import SMALL_PERCENT, Change, mean_changes
 from brainscm.wording import listed
 
 if TYPE_CHECKING:
@@ -145,8 +145,26 @@ def evidence(study: Study) -> Evidence:
     return Evidence.of(study.metrics, study.summary.get("truth", {}).get("source"))
 
 
+def fidelity_figure(study: Study) -> dict[str, Any]:
+    """How faithfully scans that nothing was fitted on are encoded, with its interval and the scan that does worst."""
+    table = study.reconstruction.dropna(subset=["psnr_brain_db"])
+    if study.bundle is None:
+        table = table[table["split"] == "test"]
+    label = "Reconstruction" if study.bundle else "Reconstruction, test split"
+    if table.empty:
+        return {"label": label, "value": None, "note": "no usable scan" if study.bundle else "no usable test scan"}
+    owners = table["scan"].map({scan: row["participant"] for scan, row in study.rows.items()}).to_numpy()
+    mean = bootstrap_mean(table["psnr_brain_db"].to_numpy(), owners, np.random.default_rng(0))
+    found = Found(*mean, scans=len(table), participants=len(set(owners)))
+    note = f"PSNR inside the brain: how faithful the encoding is ({_interval(found, 1)}{found.basis})"
+    if len(table) > 1:
+        worst = table.sort_values("psnr_brain_db").iloc[0]
+        note += f"; worst is {worst['scan']}: {_fixed(worst['psnr_brain_db'], 1)}"
+    return {"label": label, "value": f"{_fixed(found.value, 1)} dB", "note": note}
+
+
 def headline_figures(study: Study) -> list[dict[str, Any]]:
-    """The figures at the top of the first page, each with its interval, what it rests on, and the worst query."""
+    """How right the answers are, for the top of the first page, with intervals, basis and the worst query."""
     own = study.summary["methods"][OWN]
     reasons = own.get("why_null", {})
     known = evidence(study)
@@ -159,9 +177,8 @@ def headline_figures(study: Study) -> list[dict[str, Any]]:
         if found is None:
             shown.append({"label": label, "value": None, "note": reasons.get(metric, "no truth is known")})
             continue
-        interval = f"{_fixed(found.low, 2)} to {_fixed(found.high, 2)}; " if found.is_bounded else ""
         worst = f"; worst under {found.worst[0]}: {_fixed(found.worst[1], 2)}" if found.worst else ""
-        note = f"{meaning} ({interval}{found.basis}){worst}"
+        note = f"{meaning} ({_interval(found, 2)}{found.basis}){worst}"
         shown.append({"label": label, "value": _fixed(found.value, 2), "note": note})
     return shown
 
@@ -192,10 +209,13 @@ def findings(study: Study) -> list[str]:
     if margin is not None:
         sentences.append(_compared(margin))
     sentences.append(_coverage_words(known, reasons))
-    sentences += wrong_ways(study)
+    sentences += wrong_ways(study) + standing_still(study)
     if correlation.participants < words.FEW_PARTICIPANTS:
         counted = words.plural(correlation.participants, "participant")
-        sentences.append(f"All this rests on {counted}: another few may give other figures.")
+        sentences.append(
+            f"All this rests on {counted}: another few may give other figures, and 95 % intervals from so few are "
+            "themselves too narrow."
+        )
     return sentences
 
 
@@ -204,8 +224,8 @@ def _compared(margin: Margin) -> str:
     rival, gap = name[0].lower() + name[1:] if name[1].islower() else name, found.value
     interval = f" (95 % interval {_fixed(found.low, 1)} to {_fixed(found.high, 1)})" if found.is_bounded else ""
     if abs(gap) < 0.05 or (found.is_bounded and found.low < 0 < found.high):
-        told = f"are as near to the truth as those of the best baseline, {rival}: "
-        told += f"a difference of {_fixed(gap, 1)} dB{interval}"
+        told = f"cannot be told from those of the best baseline, {rival}, by how near to the truth they are: "
+        told += f"a gain of {_fixed(gap, 1)} dB{interval}"
     else:
         nearer = "nearer to" if gap > 0 else "further from"
         told = f"are {abs(gap):.1f} dB {nearer} the truth than those of the best baseline, {rival}{interval}"
@@ -225,7 +245,7 @@ def _coverage_words(known: Evidence, reasons: Mapping[str, str]) -> str:
     least = known.least_covered()
     if least is not None and least[2] < 0.93 * least[3]:
         query, region, held_cases, cases = least
-        told += f" Worst are the {region_label(region)} under {query}: {held_cases} of {cases}."
+        told += f" Least often held: {region_label(region)} under {query}, {held_cases} of {cases}."
         if found.worst and found.worst[0] != query:
             told += f" Of the queries the worst is {found.worst[0]} ({100 * found.worst[1]:.0f} %)."
         elif found.worst:
@@ -235,7 +255,11 @@ def _coverage_words(known: Evidence, reasons: Mapping[str, str]) -> str:
 
 def _trust(found: Found) -> str:
     """What a coverage of 95 % intervals says; that of few participants cannot be told from what was promised."""
-    low, high = (found.low, found.high) if found.is_bounded else _wilson(found.value, found.participants)
+    low, high = (found.low, found.high) if found.is_bounded else (found.value, found.value)
+    if not found.is_bounded or found.participants < words.FEW_PARTICIPANTS:
+        # A bootstrap over few knows only what these few show, and is too narrow.
+        fewest, most = _wilson(found.value, found.participants)
+        low, high = min(low, fewest), max(high, most)
     if high < PROMISED:
         return "too narrow"
     if low > PROMISED:
@@ -279,12 +303,36 @@ def wrong_ways(study: Study, only: str | None = None) -> list[str]:
     return sentences
 
 
+def standing_still(study: Study, only: str | None = None) -> list[str]:
+    """One sentence a question under which no region moves, on average, though one should."""
+    sentences = []
+    for question, members in by_question(study.queries).items():
+        if only not in (None, question):
+            continue
+        changes = [change for member in members for change in mean_changes(study.changes, member.name)]
+        known = [change for change in changes if math.isfinite(change.right_ml)]
+        if not known or any(abs(change.percent(change.measured_ml)) >= SMALL_PERCENT for change in changes):
+            continue
+        most = max(known, key=lambda change: abs(change.percent(change.right_ml)))
+        if abs(most.percent(most.right_ml)) >= SMALL_PERCENT:
+            kind = "true" if math.isfinite(most.true_ml) else "expected"
+            sentences.append(
+                f"Under {question} hardly anything moves: no region by {SMALL_PERCENT:g} % or more, where "
+                f"{millilitres(most.right_ml)} ml of {region_label(most.region)} are {kind}."
+            )
+    return sentences
+
+
 def millilitres(value: float) -> str:
     """A change in ml with its sign; none has no sign."""
     if not math.isfinite(value):
         return "–"
     text = f"{value:+.1f}"
     return words.signed(text if float(text) else text[1:])
+
+
+def _interval(found: Found, decimals: int) -> str:
+    return f"{_fixed(found.low, decimals)} to {_fixed(found.high, decimals)}; " if found.is_bounded else ""
 
 
 def _least(found: Found, decimals: int) -> str:

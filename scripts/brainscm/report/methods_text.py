@@ -29,6 +29,7 @@ PACKAGES = (
     "antspyx", "torch", "nibabel", "numpy", "scipy", "pandas", "formulaic", "statsmodels", "scikit-image", "nilearn",
     "zarr", "snakemake",
 )  # fmt: skip
+NAMED_FIRST = ("Python", "antspyx", "torch", "snakemake")  # in the one paragraph
 WIDTH = 100
 
 
@@ -102,11 +103,13 @@ def methods_text(study: Study) -> MethodsText:
         shrinkage=config.scm.image.shrinkage,
         sides_differ=sides_differ(study.diagnostics),
         apart=listed(_apart(study.diagnostics)),
+        silent=listed([str(item) for item in _found(study.diagnostics, "no_effect")["item"]]),
         latent_size=" × ".join(str(size) for size in study.card.get("latent_shape", [])),
         steps=study.card.get("steps"),
         version=__version__,
         commit=commit_of(ASSETS),
         versions=[f"{name} {version}" for name, version in versions()],
+        main_versions=listed([f"{name} {version}" for name, version in versions() if name in NAMED_FIRST]),
     )
     blocks = [_filled(block) for block in re.split(r"\n\s*\n", filled) if block.strip()]
     return MethodsText("\n\n".join(blocks), list(cited.values()))
@@ -136,13 +139,16 @@ def configuration(study: Study) -> str:
 
 def _apart(diagnostics: pd.DataFrame) -> list[str]:
     """Terms of mediators that were taken for badly measured, and in how many imputations if not in all."""
-    if not len(diagnostics):
-        return []
-    found = diagnostics[diagnostics["check"] == "mediator_apart"]
+    found = _found(diagnostics, "mediator_apart")
     return [
         item if share == 1 else f"{item} (in {100 * share:.0f} % of the imputations)"
         for item, share in zip(found["item"], found["value"], strict=True)
     ]
+
+
+def _found(diagnostics: pd.DataFrame, check: str) -> pd.DataFrame:
+    """The rows of a check; the table of a study without a fitted model has no columns."""
+    return diagnostics[diagnostics["check"] == check] if len(diagnostics) else pd.DataFrame(columns=["item", "value"])
 
 
 def sides_differ(diagnostics: pd.DataFrame) -> bool | None:

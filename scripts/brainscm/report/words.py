@@ -95,11 +95,11 @@ def p_value(value: float) -> str:
 
 def undone_by(robustness_value: float, p: float, cause: str, outcome: str) -> str:
     """What an unmeasured common cause must explain to bring an effect to zero; "" where that is not known."""
-    if not math.isfinite(robustness_value):
+    if not (math.isfinite(robustness_value) and math.isfinite(p)):
         return ""
     if p >= 0.05:
         return f"nothing: it may be chance (p {p_value(p)})"
-    return f"{100 * robustness_value:.2g} % of what is left of {cause} and of {outcome}"
+    return f"{number(100 * robustness_value, 2)} % of what is left of {cause} and of {outcome}"
 
 
 def plural(count: int, singular: str, several: str | None = None) -> str:

@@ -15,7 +15,7 @@ from brainscm.scm.error_rates import FLIPPED_SKEWED, ROBUST_SKEWED
 from brainscm.scm.exogenous import association_warning, associations
 from brainscm.scm.image import LEAST_SQUARES, fit_image
 from brainscm.scm.inference import robust_errors_of, wald_test
-from brainscm.scm.model import Scm, no_cause
+from brainscm.scm.model import SILENT, Scm, no_cause
 from brainscm.scm.robust import FITTED
 from brainscm.scm.sample import Rows, Sample, to_device
 from brainscm.scm.weighting import row_squares
@@ -52,7 +52,10 @@ def diagnose(scm: Scm, offered: int) -> pd.DataFrame:
     if scm.image.sides:
         rows.append(("sides_differ", "image", float(scm.image.sides == "differ"), ""))
     for term, share in zip(scm.image.apart, scm.image.apart_share, strict=True):
-        rows.append(("mediator_apart", term, share, no_cause(share)))
+        rows.append(("mediator_apart", term, share, no_cause(term, share)))
+    for name in scm.graph.image.names:
+        if name not in scm.image.apart and not scm.moves_image([name]):
+            rows.append(("no_effect", name, 1.0, f"{SILENT.format(name)}, so that changing it alone moves nothing"))
     rows += _weights(scm)
     rows.append(("max_leverage", "image", scm.image.max_leverage, _leverage_warning(scm, x)))
     rows += collinearity("image", scm.design, x)

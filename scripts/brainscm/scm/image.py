@@ -89,6 +89,12 @@ class ImageModel:
     def _r_inverse(self) -> Array:
         return np.asarray(scipy.linalg.solve_triangular(self.r, np.eye(len(self.r))))
 
+    @cached_property
+    def moving(self) -> NDArray[np.bool_]:
+        """Which columns of the design, (p,), have an effect; of what shrinkage took out, rounding errors are left."""
+        size = np.abs(self.coefficients).reshape(len(self.r), -1).max(axis=1) * np.linalg.norm(self.r, axis=0)
+        return np.asarray(size > 1e-9 * size.max())
+
     @property
     def is_flat(self) -> bool:
         """Whether shrinkage has left no effect at all."""

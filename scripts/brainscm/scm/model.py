@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ NODE_MODELS = "node_models.npz"
 IMPUTED = ":imputed"  # behind a node's name, its values in each imputation
 CHANGED = ConfigError("config: scm: the graph has changed since it was fitted; run fit_scm again.")
 MEASURED = "_ml"  # how the columns of volumes end that preprocessing measures
+SILENT = "no effect of {} on the image stands out from noise in the training scans"
 NOTHING_STANDS_OUT = (
     "no effect on the image stands out from noise in the training scans; "
     "add scans or take terms out of scm.image.formula (scm.image.shrinkage: none shows the noise, too)"
@@ -138,7 +139,7 @@ class Scm:
                     how = f"{options.imputations} times" if imputations else "from its parents"
                     logger.warning("%d training scans lack %s, which is imputed %s", count, name, how)
         for name, share in zip(image.apart, image.apart_share, strict=True):
-            logger.warning("image: %s: %s", name, no_cause(share))
+            logger.warning("image: %s", no_cause(name, share))
         if len(design.columns) > 1 and image.is_flat:
             logger.warning("image: %s", NOTHING_STANDS_OUT)
         image = replace(
@@ -291,6 +292,11 @@ class Scm:
         """The image node's design matrix of the training scans in each imputation."""
         return [self.design.matrix(values) for values in self.imputed]
 
+    def moves_image(self, nodes: Collection[str]) -> bool:
+        """Whether a change of the nodes' values changes the image, as far as effects stand out from noise."""
+        of_nodes = [not set(nodes).isdisjoint(each) for each in self.design.nodes]
+        return bool((self.image.moving & np.array(of_nodes)).any())
+
     @property
     def draws(self) -> int:
         return DRAWS
@@ -318,12 +324,12 @@ class Scm:
         )
 
 
-def no_cause(share: float) -> str:
+def no_cause(name: str, share: float) -> str:
     """What it means that a measured mediator stands apart, in so large a share of the imputations."""
-    told = "what goes with it in the image does not go with its causes, as if it were badly measured; "
+    apart = f"what goes with {name} in the image does not go with its causes, as if it were badly measured"
     if share < 1:
-        return f"in {100 * share:.0f} % of the imputations {told}an intervention on it moves only the others' share"
-    return f"{told}an intervention on it moves nothing, and all effects of its causes are direct"
+        return f"in {100 * share:.0f} % of the imputations {apart}; changing it moves the others' share alone"
+    return f"{apart}; changing it moves nothing, and its causes move the image by other ways alone"
 
 
 def _fit_nodes(

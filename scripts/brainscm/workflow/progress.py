@@ -16,6 +16,7 @@ from brainscm.benchmark_files import benchmark_files, read_job_cost
 
 FILE = "logs/progress.log"
 PAUSE = 60  # seconds between two lines
+NAMED = 3  # rules of which no time is known
 SAMPLED = 20  # jobs of a rule that tell how long one takes
 
 
@@ -78,7 +79,8 @@ def time_left(
     side_by_side = max(1.0, worked / elapsed)
     left = sum(seconds[rule] * count / min(side_by_side, count) for rule, count in waiting.items() if rule in seconds)
     unknown = sorted(set(waiting) - set(seconds))
-    without = f", beside {', '.join(unknown)}, of which no time is known" if unknown else ""
+    named = unknown if len(unknown) <= NAMED else [*unknown[:NAMED], f"{len(unknown) - NAMED} other rules"]
+    without = f", beside {', '.join(named)}, of which no time is known" if unknown else ""
     return f"about {in_words(left)} left{without}"
 
 

@@ -11,7 +11,6 @@ from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
 from brainscm.report.study import Study
 from brainscm.scans import records
-from brainscm.wording import listed
 
 SUPPORT = {
     "scan": "Scan", "positivity": "Training participants near", "leverage_ratio": "Leverage, over the largest",
@@ -23,9 +22,10 @@ NOT_THERE = (
     "Nothing is trained, fitted or evaluated here. How the autoencoder was trained, how well it reproduces the scans "
     "that it was fitted on, and how right its answers were where the truth is known, is in the report of the fitted "
     "study.",
-    "A place among participants of the same covariates, and calibrated intervals of regional volumes, are not given, "
-    "because they need the training scans.",
+    "A place among participants of the same covariates, and what the causal model’s own regression of each region "
+    "expects, are not given, because they need the training scans.",
 )
+WORDS = ("scan", "warning", "reason")  # columns that hold no number
 
 
 def context(study: Study, gallery: Gallery | None) -> Context:
@@ -35,16 +35,18 @@ def context(study: Study, gallery: Gallery | None) -> Context:
     return {
         "lead": _fitted_on(study),
         "findings": findings(study),
-        "not_there": NOT_THERE,
+        "not_there": [*NOT_THERE, *_unbounded(study)],
         "columns": [
-            (key, label, "" if key in ("scan", "warning", "reason") else "number") for key, label in SUPPORT.items()
+            (key, label, {"scan": "", "warning": "text", "reason": "text"}.get(key, "number"))
+            for key, label in SUPPORT.items()
+            if key != "reason" or study.support["reason"].notna().any()
         ],
         "rows": rows,
         "facts": [
             ("version", told["version"]),
             ("data", told["data"].get("Name", "not named")),
             ("licence of the data", told["data"].get("License", "not named: ask who holds them")),
-            ("scans were preprocessed as", listed([f"{key} {value}" for key, value in _identity(told)])),
+            ("scans were brought to", _space(told["identity"])),
             ("causal model", told["causal_model_sha256"]),
             ("encoder", told["identity"]["encoder"]),
         ],
@@ -81,14 +83,20 @@ def _fitted_on(study: Study) -> str:
     return f"It was fitted on {scans} of {participants}; nothing was fitted on these."
 
 
-def _identity(told: dict[str, Any]) -> list[tuple[str, Any]]:
-    identity = told["identity"]
-    return [(key, identity[key]) for key in ("template", "voxel_mm", "transform", "derivatives") if identity[key]]
+def _unbounded(study: Study) -> list[str]:
+    """Why regional volumes have no interval; nothing where they have."""
+    table = study.regions
+    if table.empty or table["low_95_ml"].notna().any():
+        return []
+    reasons = ", ".join(table["why_no_interval"].dropna().unique())
+    return [f"Regional volumes have no calibrated intervals: {reasons}."]
+
+
+def _space(identity: dict[str, Any]) -> str:
+    space = f"{identity['template']} at {identity['voxel_mm']:g} mm by a transform that is {identity['transform']}"
+    return f"{space}, with brain masks of {identity['derivatives']}" if identity["derivatives"] else space
 
 
 def _row(item: dict[str, Any]) -> Context:
-    row = {
-        key: words.number(plain(item[key]), 3) if key not in ("scan", "warning", "reason") else plain(item[key]) or ""
-        for key in SUPPORT
-    }
+    row = {key: plain(item[key]) or "" if key in WORDS else words.number(plain(item[key]), 3) for key in SUPPORT}
     return row | {"scan": Markup('<a href="scans/{0}.html">{0}</a>').format(item["scan"])}

@@ -14,7 +14,7 @@ from brainscm.report import charts, words
 from brainscm.report.cells import Context, whole_table
 from brainscm.report.gallery import Gallery
 from brainscm.report.graph import MissingArrow, draw_graph
-from brainscm.report.pages.effect_maps import effect_maps, effect_path
+from brainscm.report.pages.effect_maps import effect_maps, effect_path, effect_paths, has_direct
 from brainscm.report.pages.fit_checks import designs, residual_charts
 from brainscm.report.study import Study
 from brainscm.scans import records
@@ -88,16 +88,26 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             {
                 "contrast": contrast,
                 "charts": _paired(str(contrast), rows),
+                "is_indirect": not has_direct(study, study.config.scm.contrasts[str(contrast)])
+                and study.graph.reaches_image(list(study.config.scm.contrasts[str(contrast)])),
                 **_regions(study, str(contrast), rows),
             }
-            for contrast, rows in study.regional_effects.groupby("contrast", sort=False)
+            for contrast, rows in _declared(study).groupby("contrast", sort=False)
         ],
         "refutation": _refutation(study),
+        "has_e_values": study.nodes["e_value"].notna().any() if "e_value" in study.nodes else False,
         "models": [
             {"node": node, **whole_table(rows.assign(undone=_undone_terms(rows)), COEFFICIENTS)}
             for node, rows in study.nodes.groupby("node", sort=False)
         ],
     }
+
+
+def _declared(study: Study) -> pd.DataFrame:
+    """The regional effects without direct ones of what has no arrow into the image, which are zero by the graph."""
+    table = study.regional_effects
+    direct = [name for name, ends in study.config.scm.contrasts.items() if has_direct(study, ends)]
+    return table[(table["effect"] != "direct") | table["contrast"].isin(direct)]
 
 
 def _regions(study: Study, contrast: str, rows: pd.DataFrame) -> Context:
@@ -139,11 +149,12 @@ def _rests_on(study: Study) -> list[str]:
         *(("question", question_of(query), tuple(query.do), (query.effect,)) for query in study.queries),
     ]:
         if graph.reaches_image(do):
-            for effect in effects if graph.descendants(do) else effects[:1]:
+            apart = graph.descendants(do) and has_direct(study, do)
+            for effect in effects if apart else effects[:1]:
                 asked.setdefault((do, effect), {}).setdefault(kind, {})[name] = None
     sentences = []
     for (do, effect), kinds in asked.items():
-        by = "; ".join(f"{kind} {listed(list(names))}" for kind, names in kinds.items())
+        by = "; ".join(f"{kind}{'s' if len(names) > 1 else ''} {listed(list(names))}" for kind, names in kinds.items())
         kind = f"{effect} effect" if graph.descendants(do) else "effect"
         needed = words.capitalised(identification(graph, do, effect))
         sentences.append(f"The {kind} of {listed(list(do))} ({by}). {needed}.")
@@ -297,7 +308,7 @@ def _graph_findings(study: Study) -> list[str]:
     checks = study.diagnostics
     together = checks[checks["check"] == "exogenous_association_p"] if len(checks) else checks
     sentences += [f"{warning}." for warning in together["warning"].dropna()]
-    return [words.capitalised(sentence) for sentence in sentences]
+    return [sentence if sentence.startswith("scm.") else words.capitalised(sentence) for sentence in sentences]
 
 
 def _if_wrong(study: Study) -> list[str]:
@@ -308,12 +319,18 @@ def _if_wrong(study: Study) -> list[str]:
     if len(told):
         by_strength = told.sort_values("robustness_value")
         weakest, strongest = by_strength.iloc[0], by_strength.iloc[-1]
-        sentences.append(
+        one = f"The one regional effect with p below 0.05, {_effect_name(weakest)}, can be explained away"
+        several = (
             f"Of {words.plural(len(told), 'regional effect')} with p below 0.05, the easiest to explain away is "
-            f"{_effect_name(weakest)}: an unmeasured common cause does it that explains "
-            f"{100 * weakest['robustness_value']:.0f} % of what is left of cause and volume. The hardest is "
-            f"{_effect_name(strongest)}: {100 * strongest['robustness_value']:.0f} %."
+            f"{_effect_name(weakest)}"
         )
+        sentence = (
+            f"{one if len(told) == 1 else several}: an unmeasured common cause does it that explains "
+            f"{100 * weakest['robustness_value']:.0f} % of what is left of cause and volume."
+        )
+        if len(told) > 1:
+            sentence += f" The hardest is {_effect_name(strongest)}: {100 * strongest['robustness_value']:.0f} %."
+        sentences.append(sentence)
     nodes = study.nodes
     odds = nodes[nodes["e_value"].notna() & (nodes["p"] < 0.05)]
     if len(odds):
@@ -356,9 +373,38 @@ def _findings(study: Study) -> list[str]:
     condition = value.get(("condition_number", "image"))
     warnings = table["warning"].dropna().tolist()
     if condition is not None and not any("collinear" in warning or "VIF" in warning for warning in warnings):
-        sentences.append(f"The image's covariates can be told apart (condition number {condition:.3g}).")
+        inflations = table.loc[(table["check"] == "vif") & table["item"].str.startswith("image: "), "value"]
+        told = f"; the largest VIF is {inflations.max():.2g}" if len(inflations) else ""
+        sentences.append(f"The image's covariates can be told apart (condition number {condition:.3g}{told}).")
     sentences += _without_effect(study.graph)
-    return sentences + [f"{words.capitalised(warning)}." for warning in warnings]
+    summed = {"participants_in_level"} | (set() if study.residuals.empty else {"max_cooks_distance"})
+    few = table[(table["check"] == "participants_in_level") & table["warning"].notna()]
+    if len(few):
+        levels = [f"{row['item'].replace('=', ' ')} ({row['value']:.0f})" for row in records(few)]
+        sentences.append(f"Few training participants have {listed(levels)}.")
+    others = table.loc[~table["check"].isin(summed), "warning"].dropna()
+    return sentences + [f"{words.capitalised(warning)}." for warning in others] + _influential(study)
+
+
+def _influential(study: Study) -> list[str]:
+    """One sentence a participant who alone moves coefficients by much: of what, and by how much at most."""
+    if study.residuals.empty:
+        return []
+    warned = study.diagnostics[study.diagnostics["check"] == "max_cooks_distance"].dropna(subset=["warning"])
+    moved: dict[str, dict[str, float]] = {}
+    for item in warned["item"].astype(str):
+        model, _, measure = item.rpartition(": ")
+        own = study.residuals[
+            (study.residuals["model"] == (model or measure)) & (study.residuals["measure"] == measure)
+        ]
+        row = own.sort_values("cooks_distance", na_position="first").iloc[-1]
+        name = region_label(measure) if model else f"{measure} (the node)"
+        moved.setdefault(str(row["participant"]), {})[name] = float(row["cooks_distance"])
+    return [
+        f"{participant} alone moves the coefficients of {listed(list(distances))} by much "
+        f"(Cook’s distance {'up to ' if len(distances) > 1 else ''}{max(distances.values()):.2g})."
+        for participant, distances in moved.items()
+    ]
 
 
 DOUBTS = ("residual_variance_p", "residual_skewness", "error_rate_05")  # checks that speak of p-values
@@ -370,6 +416,12 @@ def _cautions(study: Study) -> list[str]:
     found = diagnostics[diagnostics["check"].isin(DOUBTS)]["warning"].dropna().tolist()
     noted = tests[tests["note"].notna()] if "note" in tests else tests.iloc[:0]
     found += [f"{row['contrast']} ({row['effect']}): {row['note']}" for _, row in noted.iterrows()]
+    through = [name for name, ends in study.config.scm.contrasts.items() if study.graph.descendants(list(ends))]
+    if through and len(tests):
+        found.append(
+            f"the total effect of {listed(through)} takes what the nodes in between pass on as it was estimated: "
+            "its t and p do not count how uncertain that is, which the regional effects below do"
+        )
     return [f"{words.capitalised(sentence)}." for sentence in found]
 
 
@@ -396,7 +448,7 @@ def _effects(study: Study, gallery: Gallery | None) -> list[Context]:
         return []
     found = [(name, path) for name in study.config.scm.contrasts if (path := effect_path(study, name)).exists()]
     try:
-        limit = gallery.effect_limit([path for _, path in found])
+        limit = gallery.effect_limit(list(effect_paths(study).values()))
         pictures = {name: gallery.effect(path, limit) for name, path in found}
     except ScanError:
         return []

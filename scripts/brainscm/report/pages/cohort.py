@@ -20,7 +20,7 @@ LEVELS_SHOWN = 12
 CHARTS = 6
 COVARIATE_COLUMNS = 6
 COLUMNS_SHOWN = 12  # until the reader chooses others
-# A level that so many training participants have should be tested; means further apart are told.
+# Levels that so many training participants have should be tested; means further apart are told.
 ABSENT_SHARE, UNLIKE_SD = 0.2, 0.5
 
 
@@ -111,7 +111,7 @@ def _steps(study: Study) -> list[tuple[str, int, Sequence[str]]]:
         ("found", len(table) + len(lost), [f"{len(lost)} left out by the index (see below)"] if len(lost) else []),
         ("indexed", len(table), failures),
         ("preprocessed", len(used), missing),
-        ("in the causal model", len(complete), []),
+        ("with all covariates", len(complete), []),
     ]
 
 
@@ -154,13 +154,11 @@ def unbalanced(study: Study) -> list[str]:
             continue
         if not pd.api.types.is_numeric_dtype(participants[column]):
             shares = learnt.value_counts(normalize=True)
-            absent = [
-                str(level) for level in shares.index if shares[level] >= ABSENT_SHARE and level not in set(tested)
-            ]
-            if absent and len(shares) <= LEVELS_SHOWN:
+            absent = shares[~shares.index.isin(tested)]
+            if absent.sum() >= ABSENT_SHARE and len(shares) <= LEVELS_SHOWN:
+                levels = listed([str(level) for level in absent.index], "or")
                 sentences.append(
-                    f"No participant of the test split has {column} {listed(absent)}, as "
-                    f"{100 * sum(shares[level] for level in shares.index if str(level) in absent):.0f} % of the "
+                    f"No participant of the test split has {column} {levels}, as {100 * absent.sum():.0f} % of the "
                     "training split have: what is found says nothing about them."
                 )
         elif learnt.std() > 0 and abs(tested.mean() - learnt.mean()) > UNLIKE_SD * learnt.std():

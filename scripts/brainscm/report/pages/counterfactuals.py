@@ -19,7 +19,7 @@ from brainscm.report.badges import BADGES, badges
 from brainscm.report.cells import Context, plain
 from brainscm.report.changes import Change
 from brainscm.report.gallery import Gallery
-from brainscm.report.headlines import millilitres, wrong_ways
+from brainscm.report.headlines import millilitres, standing_still, wrong_ways
 from brainscm.report.layers import Stack
 from brainscm.report.study import Study, spaced
 from brainscm.scans import records
@@ -145,7 +145,14 @@ def _curves(study: Study, made: pd.DataFrame, varied: list[str]) -> list[Context
         title = f"{name}: measured change in ml along {varied[0]}"
         label = study.with_unit(varied[0])
         drawing = planes.course(measured, expected.get(region, []), label, "change (ml)", title)
-        drawn.append({"heading": name, "drawing": drawing, "has_band": any(math.isfinite(p.low) for p in measured)})
+        drawn.append(
+            {
+                "heading": name,
+                "drawing": drawing,
+                "has_band": any(math.isfinite(p.low) for p in measured),
+                "has_expected": region in expected,
+            }
+        )
     return drawn
 
 
@@ -182,11 +189,17 @@ def answer(study: Study, gallery: Gallery | None, item: Mapping[str, Any]) -> Co
             "regions": regions_table(regions),
             "is_evaluated": bool(evaluated),
             "is_bounded": any(change.is_bounded for change in regions),
+            "why_unbounded": _why_no_interval(study, item) if regions else "",
             "is_expected": any(math.isfinite(change.expected_ml) for change in regions),
             "caption": caption,
             "files": [f"counterfactuals/{item[column]}" for column in ("path", "difference_path")],
         }
     )
+
+
+def _why_no_interval(study: Study, item: Mapping[str, Any]) -> str:
+    own = study.regions[(study.regions["scan"] == item["scan"]) & (study.regions["query"] == item["query"])]
+    return str(next(iter(own["why_no_interval"].dropna()), "")) if "why_no_interval" in own else ""
 
 
 def regions_table(changes: list[Change]) -> Context | None:
@@ -211,15 +224,20 @@ def _region_row(change: Change) -> Context:
     wrong = Markup(' <strong class="status warn">wrong way</strong>') if change.is_wrong_way else ""
     row: Context = {
         "region": Markup("{}{}").format(region_label(change.region), wrong),
-        "interval": (
-            f"{millilitres(change.low_ml)} to {millilitres(change.high_ml)}" if change.is_bounded else "not calibrated"
-        ),
+        "interval": _interval(change) if change.is_bounded else "not calibrated",
     }
     for name in ("measured", "expected", "true"):
         value = getattr(change, f"{name}_ml")
         row[name] = millilitres(value) if math.isfinite(value) else "–"
         row[f"{name}_percent"] = millilitres(change.percent(value)) if math.isfinite(value) else "–"
     return row
+
+
+def _interval(change: Change) -> Markup:
+    """In ml, and under it in per cent of the region."""
+    ends = [millilitres(end) for end in (change.low_ml, change.high_ml)]
+    shares = [millilitres(change.percent(end)) for end in (change.low_ml, change.high_ml)]
+    return Markup("{} to {}<small>{} to {} %</small>").format(*ends, *shares)
 
 
 def _nodes(study: Study, item: Mapping[str, Any]) -> list[Context]:
@@ -255,7 +273,7 @@ def _question(study: Study, gallery: Gallery | None, members: Sequence[QueryOpti
         "words": words.trajectory([member.do for member in members], study.config.scm),
         "settings": f"{query.effect.capitalize()} effect: {responds}. Decoding: {query.decode}.",
         "figures": _figures(study, rows, made),
-        "warnings": _warnings(made) + wrong_ways(study, question_of(query)),
+        "warnings": _warnings(made) + wrong_ways(study, question_of(query)) + standing_still(study, question_of(query)),
         "badges": _badge_counts(study, made),
         "answers": [item for item in answers if item["problem"] is None],
         "stack": _stack(gallery, made, question_of(query)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from brainscm.errors import ScanError
@@ -25,13 +26,7 @@ COLUMNS = (
 
 def effect_maps(study: Study, gallery: Gallery | None) -> Context | None:
     """The maps of the total and direct effect of each contrast as a stack, and their clusters at each threshold."""
-    kinds = {"": "{}", "_desc-direct": "{}, direct"}
-    paths = {
-        name.format(contrast): path
-        for contrast in study.config.scm.contrasts
-        for label, name in kinds.items()
-        if (path := effect_path(study, contrast, label)).exists()
-    }
+    paths = effect_paths(study)
     if gallery is None or not paths:
         return None
     try:
@@ -56,6 +51,23 @@ def effect_maps(study: Study, gallery: Gallery | None) -> Context | None:
         "tables": embedded({"keys": [key for key, _, _ in COLUMNS], "tables": found}),
         "files": [str(path.relative_to(study.fitted)) for path in paths.values()],
     }
+
+
+def effect_paths(study: Study) -> dict[str, Path]:
+    """The maps that there are of all contrasts, total and direct, by their names; they share a scale."""
+    kinds = {"": "{}", "_desc-direct": "{}, direct"}
+    return {
+        name.format(contrast): path
+        for contrast in study.config.scm.contrasts
+        for label, name in kinds.items()
+        if (not label or has_direct(study, study.config.scm.contrasts[contrast]))
+        and (path := effect_path(study, contrast, label)).exists()
+    }
+
+
+def has_direct(study: Study, causes: Iterable[str]) -> bool:
+    """Whether the graph has an arrow from one of the causes into the image; without one the direct effect is zero."""
+    return not set(causes).isdisjoint(study.graph.image.names)
 
 
 def effect_path(study: Study, contrast: str, label: str = "") -> Path:

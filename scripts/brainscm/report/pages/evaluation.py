@@ -228,7 +228,7 @@ def slope_findings(study: Study) -> list[str]:
 
 def _per(slope: float, unit: object) -> str:
     per = {"years": "year"}.get(unit, unit) if isinstance(unit, str) else "unit"
-    return words.signed(f"{slope:+.2g} ml a {per}")
+    return words.signed(f"{slope:+#.2g}".rstrip(".") + f" ml a {per}")
 
 
 def _methods(study: Study, overall: pd.DataFrame, source: str) -> Context:
@@ -486,5 +486,8 @@ def _strata(means: pd.DataFrame, sources: list[str]) -> list[Context]:
         ("voxel", "Voxelwise GLM: correlation", "number"),
         ("pca", "PCA + GLM: correlation", "number"),
     ]
+    most = max((row["participants"] for rows in blocks.values() for row in rows), default=0)
+    if most < words.TOO_FEW:
+        return []
     titles = {"query": "By query", "years": "By change of age (years)"}
     return [{"name": titles.get(kind, f"By {kind}"), "columns": columns, "rows": rows} for kind, rows in blocks.items()]

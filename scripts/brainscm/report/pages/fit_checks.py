@@ -7,6 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 from scipy.stats import norm
 
+from brainscm.regions import region_label
 from brainscm.report import planes, words
 from brainscm.report.cells import Context
 from brainscm.report.matrices import draw_correlations, draw_design
@@ -38,18 +39,22 @@ def designs(study: Study) -> list[Context]:
 
 
 def residual_charts(study: Study) -> list[Context]:
-    """Each modelled node's residuals: against what was fitted, where that is a number, and against the normal."""
-    table = study.residuals
+    """Each modelled node's residuals, of the image those of its regions: against what was fitted, where that is a
+    number, and against the normal."""
     drawn = []
-    for node, rows in table[table["model"] == table["measure"]].groupby("model", sort=False):
+    for (model, measure), rows in study.residuals.groupby(["model", "measure"], sort=False):
         rows = rows.dropna(subset=["quantile_residual"])
         if rows.empty:
             continue
+        is_node = model == measure
+        name = str(measure) if is_node else f"{model}: {region_label(str(measure))}"
+        unit = study.with_unit(str(measure)) if is_node else f"{region_label(str(measure))} (ml)"
+        fitted = rows[rows["fitted"].notna()]
         drawn.append(
             {
-                "node": node,
-                "fitted": _against_fitted(rows[rows["fitted"].notna()], study.with_unit(str(node))),
-                "quantiles": _against_normal(rows, str(node)),
+                "node": name,
+                "fitted": _against_fitted(fitted, unit) if len(fitted) else None,
+                "quantiles": _against_normal(rows, name),
                 "moved": _most_moving(rows),
             }
         )

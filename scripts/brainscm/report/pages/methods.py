@@ -12,8 +12,10 @@ from brainscm.report.study import Study
 
 
 def context(study: Study, gallery: Gallery | None) -> Context:
+    text = methods_text(study)
     return {
-        "text": methods_text(study).html,
+        "text": text.html,
+        "bibtex": text.bibtex,
         "limits": words.LIMITS,
         "measures": [asdict(study.measure(column)) for column in (*study.measures, *study.fidelity)],
         "versions": versions(),

@@ -11,7 +11,7 @@ from brainscm.report import words
 from brainscm.report.badges import burden
 from brainscm.report.cells import Context, plain
 from brainscm.report.gallery import Gallery
-from brainscm.report.headlines import findings, headline_figures
+from brainscm.report.headlines import fidelity_figure, findings, headline_figures
 from brainscm.report.pages import bundle
 from brainscm.report.pages.cohort import unbalanced
 from brainscm.report.pages.counterfactuals import answer
@@ -39,7 +39,8 @@ def context(study: Study, gallery: Gallery | None) -> Context:
                 "value": f"{len(study.usable):,}",
                 "note": f"of {len(cohort):,} indexed; {int((cohort[QC_STATUS] == 'fail').sum())} failed",
             },
-            *_headline(study),
+            fidelity_figure(study),
+            *([] if study.bundle else headline_figures(study)),
         ],
         "findings": (
             bundle.findings(study) if study.bundle else findings(study) + slope_findings(study) + unbalanced(study)
@@ -68,24 +69,6 @@ def _example(study: Study, gallery: Gallery | None) -> Context | None:
     except ScanError:
         return None  # the counterfactuals page says what is lost
     return example if example["problem"] is None else None
-
-
-def _headline(study: Study) -> list[Context]:
-    if study.bundle:
-        psnr = study.reconstruction["psnr_brain_db"]
-        note = "PSNR inside the brain, mean: how faithful the encoding is"
-        return [{"label": "Reconstruction", "value": f"{psnr.mean():.1f} dB" if len(psnr) else None, "note": note}]
-    fidelity = study.summary["reconstruction"]["psnr_brain_db"]
-    return [
-        {
-            "label": "Reconstruction, test split",
-            "value": None if fidelity is None else f"{fidelity:.1f} dB",
-            "note": "PSNR inside the brain: how faithful the encoding is"
-            if fidelity is not None
-            else "no usable test scan",
-        },
-        *headline_figures(study),
-    ]
 
 
 def _questions(study: Study) -> list[Context]:

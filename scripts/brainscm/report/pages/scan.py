@@ -213,7 +213,7 @@ def _place(item: Mapping[str, Any]) -> Context:
         "label": "All that the graph leaves unexplained" if is_latent else region_label(item["measure"]),
         "value": "–" if is_latent else f"{words.number(item['value'], 4)} ml",
         "expected": "–" if is_latent else f"{words.number(item['expected'], 4)} ml",
-        "z": words.signed(f"{item['z']:+.1f}"),
+        "z": words.signed(f"{round(item['z'], 1) + 0.0:+.1f}"),
         "centile": BAR.format(item["centile"], "neither"),
         "interval": "–" if pd.isna(low) else f"{low:.0f} to {high:.0f}",
     }

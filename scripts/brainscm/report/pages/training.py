@@ -26,6 +26,7 @@ CURVES = {
 }
 NOISY = ("loss",)
 SMOOTHED_FROM = 20  # points of a curve
+LEAST_POINTS = 3  # of a curve
 CODE_FIGURES = ("dead", "perplexity", "bits")
 OVERFITTED_DB = 1.5
 LOST_BY_CODES_DB = 3.0
@@ -71,7 +72,12 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         "which_psnr": _which_psnr(study),
         "examples": _examples(study, gallery, parts),
         "why_no_examples": "There are no pictures, because no scan could be used.",
-        "card": [(key.replace("_", " "), _flat(value, key)) for key, value in study.card.items()],
+        "validations": len(_validations(study.history)),
+        "card": [
+            (key.replace("_", " "), _flat(value, key))
+            for key, value in study.card.items()
+            if key != "metrics"  # the tables above hold them
+        ],
     }
 
 
@@ -91,7 +97,7 @@ def _which_psnr(study: Study) -> str:
         if aligned
         else "the weights that were kept, which are those of the best step"
     )
-    return f"Two PSNRs are shown. The curve measures {what}; the table above measures {rest}."
+    return f"There are two PSNRs: that of validations is of {what}; that of the table above is of {rest}."
 
 
 def _span(values: pd.Series) -> str:
@@ -194,10 +200,16 @@ def _codes(codes: pd.DataFrame) -> list[Context]:
     return rows
 
 
+def _validations(history: pd.DataFrame) -> list[int]:
+    """The steps at which the validation split was looked at."""
+    return history.loc[history["split"] == "validation", "step"].tolist()
+
+
 def _curves(history: pd.DataFrame) -> list[Context]:
+    """A chart a column of the history that has enough points to be a curve."""
     curves = []
     for column, caption in CURVES.items():
-        if column not in history or history[column].notna().sum() < 2:
+        if column not in history or history.groupby("split")[column].count().max() < LEAST_POINTS:
             continue
         parts = {str(split): part for split, part in history.groupby("split") if part[column].notna().any()}
         if column == "lr":
@@ -225,7 +237,7 @@ def _rate_distortion(study: Study) -> Context | None:
     if not {"bits_per_voxel", "quantized_psnr_brain_db"} <= set(history):
         return None
     rows = history[(history["split"] == "validation")].dropna(subset=["bits_per_voxel", "quantized_psnr_brain_db"])
-    if rows.empty:
+    if len(rows) < LEAST_POINTS:
         return None
     steps = rows["step"].tolist()
     best = study.card.get("best_step")
@@ -271,8 +283,11 @@ def _examples(study: Study, gallery: Gallery | None, parts: dict[str, pd.DataFra
 def _flat(value: Any, name: str = "") -> str:
     if name == "seed":
         return str(value)  # a number that counts nothing
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
-        return "; ".join(f"{key.replace('_', ' ')} {_flat(item, key)}" for key, item in value.items())
+        said = {key: item for key, item in value.items() if item not in (None, "")}
+        return "; ".join(f"{key.replace('_', ' ')} {_flat(item, key)}" for key, item in said.items())
     if isinstance(value, list):
         between = " × " if name.endswith("shape") else "; " if any(isinstance(item, list) for item in value) else ", "
         return between.join(_flat(item) for item in value)
