@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -91,6 +92,12 @@ def test_findings_give_interval_basis_and_the_worst_query():
     assert "hold the truth in 87 % of cases" in said
     assert "Least often held: ventricles under AD, 0 of 12." in said
     assert "All regions under AD: 53 %." in said
+
+
+def test_of_a_mean_without_an_interval_none_is_announced():
+    of_one = table(participants=1).assign(ci95_low=np.nan, ci95_high=np.nan)
+    said = findings(study(of_one))[0]
+    assert said.startswith("The predicted change correlates 0.70 with the true one: 1 scan of 1 participant.")
 
 
 def test_findings_do_not_hide_a_loss():

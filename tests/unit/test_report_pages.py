@@ -1015,6 +1015,8 @@ def test_a_training_that_was_looked_at_twice_has_no_curve(study, tmp_path):
     history = pd.DataFrame({"step": [0, 28], "split": "validation", "psnr_brain_db": [33.42, 33.45]})
     twice = replace(study, history=history)
     assert training.context(twice, None)["charts"] == []
+    untrained = replace(study, history=history.iloc[:0])  # of principal components
+    assert training.context(untrained, None)["charts"] == []
     render_report(twice, None, tmp_path)
     assert "The validation split was looked at twice" in " ".join(Written(tmp_path / "training.html").text.split())
 

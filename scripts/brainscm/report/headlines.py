@@ -194,9 +194,10 @@ def findings(study: Study) -> list[str]:
             "Whether the counterfactuals are right could not be measured: "
             f"{reasons.get('change_correlation', 'no reason was recorded')}."
         ]
+    mean = "mean with its 95 % interval, " if correlation.is_bounded else ""
     sentences = [
-        f"The predicted change correlates {correlation.shown(2)} with the true one: mean with its 95 % interval, "
-        f"{correlation.basis}.{_least(correlation, 2)}"
+        f"The predicted change correlates {correlation.shown(2)} with the true one: {mean}{correlation.basis}."
+        f"{_least(correlation, 2)}"
     ]
     if slope is not None:
         furthest = f" Furthest off is {slope.worst[0]} ({_fixed(slope.worst[1], 2)})." if slope.worst else ""

@@ -209,7 +209,7 @@ def _curves(history: pd.DataFrame) -> list[Context]:
     """A chart a column of the history that has enough points to be a curve."""
     curves = []
     for column, caption in CURVES.items():
-        if column not in history or history.groupby("split")[column].count().max() < LEAST_POINTS:
+        if column not in history or not history.groupby("split")[column].count().max() >= LEAST_POINTS:  # NaN: no rows
             continue
         parts = {str(split): part for split, part in history.groupby("split") if part[column].notna().any()}
         if column == "lr":
