@@ -1,13 +1,13 @@
 """Brain masks of heads of every look, whose intracranial space is known, and of real heads, by trait and by method.
 
-python benchmarks/bench_masks.py --anatomies <label maps> --drawn 162 --bids <ixi> --labels <dlmuse> --real 138
+python benchmarks/bench_masks.py --anatomies <label maps> --drawn 117 --bids <ixi> --labels <dlmuse> --real 138
 
 Heads are drawn from the label maps (drawn_heads.py says how). Real heads are taken as they are, and once more with the
 fat and muscles of their scalps brightened. `auto` and `ants` are `preprocess.skull_strip`; `deepbet` is the outline of
-its two networks alone. The first `DEVELOPMENT` drawn heads are those that limits and constants were chosen on, and
-stand apart from the others. What is measured of each head is kept in --work, so that the same command goes on where it
-was stopped, and a later one adds heads or methods. Seconds are the processor's, of the whole of preprocessing (deepbet:
-of the networks). Writes benchmarks/results/masks.json.
+its two networks alone. The first `DEVELOPMENT` heads that could be drawn are left out: limits and constants were chosen
+on them. What is measured of each head is kept in --work, so that the same command goes on where it was stopped, and a
+later one adds heads or methods. Seconds are the processor's, of the whole of preprocessing (deepbet: of the networks).
+Writes benchmarks/results/masks.json.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SEED = 20260101
 METHODS = ["auto", "ants", "deepbet"]
 OF_THE_MASK = ("ncc", "mask_volume_ml", "outline_dice", "mask_fit", "contrast")
 GOOD, BAD = 0.95, 0.90  # Dice
-DEVELOPMENT = 45  # drawn heads, three of each of fifteen label maps
+DEVELOPMENT = 45  # three of each of fifteen label maps
 SKULL_MM = 4.0  # around the intracranial space
 
 
 @dataclass(frozen=True)
 class Case:
-    """A head to mask: its name, kind (`development`, `drawn`, `real`, `brightened`), traits and files."""
+    """A head to mask: its name, kind (`drawn`, `real`, `brightened`), traits and files."""
 
     name: str
     kind: str
@@ -73,7 +73,7 @@ class Case:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--anatomies", type=Path, required=True, help="folder of label maps of whole heads")
-    parser.add_argument("--drawn", type=int, default=DEVELOPMENT, help="heads to draw")
+    parser.add_argument("--drawn", type=int, default=15, help="heads to draw")
     parser.add_argument("--bids", type=Path, help="real heads")
     parser.add_argument("--labels", type=Path, help="their label maps; above 0 is intracranial")
     parser.add_argument("--real", type=int, default=10, help="of the real heads, evenly over the folder")
@@ -91,7 +91,7 @@ def main() -> None:
     figures = {
         "kinds": {kind: kind_summary([row for row in rows if row["kind"] == kind]) for kind in kinds(rows)},
         "by_trait": by_trait([row for row in rows if row["kind"] == "drawn"]),
-        "rows": rows,
+        "rows": [in_short(row) for row in rows],
         **circumstances(
             f"{os.cpu_count()} cores",
             platform.system(),
@@ -105,11 +105,10 @@ def main() -> None:
 
 def drawn_cases(anatomies: Path, heads: int) -> Iterator[Case]:
     paths = sorted(anatomies.glob("*.nii.gz"))
-    for number in range(heads):
+    for number in range(DEVELOPMENT, DEVELOPMENT + heads):
         seed = SEED + number
-        kind = "development" if number < DEVELOPMENT else "drawn"
         traits = Traits.draw(np.random.default_rng(seed)).names
-        yield Case(f"drawn-{number:03d}", kind, traits, seed, paths[number % len(paths)])
+        yield Case(f"drawn-{number:03d}", "drawn", traits, seed, paths[number % len(paths)])
 
 
 def real_cases(bids: Path, labels: Path, heads: int) -> Iterator[Case]:
@@ -186,6 +185,17 @@ def by_deepbet(scan: Path) -> tuple[np.ndarray, dict[str, Any]]:
     head = working_head(raw)
     outline = head.with_data(brain_probability(head))
     return solid(sample(outline, raw.affine, raw.data.shape, order=1) > 0.5), {}
+
+
+def in_short(row: dict[str, Any]) -> dict[str, Any]:
+    """A head's row without the measures that say nothing of its mask."""
+    short = dict(row)
+    for method in METHODS:
+        if method in row:
+            metrics = row[method].get("metrics", {})
+            short[method] = {key: row[method][key] for key in ("dice", "seconds")}
+            short[method] |= {name: round(metrics[name], 4) for name in OF_THE_MASK if name in metrics}
+    return short
 
 
 def kinds(rows: list[dict[str, Any]]) -> list[str]:
