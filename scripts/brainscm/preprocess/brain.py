@@ -153,12 +153,15 @@ def _look(head: Image, mask: Image, below_mm: tuple[float, ...] = BELOW_THE_CROW
     if not _holds_a_brain(rough):
         return None
     look = _outlined(head, first, rough, mask)
+    if look and look.fit >= SHAPED_LIKE_A_BRAIN:
+        return look
     crown = np.flatnonzero(solid(rough.data > 0.5).any((0, 1)))[-1]
     bottoms = [crown - round(mm / head.voxel_mm[2]) for mm in below_mm]
     shorter = next((k for k, bottom in enumerate(bottoms) if bottom > 0), None)
-    if shorter is None or (look and look.fit >= SHAPED_LIKE_A_BRAIN):
+    if shorter is None:
         return look
-    again = _look(_without_below(head, bottoms[shorter]), mask, below_mm[shorter + 1 :])
+    above = np.broadcast_to(np.arange(head.data.shape[2]) >= bottoms[shorter], head.data.shape)
+    again = _look(crop(head, above, 0), mask, below_mm[shorter + 1 :])
     return max((each for each in (look, again) if each), key=lambda each: each.fit, default=None)
 
 
@@ -171,12 +174,6 @@ def _outlined(head: Image, first: FirstLook, rough: Image, mask: Image) -> _Look
     surface = head.with_data(signed_distance(probability).astype(np.float32))
     linear = fit_outline(mask, surface)
     return _Look(head, surface, linear, fitted_share(mask, linear, surface))
-
-
-def _without_below(head: Image, bottom: int) -> Image:
-    affine = head.affine.copy()
-    affine[:3, 3] += affine[:3, 2] * bottom
-    return Image(head.data[:, :, bottom:], affine)
 
 
 def _holds_a_brain(probability: Image) -> bool:

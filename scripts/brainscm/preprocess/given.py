@@ -20,6 +20,8 @@ from brainscm.preprocess.network import FirstLook
 from brainscm.preprocess.nifti import read_nifti
 from brainscm.resampling import sample
 
+Expected = Literal["head", "brain", "auto"]  # what the study says that its scans are; `auto` looks at each
+
 EMPTY_SHARE = 0.3  # of all voxels at least, of one value or noise, around a stripped brain
 BRAIN_ML = (300.0, 2100.0)  # the outlines of brains; the smallest head, cut at the chin, holds more
 LOOSE_ML = 3000.0  # a brain whose mask was 8 mm too wide and soft at its edge holds less
@@ -53,11 +55,11 @@ class Given:
     notes: tuple[str, ...] = ()
 
 
-def find_given(scan: Image, expected: Literal["head", "brain", "auto"]) -> Given:
+def find_given(scan: Image, expected: Expected) -> Given:
     """Whether a scan is a brain that was stripped already, or a whole head.
 
     Args:
-        expected: what the study says that its scans are; `auto` looks at each.
+        expected: what the study says that its scans are.
 
     Raises:
         ScanError: a brain is expected, and the scan has no empty surroundings.

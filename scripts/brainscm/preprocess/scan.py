@@ -18,7 +18,7 @@ from brainscm.preprocess import figures
 from brainscm.preprocess.atlas import Atlas
 from brainscm.preprocess.brain import OUTSIDE_MM, Brain, find_brain, take_brain
 from brainscm.preprocess.derived import require_files
-from brainscm.preprocess.given import Given, find_given, holds_a_head, read_given_mask
+from brainscm.preprocess.given import Expected, Given, find_given, holds_a_head, read_given_mask
 from brainscm.preprocess.head import RawScan, working_head
 from brainscm.preprocess.intensity import white_peak
 from brainscm.preprocess.itk import write_matrix
@@ -143,14 +143,11 @@ def _preprocess(
         derived_t1w, derived_mask = require_files(derivatives, status.scan, runs) if derivatives else (None, None)
         session = read_session([derived_t1w] if derived_t1w else runs, seed)
         raw = session.scan
-        if derived_mask:
-            found = Given(read_given_mask(raw, derived_mask))
-            raw = replace(raw, data=raw.data * found.outline)
-        else:
-            found = find_given(raw.volume, options.input)
+        given_mask = read_given_mask(raw, derived_mask) if derived_mask else None
+        if given_mask is not None:
+            raw = replace(raw, data=raw.data * given_mask)
         head = working_head(raw)
-        if options.input == "auto" and not derived_mask and _is_head_after_all(raw, found, head, options):
-            found = Given()
+        found = _find_given(raw, head, options.input, options) if given_mask is None else Given(given_mask)
         given = found.outline
         status.sources = [bids_uri(path, "raw") for path in session.sources]
         status.inputs = session.inputs
@@ -173,9 +170,8 @@ def _preprocess(
         measured, status.why_null = measures.raw_metrics(raw.volume, native)
         status.metrics |= measured
         stripped = given
-        if options.input == "head":  # it may be a brain nevertheless
-            looks_given = find_given(raw.volume, "auto")
-            stripped = None if _is_head_after_all(raw, looks_given, head, options) else looks_given.outline
+        if given is None and options.input == "head":  # it may be a brain nevertheless
+            stripped = _find_given(raw, head, "auto", options).outline
         if stripped is not None:
             status.metrics["given_outside_percent"] = 100 * float((stripped & ~native).sum() / stripped.sum())
     with status.step("affine"):
@@ -205,11 +201,12 @@ def _preprocess(
         _draw(status, "registration", images["preproc_t1w"], outlines, template.brain_mask)
 
 
-def _is_head_after_all(raw: RawScan, found: Given, head: Image, options: PreprocessOptions) -> bool:
-    """Whether the network, if it may be asked, sees a whole head in what looked like a brain that was given."""
-    if found.outline is None or options.skull_strip == "ants":
-        return False
-    return holds_a_head(raw.volume.with_data(found.outline), head)
+def _find_given(raw: RawScan, head: Image, expected: Expected, options: PreprocessOptions) -> Given:
+    """What looks like a given brain, unless the network, where it may be asked, sees a whole head in it."""
+    found = find_given(raw.volume, expected)
+    if found.outline is None or expected == "brain" or options.skull_strip == "ants":
+        return found
+    return Given() if holds_a_head(raw.volume.with_data(found.outline), head) else found
 
 
 def _bring_to_template(

@@ -469,10 +469,9 @@ def ghost(raw: Image) -> float:
             if min(copy.sum(), (~copy).sum()) < LEAST_AIR:
                 continue
             above = float(np.median(around[copy]) - np.median(around[~copy])) / mean
-            likeness = (
-                np.corrcoef(around[copy], np.roll(data, shift, axis)[air][copy])[0, 1] if above > brightest else 0
-            )
-            if likeness > LIKE_THE_HEAD:
+            if above <= brightest:
+                continue
+            if np.corrcoef(around[copy], np.roll(data, shift, axis)[air][copy])[0, 1] > LIKE_THE_HEAD:
                 brightest = above
     return brightest
 

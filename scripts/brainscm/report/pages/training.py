@@ -72,7 +72,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         "which_psnr": _which_psnr(study),
         "examples": _examples(study, gallery, parts),
         "why_no_examples": "There are no pictures, because no scan could be used.",
-        "validations": len(_validations(study.history)),
+        "validations": int((study.history["split"] == "validation").sum()),
         "card": [
             (key.replace("_", " "), _flat(value, key))
             for key, value in study.card.items()
@@ -198,11 +198,6 @@ def _codes(codes: pd.DataFrame) -> list[Context]:
             row |= {f"{name}_{split}": words.number(plain(of_split.at[split, name])) for name in CODE_FIGURES}
         rows.append(row)
     return rows
-
-
-def _validations(history: pd.DataFrame) -> list[int]:
-    """The steps at which the validation split was looked at."""
-    return history.loc[history["split"] == "validation", "step"].tolist()
 
 
 def _curves(history: pd.DataFrame) -> list[Context]:
