@@ -1,14 +1,14 @@
 """The benchmark on real heads: regional change a year under do(age), beside the slope across the same participants.
 
-make bench-real BIDS=<folder> [LABELS=<volumes.tsv>]
+make bench-real BIDS=<folder> [LABELS=<dlmuse>]
 
 Every participant is tested once: five studies (benchmarks/real.yaml) share the preprocessed scans and leave out another
 fifth of the participants each. Their models are fitted as the workflow fits them, and again with the ages dealt out at
 random among the participants (`permuted`, which must move nothing), without what the latent holds of tissue density
 (`without_density`), and by least squares (`least_squares`), so that what is lost can be told by stage. Beside them
-stand the slopes of volumes that another program measured (LABELS: a table with `participant_id` and mm³ by region,
-named as DLMUSE names them). Across participants and under do(age) are different from change within a participant, of
-which the published rates in docs/validation.md speak.
+stand the slopes of volumes that another program measured (LABELS: DLMUSE's folder, with volumes.tsv and a label map of
+each raw scan, by which the lobes and the hippocampus are found in it). Across participants and under do(age) are
+different from change within a participant, of which the published rates in docs/validation.md speak.
 
 The counterfactuals are made in memory, without the draws that tell their uncertainty: those would take eight times as
 long. Writes benchmarks/results/real.json; an interrupted run goes on where it stopped.
@@ -21,6 +21,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,15 +30,18 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 import yaml
+from lobes import LOBES, lobes_ml, territories
 from parts import APPEARANCE, DISPLACEMENT, of_parts
 from record import RESULTS, circumstances, write
 
 from brainscm.counterfactuals.queries import plan_query
 from brainscm.evaluation.methods import Method
 from brainscm.evaluation.slopes import regional_slopes
+from brainscm.images import Mask, Volume
 from brainscm.latents.encoded import EncodedScans
 from brainscm.parallel import side_by_side
-from brainscm.preprocess.template import load_template
+from brainscm.preprocess.itk import read_matrix
+from brainscm.preprocess.template import Template, load_template
 from brainscm.preprocess.tissues import MeasureTissues
 from brainscm.questions import read_queries
 from brainscm.regions import COMPARED
@@ -56,13 +61,18 @@ FITS: dict[str, tuple[str, Literal["by_component", "none"]]] = {
     "permuted": ("permuted_age", "by_component"),
     "least_squares": ("age", "none"),
 }
-# What the regions are called in a table of DLMUSE volumes; its CSF lies outside the ventricles, ours everywhere.
+# What the regions are called in DLMUSE's table; its CSF lies outside the ventricles, ours everywhere.
 LABELS = {
     "gm": ["601_GM"],
     "wm": ["604_WM"],
     "csf": ["600_CorticalCSF", "509_Ventricles"],
     "ventricles": ["509_Ventricles"],
     "medial_temporal_gm": ["307_Limbic_Medial_Temporal_GM"],
+    "frontal_gm": ["404_Frontal_GM"],
+    "parietal_gm": ["409_Parietal_GM"],
+    "occipital_gm": ["407_Occipital_GM"],
+    "temporal_gm": ["411_Temporal_GM"],
+    "hippocampus_gm": ["47_Hippocampus_R", "48_Hippocampus_L"],
 }
 LABELS_MASK = "702_ICV"
 
@@ -70,25 +80,29 @@ LABELS_MASK = "702_ICV"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bids", type=Path, help="BIDS folder whose participants.tsv has age and sex")
-    parser.add_argument("--labels", type=Path, help="table of another program's volumes")
+    parser.add_argument("--labels", type=Path, help="DLMUSE's folder: volumes.tsv and label maps")
     parser.add_argument("--folder", type=Path, default=ROOT / "work" / "real", help="where the studies are kept")
     parser.add_argument("--participants", type=int, help="only so many, to try the benchmark out")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="only the first, to go on another day")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
 
     participants = write_cohort(arguments.bids.resolve(), arguments.folder / "bids", arguments.participants)
-    studies = [Study(arguments.folder, fold, arguments.cores) for fold in folds()]
+    studies = [Study(arguments.folder, fold, arguments.cores) for fold in folds()[: arguments.folds]]
     studies[0].run("preprocess")
     for study in studies[1:]:
         study.share(studies[0])
     for study in studies:
         study.run("latents")
-    tables = [study.slopes() for study in studies]
-    figures = compared(tables)
+    answers = [study.answers(arguments.labels) for study in studies]
+    lobes = studies[0].lobes(arguments.labels)
+    regions = [*COMPARED, *(column.removesuffix("_ml") for column in lobes.drop(columns="scan"))]
+    tables = [study.slopes(asked, lobes, regions) for study, asked in zip(studies, answers, strict=True)]
+    figures = compared(tables, regions)
     if arguments.labels:
-        add_labels(figures["regions"], arguments.labels, participants)
-    figures |= {"participants": len(participants), "folds": FOLDS}
-    command = "make bench-real BIDS=<folder>" + (" LABELS=<volumes.tsv>" if arguments.labels else "")
+        add_labels(figures["regions"], arguments.labels / "volumes.tsv", participants)
+    figures |= {"participants": len(participants), "folds": len(studies)}
+    command = "make bench-real BIDS=<folder>" + (" LABELS=<dlmuse>" if arguments.labels else "")
     figures |= circumstances(platform.system(), f"{os.cpu_count()} cores", command=command)
     print(write(figures, RESULTS / "real.json"))
 
@@ -150,43 +164,96 @@ class Study:
             if path.is_dir() and not (ours / path.name).is_symlink():
                 (ours / path.name).symlink_to(path)
 
-    def slopes(self) -> dict[str, pd.DataFrame]:
-        """Regional change a year across participants and under do(age), of the scans that this study tests, by fit."""
-        config = load_config(ROOT, self.options)
+    @cached_property
+    def encoded(self) -> EncodedScans:
         names = ("cohort/scans.tsv", "preproc/qc.tsv", "latents/latents.zarr", "autoencoder/model.pt")
-        encoded = EncodedScans.open(*(self.results / name for name in names))
-        measure = MeasureTissues(load_template(config.template, config.preprocess.voxel_mm))
-        usable, store = encoded.scans.usable, encoded.store
-        of_latents = encoded.scans.rows.loc[list(store.scans)]
+        return EncodedScans.open(*(self.results / name for name in names))
+
+    @cached_property
+    def template(self) -> Template:
+        config = load_config(ROOT, self.options)
+        return load_template(config.template, config.preprocess.voxel_mm)
+
+    @cached_property
+    def models(self) -> dict[str, Scm]:
+        """By fit, the model of the participants that this study does not test."""
+        config, store = load_config(ROOT, self.options), self.encoded.store
+        of_latents = self.encoded.scans.rows.loc[list(store.scans)]
         models: dict[str, Scm] = {}
         for name, (ages, shrinkage) in FITS.items():
             options = config.scm.model_copy(deep=True)
             options.nodes["age"].column, options.image.shrinkage = ages, shrinkage
             models[name] = Scm.fit(of_latents, store.latents, options, config.seed, store.layout, store.identity)
         models["without_density"] = of_parts(models["do_age"], store.layout, DISPLACEMENT + APPEARANCE)
-        (query,) = read_queries(config.counterfactuals)
-        tested = encoded.scans.of_split("test")
-        steps = {name: plan_query(scm, tested, query).step for name, scm in models.items()}
+        return models
+
+    def measure(self, scan: str, volume: Volume, labels: Path | None) -> Callable[[Volume], dict[str, float]]:
+        """Measures regions, and by a label map the lobes, of a scan and of what stands in its place (ml)."""
+        scans, own = self.encoded.scans, dict[str, Mask]()
+        of_scan = MeasureTissues(self.template)(volume, scans.geometry(scan))
+        if labels:
+            label_map = next((labels / scan.partition("_")[0] / "anat").glob("*_dseg.nii.gz"))
+            own = territories(label_map, read_matrix(scans.path(scan, "to_template")), self.template)
+        return lambda image: of_scan.volumes_ml(image) | lobes_ml(of_scan.shares(image), own, of_scan.voxel_ml)
+
+    def lobes(self, labels: Path | None) -> pd.DataFrame:
+        """Volume (ml) of each lobe of all scans, a row a scan; without label maps no lobes."""
+        scans = self.encoded.scans
+        table = scans.usable[["scan"]].reset_index(drop=True)
+        if labels is None:
+            return table
+
+        def of_scan(scan: str) -> dict[str, float]:
+            volume = scans.volume(scan)
+            found = self.measure(scan, volume, labels)(volume)
+            return {f"{lobe}_ml": found[lobe] for lobe in LOBES}
+
+        return table.join(pd.DataFrame(side_by_side(of_scan, table["scan"])))
+
+    def answers(self, labels: Path | None) -> pd.DataFrame:
+        """What do(age) changes in each region (ml) of the scans that this study tests, a row a scan and fit.
+
+        Kept in a table beside the study, until its latents are newer.
+        """
+        kept = self.file.parent / ("answers_by_lobe.tsv" if labels else "answers.tsv")
+        if kept.is_file() and kept.stat().st_mtime > (self.results / "latents" / "latents.zarr").stat().st_mtime:
+            return read_table(kept)
+        scans, store = self.encoded.scans, self.encoded.store
+        (query,) = read_queries(load_config(ROOT, self.options).counterfactuals)
+        tested = scans.of_split("test")
+        steps = {name: plan_query(scm, tested, query).step for name, scm in self.models.items()}
 
         def changes(position: int) -> list[dict[str, Any]]:
             row = tested.iloc[position]
             scan = str(row["scan"])
-            volume, geometry = encoded.scans.volume(scan), encoded.scans.geometry(scan)
-            of_scan, mask = measure(volume, geometry), geometry.mask
-            before = of_scan.volumes_ml(volume)
+            volume, mask = scans.volume(scan), scans.mask(scan)
+            volumes_ml = self.measure(scan, volume, labels)
+            before = volumes_ml(volume)
             rows = []
-            for name, scm in models.items():
-                method = Method(name, encoded.encoder, scm.image)
-                factual = method.factual(volume, store.of(scan), encoded.levels(scan))
+            for name, scm in self.models.items():
+                method = Method(name, self.encoded.encoder, scm.image)
+                factual = method.factual(volume, store.of(scan), self.encoded.levels(scan))
                 made = method.predict(factual, steps[name][position]).masked(mask)
-                after = of_scan.volumes_ml(made.volume)
-                change = {f"{region}_ml": after[region] - before[region] for region in COMPARED}
+                after = volumes_ml(made.volume)
                 about = {"fit": name, "scan": scan, "participant": row["participant"], "query": query.name}
-                rows.append({**about, "node": "age", "effect": query.effect, "step": YEARS, **change})
+                about |= {"node": "age", "effect": query.effect, "step": YEARS}
+                rows.append(about | {f"{region}_ml": after[region] - before[region] for region in after})
             return rows
 
         table = pd.DataFrame([row for rows in side_by_side(changes, range(len(tested))) for row in rows])
-        return {name: regional_slopes(models[name], usable, rows, COMPARED) for name, rows in table.groupby("fit")}
+        write_table(table, kept)
+        return table
+
+    def slopes(self, answers: pd.DataFrame, lobes: pd.DataFrame, regions: list[str]) -> dict[str, pd.DataFrame]:
+        """Regional change a year across participants and under do(age), by fit.
+
+        Args:
+            lobes: see there.
+        """
+        usable = self.encoded.scans.usable.merge(lobes, on="scan")
+        return {
+            name: regional_slopes(self.models[name], usable, rows, regions) for name, rows in answers.groupby("fit")
+        }
 
 
 def pooled(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -200,12 +267,12 @@ def pooled(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(found).T
 
 
-def compared(tables: list[dict[str, pd.DataFrame]]) -> dict[str, Any]:
+def compared(tables: list[dict[str, pd.DataFrame]], measured: list[str]) -> dict[str, Any]:
     """By region: the slope across participants of one mask volume, the change under do(age) by each fit, and ratios."""
     across = tables[0]["do_age"].set_index("region")  # the same in every study: of all scans
     changes = {fit: pooled([table[fit] for table in tables]) for fit in tables[0]}
     regions: dict[str, Any] = {}
-    for region in COMPARED:
+    for region in measured:
         slope = float(across.loc[region, "same_mask_slope_ml"])
         error = (float(across.loc[region, "same_mask_high_ml"]) - slope) / 1.96
         regions[region] = {"across_ml_a_year": {"value": round(slope, 4), "error": round(error, 4)}}

@@ -133,8 +133,16 @@ class TissueMeasure:
     geometry: Geometry
 
     def volumes_ml(self, volume: Volume) -> dict[str, float]:
-        shares = tissue_shares(volume, self.levels, self.geometry.mask, self._regions["ventricles"])
-        return tissue_volumes(shares, self._regions, self.template.voxel_ml / self.geometry.head_size)
+        return tissue_volumes(self.shares(volume), self._regions, self.voxel_ml)
+
+    def shares(self, volume: Volume) -> Tissues:
+        """The tissues' shares of each voxel."""
+        return tissue_shares(volume, self.levels, self.geometry.mask, self._regions["ventricles"])
+
+    @property
+    def voxel_ml(self) -> float:
+        """What a voxel of the template's grid is in the scan's own space."""
+        return self.template.voxel_ml / self.geometry.head_size
 
     def at(self, geometry: Geometry) -> TissueMeasure:
         return replace(self, geometry=geometry)
