@@ -174,10 +174,10 @@ class QualityOptions(Options):
     The limits are applied when the cohort is collected, so that another limit preprocesses nothing again.
     """
 
-    ncc_warn: float = Field(0.3, ge=0, le=1)
-    """Warn where the correlation with the template, inside both masks, is below this."""
     ncc_fail: float = Field(0.2, ge=0, le=1)
-    """Fail below this correlation."""
+    """Fail where the correlation with the template, inside both masks, is below this."""
+    ncc_z_warn: float = Field(-4.0, ge=-1000, lt=0)
+    """Warn where that correlation lies more robust standard deviations than this below the cohort's median."""
     volume_warn_ml: tuple[Millilitres, Millilitres] = (950, 2050)
     """Warn where the volume of the intracranial mask is outside these two."""
     volume_fail_ml: tuple[Millilitres, Millilitres] = (700, 2500)
@@ -226,10 +226,10 @@ class QualityOptions(Options):
     """Fail below this ratio."""
     volume_z_warn: float = Field(4.0, gt=0, le=1000)
     """Warn where the mask's volume lies further from the cohort's median than this many robust standard deviations."""
-    alignment_similarity_warn: float = Field(0.6, ge=0, le=1)
-    """Warn where the correlation with the template, after the deformable alignment, is below this."""
     alignment_similarity_fail: float = Field(0.45, ge=0, le=1)
-    """Fail below this correlation."""
+    """Fail where the correlation with the template, after the deformable alignment, is below this."""
+    alignment_similarity_z_warn: float = Field(-4.0, ge=-1000, lt=0)
+    """Warn where that correlation lies more robust standard deviations than this below the cohort's median."""
     alignment_folding_warn_percent: Percent = 1.0
     """Warn where the deformable alignment folds in more of the template's brain than this."""
     alignment_folding_fail_percent: Percent = 10.0

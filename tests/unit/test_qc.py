@@ -58,11 +58,14 @@ ALIGNED: dict[str, float | None] = {
     [
         ({}, "pass", ""),
         (ALIGNED, "pass", ""),
-        (ALIGNED | {"alignment_similarity": 0.5}, "warn", "after alignment is 0.50"),
+        (ALIGNED | {"alignment_similarity": 0.5}, "pass", ""),
+        (ALIGNED | {"alignment_similarity_z": -5.0}, "warn", "after alignment is -5.0 robust z"),
         (ALIGNED | {"alignment_similarity": 0.3}, "fail", "after alignment is 0.30"),
         (ALIGNED | {"alignment_folding_percent": 3.0}, "warn", "folds in 3.0 % of the brain"),
         (ALIGNED | {"alignment_folding_percent": 20.0}, "fail", "folds in 20.0 % of the brain"),
-        ({"ncc": 0.25}, "warn", "similarity"),
+        ({"ncc": 0.25}, "pass", ""),
+        ({"ncc_z": -5.0}, "warn", "similarity to the template is -5.0 robust z from the cohort's median"),
+        ({"ncc_z": 5.0}, "pass", ""),
         ({"outline_dice": 0.8}, "warn", "agree to 0.80 (Dice): look at the mask"),
         ({"mask_fit": 0.91}, "warn", "agree to 0.91 (Dice) after the linear registration"),
         ({"mask_fit": 0.7}, "fail", "agree to 0.70 (Dice) after the linear registration"),
@@ -99,7 +102,7 @@ def test_failure_is_told_before_warnings() -> None:
 
 
 def test_limits_come_from_the_options() -> None:
-    assert apply_limits(GOOD, QualityOptions(ncc_warn=0.9))[0] == "warn"
+    assert apply_limits(GOOD, QualityOptions(cnr_warn=3.0))[0] == "warn"
 
 
 def test_mask_metrics_know_volume_and_cut() -> None:
@@ -279,9 +282,27 @@ def test_outlier_of_the_cohort_becomes_a_warning(cohort: Path) -> None:
     assert (table["status"] == "pass").sum() == 6
 
 
+def test_a_cohort_unlike_the_template_passes_but_for_who_is_unlike_the_cohort(cohort: Path) -> None:
+    """As one of old participants on another scanner: 7 of 18 good masks warned by a limit for all cohorts."""
+    names = read_table(cohort / "scans.tsv")["scan"][:6]
+    for number, name in enumerate(names):
+        write_status(cohort, name, "done", 1400 + number)
+        write_alignment(cohort, name)
+        for stage, measure, value in (("status", "ncc", 0.26), ("alignment", "alignment_similarity", 0.55)):
+            path = cohort / stage / f"{name}.json"
+            content = json.loads(path.read_text())
+            content["metrics"][measure] = value + 0.002 * number - (0.05 if number == 5 else 0)
+            path.write_text(json.dumps(content))
+    write_table(pd.DataFrame({"scan": names, "path": "/data/sub-1/x"}), cohort / "scans.tsv")
+    table = collect(cohort, is_aligned=True)
+    assert table["status"].tolist() == ["pass"] * 5 + ["warn"]
+    assert table["reasons"].iloc[5].count("robust z from the cohort's median") == 2
+    assert table.loc["sub-05", "ncc_z"] < -4
+
+
 def test_another_limit_is_applied_to_the_same_statuses(cohort: Path) -> None:
     assert collect(cohort).loc["sub-01", "status"] == "pass"
-    strict = collect(cohort, QualityOptions(ncc_fail=0.6, ncc_warn=0.7))
+    strict = collect(cohort, QualityOptions(ncc_fail=0.6))
     assert (strict["status"] == "fail").all()
     assert "similarity" in strict.loc["sub-01", "reasons"]
 
@@ -343,7 +364,7 @@ def test_every_number_of_the_table_is_a_registered_measure(cohort: Path) -> None
     for name in read_table(cohort / "scans.tsv")["scan"]:
         write_alignment(cohort, name)
     numbers = collect(cohort, is_aligned=True).select_dtypes("number")
-    assert {"slice_jump", "mask_volume_z", "gm_ml", "alignment_strain"} <= set(numbers)
+    assert {"slice_jump", "mask_volume_z", "ncc_z", "alignment_similarity_z", "gm_ml"} <= set(numbers)
     assert set(numbers) <= set(MEASURES)
 
 
@@ -404,7 +425,7 @@ def test_reference_lists_every_measure_with_its_limits_as_they_are() -> None:
                 limit = getattr(QualityOptions(), option)
                 numbers = limit if isinstance(limit, tuple) else (limit,)
                 assert f"`{option}`" in row
-                assert "–".join(f"{number:g}" for number in numbers) in row
+                assert "–".join(f"{number:g}" for number in numbers).replace("-", "−") in row
 
 
 def test_measures_need_neither_torch_nor_the_stages_that_take_them() -> None:

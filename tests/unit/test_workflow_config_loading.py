@@ -203,7 +203,7 @@ HUGE = [10**400, 1 << 20_000, -1e308, math.nan]
 @pytest.mark.parametrize(
     "place",
     [
-        "seed", "autoencoder.max_steps", "autoencoder.learning_rate", "autoencoder.channels", "quality.ncc_warn",
+        "seed", "autoencoder.max_steps", "autoencoder.learning_rate", "autoencoder.channels", "quality.ncc_fail",
         "quality.volume_warn_ml", "scm.permutations", "scm.image.smoothing_voxels", "workflow.shard_minutes",
         "scm.contrasts.ageing.age", "counterfactuals.do.age", "counterfactuals.do.age.from",
         "counterfactuals.do.age.step", "cohort.filter.run", "cohort.exclude.age",

@@ -95,7 +95,7 @@ AGEING = {"name": "ageing", "do": {"age": {"from": 50, "to": 90, "step": 5}}, "s
 @pytest.mark.parametrize(
     ("options", "redone"),
     [
-        ({"quality": {"ncc_warn": 0.5}}, {"collect_preprocessing", "train_autoencoder", *AFTER_TRAINING}),
+        ({"quality": {"ncc_fail": 0.1}}, {"collect_preprocessing", "train_autoencoder", *AFTER_TRAINING}),
         ({"autoencoder": {"max_steps": 10}}, {"train_autoencoder", *AFTER_TRAINING}),
         ({"scm": {**GRAPH, "permutations": 9}}, set(AFTER_TRAINING[2:])),
     ],

@@ -27,6 +27,12 @@ The transforms are ITK's, for ANTs. *_xfm.mat is linear, *_desc-deformable_xfm.n
 linearly registered scan and the template; its side-car says how the two are applied together. *_desc-jacobian_map is
 the deformation's Jacobian determinant, and dseg.tsv names the labels of the segmentations (*_dseg).
 """
+# Column and the measure whose robust z it is: what differs by age, scanner or template.
+WITHIN_COHORT = {
+    "mask_volume_z": "mask_volume_ml",
+    "ncc_z": "ncc",
+    "alignment_similarity_z": "alignment_similarity",
+}
 NOT_BIDS = ("status", "alignment", "figures", "qc.tsv", "*_xfm.*", "*_desc-jacobian_map.*")
 
 
@@ -36,9 +42,9 @@ def collect_preprocessing(
     """Write `qc.tsv`, one row a scan of `scans.tsv` in its order.
 
     Columns: scan, status (pass, warn or fail), reasons (joined by "; "), the metrics, volumes as `<region>_ml`, one
-    column a role in `outputs` with its path relative to `preproc_dir`, and `mask_volume_z` (robust z within the
-    cohort). A scan whose preprocessing or alignment failed has failed; one that is done is what the limits say, and
-    warns at least if something was noted about it.
+    column a role in `outputs` with its path relative to `preproc_dir`, and the robust z within the cohort of what
+    `WITHIN_COHORT` lists. A scan whose preprocessing or alignment failed has failed; one that is done is what the
+    limits say, and warns at least if something was noted about it.
 
     Args:
         is_aligned: the scans have been aligned to the template, too.
@@ -110,14 +116,18 @@ def _merged(statuses: list[dict[str, Any]], key: str) -> dict[str, Any]:
 
 
 def _compare_within_cohort(rows: list[dict[str, Any]], limits: QualityOptions) -> None:
-    """Add the robust z of each mask's volume among those of the scans that did not fail, and what its limit says."""
-    volumes = [row.get("mask_volume_ml") if row["status"] != "fail" else None for row in rows]
-    for row, z in zip(rows, robust_z(pd.Series(volumes, dtype=float)), strict=True):
-        row["mask_volume_z"] = z
-        outcome, reasons = apply_limits({"mask_volume_z": z}, limits)
-        if reasons:
-            row["status"] = outcome
-            row["reasons"] += reasons
+    """Add each scan's robust z among the scans that did not fail, and what its limit says."""
+    has_failed = [row["status"] == "fail" for row in rows]
+    for name, measure in WITHIN_COHORT.items():
+        if not any(measure in row for row in rows):
+            continue
+        values = [None if failed else row.get(measure) for row, failed in zip(rows, has_failed, strict=True)]
+        for row, z in zip(rows, robust_z(pd.Series(values, dtype=float)), strict=True):
+            row[name] = z
+            outcome, reasons = apply_limits({name: z}, limits)
+            if reasons:
+                row["status"] = outcome
+                row["reasons"] += reasons
 
 
 def _describe_dataset(preproc_dir: Path, raw_paths: pd.Series) -> None:

@@ -37,7 +37,7 @@ class Limits:
 
     bad: Literal["below", "above", "beyond", "outside"]
     sentence: str
-    warn: str
+    warn: str = ""
     fail: str = ""
 
 
@@ -65,8 +65,20 @@ _OF_A_SCAN = {
         Limits(
             "below",
             "similarity to the template is {value:.2f}: look whether this is a T1w brain, well registered",
-            warn="ncc_warn",
             fail="ncc_fail",
+        ),
+    ),
+    "ncc_z": Measure(
+        "Similarity to the template, robust z",
+        "",
+        "higher",
+        "Distance of that correlation from the cohort's median, in robust standard deviations: a whole cohort may be "
+        "unlike the template, by its age or its scanner.",
+        Limits(
+            "below",
+            "similarity to the template is {value:+.1f} robust z from the cohort's median: look whether this is a T1w "
+            "brain, well registered",
+            warn="ncc_z_warn",
         ),
     ),
     "mask_volume_ml": Measure(
@@ -316,8 +328,19 @@ _OF_AN_ALIGNMENT = {
         Limits(
             "below",
             "similarity to the template after alignment is {value:.2f}: look whether this is a T1w brain",
-            warn="alignment_similarity_warn",
             fail="alignment_similarity_fail",
+        ),
+    ),
+    "alignment_similarity_z": Measure(
+        "Similarity after alignment, robust z",
+        "",
+        "higher",
+        "Distance of that correlation from the cohort's median, in robust standard deviations.",
+        Limits(
+            "below",
+            "similarity to the template after alignment is {value:+.1f} robust z from the cohort's median: look at the "
+            "scan",
+            warn="alignment_similarity_z_warn",
         ),
     ),
     "alignment_folding_percent": Measure(
