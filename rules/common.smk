@@ -12,7 +12,7 @@ from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from brainscm.bundle import CHECKSUMS, DESCRIPTION, FIXED, INTERVALS, MAKING, REFERENCE
 from brainscm.cohort.content import bids_fingerprint, dicom_fingerprint
 from brainscm.cohort.selection import ratings_table
-from brainscm.workflow.config_loading import check_keys_once, load_config
+from brainscm.workflow.config_loading import check_study_file, load_config
 from brainscm.errors import BrainSCMError
 from brainscm.identity import Identity
 from brainscm.liveness import hold
@@ -74,7 +74,7 @@ if workflow.is_main_process and ExecutorPluginRegistry().is_installed("slurm"):
 
 try:
     for study_file in workflow.overwrite_configfiles:
-        check_keys_once(Path(study_file))
+        check_study_file(Path(study_file))
     CONFIG = load_config(Path(workflow.basedir), config, is_checked=not workflow.is_main_process)
     QUERIES = read_queries(CONFIG.counterfactuals)
     RATINGS = ratings_table(CONFIG.cohort)

@@ -493,6 +493,18 @@ def test_users_text_is_shown_not_run(study):
     assert json.loads(data)["rows"][0][keys.index("qc_reasons")] == hostile
 
 
+def test_texts_of_a_config_are_shown_not_run(study, tmp_path):
+    hostile = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>\"{{ 7 * 7 }}"
+    given = study.config.model_dump(by_alias=True)
+    given["scm"]["nodes"]["age"]["unit"] = given["scm"]["nodes"]["ventricles"]["unit"] = hostile
+    given["cohort"] |= {"exclude": [hostile], "filter": {"acquisition": hostile}}
+    given["simulation"]["anatomies"] = hostile
+    render.render_pages(replace(study, config=Config.model_validate(given)), None, tmp_path)
+    pages = [path.read_text() for path in tmp_path.glob("*.html")]
+    assert sum("alert(1)" in page for page in pages) > 4
+    assert not [page for page in pages if "<script>alert" in page or "<img src=x" in page or "'>\"49" in page]
+
+
 def test_ten_thousand_scans_fit_the_group_page(study):
     count = 10_000
     rows = study.scans.rows

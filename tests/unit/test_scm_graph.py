@@ -290,6 +290,20 @@ def test_collinear_covariates_are_found_before_anything_is_measured(caplog: pyte
         check_designs(scm(nodes, "age + site"), table)
 
 
+def test_adjustment_that_is_in_question_is_told_once_the_cohort_is_indexed(caplog: pytest.LogCaptureFixture) -> None:
+    table = participants(age=[50.0 + i for i in range(40)], sex=["F", "M"] * 20).assign(split="train")
+    nodes = {**NODES, "gm": {}, "ventricles": {"formula": "age + sex"}}
+    config = Config.model_validate({"scm": scm(nodes, "age + gm + ventricles").model_dump()})
+    with caplog.at_level(logging.WARNING, logger="brainscm"):
+        check_cohort(config, table)
+    told = [record.getMessage() for record in caplog.records]
+    assert [message.partition(",")[0] for message in told] == [
+        "config: scm.nodes.gm: it is measured on the scan and has no formula",
+        "config: scm.image.formula: it holds ventricles and leaves out what ventricles depends on (sex); if that acts "
+        "on the image by another way too",
+    ]
+
+
 def test_nodes_without_a_formula_that_go_together_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
     rng = np.random.default_rng(0)
     age = rng.uniform(40, 80, 120)

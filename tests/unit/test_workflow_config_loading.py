@@ -12,7 +12,7 @@ import yaml
 from brainscm.config import Config
 from brainscm.errors import ConfigError
 from brainscm.identity import Identity
-from brainscm.workflow.config_loading import check_keys_once, load_config
+from brainscm.workflow.config_loading import check_study_file, load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -241,11 +241,27 @@ def test_a_key_written_twice_is_told_with_both_lines(tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     study.write_text("seed: 1\ncounterfactuals:\n  - {name: a}\n  - name: b\n    do: {age: 1}\n    name: c\n")
     with pytest.raises(ConfigError, match=r"study.yaml, line 6: 'name' is already written in line 4; keep one"):
-        check_keys_once(study)
+        check_study_file(study)
     study.write_text("seed: 1\nscm: {nodes: {age: {unit: years}, sex: {unit: none}}}\n")
-    check_keys_once(study)
+    check_study_file(study)
     study.write_text("")
-    check_keys_once(study)
+    check_study_file(study)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: ?1 + 1\n__use_yte__: true\n",
+        '{"seed": 1,\n"__use\\x5fyte__": true}',
+        "x: &x\n  __use_yte__: 1\n<<: *x\n",
+        "x: &x __use_yte__\n*x : 1\n",
+    ],
+)
+def test_a_template_is_no_study_file(text: str, tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(text)
+    with pytest.raises(ConfigError, match=r"study.yaml, line [12]: '__use_yte__' makes a program of the file"):
+        check_study_file(study)
 
 
 @pytest.mark.parametrize("key", ["bids_dir", "output_dir"])

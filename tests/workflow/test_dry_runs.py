@@ -178,13 +178,24 @@ def test_a_bad_config_stops_before_any_work(tmp_path: Path, study: dict[str, Any
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize("profile", [(), ("--profile", str(ROOT / "profiles" / "slurm"), "--workflow-profile", "none")])
+def test_a_study_file_runs_nothing(tmp_path: Path, profile: tuple[str, ...]) -> None:
+    """Snakemake would run what stands behind a `?` in a template before it has read the Snakefile."""
+    canary = tmp_path / "canary"
+    study = {"__use_yte__": True, "seed": f"?open({str(canary)!r}, 'w').write('1')"}
+    done = run_workflow(tmp_path, study, "--dry-run", *profile)
+    assert "study.yaml, line 3: '__use_yte__' makes a program of the file" in done.stdout
+    assert done.returncode != 0
+    assert not canary.exists()
+
+
 @pytest.mark.parametrize("name", ["default", "local", "slurm", "slurm-gpu-multinode"])
 def test_every_key_of_a_profile_is_an_option_of_snakemake(name: str) -> None:
     from snakemake.cli import get_argument_parser
 
     profile = yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
     known = get_argument_parser()._option_string_actions
-    assert [key for key in profile if f"--{key}" not in known] == []
+    assert [key for key in profile if f"--{key}" not in known and not key.startswith("__")] == []
     assert set(profile.get("set-resources", {})) | set(profile.get("set-threads", {})) <= set(scripted_rules())
     assert profile["keep-going"] is True
     assert profile["rerun-incomplete"] is True

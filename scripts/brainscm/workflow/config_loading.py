@@ -42,6 +42,7 @@ EXPECTED = {
 }
 
 LONGEST = 100  # characters of a value that is shown
+TEMPLATE = "__use_yte__"  # a key by which Snakemake knows templates
 
 # Types of error that say what is wrong with a value of the right kind; the others say that it is of another kind.
 TELLING = ("value_error", "too_short", "missing")
@@ -83,8 +84,11 @@ def load_config(folder: Path, study: dict[str, Any], is_checked: bool = False) -
     return config
 
 
-def check_keys_once(path: Path) -> None:
-    """Refuse a study file that writes a key twice in one section: YAML would silently keep the last.
+def check_study_file(path: Path) -> None:
+    """Refuse a study file that is a program, or that writes a key twice in one section: YAML silently keeps the last.
+
+    Snakemake takes a file with the key `__use_yte__` for a template, and runs what stands in it as Python; a profile of
+    ours keeps it from doing so.
 
     Raises:
         ConfigError: one sentence with the file, the line, the key, and where it stood first.
@@ -99,6 +103,11 @@ def check_keys_once(path: Path) -> None:
             for key, value in node.value:
                 line = key.start_mark.line + 1
                 name = str(key.value)
+                if name == TEMPLATE:
+                    raise ConfigError(
+                        f"{path}, line {line}: '{name}' makes a program of the file, and a study file holds plain "
+                        "values; look at what stands behind each '?', and take both out."
+                    )
                 if name in lines:
                     raise ConfigError(
                         f"{path}, line {line}: '{name}' is already written in line {lines[name]}; keep one of the two."
