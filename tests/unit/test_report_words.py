@@ -31,10 +31,21 @@ def test_size_of_a_change_in_words(slope, said):
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(None, "–"), (float("nan"), "–"), (0.123456, "0.123"), (-2.5, "−2.5"), (1234567.8, "1,234,568"), ("F", "F")],
-)
+    [(None, "–"), (float("nan"), "–"), (0.123456, "0.123"), (-2.5, "−2.5"), (1234567.8, "1,234,568"), ("F", "F"),
+     (1129.4, "1,129"), (1129.0, "1,129")],
+)  # fmt: skip
 def test_numbers(value, said):
     assert words.number(value) == said
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [((30.44, 29.97, 30.93), "30.4 (30.0–30.9)"), ((0.98412, 0.98, 0.985), "0.984 (0.980–0.985)"),
+     ((57.0, 25.0, 85.0), "57 (25–85)"), ((1204.5, 980.0, 1500.0), "1,204 (980–1,500)"),
+     ((float("nan"), 0.0, 1.0), "–")],
+)  # fmt: skip
+def test_a_number_and_its_range_have_as_many_decimals(numbers, said):
+    assert words.with_range(*numbers) == said
 
 
 def test_what_would_undo_an_effect_is_told_of_effects_that_there_are():
