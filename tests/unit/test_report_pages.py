@@ -1020,6 +1020,16 @@ def test_effect_maps_share_one_scale_that_a_map_of_nothing_does_not_narrow(study
     assert gallery.effect_limit([*paths, *[nothing] * 20]) == gallery.effect_limit(paths)
 
 
+def test_an_effect_map_of_nothing_is_said_to_be_one(study, monkeypatch):
+    """Its picture is black, as one that could not be drawn would be."""
+    gallery = made_up_study.open_gallery(study)
+    (seen,) = causal_model.context(study, gallery)["effects"]
+    assert "No voxel changes" not in seen["caption"]
+    monkeypatch.setattr(type(gallery), "largest_effect", lambda self, path: 0.00123)
+    (nothing,) = causal_model.context(study, gallery)["effects"]
+    assert nothing["caption"].endswith("No voxel changes by more than 0.0012.")
+
+
 def test_a_training_that_was_looked_at_twice_has_no_curve(study, tmp_path):
     history = pd.DataFrame({"step": [0, 28], "split": "validation", "psnr_brain_db": [33.42, 33.45]})
     twice = replace(study, history=history)

@@ -22,6 +22,7 @@ from brainscm.scm.claims import ALL, adjustment_warnings, identification, in_wor
 from brainscm.scm.graph import Graph
 from brainscm.wording import listed
 
+SEEN = 0.1  # of the colours' limit: what changes less is black in a picture
 TELLING_AIC = 2.0  # a difference below it tells nothing (Burnham & Anderson 2002)
 REGION_NAMES = {name for region in SEGMENTED for name in (region.name, f"{region.name}_ml")}
 
@@ -463,6 +464,7 @@ def _effects(study: Study, gallery: Gallery | None) -> list[Context]:
     try:
         limit = gallery.effect_limit(list(effect_paths(study).values()))
         pictures = {name: gallery.effect(path, limit) for name, path in found}
+        largest = {name: gallery.largest_effect(path) for name, path in found}
     except ScanError:
         return []
     items = []
@@ -476,7 +478,8 @@ def _effects(study: Study, gallery: Gallery | None) -> list[Context]:
                 "limit": limit,
                 "words": "change of the mean brain (white matter = 1)",
                 "file": f"scm/effects/{name}_T1w.nii.gz",
-                "caption": f"{name}: {change}. What it adds to the mean training brain, decoded.",
+                "caption": f"{name}: {change}. What it adds to the mean training brain, decoded."
+                + (f" No voxel changes by more than {largest[name]:.2g}." if largest[name] < SEEN * limit else ""),
             }
         )
     return items

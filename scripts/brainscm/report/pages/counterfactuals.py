@@ -95,7 +95,7 @@ def series(study: Study, gallery: Gallery | None, made: pd.DataFrame) -> Context
     ]
     caption = f"{said['scan']}: {len(items)} of {len(made)} members, evenly spaced."
     found = {badge for each in named for badge in each}
-    told = {"problem": None, "warning": _furthest_out(study, items, labels), "nodes": [], "members": members}
+    told: Context = {"problem": None, "warning": _furthest_out(study, items, labels), "nodes": [], "members": members}
     told["badges"] = [badge for badge in BADGES if badge in found]
     told["curves"] = _curves(study, made, varied)
     told["regions"] = _regions_of_members(study, items, labels)
