@@ -31,11 +31,14 @@ def test_size_of_a_change_in_words(slope, said):
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(None, "–"), (float("nan"), "–"), (0.123456, "0.123"), (-2.5, "−2.5"), (1234567.8, "1,234,568"), ("F", "F"),
-     (1129.4, "1,129"), (1129.0, "1,129")],
-)  # fmt: skip
+    [(None, "–"), (float("nan"), "–"), (0.123456, "0.123"), (-2.5, "−2.5"), (1234567.8, "1,234,568"), ("F", "F")],
+)
 def test_numbers(value, said):
     assert words.number(value) == said
+
+
+def test_thousands_are_set_apart_whatever_the_digits():
+    assert [words.number(value, 4) for value in (1129.4, 1129.0, -11294.0)] == ["1,129", "1,129", "−11,294"]
 
 
 @pytest.mark.parametrize(
