@@ -619,9 +619,15 @@ def test_the_causal_page_says_in_one_place_what_it_would_take_for_the_graph_to_b
     refuted = pd.DataFrame({"holds": [True, False, None], "effect_p": 0.01}).reindex(columns=REFUTED)
     told = causal_model._if_wrong(replace(study, regional_effects=effects, refutation=refuted))
     assert told[0] == (
-        "Of 2 regional effects with p below 0.05, the easiest to explain away is CSF under ageing (total): an "
-        "unmeasured common cause does it that explains 12 % of what is left of cause and volume. The hardest is grey "
-        "matter under ageing (total): 31 %."
+        "Of 3 measured regional effects 2 have p below 0.05, as chance alone gives one in twenty; the easiest to "
+        "explain away is CSF under ageing (total): an unmeasured common cause does it that explains 12 % of what is "
+        "left of cause and volume. The hardest is grey matter under ageing (total): 31 %."
+    )
+    (single, *_) = causal_model._if_wrong(replace(study, regional_effects=effects.iloc[:1]))
+    assert single == (
+        "Of 1 measured regional effect 1 has p below 0.05, as chance alone gives one in twenty; grey matter under "
+        "ageing (total), which can be explained away: an unmeasured common cause does it that explains 31 % of what is "
+        "left of cause and volume."
     )
     assert told[-1] == "Of 2 tests that refuters put to the effects, 1 was passed."
     assert causal_model._if_wrong(study)[-1].startswith("Refuters have not been asked for")

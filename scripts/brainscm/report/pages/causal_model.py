@@ -323,17 +323,17 @@ def _if_wrong(study: Study) -> list[str]:
     """What an error of the graph would have to be like to undo the effects, and what refuters make of them."""
     sentences = []
     effects = study.regional_effects
-    told = effects[(effects["source"] == "measured") & (effects["p"] < 0.05) & effects["robustness_value"].notna()]
+    tested = effects[(effects["source"] == "measured") & effects["robustness_value"].notna()]
+    told = tested[tested["p"] < 0.05]
     if len(told):
         by_strength = told.sort_values("robustness_value")
         weakest, strongest = by_strength.iloc[0], by_strength.iloc[-1]
-        one = f"The one regional effect with p below 0.05, {_effect_name(weakest)}, can be explained away"
-        several = (
-            f"Of {words.plural(len(told), 'regional effect')} with p below 0.05, the easiest to explain away is "
-            f"{_effect_name(weakest)}"
-        )
+        counted = f"Of {words.plural(len(tested), 'measured regional effect')} {len(told)}"
+        below = f"{counted} {'has' if len(told) == 1 else 'have'} p below 0.05, as chance alone gives one in twenty"
+        one = f"{_effect_name(weakest)}, which can be explained away"
+        several = f"the easiest to explain away is {_effect_name(weakest)}"
         sentence = (
-            f"{one if len(told) == 1 else several}: an unmeasured common cause does it that explains "
+            f"{below}; {one if len(told) == 1 else several}: an unmeasured common cause does it that explains "
             f"{100 * weakest['robustness_value']:.0f} % of what is left of cause and volume."
         )
         if len(told) > 1:
