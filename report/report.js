@@ -498,7 +498,8 @@
           } else {
             cell.textContent = text(content, column);
             if (column.number) cell.className = "number";
-            if (column.key === "qc_reasons" || column.key === "stands_out_by") cell.className = "said";
+            if (column.key === "qc_reasons") cell.className = "reasons";
+            if (column.key === "stands_out_by") cell.className = "said";
           }
           line.append(cell);
         }

@@ -226,6 +226,18 @@ def test_status_sorts_by_severity_and_columns_can_be_chosen(driver, report):
     assert any(head.startswith("Grey matter") for head in heads)
 
 
+@pytest.mark.parametrize(("width", "least"), [(390, 180), (900, 340), (1400, 340)])
+def test_long_reasons_have_room(driver, report, width, least):
+    resize(driver, width)
+    try:
+        visit(driver, report / "cohort.html")
+        cell = driver.find_element(By.CSS_SELECTOR, "#scans-table tbody td.reasons")
+        assert "cut" in cell.text
+        assert cell.size["width"] >= least
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 WORST = ("sub-12_ses-2", "sub-04_ses-1", "sub-07_ses-1")  # of the large cohort; all of the training split
 
 
@@ -337,6 +349,38 @@ def test_the_slice_viewer_moves_all_planes_and_keeps_its_place_in_the_address(dr
     again = driver.find_element(By.CSS_SELECTOR, "[data-where]")
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", again)
     WebDriverWait(driver, 20).until(lambda d: again.text == moved)
+
+
+def test_the_slice_viewer_follows_the_wheel_a_click_a_slider_and_opacity(driver, report):
+    visit(driver, report / "scans" / "sub-05_ses-1.html")
+    viewer = driver.find_element(By.ID, "viewer")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", viewer)
+    where = viewer.find_element(By.CSS_SELECTOR, "[data-where]")
+    WebDriverWait(driver, 20).until(lambda d: where.text)
+    axial = viewer.find_element(By.TAG_NAME, "canvas")
+    moves = {
+        "the wheel": "arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: -100, cancelable: true}))",
+        "a click": """const box = arguments[0].getBoundingClientRect();
+            arguments[0].dispatchEvent(new MouseEvent('click', {clientX: box.left + 20, clientY: box.top + 30}))""",
+    }
+    for name, script in moves.items():
+        before = where.text
+        driver.execute_script(script, axial)
+        WebDriverWait(driver, 20).until(lambda d, before=before: where.text != before, name)
+    before = where.text
+    set_range(driver, viewer.find_element(By.CSS_SELECTOR, ".planes input"), 3)
+    WebDriverWait(driver, 20).until(lambda d: where.text != before, "a slider")
+    # On the right of the picture is the participant's right: left is left.
+    sides = [each.text for each in viewer.find_elements(By.CSS_SELECTOR, ".plane b")]
+    assert sides == ["L", "R", "L", "R", "P", "A"]
+    x_of_click = int(re.search(r"x (\S+),", where.text.replace("−", "-"))[1])
+    assert x_of_click < 0
+    before = where.text
+    set_range(driver, viewer.find_element(By.CSS_SELECTOR, ".planes input"), 9)
+    WebDriverWait(driver, 20).until(lambda d: where.text != before)  # written once all is drawn
+    opaque = sum_of(driver, axial)
+    set_range(driver, viewer.find_element(By.CSS_SELECTOR, "[data-opacity]"), 0)
+    WebDriverWait(driver, 20).until(lambda d: sum_of(d, axial) != opaque, "opacity")
 
 
 def sum_of(driver: Chrome, canvas) -> int:

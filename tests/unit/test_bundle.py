@@ -375,6 +375,12 @@ def test_the_report_says_what_is_not_there(study: tuple[Path, Config], put_to_it
     assert is_said == (regions["low_95_ml"].isna().all() and len(reasons) > 0)
     assert "with their intervals" not in pages["index.html"]
     assert "No support, because" not in pages["bundle.html"]  # every scan has one
+    # The causal model was fitted elsewhere: nothing is asked for that cannot be made here.
+    assert "of the fitted study; nothing is fitted here" in pages["scm.html"]
+    assert "implications.tsv</code> of the fitted study</p>" in pages["scm.html"]
+    for lacking in ("snakemake scm", "snakemake train", "target refute"):
+        assert lacking not in "".join(pages.values()), lacking
+    assert "percentile" not in pages[f"{first}.html"]  # two scans are no cohort
     assert "regression of the region expects" not in pages["counterfactuals.html"]
     assert "older-by-20" in pages["counterfactuals.html"]
     assert pages["counterfactuals.html"].count("<img") >= 8

@@ -321,6 +321,12 @@ def test_who_alone_moves_coefficients_is_named_once_with_all_that_they_move(stud
         f"{first} alone moves the coefficients of grey matter and white matter by much (Cook’s distance up to 1.5).",
         f"{second} alone moves the coefficients of ventricles (the node) by much (Cook’s distance 2.5).",
     ]
+    # Beside a bundle, which holds no residuals of its participants.
+    beside = replace(study, diagnostics=pd.concat([others, found]), residuals=study.residuals.iloc[:0])
+    assert causal_model.context(beside, None)["findings"][-1] == (
+        "One participant alone moves the coefficients of grey matter, white matter and ventricles (the node) by much "
+        "(Cook’s distance up to 9)."
+    )
 
 
 def test_an_effect_map_has_its_clusters_at_every_threshold(study):
@@ -431,17 +437,19 @@ def test_among_warned_scans_the_one_furthest_beyond_its_limit_comes_first(study)
     """Also where most scans have none of a measure, so that no spread tells how far out a scan stands."""
     passed = [scan for scan in study.worst_first if study.rows[scan]["qc_status"] == "pass"]
     little, much, low = passed[:3]
-    rows = study.scans.rows.assign(holes_ml=0.0, ncc=0.9)
+    rows = study.scans.rows.assign(holes_ml=0.0, cnr=3.0, ncc=0.9)
     rows.loc[[little, much, low], "qc_status"] = "warn"
     rows.loc[[little, much], "holes_ml"] = [20.0, 150.0]  # warns above 5, fails above 200
-    rows.loc[low, "ncc"] = 0.25  # warns below 0.3, fails below 0.2
+    rows.loc[low, "cnr"] = 1.3  # warns below 1.8, fails below 0.8
+    rows.loc["sub-03_ses-2", "ncc"] = 0.05  # fails below 0.2, without a warning before
     odd = with_rows(study, rows)
-    odd = replace(odd, scans=replace(odd.scans, measured=(*study.scans.measured, "holes_ml", "ncc")))
+    odd = replace(odd, scans=replace(odd.scans, measured=(*study.scans.measured, "holes_ml", "cnr", "ncc")))
     assert odd.standing_out[much].measure != "holes_ml"
     assert [odd.beyond_limits[scan] for scan in (little, much, low)] == pytest.approx([15 / 195, 145 / 195, 0.5])
     warned = [scan for scan in odd.worst_first if odd.rows[scan]["qc_status"] == "warn"]
     assert warned == [much, low, little, "sub-05_ses-1"]
     assert odd.beyond_limits["sub-03_ses-1"] == float("inf")  # nothing of it could be measured
+    assert odd.beyond_limits["sub-03_ses-2"] == pytest.approx(0.75)  # of its limit
 
 
 def test_the_cohort_page_follows_scans_from_files_to_the_model(report):
@@ -571,16 +579,17 @@ def test_the_causal_page_says_where_the_data_contradict_the_graph(study):
 def test_the_causal_page_says_which_simpler_formulas_are_as_good(study):
     rows = [
         {"node": "csf", "aic": 100.0, "held_out_log_likelihood": -3.0},
-        {"node": "csf", "simpler": "without sex", "aic": 98.5, "held_out_log_likelihood": -2.9, "p": 0.6},
+        {"node": "csf", "simpler": "without sex", "aic": 97.5, "held_out_log_likelihood": -2.9, "p": 0.6},
         {"node": "csf", "simpler": "without age", "aic": 140.0, "held_out_log_likelihood": -4.9, "p": 1e-9},
         {"node": "image", "aic": 50.0, "held_out_r2": 0.2},
         {"node": "image", "simpler": "without sex", "aic": 49.0, "held_out_r2": 0.1},
     ]
-    table = pd.DataFrame(rows, columns=[*study.formulas.columns])
+    table = pd.DataFrame(rows, columns=[*study.formulas.columns]).assign(held_out_scans=2)
     told = causal_model.context(replace(study, formulas=table), None)["simpler"]
     assert told["sentences"] == [
-        "csf, without sex: AIC is smaller by 1.5, and it predicts held-out scans better.",
-        "image, without sex: AIC is smaller by 1, and it predicts held-out scans no better.",
+        "csf, without sex: AIC is smaller by 2.5, and it predicts 2 held-out scans better.",
+        "image, without sex: AIC is smaller by 1 (by less than 2 it tells nothing), and it predicts 2 held-out scans "
+        "no better.",
     ]
     assert [row["lacks"] for row in told["rows"]][:3] == ["as declared", "without sex", "without age"]
     needed = causal_model.context(replace(study, formulas=table.drop(index=[1, 4])), None)["simpler"]
@@ -622,9 +631,15 @@ def test_the_causal_page_says_in_one_place_what_it_would_take_for_the_graph_to_b
     refuted = pd.DataFrame({"holds": [True, False, None], "effect_p": 0.01}).reindex(columns=REFUTED)
     told = causal_model._if_wrong(replace(study, regional_effects=effects, refutation=refuted))
     assert told[0] == (
-        "Of 2 regional effects with p below 0.05, the easiest to explain away is CSF under ageing (total): an "
-        "unmeasured common cause does it that explains 12 % of what is left of cause and volume. The hardest is grey "
-        "matter under ageing (total): 31 %."
+        "Of 3 measured regional effects 2 have p below 0.05, as chance alone gives one in twenty; the easiest to "
+        "explain away is CSF under ageing (total): an unmeasured common cause does it that explains 12 % of what is "
+        "left of cause and volume. The hardest is grey matter under ageing (total): 31 %."
+    )
+    (single, *_) = causal_model._if_wrong(replace(study, regional_effects=effects.iloc[:1]))
+    assert single == (
+        "Of 1 measured regional effect 1 has p below 0.05, as chance alone gives one in twenty; grey matter under "
+        "ageing (total), which can be explained away: an unmeasured common cause does it that explains 31 % of what is "
+        "left of cause and volume."
     )
     assert told[-1] == "Of 2 tests that refuters put to the effects, 1 was passed."
     assert causal_model._if_wrong(study)[-1].startswith("Refuters have not been asked for")
@@ -1023,6 +1038,16 @@ def test_effect_maps_share_one_scale_that_a_map_of_nothing_does_not_narrow(study
     assert gallery.effect_limit([*paths, *[nothing] * 20]) == gallery.effect_limit(paths)
 
 
+def test_an_effect_map_of_nothing_is_said_to_be_one(study, monkeypatch):
+    """Its picture is black, as one that could not be drawn would be."""
+    gallery = made_up_study.open_gallery(study)
+    (seen,) = causal_model.context(study, gallery)["effects"]
+    assert "No voxel changes" not in seen["caption"]
+    monkeypatch.setattr(type(gallery), "largest_effect", lambda self, path: 0.00123)
+    (nothing,) = causal_model.context(study, gallery)["effects"]
+    assert nothing["caption"].endswith("No voxel changes by more than 0.0012.")
+
+
 def test_a_training_that_was_looked_at_twice_has_no_curve(study, tmp_path):
     history = pd.DataFrame({"step": [0, 28], "split": "validation", "psnr_brain_db": [33.42, 33.45]})
     twice = replace(study, history=history)
@@ -1062,6 +1087,11 @@ def test_a_trajectory_is_one_question_with_a_picture_a_member(study, monkeypatch
     ]  # fmt: skip
     # What weighs on any of the members stands over their picture.
     assert [badge.name for badge in shown["answers"][0]["badges"]] == ["few near", "extrapolation", "not calibrated"]
+    # So does the warning of the one that lacks most, with its name.
+    first = shown["answers"][0]["scan"]
+    made = together.made[together.made["scan"] == first].set_index("query")
+    assert made["extrapolation"].tolist() == [True, True]  # the second is not calibrated, either
+    assert shown["answers"][0]["warning"] == f"sex M: {made['warning'].iloc[1]}"
     (row,) = overview.context(together, None)["questions"]
     assert row["made"] == 8
     page = scan.context(together, None, together.rows[shown["others"][0]])

@@ -99,3 +99,16 @@ def test_standing_counts_the_share_below_and_the_robust_distance(tmp_path):
     assert percentile == 90
     assert z == pytest.approx(97 / 1.4826)
     assert study.standing({"snr": 2.0}, "snr")[1] == pytest.approx(-1 / 1.4826)
+
+
+def test_four_scans_are_too_few_to_rank_one_among(tmp_path):
+    snr = [1.0, 2.0, 3.0, 4.0]
+    study = study_of(tmp_path, scans_of("abcd"), qc_of("abcd", ["pass"] * 4, snr=snr))
+    assert [str(number) for number in study.standing({"snr": 4.0}, "snr")] == ["nan", "nan"]
+
+
+def test_limits_are_told_with_a_true_minus(tmp_path):
+    study = study_of(tmp_path, scans_of("a"), qc_of("a", ["pass"]))
+    assert study.limit_words("ncc_z", "warn") == "warn below −4"
+    assert study.limit_words("ncc", "warn") == ""
+    assert study.limit_words("mask_volume_ml", "fail") == "fail outside 700–2500"

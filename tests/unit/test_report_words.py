@@ -37,6 +37,20 @@ def test_numbers(value, said):
     assert words.number(value) == said
 
 
+def test_thousands_are_set_apart_whatever_the_digits():
+    assert [words.number(value, 4) for value in (1129.4, 1129.0, -11294.0)] == ["1,129", "1,129", "−11,294"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [((30.44, 29.97, 30.93), "30.4 (30.0–30.9)"), ((0.98412, 0.98, 0.985), "0.984 (0.980–0.985)"),
+     ((57.0, 25.0, 85.0), "57 (25–85)"), ((1204.5, 980.0, 1500.0), "1,204 (980–1,500)"),
+     ((float("nan"), 0.0, 1.0), "–")],
+)  # fmt: skip
+def test_a_number_and_its_range_have_as_many_decimals(numbers, said):
+    assert words.with_range(*numbers) == said
+
+
 def test_what_would_undo_an_effect_is_told_of_effects_that_there_are():
     assert words.undone_by(0.69, 0.02, "age", "ventricles") == "69 % of what is left of age and of ventricles"
     assert words.undone_by(0.996, 0.02, "age", "CSF").startswith("100 % of")

@@ -214,6 +214,10 @@ class Gallery:
         """A decoded effect map (NIfTI) within the template's brain."""
         return pictures.signed(read_volume(path, self.grid), self.cuts, self.template.brain_mask, limit)
 
+    def largest_effect(self, path: Path) -> float:
+        """The largest absolute value of an effect map within the template's brain."""
+        return float(np.abs(read_volume(path, self.grid)[self.template.brain_mask > 0]).max())
+
     def effect_limit(self, paths: list[Path]) -> float:
         """A limit of the colours that holds each map; one that hardly changes anything does not narrow it."""
         return max((_common_limit([read_volume(path, self.grid)]) for path in paths), default=_common_limit([]))

@@ -4,7 +4,7 @@ mean."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -277,27 +277,32 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
+def _means_of_questions(study: Study, only: str | None) -> Iterator[tuple[str, dict[str, list[Change]]]]:
+    """Each question, or `only` one, with the mean change of each region under each of its members."""
+    for question, members in by_question(study.queries).items():
+        if only in (None, question):
+            yield question, {member.name: mean_changes(study.changes, member.name) for member in members}
+
+
 def wrong_ways(study: Study, only: str | None = None) -> list[str]:
     """One sentence a question under which the mean change of a region goes the wrong way.
 
     Of a trajectory the member is told in which a region goes furthest the wrong way.
     """
     sentences = []
-    for question, members in by_question(study.queries).items():
-        if only not in (None, question):
-            continue
+    for question, by_member in _means_of_questions(study, only):
         furthest: dict[str, tuple[Change, str]] = {}
-        for member in members:
-            for change in mean_changes(study.changes, member.name):
+        for member, changes in by_member.items():
+            for change in changes:
                 before = furthest.get(change.region)
                 if change.is_wrong_way and (before is None or change.miss_ml > before[0].miss_ml):
-                    furthest[change.region] = (change, member.name)
+                    furthest[change.region] = (change, member)
         named = []
         for change, name in furthest.values():
             known = math.isfinite(change.true_ml)
             told = f"{millilitres(change.measured_ml)} ml where {millilitres(change.right_ml)} "
             told += "are true" if known else "are expected"
-            told += f", under {name}" if len(members) > 1 else ""
+            told += f", under {name}" if len(by_member) > 1 else ""
             named.append(f"{region_label(change.region)} ({told})")
         if named:
             sentences.append(f"Under {question} move in the wrong direction: {listed(named)}.")
@@ -307,10 +312,8 @@ def wrong_ways(study: Study, only: str | None = None) -> list[str]:
 def standing_still(study: Study, only: str | None = None) -> list[str]:
     """One sentence a question under which no region moves, on average, though one should."""
     sentences = []
-    for question, members in by_question(study.queries).items():
-        if only not in (None, question):
-            continue
-        changes = [change for member in members for change in mean_changes(study.changes, member.name)]
+    for question, by_member in _means_of_questions(study, only):
+        changes = [change for each in by_member.values() for change in each]
         known = [change for change in changes if math.isfinite(change.right_ml)]
         if not known or any(abs(change.percent(change.measured_ml)) >= SMALL_PERCENT for change in changes):
             continue

@@ -26,6 +26,8 @@ def draw_design(design: pd.DataFrame, title: str) -> Markup:
     parts.append(
         f'<image href="{pictures.pixels(unit)}" x="0" y="{top}" width="{WIDTH - 10}" height="{height}" '
         'preserveAspectRatio="none" style="image-rendering: pixelated"/>'
+        # A column of the highest value alone would be lost on a light page.
+        f'<rect class="axis" x="0" y="{top}" width="{WIDTH - 10}" height="{height}" fill="none"/>'
     )
     return svg(parts, top + height + 4, title)
 

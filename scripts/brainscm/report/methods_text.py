@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import date
 
 import jinja2
-import pandas as pd
 import yaml
 from markupsafe import Markup, escape
 
@@ -101,9 +100,9 @@ def methods_text(study: Study) -> MethodsText:
         balanced_in=listed(config.cohort.stratify),
         image_formula=study.graph.image.text,
         shrinkage=config.scm.image.shrinkage,
-        sides_differ=sides_differ(study.diagnostics),
-        apart=listed(_apart(study.diagnostics)),
-        silent=listed([str(item) for item in _found(study.diagnostics, "no_effect")["item"]]),
+        sides_differ=sides_differ(study),
+        apart=listed(_apart(study)),
+        silent=listed([str(item) for item in study.diagnosed("no_effect")["item"]]),
         latent_size=" × ".join(str(size) for size in study.card.get("latent_shape", [])),
         steps=study.card.get("steps"),
         version=__version__,
@@ -137,23 +136,18 @@ def configuration(study: Study) -> str:
     return yaml.safe_dump(study.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _apart(diagnostics: pd.DataFrame) -> list[str]:
+def _apart(study: Study) -> list[str]:
     """Terms of mediators that were taken for badly measured, and in how many imputations if not in all."""
-    found = _found(diagnostics, "mediator_apart")
+    found = study.diagnosed("mediator_apart")
     return [
         item if share == 1 else f"{item} (in {100 * share:.0f} % of the imputations)"
         for item, share in zip(found["item"], found["value"], strict=True)
     ]
 
 
-def _found(diagnostics: pd.DataFrame, check: str) -> pd.DataFrame:
-    """The rows of a check; the table of a study without a fitted model has no columns."""
-    return diagnostics[diagnostics["check"] == check] if len(diagnostics) else pd.DataFrame(columns=["item", "value"])
-
-
-def sides_differ(diagnostics: pd.DataFrame) -> bool | None:
+def sides_differ(study: Study) -> bool | None:
     """Whether effects on left and right were found to differ; None if they were not compared."""
-    found = diagnostics.loc[diagnostics["check"] == "sides_differ", "value"] if len(diagnostics) else ()
+    found = study.diagnosed("sides_differ")["value"]
     return bool(next(iter(found))) if len(found) else None
 
 

@@ -192,7 +192,7 @@ class _Writer:
         )
         parts: Any = self.environment.get_template("parts.html.j2").make_module({"once": _Once()})
         self.environment.globals |= {
-            "study": {"title": f"BrainSCM · {study.name}"},
+            "study": {"title": f"BrainSCM · {study.name}", "has_bundle": study.bundle is not None},
             "study_data": embedded({"key": study.key}),
             "pages": pages_of(study),
             "style": Markup((ASSETS / "style.css").read_text()),

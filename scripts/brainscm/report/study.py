@@ -24,6 +24,7 @@ from brainscm.questions import read_queries
 from brainscm.report.changes import Change, Changes, read_changes, read_follow_ups, read_measured
 from brainscm.report.expected import expected_changes
 from brainscm.report.inputs import ABSENT, REFUTATION, TABLES, report_inputs
+from brainscm.report.words import TOO_FEW, signed
 from brainscm.scans import QC_STATUS, ScanTable, records
 from brainscm.scm.graph import Graph, read_graph
 from brainscm.tables import evenly_spaced, read_table
@@ -178,20 +179,21 @@ class Study:
     def beyond_limits(self) -> dict[str, float]:
         """By scan, how far it lies beyond the limit that it breaks most; 0 where it breaks none.
 
-        In steps from where a measure warns to where it fails or, of one that only warns, in times its limit. A scan
-        that failed before anything of it was measured is beyond all limits.
+        In steps from where a measure warns to where it fails or, of one that has one limit only, in times that limit. A
+        scan that failed before anything of it was measured is beyond all limits.
         """
         table = self.cohort.set_index("scan")
         furthest = pd.Series(0.0, index=table.index)
         for column in self.measures:
-            limits, warn, fail = self.measure(column).limits, self.limits(column, "warn"), self.limits(column, "fail")
-            if limits is None or not warn:
+            limits, fail = self.measure(column).limits, self.limits(column, "fail")
+            first = self.limits(column, "warn") or fail
+            if limits is None or not first:
                 continue
             value = table[column].astype(float)
             low, high = {"below": (True, False), "above": (False, True)}.get(limits.bad, (True, True))
             for is_bad, end, sign in ((low, 0, -1.0), (high, -1, 1.0)):
-                step = abs(fail[end] - warn[end] if fail else warn[end]) or 1.0
-                beyond = sign * (value - warn[end]) / step
+                step = abs(fail[end] - first[end] if fail else 0.0) or abs(first[end]) or 1.0
+                beyond = sign * (value - first[end]) / step
                 furthest = furthest.mask(is_bad & (beyond > furthest), beyond)
         furthest[(table[QC_STATUS] == "fail") & (furthest == 0)] = np.inf
         return {str(scan): float(distance) for scan, distance in furthest.items()}
@@ -214,6 +216,12 @@ class Study:
             str(scan): StandingOut(measure, float(distance))
             for scan, measure, distance in zip(furthest.index, which, furthest, strict=True)
         }
+
+    def diagnosed(self, *checks: str) -> pd.DataFrame:
+        """The rows of `diagnostics` of some checks: none where no model was fitted."""
+        if self.diagnostics.empty:
+            return pd.DataFrame(columns=["check", "item", "value", "warning"])
+        return self.diagnostics[self.diagnostics["check"].isin(checks)]
 
     @cached_property
     def made(self) -> pd.DataFrame:
@@ -327,7 +335,7 @@ class Study:
         limits, ends = self.measure(column).limits, self.limits(column, kind)
         if limits is None or not ends:
             return ""
-        told = f"±{ends[-1]:g}" if limits.bad == "beyond" else "–".join(f"{end:g}" for end in ends)
+        told = f"±{ends[-1]:g}" if limits.bad == "beyond" else "–".join(signed(f"{end:g}") for end in ends)
         return f"{kind} {limits.bad} {told}"
 
     def unit(self, node: str) -> str:
@@ -341,11 +349,11 @@ class Study:
     def standing(self, row: Mapping[str, Any], column: str) -> tuple[float, float]:
         """Percentile (0–100) and robust z, (value - median) / (1.4826 MAD), of a scan's measure within the cohort.
 
-        NaN where it has no value; z is NaN where the cohort does not vary.
+        NaN where it has no value, or fewer than `TOO_FEW` have one; z is NaN where the cohort does not vary.
         """
         values = self.cohort[column].dropna().to_numpy(dtype=float)
         value = float(row[column])
-        if not np.isfinite(value) or not len(values):
+        if not np.isfinite(value) or len(values) < TOO_FEW:
             return float("nan"), float("nan")
         median = float(np.median(values))
         robust_sd = 1.4826 * float(np.median(np.abs(values - median)))

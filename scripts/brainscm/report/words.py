@@ -45,7 +45,7 @@ SCORES = {
     "interval_coverage_95": Score("Coverage of 95 % intervals", "Coverage", "", "0.95 is right", 2, 0.95),
 }
 FEW_PARTICIPANTS = 20
-TOO_FEW = 5  # participants: a sentence instead of tables and charts
+TOO_FEW = 5  # participants: a sentence instead of tables and charts, and no ranks
 LIMITS = (
     "A counterfactual is what a fitted model says: not a measurement, and not a diagnosis.",
     "It is causal only as far as the declared graph is right. An unmeasured common cause, or an arrow that is missing "
@@ -64,7 +64,17 @@ def number(value: Any, digits: int = 3) -> str:
     if float(value).is_integer() and abs(value) < 1e6:
         return signed(f"{value:,.0f}")
     text = f"{value:.{digits}g}"
-    return signed(f"{value:,.0f}" if "e" in text and abs(value) >= 1 else text)
+    return signed(f"{value:,.0f}" if abs(value) >= 1000 or ("e" in text and abs(value) >= 1) else text)
+
+
+def with_range(middle: float, low: float, high: float) -> str:
+    """A number with its range, all three with as many decimals: `30.4 (30.0–30.9)`; an en dash where there is none."""
+    if not all(map(math.isfinite, (middle, low, high))):
+        return "–"
+    is_whole = all(float(value).is_integer() for value in (middle, low, high))
+    decimals = 0 if is_whole or not middle else max(0, 2 - math.floor(math.log10(abs(middle))))
+    shown, start, end = (signed(f"{value:,.{decimals}f}") for value in (middle, low, high))
+    return f"{shown} ({start}–{end})"
 
 
 def signed(text: str) -> str:

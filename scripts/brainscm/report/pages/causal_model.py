@@ -22,6 +22,8 @@ from brainscm.scm.claims import ALL, adjustment_warnings, identification, in_wor
 from brainscm.scm.graph import Graph
 from brainscm.wording import listed
 
+SEEN = 0.1  # of the colours' limit: what changes less is black in a picture
+TELLING_AIC = 2.0  # a difference below it tells nothing (Burnham & Anderson 2002)
 REGION_NAMES = {name for region in SEGMENTED for name in (region.name, f"{region.name}_ml")}
 
 COEFFICIENTS = {
@@ -58,7 +60,7 @@ def context(study: Study, gallery: Gallery | None) -> Context:
     diagnostics = whole_table(study.diagnostics, DIAGNOSTICS)
     tests = whole_table(study.tests.assign(undone=_undone_contrasts(study)), TESTS)
     return {
-        "lead": f"{words.plural(len(graph.formulas), 'node')} and the image, fitted on the training split alone.",
+        "lead": f"{words.plural(len(graph.formulas), 'node')} and the image, {_fitted_where(study)}.",
         "graph": draw_graph(parents, notes, f"Causal graph: {arrows}", _missing(study)),
         "claims": CLAIMS if len(study.implications) else {},
         "formulas": [
@@ -101,6 +103,11 @@ def context(study: Study, gallery: Gallery | None) -> Context:
             for node, rows in study.nodes.groupby("node", sort=False)
         ],
     }
+
+
+def _fitted_where(study: Study) -> str:
+    own = "fitted on the training split alone"
+    return f"{own} of the fitted study; nothing is fitted here" if study.bundle else own
 
 
 def _declared(study: Study) -> pd.DataFrame:
@@ -233,9 +240,12 @@ def _simpler(study: Study) -> Context:
         declared = rows[rows["simpler"].isna()].iloc[0]
         for _, row in rows[rows["simpler"].notna() & (rows["aic"] < declared["aic"])].iterrows():
             measure = "held_out_r2" if node == "image" else "held_out_log_likelihood"
-            sentence = f"{node}, {row['simpler']}: AIC is smaller by {declared['aic'] - row['aic']:.3g}"
+            less = declared["aic"] - row["aic"]
+            sentence = f"{node}, {row['simpler']}: AIC is smaller by {less:.2g}"
+            sentence += "" if less >= TELLING_AIC else f" (by less than {TELLING_AIC:g} it tells nothing)"
             if np.isfinite(gain := row[measure] - declared[measure]):
-                sentence += f", and it predicts held-out scans {'better' if gain > 0 else 'no better'}"
+                held_out = words.plural(int(row["held_out_scans"]), "held-out scan")
+                sentence += f", and it predicts {held_out} {'better' if gain > 0 else 'no better'}"
             sentences.append(f"{sentence}.")
     none = ["No simpler formula has a smaller AIC."]
     shown = whole_table(table.assign(lacks=table["simpler"].fillna("as declared")), SIMPLER)
@@ -305,9 +315,7 @@ def _graph_findings(study: Study) -> list[str]:
             )
     measured = [name for name in graph.formulas if (study.config.scm.nodes[name].column or name) in REGION_NAMES]
     sentences += [f"{warning}." for warning in adjustment_warnings(graph, measured)]
-    checks = study.diagnostics
-    together = checks[checks["check"] == "exogenous_association_p"] if len(checks) else checks
-    sentences += [f"{warning}." for warning in together["warning"].dropna()]
+    sentences += [f"{warning}." for warning in study.diagnosed("exogenous_association_p")["warning"].dropna()]
     return [sentence if sentence.startswith("scm.") else words.capitalised(sentence) for sentence in sentences]
 
 
@@ -315,17 +323,17 @@ def _if_wrong(study: Study) -> list[str]:
     """What an error of the graph would have to be like to undo the effects, and what refuters make of them."""
     sentences = []
     effects = study.regional_effects
-    told = effects[(effects["source"] == "measured") & (effects["p"] < 0.05) & effects["robustness_value"].notna()]
+    tested = effects[(effects["source"] == "measured") & effects["robustness_value"].notna()]
+    told = tested[tested["p"] < 0.05]
     if len(told):
         by_strength = told.sort_values("robustness_value")
         weakest, strongest = by_strength.iloc[0], by_strength.iloc[-1]
-        one = f"The one regional effect with p below 0.05, {_effect_name(weakest)}, can be explained away"
-        several = (
-            f"Of {words.plural(len(told), 'regional effect')} with p below 0.05, the easiest to explain away is "
-            f"{_effect_name(weakest)}"
-        )
+        counted = f"Of {words.plural(len(tested), 'measured regional effect')} {len(told)}"
+        below = f"{counted} {'has' if len(told) == 1 else 'have'} p below 0.05, as chance alone gives one in twenty"
+        one = f"{_effect_name(weakest)}, which can be explained away"
+        several = f"the easiest to explain away is {_effect_name(weakest)}"
         sentence = (
-            f"{one if len(told) == 1 else several}: an unmeasured common cause does it that explains "
+            f"{below}; {one if len(told) == 1 else several}: an unmeasured common cause does it that explains "
             f"{100 * weakest['robustness_value']:.0f} % of what is left of cause and volume."
         )
         if len(told) > 1:
@@ -340,7 +348,9 @@ def _if_wrong(study: Study) -> list[str]:
             f"risk ratio of {least['e_value']:.2g} with both would do it (E-value)."
         )
     refuted = study.refutation
-    if refuted.empty:
+    if study.bundle:
+        sentences.append("Refuters are put to the effects where they are fitted, not here.")
+    elif refuted.empty:
         sentences.append(
             "Refuters have not been asked for: the target refute puts placebos and other tests to the effects."
         )
@@ -373,12 +383,12 @@ def _findings(study: Study) -> list[str]:
     condition = value.get(("condition_number", "image"))
     warnings = table["warning"].dropna().tolist()
     if condition is not None and not any("collinear" in warning or "VIF" in warning for warning in warnings):
-        inflations = table.loc[(table["check"] == "vif") & table["item"].str.startswith("image: "), "value"]
+        inflations = study.diagnosed("vif").loc[lambda found: found["item"].str.startswith("image: "), "value"]
         told = f"; the largest VIF is {inflations.max():.2g}" if len(inflations) else ""
         sentences.append(f"The image's covariates can be told apart (condition number {condition:.3g}{told}).")
     sentences += _without_effect(study.graph)
-    summed = {"participants_in_level"} | (set() if study.residuals.empty else {"max_cooks_distance"})
-    few = table[(table["check"] == "participants_in_level") & table["warning"].notna()]
+    summed = {"participants_in_level", "max_cooks_distance"}
+    few = study.diagnosed("participants_in_level").dropna(subset=["warning"])
     if len(few):
         levels = [f"{row['item'].replace('=', ' ')} ({row['value']:.0f})" for row in records(few)]
         sentences.append(f"Few training participants have {listed(levels)}.")
@@ -387,18 +397,22 @@ def _findings(study: Study) -> list[str]:
 
 
 def _influential(study: Study) -> list[str]:
-    """One sentence a participant who alone moves coefficients by much: of what, and by how much at most."""
-    if study.residuals.empty:
-        return []
-    warned = study.diagnostics[study.diagnostics["check"] == "max_cooks_distance"].dropna(subset=["warning"])
+    """One sentence a participant who alone moves coefficients by much: of what, and by how much at most.
+
+    Who that is cannot be told beside a bundle, which holds nothing of single participants.
+    """
+    warned = study.diagnosed("max_cooks_distance").dropna(subset=["warning"])
     moved: dict[str, dict[str, float]] = {}
-    for item in warned["item"].astype(str):
+    for item, distance in zip(warned["item"].astype(str), warned["value"].astype(float), strict=True):
         model, _, measure = item.rpartition(": ")
+        name = region_label(measure) if model else f"{measure} (the node)"
+        if study.residuals.empty:
+            moved.setdefault("One participant", {})[name] = distance
+            continue
         own = study.residuals[
             (study.residuals["model"] == (model or measure)) & (study.residuals["measure"] == measure)
         ]
         row = own.sort_values("cooks_distance", na_position="first").iloc[-1]
-        name = region_label(measure) if model else f"{measure} (the node)"
         moved.setdefault(str(row["participant"]), {})[name] = float(row["cooks_distance"])
     return [
         f"{participant} alone moves the coefficients of {listed(list(distances))} by much "
@@ -412,8 +426,8 @@ DOUBTS = ("residual_variance_p", "residual_skewness", "error_rate_05")  # checks
 
 def _cautions(study: Study) -> list[str]:
     """What stands beside the p-values: where they say too little, and contrasts that could not be tested."""
-    diagnostics, tests = study.diagnostics, study.tests
-    found = diagnostics[diagnostics["check"].isin(DOUBTS)]["warning"].dropna().tolist()
+    tests = study.tests
+    found = study.diagnosed(*DOUBTS)["warning"].dropna().tolist()
     noted = tests[tests["note"].notna()] if "note" in tests else tests.iloc[:0]
     found += [f"{row['contrast']} ({row['effect']}): {row['note']}" for _, row in noted.iterrows()]
     through = [name for name, ends in study.config.scm.contrasts.items() if study.graph.descendants(list(ends))]
@@ -450,6 +464,7 @@ def _effects(study: Study, gallery: Gallery | None) -> list[Context]:
     try:
         limit = gallery.effect_limit(list(effect_paths(study).values()))
         pictures = {name: gallery.effect(path, limit) for name, path in found}
+        largest = {name: gallery.largest_effect(path) for name, path in found}
     except ScanError:
         return []
     items = []
@@ -463,7 +478,8 @@ def _effects(study: Study, gallery: Gallery | None) -> list[Context]:
                 "limit": limit,
                 "words": "change of the mean brain (white matter = 1)",
                 "file": f"scm/effects/{name}_T1w.nii.gz",
-                "caption": f"{name}: {change}. What it adds to the mean training brain, decoded.",
+                "caption": f"{name}: {change}. What it adds to the mean training brain, decoded."
+                + (f" No voxel changes by more than {largest[name]:.2g}." if largest[name] < SEEN * limit else ""),
             }
         )
     return items

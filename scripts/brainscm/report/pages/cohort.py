@@ -77,6 +77,8 @@ def context(study: Study, gallery: Gallery | None) -> Context:
         "notes": study.notes.head(EXCLUDED_SHOWN).fillna("").to_dict("records"),
         "excluded": study.excluded.head(EXCLUDED_SHOWN).fillna("").to_dict("records"),
         "strips": strips,
+        "fidelity_file": "support/reconstruction.tsv" if study.bundle else "autoencoder/reconstruction.tsv",
+        "fidelity_target": "report" if study.bundle else "train",
         "columns": columns,
         "scans_data": embedded({"columns": columns, "strips": strips, "rows": rows}),
     }
@@ -170,11 +172,7 @@ def unbalanced(study: Study) -> list[str]:
 
 
 def _range(values: pd.Series) -> str:
-    values = values.dropna()
-    if values.empty:
-        return "–"
-    median, low, high = (words.number(float(value)) for value in (values.median(), values.min(), values.max()))
-    return f"{median} ({low}–{high})"
+    return words.with_range(float(values.median()), float(values.min()), float(values.max()))
 
 
 def _strip(study: Study, column: str) -> Context:

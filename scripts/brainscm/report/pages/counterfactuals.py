@@ -15,7 +15,7 @@ from brainscm.errors import ScanError
 from brainscm.questions import by_question, question_of
 from brainscm.regions import region_label
 from brainscm.report import planes, words
-from brainscm.report.badges import BADGES, badges
+from brainscm.report.badges import BADGES, badges, burden
 from brainscm.report.cells import Context, plain
 from brainscm.report.changes import Change
 from brainscm.report.gallery import Gallery
@@ -86,7 +86,6 @@ def series(study: Study, gallery: Gallery | None, made: pd.DataFrame) -> Context
     for item in items:
         do = study.query_of[item["query"]].do
         labels.append(words.intervention({node: do[node] for node in varied if node in do}, study.config.scm))
-    warned = [plain(item["warning"]) for item in items if plain(item["warning"])]
     named = [badges(study, item) for item in items]
     members = [
         {"label": label, "difference": difference, "own_difference": own, "badges": own_badges}
@@ -96,12 +95,22 @@ def series(study: Study, gallery: Gallery | None, made: pd.DataFrame) -> Context
     ]
     caption = f"{said['scan']}: {len(items)} of {len(made)} members, evenly spaced."
     found = {badge for each in named for badge in each}
-    told = {"problem": None, "warning": next(iter(warned), None), "nodes": [], "members": members}
+    told: Context = {"problem": None, "warning": _furthest_out(study, items, labels), "nodes": [], "members": members}
     told["badges"] = [badge for badge in BADGES if badge in found]
     told["curves"] = _curves(study, made, varied)
     told["regions"] = _regions_of_members(study, items, labels)
     files = [f"counterfactuals/{item['difference_path']}" for item in items]
     return said | drawn | told | {"caption": caption, "files": files[:1]}
+
+
+def _furthest_out(study: Study, items: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str | None:
+    """The warning of the member that lacks most of what supports an answer, with its label; None where none has one."""
+    warned = [(burden(study, item), label, plain(item["warning"])) for item, label in zip(items, labels, strict=True)]
+    warned = [each for each in warned if each[2]]
+    if not warned:
+        return None
+    _, label, warning = max(warned, key=lambda each: each[0])
+    return f"{label}: {warning}"
 
 
 def _regions_of_members(study: Study, items: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Context | None:

@@ -127,11 +127,11 @@ def _spreads(study: Study) -> Context | None:
 
 def _own_slopes(study: Study) -> str:
     """How far participants' own slopes in time differ, where repeated visits tell."""
-    told = study.diagnostics[study.diagnostics["check"] == "slope_spread"]
+    told = study.diagnosed("slope_spread")
     if told.empty:
         return "No five participants came often enough to tell how far they do: no interval is widened by it."
     shares = [f"{region_label(str(row['item']))} {100 * float(row['value']):.0f} %" for row in records(told)]
-    few = study.diagnostics[study.diagnostics["check"] == "returning_participants"]["warning"].dropna()
+    few = study.diagnosed("returning_participants")["warning"].dropna()
     cautions = [f" {words.capitalised(caution)}." for caution in few]
     return (
         "Repeated visits tell how far participants' own slopes in time differ, in per cent of the mean slope: "

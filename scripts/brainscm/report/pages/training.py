@@ -101,8 +101,7 @@ def _which_psnr(study: Study) -> str:
 
 
 def _span(values: pd.Series) -> str:
-    low, high = words.number(plain(values.min())), words.number(plain(values.max()))
-    return f"{words.number(plain(values.mean()))} ({low}–{high})"
+    return words.with_range(float(values.mean()), float(values.min()), float(values.max()))
 
 
 def _regions(study: Study, reconstruction: pd.DataFrame) -> list[Context]:
