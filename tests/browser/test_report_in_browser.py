@@ -12,6 +12,7 @@ from zipfile import ZipFile
 
 import pytest
 
+import made_up_bundle
 import made_up_study
 from brainscm.config import Config
 from brainscm.report.assets import NIIVUE
@@ -89,11 +90,25 @@ def _nothing_is_kept(driver, report) -> None:
     driver.execute_script("localStorage.clear()")
 
 
+@pytest.fixture(scope="module")
+def report_of_a_bundle(tmp_path_factory) -> Path:
+    fitted, folder = tmp_path_factory.mktemp("fitted"), tmp_path_factory.mktemp("new")
+    config = made_up_study.make_study(fitted)
+    bundle = made_up_bundle.make_bundle(fitted, config, tmp_path_factory.mktemp("elsewhere") / "last-year")
+    made_up_bundle.render_put_to_bundle(config, bundle, made_up_bundle.put_to_bundle(fitted, config, bundle, folder))
+    return folder / "report"
+
+
 def pages_of(report: Path) -> list[Path]:
     """One page of every type, and of a scan that failed."""
     scans = ["sub-05_ses-1", "sub-03_ses-1"]
     closer = [report / "viewer.html"] if NIIVUE.exists() else []
     return [*(report / page.file for page in PAGES), *(report / "scans" / f"{scan}.html" for scan in scans), *closer]
+
+
+def pages_of_a_bundle(report: Path) -> list[Path]:
+    """Those of a study whose scans were put to a bundle, and one of its scans'."""
+    return [*sorted(report.glob("*.html")), next((report / "scans").iterdir())]
 
 
 def resize(driver: Chrome, width: int) -> None:
@@ -682,7 +697,7 @@ def find_axe() -> Path | None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1400])
-def test_axe_finds_nothing_on_any_page(driver, report, scheme, width):
+def test_axe_finds_nothing_on_any_page(driver, report, report_of_a_bundle, scheme, width):
     axe = find_axe()
     if axe is None:
         pytest.skip(
@@ -693,7 +708,7 @@ def test_axe_finds_nothing_on_any_page(driver, report, scheme, width):
     driver.set_script_timeout(120)
     resize(driver, width)
     try:
-        for path in pages_of(report):
+        for path in [*pages_of(report), *pages_of_a_bundle(report_of_a_bundle)]:
             visit(driver, path)
             driver.execute_script(axe.read_text())
             found = driver.execute_async_script(
@@ -772,9 +787,9 @@ def test_flicker_by_key_and_by_button(driver, report):
     assert second.value_of_css_property("animation-name") == "none"
 
 
-def test_no_chart_cuts_off_its_words_or_lays_them_over_one_another(driver, report):
+def test_no_chart_cuts_off_its_words_or_lays_them_over_one_another(driver, report, report_of_a_bundle):
     """Charts are as wide as the page or narrower, so that one width stands for all."""
-    for path in pages_of(report):
+    for path in [*pages_of(report), *pages_of_a_bundle(report_of_a_bundle)]:
         visit(driver, path)
         found = driver.execute_script(
             """
@@ -802,10 +817,10 @@ def test_no_chart_cuts_off_its_words_or_lays_them_over_one_another(driver, repor
 
 
 @pytest.mark.parametrize("width", [360, 900, 1400])
-def test_no_page_is_wider_than_the_window(driver, report, width):
+def test_no_page_is_wider_than_the_window(driver, report, report_of_a_bundle, width):
     resize(driver, width)
     try:
-        for path in pages_of(report):
+        for path in [*pages_of(report), *pages_of_a_bundle(report_of_a_bundle)]:
             visit(driver, path)
             found = driver.execute_script("return document.documentElement.scrollWidth")
             assert found <= width, path.name

@@ -18,23 +18,14 @@ import torch
 import yaml
 
 import made_up_study
-from brainscm.bundle import CHECKSUMS, DESCRIPTION, INTERVALS, REFERENCE, Bundle, write_checksums
+from brainscm.bundle import CHECKSUMS, DESCRIPTION, REFERENCE, Bundle, write_checksums
 from brainscm.config import Config, CustomTemplate, QueryOptions
-from brainscm.counterfactuals.intervals import IntervalFactors
-from brainscm.counterfactuals.origin import causal_model_hash
 from brainscm.counterfactuals.plan import run as run_plan
-from brainscm.counterfactuals.synthesis import synthesize
-from brainscm.encoding.model import encoder_identity, load_encoder
+from brainscm.encoding.model import load_encoder
 from brainscm.errors import BrainSCMError, ConfigError
 from brainscm.identity import Identity
-from brainscm.latents.encode import encode_scans
-from brainscm.latents.encoded import EncodedScans
 from brainscm.latents.store import LatentStore
 from brainscm.questions import read_queries
-from brainscm.report.gallery import Gallery
-from brainscm.report.render import render_report
-from brainscm.report.study import Study as ReportStudy
-from brainscm.scans import ScanTable
 from brainscm.scm.bundling import without_ids, write_bundle
 from brainscm.scm.covariates import check_new_values
 from brainscm.scm.learnt import Learnt
@@ -44,15 +35,10 @@ from brainscm.scm.portable import load_fitted
 from brainscm.tables import read_table, write_table
 from brainscm.training.reconstruction import reconstruction_table
 from brainscm.workflow.config_loading import load_config
+from made_up_bundle import encode_new, make_bundle, open_encoded, put_to_bundle, render_put_to_bundle
 from workflows import ROOT
 
 pytestmark = pytest.mark.slow
-
-
-def open_encoded(folder: Path, model: Path) -> EncodedScans:
-    return EncodedScans.open(
-        folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv", folder / "latents" / "latents.zarr", model
-    )
 
 
 @pytest.fixture(scope="module")
@@ -63,55 +49,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
 
 @pytest.fixture(scope="module")
 def bundle(study: tuple[Path, Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of the study, moved away from it, as if to another machine."""
-    folder, config = study
-    description = {"Name": "Drawn brains", "License": "CC0"}
-    (folder / "bids" / "dataset_description.json").write_text(json.dumps(description))
-    write_bundle(
-        config,
-        folder,
-        open_encoded(folder, folder / "autoencoder" / "model.pt"),
-        load_scm(folder / "scm", config.scm),
-        causal_model_hash(folder / "scm"),
-        {"preprocess_scan": "another"},
-        folder / "bids",
-        folder / "bundle",
-    )
-    moved = tmp_path_factory.mktemp("elsewhere") / "last-year"
-    shutil.move(folder / "bundle", moved)
-    return moved
+    return make_bundle(*study, tmp_path_factory.mktemp("elsewhere") / "last-year")
 
 
 @pytest.fixture(scope="module")
 def put_to_it(study: tuple[Path, Config], bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of a study of two scans alone, of the fitted study's test split, that were put to the bundle."""
-    source, config = study
-    folder = tmp_path_factory.mktemp("new")
-    scans = read_table(source / "cohort" / "scans.tsv")
-    chosen = scans[scans["split"] == "test"].iloc[[1, 3]]
-    write_table(chosen, folder / "cohort" / "scans.tsv")
-    for name, columns in {"excluded": ["scan", "path", "excluded_from", "reason"], "notes": ["about", "note"]}.items():
-        write_table(pd.DataFrame(columns=columns), folder / "cohort" / f"{name}.tsv")
-    shutil.copytree(source / "preproc", folder / "preproc")
-    encode_new(folder, bundle)
-    encoded, scm = open_encoded(folder, bundle / "autoencoder" / "model.pt"), load_fitted(bundle / "scm", config.scm)
-    out_dir, queries = folder / "counterfactuals", read_queries(config.counterfactuals)
-    factors = IntervalFactors.read(bundle / INTERVALS)
-    made = synthesize(scm, encoded, queries, made_up_study.measure, factors, out_dir)
-    write_table(made.manifest, out_dir / "manifest.tsv")
-    write_table(made.regions, out_dir / "regions.tsv")
-    kept = folder / "support" / "reconstructions"
-    reconstruction = reconstruction_table(encoded.encoder, encoded.scans, made_up_study.measure, kept)
-    write_table(reconstruction, folder / "support" / "reconstruction.tsv")
-    supported = assess(scm, encoded, reconstruction, Reference.read(bundle / REFERENCE))
-    write_table(supported, folder / "support" / "scans.tsv")
-    return folder
-
-
-def encode_new(folder: Path, bundle: Path) -> None:
-    model = bundle / "autoencoder" / "model.pt"
-    scans = ScanTable.read(folder / "cohort" / "scans.tsv", folder / "preproc" / "qc.tsv")
-    encode_scans(scans, load_encoder(model), encoder_identity(model), folder / "latents" / "latents.zarr")
+    return put_to_bundle(*study, bundle, tmp_path_factory.mktemp("new"))
 
 
 def test_the_same_scan_has_the_same_volumes_bit_for_bit(study: tuple[Path, Config], put_to_it: Path) -> None:
@@ -348,13 +291,8 @@ def test_a_template_and_an_atlas_of_its_own_go_with_it(study: tuple[Path, Config
 
 
 def test_the_report_says_what_is_not_there(study: tuple[Path, Config], put_to_it: Path, bundle: Path) -> None:
-    config = study[1].model_copy(update={"bundle": bundle, "output_dir": put_to_it})
-    supported = read_table(put_to_it / "support" / "scans.tsv")
-    first, second = supported["scan"]
-    supported["warning"] = ["its latent lies further out", None]
-    report = ReportStudy.read(put_to_it, config)
-    report = replace(report, support=supported)
-    render_report(report, Gallery(report, made_up_study.template()), put_to_it / "report")
+    report = render_put_to_bundle(study[1], bundle, put_to_it)
+    first, second = report.support["scan"]
     pages = {path.name: path.read_text() for path in (put_to_it / "report").rglob("*.html")}
     assert {"index.html", "bundle.html", "cohort.html", "counterfactuals.html", "scm.html", f"{first}.html"} <= set(
         pages
