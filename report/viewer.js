@@ -4,6 +4,10 @@ window.brainscm = { layers: [], volumes: {} };
 (async () => {
   "use strict";
 
+  // niivue's types of colour maps: what lies below the least value fades towards nothing, or is not shown at all.
+  const FADES = 1, HIDES = 2;
+  const COVERS = 0.4; // share of the largest value from which on a layer covers the scan
+
   const part = id => document.getElementById(id);
   const [over, under, opacity, threshold, view, cut] = ["over", "under", "opacity", "threshold", "view", "cut"].map(part);
   const state = new URLSearchParams(location.hash.slice(1));
@@ -41,8 +45,7 @@ window.brainscm = { layers: [], volumes: {} };
       const steps = [...colours.keys()];
       viewer.addColormap(name, {
         R: colours.map(each => each[0]), G: colours.map(each => each[1]), B: colours.map(each => each[2]),
-        // As in the slice viewer: no change lets the scan through, a large one covers it.
-        A: colours.map(each => Math.min(255, Math.round((each[0] + each[1] + each[2]) * 1.6))), I: steps.map(at => Math.round(at * 255 / (colours.length - 1))),
+        A: colours.map(() => 255), I: steps.map(at => Math.round(at * 255 / (colours.length - 1))),
       });
     }
     const COLOURS = { grey: ["gray", ""], signed: ["up", "down"], positive: ["rising", ""] };
@@ -50,11 +53,14 @@ window.brainscm = { layers: [], volumes: {} };
       const at = names.indexOf(name), layer = layers[at], [colormap, colormapNegative] = COLOURS[layer.kind];
       if (!volumes[at]) await load(at);
       const isGrey = layer.kind === "grey";
-      return niivue.NVImage.loadFromBase64({
+      const hidden = Number(threshold.value) / 100;
+      const made = await niivue.NVImage.loadFromBase64({
         base64: volumes[at], name: `${at}.nii.gz`, colormap, colormapNegative, colorbarVisible: !isGrey,
         opacity: isOver ? opacity.value / 100 : 1,
-        cal_min: isGrey ? 0 : Math.max(threshold.value / 100, 0.01) * layer.limit, cal_max: layer.limit,
+        cal_min: isGrey ? 0 : (hidden || COVERS) * layer.limit, cal_max: layer.limit,
       });
+      if (!isGrey) made.colormapType = hidden ? HIDES : FADES;
+      return made;
     };
     const draw = async () => {
       const shown = under.value === over.value ? [under.value] : [under.value, over.value];
