@@ -1,6 +1,7 @@
 """Brain masks of heads of every look, whose intracranial space is known, and of real heads, by trait and by method.
 
 python benchmarks/bench_masks.py --anatomies <label maps> --drawn 117 --bids <ixi> --labels <dlmuse> --real 138
+    [--kinds drawn brightened]
 
 Heads are drawn from the label maps (drawn_heads.py says how). Real heads are taken as they are, and once more with the
 fat and muscles of their scalps brightened. `auto` and `ants` are `preprocess.skull_strip`; `deepbet` is the outline of
@@ -36,6 +37,7 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 SEED = 20260101
+KINDS = ["drawn", "real", "brightened"]
 METHODS = ["auto", "ants", "deepbet"]
 OF_THE_MASK = ("ncc", "mask_volume_ml", "outline_dice", "mask_fit", "contrast")
 GOOD, BAD = 0.95, 0.90  # Dice
@@ -77,6 +79,7 @@ def main() -> None:
     parser.add_argument("--bids", type=Path, help="real heads")
     parser.add_argument("--labels", type=Path, help="their label maps; above 0 is intracranial")
     parser.add_argument("--real", type=int, default=10, help="of the real heads, evenly over the folder")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of heads to take")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="to try now")
     parser.add_argument("--jobs", type=int, default=1, help="heads at once")
     parser.add_argument("--work", type=Path, default=Path("work/masks"))
@@ -86,17 +89,19 @@ def main() -> None:
     cases = [*drawn_cases(arguments.anatomies, arguments.drawn)]
     if arguments.bids:
         cases += real_cases(arguments.bids, arguments.labels, arguments.real)
+    cases = [case for case in cases if case.kind in arguments.kinds]
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
         rows = list(pool.map(partial(complete, methods=arguments.methods, work=arguments.work), cases))
     figures = {
-        "kinds": {kind: kind_summary([row for row in rows if row["kind"] == kind]) for kind in kinds(rows)},
+        "kinds": {kind: kind_summary([row for row in rows if row["kind"] == kind]) for kind in arguments.kinds},
         "by_trait": by_trait([row for row in rows if row["kind"] == "drawn"]),
         "rows": [in_short(row) for row in rows],
         **circumstances(
             f"{os.cpu_count()} cores",
             platform.system(),
             command=f"python benchmarks/bench_masks.py --anatomies <anatomies> --drawn {arguments.drawn}"
-            + (f" --bids <bids> --labels <labels> --real {arguments.real}" if arguments.bids else ""),
+            + (f" --bids <bids> --labels <labels> --real {arguments.real}" if arguments.bids else "")
+            + f" --kinds {' '.join(arguments.kinds)}",
         ),
     }
     write(figures, RESULTS / "masks.json")
@@ -196,10 +201,6 @@ def in_short(row: dict[str, Any]) -> dict[str, Any]:
             short[method] = {key: row[method][key] for key in ("dice", "seconds")}
             short[method] |= {name: round(metrics[name], 4) for name in OF_THE_MASK if name in metrics}
     return short
-
-
-def kinds(rows: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(row["kind"] for row in rows))
 
 
 def kind_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
